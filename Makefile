@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: 0BSD
+# fetcher: make, make demo, make test, make bench, make install. Plain POSIX make.
+
+CC = cc
+CFLAGS = -O2
+WARN = -std=c99 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes
+LIBS = -lcurl
+PREFIX = /usr/local
+DESTDIR =
+
+fetcher: fetcher.c fetcher.h
+	@$(CC) $(CPPFLAGS) $(CFLAGS) -E -include curl/curl.h -x c /dev/null >/dev/null 2>&1 || { \
+	echo "fetcher needs libcurl's headers: Debian, Ubuntu: libcurl4-openssl-dev; Alpine: curl-dev;" \
+	"Fedora: libcurl-devel; FreeBSD: ftp/curl; macOS: they come with Xcode's tools." >&2; exit 1; }
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(WARN) -DFETCHER_MAIN $(LDFLAGS) -o $@ fetcher.c $(LIBS)
+
+fetcher.o: fetcher.c fetcher.h
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(WARN) -c -o $@ fetcher.c
+
+test_fetcher: test_fetcher.c fetcher.c fetcher.h
+	$(CC) $(CPPFLAGS) $(CFLAGS) -g $(WARN) $(LDFLAGS) -o $@ test_fetcher.c $(LIBS) -ldl -lpthread
+
+test: fetcher fetcher.o test_fetcher
+	./test_fetcher
+
+# The main job, on a server that the tests bring: a list of 200 files, into demo/.
+demo: fetcher test_fetcher
+	./test_fetcher demo
+
+bench: fetcher
+	sh .ci/bench
+
+install: fetcher
+	mkdir -p $(DESTDIR)$(PREFIX)/bin
+	install -m 755 fetcher $(DESTDIR)$(PREFIX)/bin/fetcher
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/fetcher
+
+clean:
+	rm -rf fetcher fetcher.o test_fetcher .build
+
+.PHONY: test demo bench install uninstall clean

@@ -1,0 +1,4121 @@
+/* SPDX-License-Identifier: 0BSD
+ *
+ * fetcher.c - fetch URLs without ever freezing the program around it.
+ *
+ * The manual is fetcher.h. This file is the library; with -DFETCHER_MAIN it is the program too:
+ *
+ *     cc -DFETCHER_MAIN -o fetcher fetcher.c -lcurl
+ *
+ * =========================================================================================== Story
+ *
+ * "My program freezes while it fetches something. Which kind of thread do I need?" None. A program
+ * freezes because it waits in one place for one thing. So let it wait in one place for everything,
+ * and never work for long between two waits. One turn of the loop:
+ *
+ *        +--> prepare   which descriptors, and how long may we sleep?
+ *        |    select    ... the only place where this program waits
+ *        |    post      calls from signal handlers and other threads
+ *        |    host      the user's descriptors: the person comes before the network
+ *        |    timers    what was due when the turn began
+ *        |    sockets   ready transfers, from a rotating start    \
+ *        |    finish    transfers that came to an end              > 2 ms: the slice
+ *        +--- start     transfers that wait for their turn        /
+ *
+ * The slice is the heart. A loop that feeds 300 ready sockets before it looks at the keyboard again
+ * is as deaf as one that blocks. Here, when 2 ms are spent, what is left over waits for the next
+ * turn, whose sleep is then 0. Each phase does at least one step a turn, so none can starve.
+ *
+ * libcurl's side of the contract: it runs many transfers in one thread if we do the waiting.
+ *   - By a callback it tells us which sockets to watch, and for what.
+ *   - When one is ready we call curl_multi_socket_action() for it; libcurl reads, writes, parses,
+ *     and calls us back with headers and data.
+ *   - When curl_multi_timeout() says that time is up, we call it once for the pseudo-socket
+ *     CURL_SOCKET_TIMEOUT. We call that a kick.
+ *   - What has ended is read from curl_multi_info_read().
+ * Inside its callbacks nearly every call to libcurl is forbidden. So the public functions only mark
+ * what is wanted, and the turn carries it out.
+ *
+ * The map: Portability, Types, Tools; Descriptors, Timers, Post, The turn (an event loop that knows
+ * nothing of libcurl); libcurl as a guest, Transfers, Files, Repeats, Life (the library); and with
+ * FETCHER_MAIN the program. A section uses only what stands above it. Where the loop reaches down it
+ * does so through struct guest; where a transfer does, through struct sink.
+ */
+
+/* ===================================================================================== Portability
+ * The only conditional compilation of the library. What stands below may rely on C99, POSIX.1-2008
+ * and libcurl 7.62; what is newer is asked for here, and done without where it is missing.
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE 1           /* renameat2; elsewhere without effect */
+#endif
+#ifndef _FILE_OFFSET_BITS
+#define _FILE_OFFSET_BITS 64    /* files over 2 GiB on 32-bit machines */
+#endif
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/file.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+#include <curl/curl.h>
+
+#include "fetcher.h"
+
+/* Options by their numbers, since the libcurl found at run time may know more than the headers
+ * found at build time. One that is unknown is an error that can be ignored, or has an older twin. */
+enum {
+    OPT_PROTOCOLS = 181, OPT_REDIR_PROTOCOLS = 182,                 /* masks, to be gone one day */
+    OPT_PROTOCOLS_STR = 10318, OPT_REDIR_PROTOCOLS_STR = 10319,     /* 7.85 */
+    OPT_QUICK_EXIT = 322, MOPT_QUICK_EXIT = 21,                     /* 7.87; 8.20 */
+    MOPT_RESOLVE_THREADS_MAX = 20,                                  /* 8.20 */
+    PROTOCOL_HTTP_HTTPS = 3
+};
+
+typedef int64_t usec;           /* all times of the library are microseconds */
+
+static usec clock_us(void) {
+    struct timespec ts = {0, 0};
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (usec)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
+
+static int err(int code) {
+    errno = code;
+    return -1;
+}
+
+/* Some systems have no pipe2(), and no SOCK_CLOEXEC. */
+static int set_flags(int fd, int status_flags) {
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
+        return -1;
+    return status_flags ? fcntl(fd, F_SETFL, flags | status_flags) : 0;
+}
+
+/* Files need no place below FD_SETSIZE, sockets do: a file that took a low number moves up where
+ * the limit allows it. Best effort. */
+static int fd_make_room(int fd) {
+    struct rlimit limit;
+    int higher;
+    if (fd < FD_SETSIZE / 4 || getrlimit(RLIMIT_NOFILE, &limit) < 0 ||
+        limit.rlim_cur <= FD_SETSIZE + 64 || (higher = fcntl(fd, F_DUPFD_CLOEXEC, FD_SETSIZE)) < 0)
+        return fd;
+    close(fd);
+    return higher;
+}
+
+/* Transfers that there are descriptors for: a socket each, and a file each where files can't be
+ * moved up; 96 are left to the host, to lookups and the rest. */
+static int fd_capacity(void) {
+    struct rlimit limit = {64, 64};
+    int most = FD_SETSIZE - 96;
+    getrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_cur < (rlim_t)2 * FD_SETSIZE)
+        most = ((int)limit.rlim_cur - 96) / 2;
+    return most > FD_SETSIZE - 96 ? FD_SETSIZE - 96 : most > 1 ? most : 1;
+}
+
+/* Rename, unless the new name exists (EEXIST): in one step where the system can, by renameat2() on
+ * Linux, by link() elsewhere; on a file system that has neither (FAT) with a gap between look and
+ * leap that can't be closed. */
+static int rename_new(const char *from, const char *to) {
+    struct stat st;
+#ifdef RENAME_NOREPLACE
+    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0)
+        return 0;
+    if (errno != EINVAL && errno != ENOSYS)
+        return -1;
+#endif
+    if (link(from, to) == 0)
+        return unlink(from);
+    if (errno != EPERM && errno != EOPNOTSUPP && errno != ENOSYS && errno != EMLINK)
+        return -1;
+    return lstat(to, &st) == 0 ? err(EEXIST) : rename(from, to);
+}
+
+/* Where OpenSSL can look a certificate up by its hash; NULL: unknown. */
+static const char *default_capath(const curl_version_info_data *v) {
+#if LIBCURL_VERSION_NUM >= 0x074600
+    if (v->age >= CURLVERSION_SEVENTH && v->ssl_version && !strncmp(v->ssl_version, "OpenSSL/", 8))
+        return v->capath;
+#endif
+    return v ? NULL : "";
+}
+
+/* =========================================================================================== Types
+ * Every struct. The loop's tables come first, then libcurl's and the transfers', then the fetcher
+ * that holds them all.
+ */
+enum {
+    SLICE_US = 2000,            /* a turn's work for the network, see Story */
+    SLEEP_MAX_MS = 1000,        /* so that a lost wake-up costs a second, not the program */
+    LOOKUPS_MAX = 16,           /* each may be two threads of libcurl */
+    REDIRECTS_MAX = 20,         /* as browsers do */
+    URL_MAX = 65536,
+    HEAD_MAX = 256 * 1024,      /* a head without end must end somewhere */
+    DRAIN_MAX = 65536,          /* of an error page, to keep the connection */
+    SMALL_MAX = 16384,          /* a file this small is written when it is whole */
+    META_MIN = 1024 * 1024,     /* below this, resuming isn't worth a second file */
+    NAME_CUT = 240,             /* 255 less ".part.meta" and a number */
+    PROGRESS_US = 100000,
+    KNOWN_US = 50000000,        /* libcurl remembers an address for 60 s */
+    MEMORY_USUAL = 64 * 1024 * 1024,
+    LIMIT_USUAL_MS = 30000,     /* connect, stall */
+    RETRIES_USUAL = 5,
+    BACKOFF_FIRST_US = 1000000, BACKOFF_MAX_US = 60000000
+};
+#define HOUR_US (3600 * (usec)1000000)
+#define FOREVER (INT64_MAX / 4)         /* may be added to a time */
+
+#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+
+/* A place in an ordered tree; by it, one kind of tree finds ids, sorts deadlines and queues by
+ * priority. It stands inside what it orders, so nothing is allocated and nothing can fail. */
+struct node {
+    int64_t key;
+    uint64_t seq;               /* among equal keys: the order of arrival */
+    struct node *child[2];
+    bool in;                    /* in a tree */
+};
+
+/* A descriptor that the loop waits for. The class decides in which phase it is served. */
+enum class { NOBODY, POST, HOST, GUEST };
+
+struct watch {
+    enum class class;
+    int events;                 /* FETCHER_READ | FETCHER_WRITE */
+    void (*cb)(struct fetcher *, int, int, void *);
+    void *arg;
+};
+
+struct timer {
+    struct node due;            /* key: on the fetcher's clock */
+    struct node id;             /* key 0: one of the library's own */
+    void (*cb)(struct fetcher *, void *);
+    void *arg;
+};
+
+struct call {                   /* what goes through the self-pipe */
+    void (*cb)(struct fetcher *, void *);
+    void *arg;
+};
+
+enum phase { IN_POST, IN_HOST, IN_TIMERS, IN_SOCKETS, IN_FINISH, IN_START, PHASES };
+
+struct step {                   /* a piece of work, to be blamed */
+    enum phase phase;
+    usec took;
+    int fd;                     /* -1: none */
+    fetcher_id transfer;        /* 0: none */
+};
+
+struct meter {
+    usec began, mark;           /* of this turn; of the present step */
+    usec slept, may_sleep;
+    struct step worst;          /* of this turn */
+    struct step record;         /* of the turn with the longest stall, which took ... */
+    usec record_us;
+    usec took[PHASES];          /* of this turn */
+    int steps[PHASES];
+    fetcher_id touched;         /* the transfer that the present step works for */
+    bool fed;                   /* the present step has brought data */
+    int woke;                   /* a descriptor that ended the sleep, or -1 */
+    uint64_t turns, stalls[FETCHER_BUCKETS];
+    void (*trace)(struct fetcher *, const char *, void *);
+    void *trace_arg;
+};
+
+struct guest {                  /* what the loop has the network do in a turn */
+    void (*kick)(struct fetcher *);     /* what is due, before the sockets */
+    void (*finish)(struct fetcher *);
+    void (*start)(struct fetcher *);
+};
+
+/* The head of the answer that is coming in; that of a redirect is overwritten. */
+struct head {
+    int status;
+    bool decided;               /* the body has been given its place */
+    int64_t length;             /* Content-Length; -1: not given */
+    int64_t range_first, range_total;   /* Content-Range; -1: not given */
+    int64_t retry_after_us;     /* -1: not given */
+    char reason[80], etag[200], modified[48], date[48];     /* "" if absent or too long */
+    char disposition[600];
+};
+
+enum lookup { NO_LOOKUP, LOOKUP_EXPECTED, LOOKUP_RUNNING };
+
+/* One request on the wire: libcurl's handle and what came of it. It outlives its transfer if that
+ * is given up while libcurl looks a name up ("parked"). */
+struct attempt {
+    CURL *easy;
+    struct fetcher *f;
+    struct transfer *transfer;  /* NULL: parked */
+    struct attempt *prev, *next;
+    struct curl_slist *headers;
+    enum lookup lookup;
+    bool scout;                 /* the others for its host wait for it */
+    bool ranged;                /* it asks for the rest of what we have */
+    bool again;                 /* ask once more, without waiting */
+    bool complete;              /* the rest is nothing (416): no body is wanted */
+    bool done;                  /* libcurl says so, with this result */
+    CURLcode result;
+    usec began, moved;          /* moved: when a byte came, on the listening clock */
+    int64_t sent;               /* bytes of the request's body, when last looked at */
+    size_t head_bytes, drained;
+    struct head head;
+    char error[CURL_ERROR_SIZE];
+};
+
+/* What there is of a document, and the proof of what it belongs to: the bytes of earlier attempts
+ * and rounds are of use as long as the validator holds. */
+struct body {
+    char *data;                 /* in memory: all, or a file's first bytes */
+    size_t room;
+    int64_t have;               /* bytes kept (of a stream: handed on) */
+    int64_t skip;               /* a stream's bytes that come a second time */
+    int64_t length;             /* of the whole; -1: not known */
+    bool page;                  /* it is an error page, of no further use */
+    bool whole;                 /* it is complete: the last round's */
+    bool no_etag;               /* the server ignores If-Range with an ETag */
+    bool no_range;              /* nothing may be continued here */
+    bool modified_sure;         /* Last-Modified proves as much as a strong ETag */
+    bool meta;                  /* the .part has a .meta beside it */
+    bool placed;                /* path is ours, from an earlier round */
+    int fd;                     /* the .part; -1: not open */
+    char *part, *base, *path;   /* its name; that without ".part"; the file's, as far as known */
+    char etag[200], modified[48];
+};
+
+/* Where a body goes. Each returns 0, or -1 after fail(). */
+struct sink {
+    int (*open)(struct transfer *);     /* before a request. 1: nothing is to be fetched */
+    int (*begin)(struct transfer *);    /* a body comes: cut what is there to body->have */
+    int (*take)(struct transfer *, const char *, size_t);
+    int (*commit)(struct transfer *);   /* it is whole */
+    void (*drop)(struct transfer *);    /* the end: give back what is held */
+};
+
+enum want { WANT_CANCEL = 1, WANT_PAUSE = 2, WANT_RESUME = 4, WANT_END = 8, WANT_FREE = 16,
+            WANT_BREATH = 32 };
+
+struct transfer {
+    struct fetcher *f;
+    struct node id, queued;     /* queued in its host; key: -priority */
+    struct fetcher_request rq;  /* its strings stand behind this struct */
+    enum fetcher_state state;
+    unsigned want;              /* marks, carried out in the finish phase */
+    bool marked;
+    struct transfer *next_marked;
+    struct timer timer;         /* a time limit, the next attempt, or the next round */
+    struct host *host;          /* NULL: bad URL */
+    struct attempt *attempt;    /* NULL: not running */
+    const struct sink *sink;
+    struct body *body;          /* NULL until the first attempt */
+    char *shown;                /* the URL fit for the eye; NULL: it is so already */
+    bool in_flight;             /* counted in f->running and host->running */
+    bool held;                  /* paused, with libcurl holding the rest */
+    bool own_range;             /* the caller's headers have a Range */
+    bool unchanged;
+    int attempts, failures;     /* of this round */
+    int failed_rounds;          /* in a row */
+    usec began;                 /* this round's first attempt */
+    usec round;                 /* when this round was due, without jitter */
+    usec progressed, speed_since;
+    int64_t speed_bytes, speed, received;
+    enum fetcher_code code;     /* what on_done will be told */
+    int status;
+    char message[200];
+};
+
+/* A host is scheme, name and port: what is limited, cooled down, and looked up. */
+struct host {
+    struct node name;           /* key: hash of the origin */
+    struct node ready, *queue;  /* may start a transfer; those that wait */
+    struct node **ready_in;     /* NULL: in neither tree */
+    struct timer timer;         /* the end of its rest */
+    size_t users;               /* transfers */
+    int running, looking;       /* of them: in flight; its scouts, 0 or 1 */
+    bool numeric, tls;          /* needs no lookup; speaks https */
+    bool shares;                /* many transfers share a connection: HTTP/2 */
+    usec known, rest;           /* until when: its address is known; it wants to be left alone */
+};
+
+struct fetcher {
+    struct watch watch[FD_SETSIZE];
+    int top, first;             /* the highest descriptor watched; where sockets are begun with */
+    fd_set rd, wr;              /* the ready sets at hand */
+    int host_watches;
+
+    struct node *timers, *timer_ids;
+    usec now, skew;             /* the turn's clock, and what is added to it */
+    usec turn_now;              /* when the turn began, and the timers made until then */
+    uint64_t turn_serial, serial;       /* ids and orders of arrival */
+
+    int pipe[2];                /* the self-pipe: read, write */
+
+    bool busy;                  /* in a turn: rule 3 */
+    bool more;                  /* work was left over: don't sleep */
+    bool stopped;
+    usec slice_end;
+    struct meter meter;
+    const struct guest *guest;
+
+    CURLM *multi;
+    unsigned curl_version;
+    char *capath;               /* hashed, to be read a certificate at a time */
+    struct attempt *attempts;
+    struct timer kick;
+    bool kick_due;
+    int lookups;
+
+    struct node *transfers, *hosts;
+    struct node *ready[2];      /* hosts that may start one: their address known, unknown */
+    struct transfer *marked, **marked_end;
+    bool closing;
+    int limit_total, limit_host, capacity;
+    int64_t rate, budget;       /* bytes a second, 0: no limit; bytes that may come, < 0: debt */
+    usec filled;                /* when the budget was last filled */
+    bool deaf;                  /* in debt: not listening ... */
+    usec deaf_since, deaf_sum;  /* ... since then; all together, until then */
+    struct timer hear;
+    int running;
+    size_t count, waiting;
+    uint64_t done, failed, cancelled;
+    int64_t received;
+    uint64_t random;
+};
+
+/* =========================================================================================== Tools
+ * An ordered tree, random numbers, and text from outside made safe.
+ */
+static bool node_before(const struct node *a, const struct node *b) {
+    return a->key != b->key ? a->key < b->key : a->seq < b->seq;
+}
+
+/* The tree is a treap: ordered by key from left to right, and by weight from top to bottom. Weights
+ * that look random make it as deep as a random one: some 2 log2(n). */
+static uint64_t node_weight(const struct node *n) {
+    uint64_t w = ((uint64_t)n->key ^ n->seq << 32) * 0x9e3779b97f4a7c15u;
+    return (w ^ w >> 29) * 0xbf58476d1ce4e5b9u;
+}
+
+static void tree_add(struct node **at, struct node *n) {
+    struct node **end[2] = {&n->child[1], &n->child[0]}, *rest;
+    int side;
+    while (*at && node_weight(*at) > node_weight(n))
+        at = &(*at)->child[node_before(*at, n)];
+    for (rest = *at; rest; rest = *end[side]) {         /* split what is there in two */
+        side = node_before(rest, n);
+        *end[side] = rest;
+        end[side] = &rest->child[side];
+    }
+    *end[0] = *end[1] = NULL;
+    *at = n;
+    n->in = true;
+}
+
+static void tree_remove(struct node **at, struct node *n) {
+    struct node *half[2] = {n->child[0], n->child[1]}, *top;
+    int side;
+    if (!n->in)
+        return;
+    while (*at != n)
+        at = &(*at)->child[node_before(*at, n)];
+    for (; half[0] && half[1]; half[side] = *at) {      /* merge what it leaves behind */
+        side = node_weight(half[0]) < node_weight(half[1]);
+        *at = top = half[side];
+        at = &top->child[!side];
+    }
+    *at = half[0] ? half[0] : half[1];
+    n->in = false;
+}
+
+/* The first node that is not before (key, seq). */
+static struct node *tree_from(struct node *n, int64_t key, uint64_t seq) {
+    struct node probe = {key, seq, {NULL, NULL}, false}, *best = NULL;
+    while (n) {
+        if (!node_before(n, &probe))
+            best = n;
+        n = n->child[node_before(n, &probe)];
+    }
+    return best;
+}
+
+static struct node *tree_first(struct node *n) {
+    return tree_from(n, INT64_MIN, 0);
+}
+
+static struct node *tree_find(struct node *n, uint64_t id) {
+    n = tree_from(n, (int64_t)id, 0);
+    return n && n->key == (int64_t)id ? n : NULL;
+}
+
+/* xorshift64*: jitter has to be spread, not secret. */
+static int64_t random_below(struct fetcher *f, int64_t below) {
+    f->random ^= f->random >> 12;
+    f->random ^= f->random << 25;
+    f->random ^= f->random >> 27;
+    return below > 0 ? (int64_t)(f->random * 0x2545f4914f6cdd1du % (uint64_t)below) : 0;
+}
+
+/* Not to be shown: controls; separators; marks that turn the direction of the text, and so make
+ * "exe.txt" of "txt.exe". */
+static bool rune_unsafe(uint32_t c) {
+    return c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x061c || (c >= 0x200e && c <= 0x200f) ||
+           (c >= 0x2028 && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069) || c == 0xfeff ||
+           (c >= 0xd800 && c <= 0xdfff) || c > 0x10ffff;
+}
+
+/* The bytes of the UTF-8 character at s; 0 if it is broken or unsafe. Broken are the over-long forms
+ * as well, which hide a '/' from a careless check. */
+static size_t utf8_length(const char *text) {
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    const unsigned char *s = (const unsigned char *)text;
+    size_t n = s[0] < 0x80 ? 1 : s[0] < 0xc0 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 :
+               s[0] < 0xf8 ? 4 : 0;
+    uint32_t c = n == 1 ? s[0] : s[0] & (0x7fu >> n);
+    for (size_t i = 1; i < n; i++) {
+        if ((s[i] & 0xc0) != 0x80)
+            return 0;
+        c = c << 6 | (s[i] & 0x3fu);
+    }
+    return n == 0 || c < least[n] || rune_unsafe(c) ? 0 : n;
+}
+
+/* Copy text from outside for the eye: whole characters only, what is unsafe replaced. */
+static void text_clean(char *to, size_t room, const char *from, char instead) {
+    size_t n;
+    while (*from) {
+        n = utf8_length(from);
+        if (room <= (n ? n : 1))
+            break;
+        if (n)
+            memcpy(to, from, n);
+        else
+            *to = instead;
+        n = n ? n : 1;
+        to += n;
+        from += n;
+        room -= n;
+    }
+    *to = '\0';
+}
+
+/* Copy a field whole or not at all: half an ETag is worse than none. */
+static void text_field(char *to, size_t room, const char *from) {
+    size_t n = strlen(from);
+    memcpy(to, n < room ? from : "", n < room ? n + 1 : 1);
+}
+
+static char *text_join(const char *a, const char *b) {
+    size_t na = strlen(a), nb = strlen(b);
+    char *joined = malloc(na + nb + 1);
+    if (joined) {
+        memcpy(joined, a, na);
+        memcpy(joined + na, b, nb + 1);
+    }
+    return joined;
+}
+
+/* A number of a protocol: digits only, no sign, no overflow; -1 if there is none. *s moves on. */
+static int64_t text_number(const char **s) {
+    int64_t n = isdigit((unsigned char)**s) ? 0 : -1;
+    for (; isdigit((unsigned char)**s); (*s)++)
+        n = n > INT64_MAX / 20 ? INT64_MAX / 10 : n * 10 + (**s - '0');
+    return n;
+}
+
+/* ===================================================================================== Descriptors
+ * The watch table. select() takes descriptors below FD_SETSIZE only, and FD_SET past that writes to
+ * memory that isn't ours: so everything that is watched passes the one check in watch_set.
+ */
+static int watch_set(struct fetcher *f, int fd, enum class class, int events,
+                     void (*cb)(struct fetcher *, int, int, void *), void *arg) {
+    struct watch *w;
+    if (fd < 0 || fd >= FD_SETSIZE)
+        return err(fd < 0 ? EINVAL : EMFILE);
+    w = &f->watch[fd];
+    f->host_watches -= w->class == HOST;
+    /* Rule 4: what select said belongs to the watch that was. libcurl uses descriptor numbers again
+     * within one call, so this is no rare case. */
+    FD_CLR(fd, &f->rd);
+    FD_CLR(fd, &f->wr);
+    *w = (struct watch){events ? class : NOBODY, events, cb, arg};
+    f->host_watches += w->class == HOST;
+    if (events && fd > f->top)
+        f->top = fd;
+    while (f->top >= 0 && f->watch[f->top].class == NOBODY)
+        f->top--;
+    return 0;
+}
+
+int fetcher_watch(struct fetcher *f, int fd, int events,
+                  void (*cb)(struct fetcher *, int, int, void *), void *arg) {
+    if ((events & ~(FETCHER_READ | FETCHER_WRITE)) || (events && !cb))
+        return err(EINVAL);
+    if (fd >= 0 && fd < FD_SETSIZE &&
+        (f->watch[fd].class == GUEST || f->watch[fd].class == POST))
+        return err(EBUSY);
+    return watch_set(f, fd, HOST, events, cb, arg);
+}
+
+/* Which of the events that are waited for have come? They are taken from the ready sets. */
+static int watch_take(struct fetcher *f, int fd) {
+    int events = (FD_ISSET(fd, &f->rd) ? FETCHER_READ : 0) |
+                 (FD_ISSET(fd, &f->wr) ? FETCHER_WRITE : 0);
+    FD_CLR(fd, &f->rd);
+    FD_CLR(fd, &f->wr);
+    return events & f->watch[fd].events;
+}
+
+/* select() said EBADF: somebody closed a descriptor and left its watch. Find it and tell its owner;
+ * to go on with it in the set would spin. */
+static void watch_drop_closed(struct fetcher *f) {
+    struct watch w;
+    f->busy = true;
+    for (int fd = 0; fd <= f->top; fd++) {
+        w = f->watch[fd];
+        if (w.class == NOBODY || fcntl(fd, F_GETFD) >= 0 || errno != EBADF)
+            continue;
+        watch_set(f, fd, NOBODY, 0, NULL, NULL);
+        w.cb(f, fd, FETCHER_GONE, w.arg);
+    }
+    f->busy = false;
+}
+
+/* ========================================================================================== Timers
+ * Deadlines on the monotonic clock. A timer stands inside what it belongs to, or is made by
+ * fetcher_timer.
+ */
+static void clock_read(struct fetcher *f) {
+    f->now = clock_us() + f->skew;
+}
+
+int64_t fetcher_now(struct fetcher *f) {
+    return f->now / 1000;
+}
+
+static void timer_disarm(struct fetcher *f, struct timer *t) {
+    tree_remove(&f->timers, &t->due);
+}
+
+static void timer_arm(struct fetcher *f, struct timer *t, usec due) {
+    timer_disarm(f, t);
+    t->due.key = due;
+    t->due.seq = ++f->serial;
+    tree_add(&f->timers, &t->due);
+}
+
+static void timer_free(struct fetcher *f, struct timer *t) {
+    timer_disarm(f, t);
+    tree_remove(&f->timer_ids, &t->id);
+    free(t);
+}
+
+/* Rule 5: only what was due when the turn began, and was made before it. */
+static struct timer *timer_due(struct fetcher *f) {
+    struct node *first = tree_first(f->timers);
+    if (!first || first->key > f->turn_now || first->seq > f->turn_serial)
+        return NULL;
+    return container_of(first, struct timer, due);
+}
+
+/* A timer of the host's is gone before its callback runs, which may stop it, or do anything else. */
+static void timer_run(struct fetcher *f, struct timer *t) {
+    struct timer due = *t;
+    if (t->id.key)
+        timer_free(f, t);
+    else
+        timer_disarm(f, t);
+    due.cb(f, due.arg);
+}
+
+fetcher_id fetcher_timer(struct fetcher *f, int64_t ms, void (*cb)(struct fetcher *, void *),
+                         void *arg) {
+    struct timer *t = NULL;
+    if (ms < 0 || !cb)
+        errno = EINVAL;
+    else if ((t = calloc(1, sizeof *t)) == NULL)
+        errno = ENOMEM;
+    if (!t)
+        return 0;
+    t->cb = cb;
+    t->arg = arg;
+    t->id.key = (int64_t)++f->serial;
+    tree_add(&f->timer_ids, &t->id);
+    if (!f->busy)
+        clock_read(f);
+    timer_arm(f, t, f->now + (ms < FOREVER / 1000 ? ms * 1000 : FOREVER));
+    return (fetcher_id)t->id.key;
+}
+
+int fetcher_timer_stop(struct fetcher *f, fetcher_id id) {
+    struct node *n = tree_find(f->timer_ids, id);
+    if (!n)
+        return err(ENOENT);
+    timer_free(f, container_of(n, struct timer, id));
+    return 0;
+}
+
+/* ============================================================================================ Post
+ * The self-pipe: the one door for signal handlers and other threads. write() may be called from a
+ * signal handler, and what is not longer than PIPE_BUF goes into a pipe whole or not at all: so the
+ * pipe carries the calls themselves, in order, and needs neither lock nor memory. And since it is a
+ * descriptor, a signal that comes just before select() ends that at once, where a flag would be seen
+ * too late.
+ */
+int fetcher_post(struct fetcher *f, void (*cb)(struct fetcher *, void *), void *arg) {
+    struct call call;
+    int saved = errno;
+    ssize_t n;
+    memset(&call, 0, sizeof call);
+    call.cb = cb;
+    call.arg = arg;
+    do
+        n = write(f->pipe[1], &call, sizeof call);
+    while (n < 0 && errno == EINTR);
+    if (n < 0)
+        return -1;
+    errno = saved;
+    return 0;
+}
+
+/* What one read brings, no more: a callback that posts again must not keep the loop here. Calls are
+ * never split, since all that is read and written are multiples of one. */
+static void post_ready(struct fetcher *f, int fd, int events, void *arg) {
+    struct call call[64];
+    ssize_t n = read(fd, call, sizeof call);
+    (void)events, (void)arg;
+    for (ssize_t i = 0; i < n / (ssize_t)sizeof *call; i++)
+        call[i].cb(f, call[i].arg);
+}
+
+static int post_open(struct fetcher *f) {
+    if (pipe(f->pipe) < 0 || set_flags(f->pipe[0], O_NONBLOCK) < 0 ||
+        set_flags(f->pipe[1], O_NONBLOCK) < 0)
+        return -1;
+    return watch_set(f, f->pipe[0], POST, FETCHER_READ, post_ready, NULL);
+}
+
+/* ======================================================================================== The turn
+ * Prepare, dispatch, step, run, stop; the slice; the stall meter; the trace.
+ */
+
+/* A step of a phase is over: charge it, and read the clock for the next. */
+static void step_done(struct fetcher *f, enum phase phase, int fd) {
+    struct meter *m = &f->meter;
+    usec took;
+    clock_read(f);
+    took = f->now - m->mark;
+    m->took[phase] += took;
+    m->steps[phase]++;
+    if (took > m->worst.took)
+        m->worst = (struct step){phase, took, fd, m->touched};
+    m->mark = f->now;
+    m->touched = 0;
+    m->fed = false;
+}
+
+/* May this phase go on? The first step of a phase is free, so that none starves. */
+static bool slice_left(struct fetcher *f, enum phase phase) {
+    if (!f->meter.steps[phase] || f->now < f->slice_end)
+        return true;
+    f->more = true;
+    return false;
+}
+
+/* Call the watches of one class that are ready. For the network's sockets the slice counts, and
+ * where it ended the next turn begins: by this rotation the last of 900 sockets is heard. In debt to
+ * the rate limit, reading stops in the middle too. A host's callback is never put off. */
+static void serve(struct fetcher *f, enum class class, enum phase phase) {
+    int n = f->top + 1, first = class == GUEST ? f->first : 0, fd, events;
+    for (int i = 0; i < n; i++) {
+        fd = (first + i) % n;
+        if (f->watch[fd].class != class || !(FD_ISSET(fd, &f->rd) || FD_ISSET(fd, &f->wr)))
+            continue;
+        if (class == GUEST && (f->deaf || !slice_left(f, phase))) {
+            f->first = fd;
+            return;
+        }
+        if ((events = watch_take(f, fd)) != 0)
+            f->watch[fd].cb(f, fd, events, f->watch[fd].arg);
+        step_done(f, phase, fd);
+    }
+}
+
+static void run_timers(struct fetcher *f) {
+    struct timer *t;
+    while ((t = timer_due(f)) != NULL && slice_left(f, IN_TIMERS)) {
+        timer_run(f, t);
+        step_done(f, IN_TIMERS, -1);
+    }
+}
+
+static void turn_begin(struct fetcher *f) {
+    struct meter *m = &f->meter;
+    clock_read(f);
+    f->busy = true;
+    f->more = false;
+    f->turn_now = m->began = m->mark = f->now;
+    f->turn_serial = f->serial;
+    m->worst = (struct step){IN_POST, 0, -1, 0};
+    m->touched = 0;
+    memset(m->took, 0, sizeof m->took);
+    memset(m->steps, 0, sizeof m->steps);
+}
+
+#define MS(us) ((double)(us) / 1000)
+
+static const char *const phase_name[PHASES] = {
+    "post", "host", "timers", "sockets", "finish", "start"
+};
+
+static void trace_line(struct fetcher *f, usec stall) {
+    struct meter *m = &f->meter;
+    char line[400], fd[32];
+    size_t n;
+    snprintf(fd, sizeof fd, "descriptor %d", m->woke);
+    n = (size_t)snprintf(line, sizeof line, "turn %" PRIu64 ": slept %.2f of %.0f ms, woke for %s",
+                         m->turns, MS(m->slept), MS(m->may_sleep), m->woke >= 0 ? fd :
+                         m->steps[IN_TIMERS] ? "a timer" : "work left over, or time");
+    for (int i = 0; i < PHASES; i++)
+        if (m->steps[i])
+            n += (size_t)snprintf(line + n, sizeof line - n, "; %s %d in %.2f ms", phase_name[i],
+                                  m->steps[i], MS(m->took[i]));
+    snprintf(line + n, sizeof line - n, "; all %.2f ms%s", MS(stall),
+             f->more ? ", more left over" : "");
+    m->trace(f, line, m->trace_arg);
+}
+
+/* Of the histogram's bucket i, exclusive: 62.5 us << i. */
+static usec stall_bound(int i) {
+    return ((usec)125 << i) / 2;
+}
+
+static void turn_end(struct fetcher *f) {
+    struct meter *m = &f->meter;
+    usec stall = f->now - m->began;
+    int i = 0;
+    while (i < FETCHER_BUCKETS - 1 && stall >= stall_bound(i))
+        i++;
+    m->stalls[i]++;
+    m->turns++;
+    if (stall > m->record_us) {
+        m->record_us = stall;
+        m->record = m->worst;
+    }
+    if (m->trace)
+        trace_line(f, stall);
+    f->busy = false;
+}
+
+static void turn(struct fetcher *f) {
+    turn_begin(f);
+    serve(f, POST, IN_POST);
+    serve(f, HOST, IN_HOST);
+    f->slice_end = f->now + SLICE_US;
+    run_timers(f);
+    f->slice_end = f->now + SLICE_US;
+    f->guest->kick(f);
+    serve(f, GUEST, IN_SOCKETS);
+    f->guest->finish(f);
+    f->guest->start(f);
+    turn_end(f);
+}
+
+/* Until the next deadline, rounded up so as not to wake too early. */
+static int sleep_ms(struct fetcher *f) {
+    struct node *first = tree_first(f->timers);
+    usec wait = first ? first->key - f->now : FOREVER;
+    if (f->more || wait <= 0)
+        return 0;
+    return wait < SLEEP_MAX_MS * 1000 ? (int)((wait + 999) / 1000) : SLEEP_MAX_MS;
+}
+
+int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd) {
+    struct watch *w;
+    clock_read(f);
+    for (int fd = 0; fd <= f->top; fd++) {
+        w = &f->watch[fd];
+        if ((w->events & FETCHER_READ) && !(w->class == GUEST && f->deaf))
+            FD_SET(fd, rd);
+        if (w->events & FETCHER_WRITE)
+            FD_SET(fd, wr);
+    }
+    if (f->top > *maxfd)
+        *maxfd = f->top;
+    f->meter.may_sleep = sleep_ms(f) * 1000;
+    return (int)(f->meter.may_sleep / 1000);
+}
+
+/* Rule 3. */
+static int busy(struct fetcher *f) {
+    return f->busy ? err(EBUSY) : 0;
+}
+
+int fetcher_dispatch(struct fetcher *f, const fd_set *rd, const fd_set *wr) {
+    if (busy(f) < 0)
+        return -1;
+    f->rd = *rd;
+    f->wr = *wr;
+    f->meter.woke = -1;
+    for (int fd = f->top; fd >= 0 && f->meter.trace; fd--)
+        if (FD_ISSET(fd, rd) || FD_ISSET(fd, wr))
+            f->meter.woke = fd;
+    f->meter.slept = clock_us() + f->skew - f->now;
+    turn(f);
+    return 0;
+}
+
+/* Can anything still happen? Given-up lookups and idle connections don't count: nobody waits. */
+static bool alive(const struct fetcher *f) {
+    return f->transfers || f->timer_ids || f->host_watches > 0;
+}
+
+int fetcher_step(struct fetcher *f, int64_t max_ms) {
+    struct timeval tv;
+    fd_set rd, wr;
+    int maxfd = -1, ms;
+    if (busy(f) < 0)
+        return -1;
+    FD_ZERO(&rd);
+    FD_ZERO(&wr);
+    ms = fetcher_prepare(f, &rd, &wr, &maxfd);
+    if (max_ms >= 0 && ms > max_ms)
+        ms = (int)max_ms;
+    tv.tv_sec = ms / 1000;
+    tv.tv_usec = ms % 1000 * 1000;
+    if (select(maxfd + 1, &rd, &wr, NULL, &tv) < 0) {
+        /* The sets say nothing now. EINTR: what the handler posted ends the next select. */
+        if (errno == EBADF)
+            watch_drop_closed(f);
+        FD_ZERO(&rd);
+        FD_ZERO(&wr);
+    }
+    fetcher_dispatch(f, &rd, &wr);
+    return alive(f);
+}
+
+int fetcher_run(struct fetcher *f) {
+    int left = busy(f) < 0 ? -1 : alive(f);
+    while (left > 0 && !f->stopped)
+        left = fetcher_step(f, -1);
+    if (left >= 0)
+        f->stopped = false;
+    return left < 0 ? -1 : 0;
+}
+
+int fetcher_stop(struct fetcher *f) {
+    f->stopped = true;
+    return 0;
+}
+
+int fetcher_trace(struct fetcher *f, void (*cb)(struct fetcher *, const char *, void *), void *arg) {
+    f->meter.trace = cb;
+    f->meter.trace_arg = arg;
+    return 0;
+}
+
+static void culprit_text(char *to, size_t room, const struct step *s) {
+    size_t n = (size_t)snprintf(to, room, "%s %.2f ms", phase_name[s->phase], MS(s->took));
+    if (s->fd >= 0)
+        n += (size_t)snprintf(to + n, room - n, ", descriptor %d", s->fd);
+    if (s->transfer)
+        snprintf(to + n, room - n, ", transfer %" PRIu64, s->transfer);
+}
+
+/* The bound below which 99 of 100 turns stayed. */
+static usec stall_p99(const struct meter *m) {
+    uint64_t seen = 0;
+    int i = 0;
+    while (i < FETCHER_BUCKETS - 1 && (seen += m->stalls[i]) < m->turns - m->turns / 100)
+        i++;
+    return stall_bound(i) < m->record_us ? stall_bound(i) : m->record_us;
+}
+
+int fetcher_stats(struct fetcher *f, struct fetcher_stats *s) {
+    memset(s, 0, sizeof *s);
+    s->turns = f->meter.turns;
+    s->done = f->done;
+    s->failed = f->failed;
+    s->cancelled = f->cancelled;
+    s->received = f->received;
+    s->running = f->running;
+    s->waiting = f->waiting;
+    s->lookups = f->lookups;
+    s->stall_max_us = f->meter.record_us;
+    s->stall_p99_us = f->meter.turns ? stall_p99(&f->meter) : 0;
+    culprit_text(s->culprit, sizeof s->culprit, &f->meter.record);
+    memcpy(s->stalls, f->meter.stalls, sizeof s->stalls);
+    return 0;
+}
+
+/* =============================================================================== libcurl as a guest
+ * libcurl uses the four sections above as any host could: it has descriptors watched, and is told
+ * when they are ready. What is particular to it:
+ *
+ * - A kick is needed once for each handle that is added, and whenever curl_multi_timeout() says so.
+ *   We ask that once a turn instead of being called back: it costs the same, and nothing re-enters.
+ * - A name lookup can't be given up: to remove its handle joins libcurl's resolver thread, for
+ *   seconds. So we know when one runs (the resolver-start callback sets the mark, the open-socket
+ *   callback clears it), and a transfer given up meanwhile leaves its handle parked in the multi
+ *   until the lookup ends by itself; it is refused a socket then.
+ */
+
+/* Have the finish phase look at a transfer: the one way from anywhere, libcurl's callbacks included,
+ * to what libcurl forbids there. */
+static void mark(struct fetcher *f, struct transfer *t, unsigned want) {
+    t->want |= want;
+    if (t->marked)
+        return;
+    t->marked = true;
+    t->next_marked = NULL;
+    *f->marked_end = t;
+    f->marked_end = &t->next_marked;
+    if (!f->busy)
+        f->more = true;
+}
+
+static struct transfer *marked_take(struct fetcher *f) {
+    struct transfer *t = f->marked;
+    if (t) {
+        if ((f->marked = t->next_marked) == NULL)
+            f->marked_end = &f->marked;
+        t->marked = false;
+    }
+    return t;
+}
+
+/* Why a transfer failed; the first reason counts. Text from outside may be in it, so it is cleaned.
+ * Returns -1 for the caller to return. */
+static int fail(struct transfer *t, enum fetcher_code code, const char *format, ...) {
+    char text[2 * sizeof t->message];
+    va_list args;
+    if (t->code != FETCHER_OK)
+        return -1;
+    t->code = code;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    text_clean(t->message, sizeof t->message, text, '?');
+    return -1;
+}
+
+static int fail_memory(struct transfer *t) {
+    return fail(t, FETCHER_NO_MEMORY, "out of memory");
+}
+
+static void lookup_begins(struct attempt *a, enum lookup lookup) {
+    a->f->lookups += a->lookup == NO_LOOKUP;
+    a->lookup = lookup;
+}
+
+static void lookup_over(struct attempt *a) {
+    a->f->lookups -= a->lookup != NO_LOOKUP;
+    a->lookup = NO_LOOKUP;
+}
+
+/* The first transfer to a host is its scout: the others wait until it has found the address, and with
+ * TLS an answer, for then it is known whether all can share one connection. libcurl can wait like that
+ * too (CURLOPT_PIPEWAIT), but then starts hundreds in one call. */
+static void scout_over(struct attempt *a, bool found) {
+    struct host *h = a->transfer ? a->transfer->host : NULL;
+    if (h && found)
+        h->known = a->f->now + KNOWN_US;
+    if (h && a->scout) {
+        h->looking--;
+        mark(a->f, a->transfer, 0);
+    }
+    a->scout = false;
+}
+
+static int on_resolver_start(void *resolver, void *reserved, void *arg) {
+    struct attempt *a = arg;
+    (void)resolver, (void)reserved;
+    if (a->transfer)
+        lookup_begins(a, LOOKUP_RUNNING);
+    return 0;
+}
+
+/* libcurl asks for a socket, so the lookup is over. A parked handle gets none, which ends it; and a
+ * descriptor that select() can't take is none. */
+static curl_socket_t on_open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address) {
+    struct attempt *a = arg;
+    int fd;
+    (void)purpose;
+    lookup_over(a);
+    if (!a->transfer)
+        return CURL_SOCKET_BAD;
+    if (!a->transfer->host->tls)
+        scout_over(a, true);
+    fd = socket(address->family, address->socktype, address->protocol);
+    if (fd >= 0 && (fd >= FD_SETSIZE || set_flags(fd, 0) < 0)) {
+        close(fd);
+        return CURL_SOCKET_BAD;
+    }
+    return fd;
+}
+
+/* Errors need no answer here: what they mean for a transfer comes as its DONE message, or runs into
+ * its time limit. */
+static void socket_action(struct fetcher *f, curl_socket_t fd, int mask) {
+    int running;
+    (void)curl_multi_socket_action(f->multi, fd, mask, &running);
+}
+
+/* libcurl 8.20.0 forgets to read its wake-up descriptor after a lookup, and would spin. It is the
+ * one whose easy handle isn't ours; on that version `wakeup` marks it, and it is read empty here. */
+static void socket_ready(struct fetcher *f, int fd, int events, void *wakeup) {
+    int mask = (events & FETCHER_READ ? CURL_CSELECT_IN : 0) |
+               (events & FETCHER_WRITE ? CURL_CSELECT_OUT : 0) |
+               (events & FETCHER_GONE ? CURL_CSELECT_ERR : 0);
+    char unread[64];
+    if (wakeup && fcntl(fd, F_GETFL) & O_NONBLOCK)
+        while (read(fd, unread, sizeof unread) > 0)
+            continue;
+    socket_action(f, fd, mask);
+}
+
+/* A descriptor out of select()'s range can only be one of libcurl's resolver, which it polls by its
+ * timeout as well. Never return -1: that ends every transfer. */
+static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused) {
+    struct fetcher *f = arg;
+    int events = what == CURL_POLL_REMOVE ? 0 : what;   /* CURL_POLL_IN, OUT, INOUT are as ours */
+    char *ours = "";
+    (void)unused;
+    if (f->curl_version == 0x081400)
+        curl_easy_getinfo(easy, CURLINFO_PRIVATE, &ours);
+    if (fd >= 0 && fd < FD_SETSIZE)
+        watch_set(f, fd, GUEST, events, socket_ready, ours ? NULL : f);
+    return 0;
+}
+
+/* The time in which transfers could be heard: it stands still while the rate limit makes us deaf,
+ * so that silence of our own making is no stall. */
+static usec listening(const struct fetcher *f) {
+    return f->now - f->deaf_sum - (f->deaf ? f->now - f->deaf_since : 0);
+}
+
+static void kick_is_due(struct fetcher *f, void *arg) {
+    (void)arg;
+    f->kick_due = true;
+}
+
+/* A kick may read from sockets too: so there is none while in debt to the rate limit. */
+static void guest_kick(struct fetcher *f) {
+    if (!f->kick_due || f->deaf)
+        return;
+    f->kick_due = false;
+    socket_action(f, CURL_SOCKET_TIMEOUT, 0);
+    step_done(f, IN_SOCKETS, -1);
+}
+
+/* At the end of a turn: when does libcurl want the next kick? */
+static void guest_next_kick(struct fetcher *f) {
+    long ms = -1;
+    if (curl_multi_timeout(f->multi, &ms) != CURLM_OK || ms < 0 || ms > SLEEP_MAX_MS)
+        ms = SLEEP_MAX_MS;
+    timer_disarm(f, &f->kick);
+    if (f->attempts && !f->kick_due)
+        timer_arm(f, &f->kick, f->now + ms * 1000);
+}
+
+/* Does OpenSSL find certificates here by their hash? */
+static bool hashed_directory(const char *path) {
+    DIR *dir = path ? opendir(path) : NULL;
+    struct dirent *entry;
+    bool found = false;
+    while (dir && !found && (entry = readdir(dir)) != NULL)
+        found = strlen(entry->d_name) == 10 && strcmp(entry->d_name + 8, ".0") == 0;
+    if (dir)
+        closedir(dir);
+    return found;
+}
+
+/* http and https only, for redirects as well: other schemes block (telnet, file), or reach what a
+ * URL from outside must not. A libcurl without TLS refuses a list that names https, and an old one
+ * knows only masks. */
+static unsigned set_protocols(CURL *easy, int list, int mask) {
+    CURLcode c = (curl_easy_setopt)(easy, (CURLoption)list, "http,https");
+    if (c == CURLE_UNSUPPORTED_PROTOCOL || c == CURLE_BAD_FUNCTION_ARGUMENT)
+        c = (curl_easy_setopt)(easy, (CURLoption)list, "http");
+    if (c == CURLE_UNKNOWN_OPTION)
+        c = (curl_easy_setopt)(easy, (CURLoption)mask, (long)PROTOCOL_HTTP_HTTPS);
+    return c;
+}
+
+/* libcurl reads into a buffer for each handle, and up to ten times in one call: the size bounds both
+ * the memory of all in flight (8 MiB) and the slice. Small ones keep a low rate limit smooth. */
+static long buffer_size(const struct fetcher *f) {
+    int64_t size = 8 * 1024 * 1024 / (f->running + 1);
+    if (f->rate && size > f->rate / 64)
+        size = f->rate / 64;
+    return size > 131072 ? 131072 : size < 1024 ? 1024 : (long)size;
+}
+
+#define SET(option, value) (bad |= (unsigned)curl_easy_setopt(a->easy, CURLOPT_##option, value))
+
+/* What is the same for every request. Two of the settings need a word:
+ *
+ * libcurl's own time limits join its resolver thread, ours don't.
+ *
+ * To read the bundle of all certificates costs 20 ms, and for each connection if CAPATH is set (as
+ * distributions build it), since libcurl's cache of certificates needs there to be none. With
+ * OpenSSL a hashed directory alone is better than both: only the one that is needed is read. */
+static unsigned set_common(struct attempt *a) {
+    unsigned bad = 0;
+    SET(PRIVATE, a);
+    SET(ERRORBUFFER, a->error);
+    SET(RESOLVER_START_FUNCTION, on_resolver_start);
+    SET(RESOLVER_START_DATA, a);
+    SET(OPENSOCKETFUNCTION, on_open_socket);
+    SET(OPENSOCKETDATA, a);
+    SET(NOSIGNAL, 1L);
+    SET(CONNECTTIMEOUT, 1000000L);
+    SET(FOLLOWLOCATION, 1L);
+    SET(MAXREDIRS, (long)REDIRECTS_MAX);
+    SET(SUPPRESS_CONNECT_HEADERS, 1L);
+    SET(PIPEWAIT, a->transfer->host->shares ? 1L : 0L);
+    SET(BUFFERSIZE, buffer_size(a->f));
+    SET(USERAGENT, "fetcher/" FETCHER_VERSION);
+    if (a->f->capath)
+        curl_easy_setopt(a->easy, CURLOPT_CAINFO, NULL);    /* unknown to a libcurl without TLS */
+    curl_easy_setopt(a->easy, CURLOPT_CAPATH, a->f->capath);
+    return bad | set_protocols(a->easy, OPT_PROTOCOLS_STR, OPT_PROTOCOLS) |
+           set_protocols(a->easy, OPT_REDIR_PROTOCOLS_STR, OPT_REDIR_PROTOCOLS);
+}
+
+/* Only a handle without a running lookup may come here. */
+static void attempt_free(struct attempt *a) {
+    if (!a)
+        return;
+    lookup_over(a);
+    if (a->prev)
+        a->prev->next = a->next;
+    else if (a->f->attempts == a)
+        a->f->attempts = a->next;
+    if (a->next)
+        a->next->prev = a->prev;
+    curl_multi_remove_handle(a->f->multi, a->easy);
+    curl_easy_cleanup(a->easy);
+    curl_slist_free_all(a->headers);
+    free(a);
+}
+
+/* Hand a handle to libcurl. The one kick lets it begin: without, a hundred new handles would all
+ * begin in one call, outside any slice. */
+static int attempt_launch(struct attempt *a) {
+    struct fetcher *f = a->f;
+    if (curl_multi_add_handle(f->multi, a->easy) != CURLM_OK)
+        return -1;
+    if ((a->next = f->attempts) != NULL)
+        a->next->prev = a;
+    f->attempts = a;
+    socket_action(f, CURL_SOCKET_TIMEOUT, 0);
+    return 0;
+}
+
+/* How many may be in flight. The connection cache never holds fewer, or keep-alive would be lost,
+ * nor many more, or idle connections would use the descriptors up. */
+static int in_flight_most(const struct fetcher *f) {
+    return f->limit_total > 0 && f->limit_total < f->capacity ? f->limit_total : f->capacity;
+}
+
+static void guest_limit(struct fetcher *f) {
+    long most = in_flight_most(f);
+    (void)curl_multi_setopt(f->multi, CURLMOPT_MAXCONNECTS, most < 16 ? 16L : most);
+}
+
+static int guest_open(struct fetcher *f) {
+    const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
+    const char *capath = default_capath(v);
+    if ((f->multi = curl_multi_init()) == NULL ||
+        curl_multi_setopt(f->multi, CURLMOPT_SOCKETFUNCTION, on_socket) != CURLM_OK ||
+        curl_multi_setopt(f->multi, CURLMOPT_SOCKETDATA, f) != CURLM_OK)
+        return err(ENOMEM);
+    /* So that twelve hung lookups don't hold up the thirteenth; unknown before 8.20. */
+    (void)(curl_multi_setopt)(f->multi, (CURLMoption)MOPT_RESOLVE_THREADS_MAX, 64L);
+    f->kick.cb = kick_is_due;
+    f->curl_version = v->version_num;
+    if (hashed_directory(capath) && (f->capath = text_join(capath, "")) == NULL)
+        return err(ENOMEM);
+    guest_limit(f);
+    return 0;
+}
+
+/* At the very end handles may still be parked. A libcurl that can leave a lookup behind is told to;
+ * with an older one they and their multi are left to the operating system rather than wait. */
+static void guest_close(struct fetcher *f) {
+    bool quick = f->curl_version >= 0x075700, parked = f->attempts != NULL;
+    while (f->attempts && quick) {
+        (curl_easy_setopt)(f->attempts->easy, (CURLoption)OPT_QUICK_EXIT, 1L);
+        attempt_free(f->attempts);
+    }
+    if (parked && quick)
+        (void)(curl_multi_setopt)(f->multi, (CURLMoption)MOPT_QUICK_EXIT, 1L);
+    if (quick || !parked)
+        curl_multi_cleanup(f->multi);
+    free(f->capath);
+}
+
+/* ======================================================================================= Transfers
+ * A transfer waits in its host's queue, is attempted, and ends or is attempted again. The attempt is
+ * libcurl's business, the rest is ours: the queue (libcurl's own holds everything up in single calls
+ * of 50 ms), the limits, the time limits (libcurl's wait for its resolver), and what an answer means
+ * for the bytes that are there.
+ */
+
+/* -- hosts and the queue -------------------------------------------------------------------------- */
+
+static void host_unready(struct host *h) {
+    if (h->ready_in)
+        tree_remove(h->ready_in, &h->ready);
+    h->ready_in = NULL;
+}
+
+static bool host_known(const struct fetcher *f, const struct host *h) {
+    return h->known > f->now || (h->numeric && !h->tls);
+}
+
+/* May this host start a transfer, and needs it a lookup? One at a time as long as it is unknown: a
+ * second handle would look the name up once more. */
+static void host_place(struct fetcher *f, struct host *h) {
+    struct node *first = tree_first(h->queue);
+    bool known = host_known(f, h);
+    host_unready(h);
+    if (!first || h->rest > f->now || (!known && h->looking) ||
+        (f->limit_host > 0 && h->running >= f->limit_host))
+        return;
+    h->ready_in = &f->ready[known || h->numeric ? 0 : 1];
+    h->ready.key = first->key;
+    tree_add(h->ready_in, &h->ready);
+}
+
+/* A host that nobody uses is forgotten, unless it asked for rest. */
+static void host_forget(struct fetcher *f, struct host *h) {
+    if (h->users || h->rest > f->now)
+        return;
+    host_unready(h);
+    timer_disarm(f, &h->timer);
+    tree_remove(&f->hosts, &h->name);
+    free(h);
+}
+
+static void host_rested(struct fetcher *f, void *arg) {
+    struct host *h = arg;
+    host_place(f, h);
+    host_forget(f, h);
+}
+
+static void host_rest(struct fetcher *f, struct host *h, usec until) {
+    if (until <= h->rest)
+        return;
+    h->rest = until;
+    timer_arm(f, &h->timer, until);
+    host_place(f, h);
+}
+
+/* The host of an origin such as "https://example.org:443". Hashes that collide share their limits,
+ * no more. Literal addresses need no lookup, nor does localhost. */
+static struct host *host_get(struct fetcher *f, const char *origin) {
+    const char *name = strstr(origin, "://") + 3;
+    uint64_t hash = 0xcbf29ce484222325u;        /* FNV-1a */
+    struct node *n;
+    struct host *h;
+    for (const char *s = origin; *s; s++)
+        hash = (hash ^ (unsigned char)*s) * 0x100000001b3u;
+    if ((n = tree_find(f->hosts, hash)) != NULL)
+        return container_of(n, struct host, name);
+    if ((h = calloc(1, sizeof *h)) == NULL)
+        return NULL;
+    h->name.key = (int64_t)hash;
+    h->ready.seq = ++f->serial;
+    h->timer.cb = host_rested;
+    h->timer.arg = h;
+    h->tls = strncmp(origin, "https", 5) == 0;
+    h->numeric = *name == '[' || strncmp(name, "localhost:", 10) == 0 ||
+                 strspn(name, "0123456789.:") == strlen(name);
+    tree_add(&f->hosts, &h->name);
+    return h;
+}
+
+/* Whose turn is it? The higher priority's, then the host's that has waited longest. While all lookups
+ * are in use, only a host whose address is known can start. */
+static struct host *host_next(struct fetcher *f) {
+    struct node *known = tree_first(f->ready[0]), *best = known;
+    struct node *unknown = f->lookups < LOOKUPS_MAX ? tree_first(f->ready[1]) : NULL;
+    struct host *h;
+    if (unknown && (!known || node_before(unknown, known)))
+        best = unknown;
+    h = best ? container_of(best, struct host, ready) : NULL;
+    if (!h || best == unknown || h->numeric || host_known(f, h))
+        return h;
+    host_place(f, h);                   /* what was known is so no more */
+    return host_next(f);
+}
+
+static void set_state(struct fetcher *f, struct transfer *t, enum fetcher_state state) {
+    struct fetcher_info info;
+    t->state = state;
+    if (t->rq.on_progress && fetcher_info(f, (fetcher_id)t->id.key, &info) == 0) {
+        t->progressed = f->now;
+        t->rq.on_progress(f, &info, t->rq.arg);
+    }
+}
+
+static void enqueue(struct fetcher *f, struct transfer *t, bool in_front) {
+    timer_disarm(f, &t->timer);
+    t->queued.key = -(int64_t)t->rq.priority;
+    t->queued.seq = in_front ? 0 : ++f->serial;
+    tree_add(&t->host->queue, &t->queued);
+    f->waiting++;
+    host_place(f, t->host);
+    set_state(f, t, FETCHER_WAITING);
+    if (!f->busy)
+        f->more = true;
+}
+
+static void dequeue(struct fetcher *f, struct transfer *t) {
+    if (!t->queued.in)
+        return;
+    tree_remove(&t->host->queue, &t->queued);
+    f->waiting--;
+    host_place(f, t->host);
+}
+
+/* -- URLs ----------------------------------------------------------------------------------------- */
+
+static char *url_part(CURLU *u, CURLUPart part, unsigned flags) {
+    char *text = NULL;
+    return curl_url_get(u, part, &text, flags) == CURLUE_OK ? text : NULL;
+}
+
+/* Take a URL apart: its origin, such as "https://example.org:443". Returns what is wrong with it, or
+ * NULL. */
+static const char *url_origin(const char *url, char *origin, size_t room) {
+    CURLU *u = curl_url();
+    CURLUcode c = u ? curl_url_set(u, CURLUPART_URL, url, CURLU_NON_SUPPORT_SCHEME)
+                    : CURLUE_OUT_OF_MEMORY;
+    char *scheme = url_part(u, CURLUPART_SCHEME, 0), *host = url_part(u, CURLUPART_HOST, 0);
+    char *port = url_part(u, CURLUPART_PORT, CURLU_DEFAULT_PORT);
+    const char *wrong = "not a URL";
+    if (c == CURLUE_BAD_PORT_NUMBER)
+        wrong = "not a URL: its port is out of range";
+    else if (c == CURLUE_OK && scheme && strcmp(scheme, "http") && strcmp(scheme, "https"))
+        wrong = "only http and https are fetched";
+    else if (c == CURLUE_OK && scheme && host && *host && port &&
+             snprintf(origin, room, "%s://%s:%s", scheme, host, port) < (int)room)
+        wrong = NULL;
+    curl_free(scheme);
+    curl_free(host);
+    curl_free(port);
+    curl_url_cleanup(u);
+    return wrong;
+}
+
+static const char *url_look(const char *url, char *origin, size_t room) {
+    size_t n = strlen(url);
+    if (n > URL_MAX)
+        return "the URL is too long";
+    for (size_t i = 0; i < n; i++)
+        if ((unsigned char)url[i] <= ' ' || url[i] == 0x7f)
+            return "not a URL: a space or control character is in it";
+    return url_origin(url, origin, room);
+}
+
+/* Was the scheme left out? "example.org/x" is what people type: a host with a dot, or localhost. */
+static bool url_lacks_scheme(const char *url) {
+    size_t n = strcspn(url, ":/?#");
+    return !strstr(url, "://") && n > 0 &&
+           (memchr(url, '.', n) || (n == 9 && strncmp(url, "localhost", 9) == 0));
+}
+
+/* A copy fit for the eye, any password removed; NULL: no memory. What libcurl can't take apart is
+ * shown from its '@' on only. */
+static char *url_shown(const char *url) {
+    CURLU *u = strchr(url, '@') ? curl_url() : NULL;
+    char *clean, *part = NULL;
+    if (u && curl_url_set(u, CURLUPART_URL, url, CURLU_NON_SUPPORT_SCHEME) == CURLUE_OK &&
+        curl_url_set(u, CURLUPART_PASSWORD, NULL, 0) == CURLUE_OK)
+        part = url_part(u, CURLUPART_URL, 0);
+    if (strchr(url, '@'))
+        url = part ? part : strrchr(url, '@');
+    if ((clean = malloc(strlen(url) + 1)) != NULL)
+        text_clean(clean, strlen(url) + 1, url, '?');
+    curl_free(part);
+    curl_url_cleanup(u);
+    return clean;
+}
+
+/* The last part of the path, decoded first, so that "%2e%2e%2f" is seen for what it is. */
+static char *url_name(const char *url) {
+    CURLU *u = curl_url();
+    char *path = NULL, *name;
+    if (u && curl_url_set(u, CURLUPART_URL, url, 0) == CURLUE_OK &&
+        (path = url_part(u, CURLUPART_PATH, CURLU_URLDECODE)) == NULL)
+        path = url_part(u, CURLUPART_PATH, 0);
+    name = text_join(path && strrchr(path, '/') ? strrchr(path, '/') + 1 : "", "");
+    curl_free(path);
+    curl_url_cleanup(u);
+    return name;
+}
+
+/* -- the head of the answer ----------------------------------------------------------------------- */
+
+/* "bytes 100-199/1000"; in a 416 a star stands in place of the range. */
+static void read_content_range(struct head *h, const char *s) {
+    if (strncasecmp(s, "bytes ", 6) != 0)
+        return;
+    s += 6;
+    h->range_first = text_number(&s);
+    if ((s = strchr(s, '/')) != NULL) {
+        s++;
+        h->range_total = text_number(&s);
+    }
+}
+
+/* Seconds or a date, and an hour at most: a far date must not overflow. */
+static int64_t read_retry_after(const char *s) {
+    int64_t seconds = text_number(&s);
+    time_t date;
+    if (seconds < 0) {
+        if ((date = curl_getdate(s, NULL)) < 0)
+            return -1;
+        seconds = (int64_t)date - (int64_t)time(NULL);
+    }
+    return seconds < 0 ? 0 : seconds > 3600 ? HOUR_US : seconds * 1000000;
+}
+
+static void head_status(struct head *h, const char *line) {
+    const char *s = line + strcspn(line, " ");
+    memset(h, 0, sizeof *h);
+    h->length = h->range_first = h->range_total = h->retry_after_us = -1;
+    s += strspn(s, " ");
+    h->status = (int)text_number(&s);
+    s += strspn(s, " ");
+    text_clean(h->reason, sizeof h->reason, s, '?');
+}
+
+static void head_field(struct head *h, const char *name, const char *value) {
+    const char *s = value;
+    if (strcasecmp(name, "Content-Length") == 0)
+        h->length = text_number(&s);
+    else if (strcasecmp(name, "Content-Range") == 0)
+        read_content_range(h, value);
+    else if (strcasecmp(name, "Retry-After") == 0)
+        h->retry_after_us = read_retry_after(value);
+    else if (strcasecmp(name, "ETag") == 0)
+        text_field(h->etag, sizeof h->etag, value);
+    else if (strcasecmp(name, "Last-Modified") == 0)
+        text_field(h->modified, sizeof h->modified, value);
+    else if (strcasecmp(name, "Date") == 0)
+        text_field(h->date, sizeof h->date, value);
+    else if (strcasecmp(name, "Content-Disposition") == 0)
+        text_field(h->disposition, sizeof h->disposition, value);
+}
+
+/* libcurl calls this with a line, not ended by NUL. (Its own reader, curl_easy_header, came with 7.83
+ * and only answers when the head is complete.) */
+static size_t on_header(char *data, size_t one, size_t size, void *arg) {
+    struct attempt *a = arg;
+    char line[1024], *colon;
+    size_t n = size < sizeof line ? size : sizeof line - 1;
+    (void)one;
+    if (!a->transfer)
+        return 0;
+    lookup_over(a);
+    scout_over(a, true);
+    a->moved = listening(a->f);
+    a->f->meter.touched = (fetcher_id)a->transfer->id.key;
+    if ((a->head_bytes += size) > HEAD_MAX) {
+        fail(a->transfer, FETCHER_TOO_BIG, "the answer's headers have no end");
+        return 0;
+    }
+    memcpy(line, data, n);
+    while (n > 0 && isspace((unsigned char)line[n - 1]))
+        n--;
+    line[n] = '\0';
+    if (strncmp(line, "HTTP/", 5) == 0) {
+        head_status(&a->head, line);
+        a->transfer->host->shares = line[5] >= '2';
+    } else if (!a->head.decided && (colon = strchr(line, ':')) != NULL) {
+        *colon++ = '\0';
+        head_field(&a->head, line, colon + strspn(colon, " \t"));
+    }
+    return size;
+}
+
+/* -- what the answer means for the body ----------------------------------------------------------- */
+
+/* A Last-Modified proves as much as a strong ETag only if the document had been left alone for a
+ * while when it was sent (RFC 9110, 8.8.2.2; a minute is the older and safer rule). */
+static bool modified_is_sure(const struct head *h) {
+    time_t modified = curl_getdate(h->modified, NULL), date = curl_getdate(h->date, NULL);
+    return modified >= 0 && date >= 0 && date >= modified + 60;
+}
+
+/* What proves that bytes of two answers belong together; NULL: nothing does. A weak ETag (W/"...")
+ * says "much the same", which isn't enough to join two halves. */
+static const char *validator(const struct body *b) {
+    if (b->etag[0] == '"' && !b->no_etag)
+        return b->etag;
+    return b->modified_sure ? b->modified : NULL;
+}
+
+static int ask_again(struct attempt *a) {
+    a->again = true;
+    return -1;
+}
+
+/* A 206 continues what we have only if it starts where we stopped, and is of the same document. A
+ * server that gets this wrong is asked for the whole. */
+static int accept_part(struct attempt *a) {
+    struct body *b = a->transfer->body;
+    const struct head *h = &a->head;
+    if (!a->ranged)
+        return a->transfer->own_range ? 0 : fail(a->transfer, FETCHER_PROTOCOL,
+                                                 "the server sent a part that was not asked for");
+    if (h->range_first != b->have || (h->etag[0] && b->etag[0] && strcmp(h->etag, b->etag)) ||
+        (h->range_total >= 0 && b->length >= 0 && h->range_total != b->length)) {
+        b->no_range = true;
+        return ask_again(a);
+    }
+    if (h->range_total >= 0)
+        b->length = h->range_total;
+    return 0;
+}
+
+/* A 200: the whole, though we may have a part of it. Some servers know If-Range with a date only: if
+ * the ETag is the same, that is worth one more request. A stream can't be taken back: it goes on if
+ * the bytes are proved the same, and those that were handed on are skipped. */
+static int accept_whole(struct attempt *a) {
+    struct transfer *t = a->transfer;
+    struct body *b = t->body;
+    const struct head *h = &a->head;
+    bool same = h->etag[0] == '"' && strcmp(h->etag, b->etag) == 0;
+    if (a->ranged && same && !b->no_etag && b->modified_sure && !t->rq.on_data) {
+        b->no_etag = true;
+        return ask_again(a);
+    }
+    if (b->have && t->rq.on_data && !same)
+        return fail(t, FETCHER_CUT_SHORT, "cut short, and the document may have changed since");
+    if (t->rq.on_data)
+        b->skip = b->have;
+    else
+        b->have = 0;
+    b->length = t->rq.flags & FETCHER_COMPRESSED ? -1 : h->length;
+    memcpy(b->etag, h->etag, sizeof b->etag);
+    memcpy(b->modified, h->modified, sizeof b->modified);
+    b->modified_sure = modified_is_sure(h);
+    return 0;
+}
+
+/* An error, but for the 416 that says we have all there is. Its page may be of use to a person: it is
+ * kept in memory, if that is where the body goes and nothing better is there. */
+static int accept_error(struct attempt *a) {
+    struct transfer *t = a->transfer;
+    const struct head *h = &a->head;
+    if (h->status == 416 && a->ranged && h->range_total == t->body->have) {
+        a->complete = true;
+        return 0;
+    }
+    if (h->status == 416 && a->ranged) {
+        t->body->no_range = true;
+        return ask_again(a);
+    }
+    fail(t, FETCHER_HTTP, "%d %s", h->status, h->reason);
+    if (h->retry_after_us >= 0)
+        host_rest(a->f, t->host, a->f->now + h->retry_after_us);
+    t->body->page = !t->rq.path && !t->rq.on_data && t->body->have == 0;
+    return 0;
+}
+
+/* Called once for each final answer: with its first piece of body, or at its end if it has none. */
+static int decide(struct attempt *a) {
+    struct transfer *t = a->transfer;
+    int status = t->status = a->head.status;
+    a->head.decided = true;
+    if (status == 304 && t->body->whole) {
+        t->unchanged = true;
+        return 0;
+    }
+    if (status < 200 || status > 299)
+        return accept_error(a);
+    t->body->whole = false;
+    if ((status == 206 ? accept_part(a) : accept_whole(a)) < 0)
+        return -1;
+    if (t->rq.max_bytes >= 0 && t->body->length > t->rq.max_bytes)
+        return fail(t, FETCHER_TOO_BIG, "%" PRId64 " bytes are more than allowed", t->body->length);
+    return t->sink->begin(t);
+}
+
+/* -- the body ------------------------------------------------------------------------------------- */
+
+static void hear_again(struct fetcher *f, void *arg) {
+    (void)arg;
+    f->deaf = false;
+    f->deaf_sum += f->now - f->deaf_since;
+}
+
+/* The rate is limited by not listening: what we don't read the kernel doesn't acknowledge, and the
+ * sender waits. A tenth of a second's bytes may be saved up. */
+static void budget_spend(struct fetcher *f, size_t n) {
+    usec elapsed = f->now - f->filled;
+    if (!f->rate)
+        return;
+    f->filled = f->now;
+    f->budget += elapsed > 1000000 ? f->rate : f->rate * elapsed / 1000000;
+    if (f->budget > f->rate / 10)
+        f->budget = f->rate / 10;
+    f->budget -= (int64_t)n;
+    if (f->budget < 0 && !f->deaf) {
+        f->deaf = true;
+        f->deaf_since = f->now;
+    }
+    if (f->deaf)
+        timer_arm(f, &f->hear, f->now - f->budget * 1000000 / f->rate);
+}
+
+static void count_bytes(struct fetcher *f, struct transfer *t, size_t n) {
+    usec elapsed = f->now - t->speed_since;
+    t->received += (int64_t)n;
+    f->received += (int64_t)n;
+    t->speed_bytes += (int64_t)n;
+    budget_spend(f, n);
+    if (elapsed < 1000000)
+        return;
+    t->speed = t->speed_bytes * 1000000 / elapsed;
+    t->speed_bytes = 0;
+    t->speed_since = f->now;
+}
+
+static int body_take(struct attempt *a, const char *data, size_t n) {
+    struct transfer *t = a->transfer;
+    if (!a->head.decided && decide(a) < 0)
+        return -1;
+    if (a->complete || (t->code != FETCHER_OK && !t->body->page))   /* nobody wants it */
+        return (a->drained += n) > DRAIN_MAX ? -1 : 0;
+    if (t->rq.max_bytes >= 0 && (int64_t)n > t->rq.max_bytes - t->body->have)
+        return fail(t, FETCHER_TOO_BIG, "more than %" PRId64 " bytes", t->rq.max_bytes);
+    return t->sink->take(t, data, n);
+}
+
+/* One call to libcurl may go on for as long as data keeps coming (7.88 read 12 MB in one, 60 ms). So
+ * when the slice is spent, it is made to stop by a pause, which ends in the finish phase. */
+static bool out_of_breath(struct fetcher *f) {
+    bool fed = f->meter.fed;
+    f->meter.fed = true;
+    return fed && clock_us() + f->skew >= f->slice_end;
+}
+
+static size_t on_body(char *data, size_t one, size_t n, void *arg) {
+    struct attempt *a = arg;
+    int result;
+    (void)one;
+    if (!a->transfer)
+        return 0;
+    if (out_of_breath(a->f)) {
+        mark(a->f, a->transfer, WANT_BREATH);
+        return CURL_WRITEFUNC_PAUSE;
+    }
+    a->f->meter.touched = (fetcher_id)a->transfer->id.key;
+    a->moved = listening(a->f);
+    if ((result = body_take(a, data, n)) < 0)
+        return n + 1;                   /* anything but n ends it */
+    if (result == FETCHER_PAUSE) {
+        a->transfer->held = true;
+        set_state(a->f, a->transfer, FETCHER_PAUSED);
+        return CURL_WRITEFUNC_PAUSE;
+    }
+    count_bytes(a->f, a->transfer, n);
+    if (a->transfer->rq.on_progress && a->f->now - a->transfer->progressed >= PROGRESS_US)
+        set_state(a->f, a->transfer, FETCHER_RUNNING);
+    return n;
+}
+
+/* Room for `more` bytes and a NUL. What was announced is taken at once, if it is not absurd; else it
+ * grows by half, so that all copying together stays a small part of the work. */
+static int body_room(struct transfer *t, size_t more) {
+    struct body *b = t->body;
+    size_t need = (size_t)b->have + more + 1, room = b->room + b->room / 2;
+    char *data;
+    if (need <= b->room)
+        return 0;
+    if (b->length >= 0 && b->length < MEMORY_USUAL && room <= (size_t)b->length)
+        room = (size_t)b->length + 1;
+    if (room < need)
+        room = need;
+    if ((data = realloc(b->data, room)) == NULL)
+        return fail_memory(t);
+    b->data = data;
+    b->room = room;
+    return 0;
+}
+
+static int memory_take(struct transfer *t, const char *data, size_t n) {
+    struct body *b = t->body;
+    if ((uint64_t)b->have + n > SIZE_MAX / 2 || body_room(t, n) < 0)
+        return fail_memory(t);
+    memcpy(b->data + b->have, data, n);
+    b->have += (int64_t)n;
+    b->data[b->have] = '\0';
+    return 0;
+}
+
+/* An error page that came in place of the document is no start of it. */
+static int memory_open(struct transfer *t) {
+    if (t->body->page)
+        t->body->have = 0;
+    t->body->page = false;
+    return 0;
+}
+
+static int memory_commit(struct transfer *t) {
+    if (body_room(t, 0) < 0)
+        return -1;
+    t->body->data[t->body->have] = '\0';
+    return 0;
+}
+
+static int nothing(struct transfer *t) {
+    (void)t;
+    return 0;
+}
+
+static void memory_drop(struct transfer *t) {
+    free(t->body->data);
+}
+
+static const struct sink memory_sink = {
+    memory_open, nothing, memory_take, memory_commit, memory_drop
+};
+
+static int stream_take(struct transfer *t, const char *data, size_t n) {
+    struct body *b = t->body;
+    size_t skip = b->skip < (int64_t)n ? (size_t)b->skip : n;
+    int result = n > skip ? t->rq.on_data(t->f, data + skip, n - skip, t->rq.arg) : 0;
+    if (result < 0)
+        return fail(t, FETCHER_REFUSED, "its reader refused the data");
+    if (result == FETCHER_PAUSE)
+        return FETCHER_PAUSE;           /* all of it comes again */
+    b->skip -= (int64_t)skip;
+    b->have += (int64_t)(n - skip);
+    return 0;
+}
+
+static const struct sink stream_sink = {nothing, nothing, stream_take, nothing, memory_drop};
+
+/* -- an attempt ----------------------------------------------------------------------------------- */
+
+static int header_add(struct attempt *a, const char *name, const char *value) {
+    char *line = text_join(name, value);
+    struct curl_slist *longer = line ? curl_slist_append(a->headers, line) : NULL;
+    free(line);
+    if (!longer)
+        return fail_memory(a->transfer);
+    a->headers = longer;
+    return 0;
+}
+
+/* What we have goes into the request: the whole document of an earlier round makes it conditional;
+ * a part, with a proof, makes it ask for the rest. */
+static int add_conditions(struct attempt *a) {
+    struct body *b = a->transfer->body;
+    char range[48];
+    if (b->whole && b->etag[0])
+        return header_add(a, "If-None-Match: ", b->etag);
+    if (b->whole && b->modified[0])
+        return header_add(a, "If-Modified-Since: ", b->modified);
+    if (b->whole || b->have == 0 || b->no_range || !validator(b))
+        return 0;
+    a->ranged = true;
+    snprintf(range, sizeof range, "%" PRId64 "-", b->have);
+    return header_add(a, "Range: bytes=", range) < 0 ? -1 :
+           header_add(a, "If-Range: ", validator(b));
+}
+
+static const char *request_method(const struct fetcher_request *rq) {
+    return rq->method ? rq->method : rq->body ? "POST" : "GET";
+}
+
+static unsigned set_request(struct attempt *a) {
+    const struct fetcher_request *rq = &a->transfer->rq;
+    const char *method = request_method(rq);
+    unsigned bad = 0;
+    SET(URL, rq->url);
+    SET(HEADERFUNCTION, on_header);
+    SET(HEADERDATA, a);
+    SET(WRITEFUNCTION, on_body);
+    SET(WRITEDATA, a);
+    SET(HTTPHEADER, a->headers);
+    if (rq->flags & FETCHER_COMPRESSED)
+        SET(ACCEPT_ENCODING, "");
+    if (rq->body) {
+        SET(POSTFIELDSIZE_LARGE, (curl_off_t)rq->body_size);
+        SET(POSTFIELDS, rq->body);
+    }
+    if (strcmp(method, "HEAD") == 0)
+        SET(NOBODY, 1L);
+    else if (strcmp(method, rq->body ? "POST" : "GET") != 0)
+        SET(CUSTOMREQUEST, method);
+    return bad;
+}
+
+static int attempt_new(struct fetcher *f, struct transfer *t) {
+    struct attempt *a = calloc(1, sizeof *a);
+    const char *const *header = t->rq.headers;
+    if (!a || (a->easy = curl_easy_init()) == NULL) {
+        free(a);
+        return fail_memory(t);
+    }
+    t->attempt = a;
+    a->transfer = t;
+    a->f = f;
+    a->began = f->now;
+    a->moved = listening(f);
+    for (; header && *header; header++)
+        if (header_add(a, "", *header) < 0)
+            return -1;
+    if (add_conditions(a) < 0)
+        return -1;
+    if (set_common(a) || set_request(a))
+        return fail(t, FETCHER_OTHER, "libcurl does not take a setting");
+    if (t->rq.setup && t->rq.setup(a->easy, t->rq.arg) < 0)
+        return fail(t, FETCHER_OTHER, "its set-up failed");
+    return 0;
+}
+
+/* -- time limits ---------------------------------------------------------------------------------- */
+
+static usec limit_us(int64_t ms) {
+    return ms < 0 || ms > FOREVER / 1000 ? FOREVER : ms * 1000;
+}
+
+/* Is the way to the server open, so that the request could go out? */
+static bool attempt_connected(const struct attempt *a) {
+    curl_off_t ready = 0;
+    curl_easy_getinfo(a->easy, CURLINFO_PRETRANSFER_TIME_T, &ready);
+    return ready > 0 || a->head_bytes > 0;
+}
+
+/* When does the running attempt run into a limit? Until it is connected connect_ms counts, then the
+ * silence; but bytes of its own that go out are no silence, nor is a reader that paused it. */
+static usec attempt_deadline(struct attempt *a) {
+    const struct fetcher_request *rq = &a->transfer->rq;
+    usec total = a->transfer->began + limit_us(rq->total_ms), due;
+    curl_off_t sent = 0;
+    if (rq->body && curl_easy_getinfo(a->easy, CURLINFO_SIZE_UPLOAD_T, &sent) == CURLE_OK &&
+        sent > a->sent) {
+        a->sent = sent;
+        a->moved = listening(a->f);
+    }
+    if (a->transfer->held)
+        due = a->f->now + FOREVER;
+    else if (attempt_connected(a))
+        due = a->f->now + limit_us(rq->stall_ms) - (listening(a->f) - a->moved);
+    else
+        due = a->began + limit_us(rq->connect_ms);
+    return due < total ? due : total;
+}
+
+static void fail_timeout(struct fetcher *f, struct transfer *t) {
+    const struct fetcher_request *rq = &t->rq;
+    if (f->now - t->began >= limit_us(rq->total_ms))
+        fail(t, FETCHER_TIMEOUT, "not done after %g s", MS(rq->total_ms));
+    else if (attempt_connected(t->attempt))
+        fail(t, FETCHER_TIMEOUT, "stalled: no data for %g s", MS(rq->stall_ms));
+    else
+        fail(t, FETCHER_TIMEOUT, "no connection after %g s", MS(rq->connect_ms));
+}
+
+/* The one timer of a transfer; what it means depends on the state. A limit is looked at when it is
+ * due, not at each byte. */
+static void transfer_due(struct fetcher *f, void *arg) {
+    struct transfer *t = arg;
+    usec due;
+    if (!t->attempt)                    /* the end of a wait */
+        enqueue(f, t, false);
+    else if ((due = attempt_deadline(t->attempt)) > f->now)
+        timer_arm(f, &t->timer, due);
+    else {
+        fail_timeout(f, t);
+        mark(f, t, WANT_END);
+    }
+}
+
+/* -- failure and retry ---------------------------------------------------------------------------- */
+
+/* libcurl's reasons, by ours. What isn't here is FETCHER_OTHER. */
+static const struct { CURLcode curl; enum fetcher_code code; } reason[] = {
+    {CURLE_COULDNT_RESOLVE_HOST, FETCHER_NO_HOST}, {CURLE_COULDNT_RESOLVE_PROXY, FETCHER_NO_HOST},
+    {CURLE_COULDNT_CONNECT, FETCHER_NO_CONNECTION}, {CURLE_INTERFACE_FAILED, FETCHER_NO_CONNECTION},
+    {CURLE_SSL_CONNECT_ERROR, FETCHER_TLS}, {CURLE_PEER_FAILED_VERIFICATION, FETCHER_TLS},
+    {CURLE_SSL_CACERT_BADFILE, FETCHER_TLS}, {CURLE_SSL_CERTPROBLEM, FETCHER_TLS},
+    {CURLE_SSL_CIPHER, FETCHER_TLS}, {CURLE_SSL_ISSUER_ERROR, FETCHER_TLS},
+    {CURLE_SSL_PINNEDPUBKEYNOTMATCH, FETCHER_TLS}, {CURLE_SSL_INVALIDCERTSTATUS, FETCHER_TLS},
+    {CURLE_PARTIAL_FILE, FETCHER_CUT_SHORT}, {CURLE_GOT_NOTHING, FETCHER_CUT_SHORT},
+    {CURLE_SEND_ERROR, FETCHER_CUT_SHORT}, {CURLE_RECV_ERROR, FETCHER_CUT_SHORT},
+    {CURLE_HTTP2, FETCHER_CUT_SHORT}, {CURLE_HTTP2_STREAM, FETCHER_CUT_SHORT},
+    {CURLE_TOO_MANY_REDIRECTS, FETCHER_REDIRECT}, {CURLE_URL_MALFORMAT, FETCHER_REDIRECT},
+    {CURLE_UNSUPPORTED_PROTOCOL, FETCHER_REDIRECT}, {CURLE_WEIRD_SERVER_REPLY, FETCHER_PROTOCOL},
+    {CURLE_BAD_CONTENT_ENCODING, FETCHER_PROTOCOL}, {CURLE_OUT_OF_MEMORY, FETCHER_NO_MEMORY},
+};
+
+static enum fetcher_code code_of(const struct attempt *a, CURLcode c) {
+    if (c == CURLE_UNSUPPORTED_PROTOCOL && a->head.status == 0)
+        return FETCHER_PROTOCOL;        /* HTTP/0.9, or what looks like it */
+    for (size_t i = 0; i < sizeof reason / sizeof *reason; i++)
+        if (reason[i].curl == c)
+            return reason[i].code;
+    return FETCHER_OTHER;
+}
+
+/* Say it in words for a person: what, where (that may be where a redirect led), and why. */
+static void fail_curl(struct attempt *a, CURLcode c) {
+    struct transfer *t = a->transfer;
+    const char *why = a->error[0] ? a->error : curl_easy_strerror(c), *host = "://the host:";
+    enum fetcher_code code = code_of(a, c);
+    char origin[512], *url = NULL;
+    long os = 0;
+    curl_easy_getinfo(a->easy, CURLINFO_EFFECTIVE_URL, &url);
+    curl_easy_getinfo(a->easy, CURLINFO_OS_ERRNO, &os);
+    if (url && !url_origin(url, origin, sizeof origin))
+        host = origin;
+    host = strstr(host, "://") + 3;
+    if (code == FETCHER_NO_HOST)
+        fail(t, code, "could not find host %.*s", (int)(strrchr(host, ':') - host), host);
+    else if (code == FETCHER_NO_CONNECTION)
+        fail(t, code, "could not connect to %s: %s", host, os ? strerror((int)os) : why);
+    else if (code == FETCHER_TLS)
+        fail(t, code, "cannot trust %s: %s", host, why);
+    else if (code == FETCHER_CUT_SHORT && t->body->length > 0)
+        fail(t, code, "cut short after %" PRId64 " of %" PRId64 " bytes", t->body->have,
+             t->body->length);
+    else if (code == FETCHER_REDIRECT)
+        fail(t, code, "a redirect can't be followed: %s", why);
+    else
+        fail(t, code, code == FETCHER_CUT_SHORT ? "cut short: %s" : "%s", why);
+}
+
+static bool listed(const char *what, const char *list) {
+    const char *found = strstr(list, what);
+    return found && (found == list || found[-1] == ' ') && strchr(" ", found[strlen(what)]);
+}
+
+/* May it be tried again? If what happened may pass; and if the server may have acted already, only
+ * where that does no harm. */
+static bool may_retry(struct fetcher *f, const struct transfer *t) {
+    bool harmless = listed(request_method(&t->rq), "GET HEAD PUT DELETE OPTIONS");
+    char status[16];
+    if (f->closing || t->failures >= t->rq.retries ||
+        f->now - t->began >= limit_us(t->rq.total_ms))
+        return false;
+    snprintf(status, sizeof status, "%d", t->status);
+    switch (t->code) {
+    case FETCHER_NO_HOST:
+    case FETCHER_NO_CONNECTION:
+        return true;
+    case FETCHER_TIMEOUT:
+    case FETCHER_CUT_SHORT:
+    case FETCHER_PROTOCOL:
+        return harmless;
+    case FETCHER_HTTP:
+        return listed(status, harmless ? "408 425 429 500 502 503 504" : "429 503");
+    default:
+        return false;
+    }
+}
+
+/* Exponential backoff with full jitter: anything up to a bound that doubles, so that many that failed
+ * together don't come back together. */
+static void retry_later(struct fetcher *f, struct transfer *t) {
+    usec bound = (usec)BACKOFF_FIRST_US << (t->failures < 6 ? t->failures : 6);
+    usec total = t->began + limit_us(t->rq.total_ms), due;
+    t->failures++;
+    due = f->now + random_below(f, bound < BACKOFF_MAX_US ? bound : BACKOFF_MAX_US);
+    if (due < t->host->rest)
+        due = t->host->rest;
+    timer_arm(f, &t->timer, due < total ? due : total);
+    set_state(f, t, FETCHER_RETRYING);
+}
+
+/* =========================================================================================== Files
+ * A file appears under its name only when it is whole. Its first 16 KiB stay in memory, so that a
+ * small file is made, written and renamed in one go; a larger one grows in NAME.part. Beside a big
+ * one stands NAME.part.meta, which says what the bytes belong to, for another process to go on.
+ *
+ * A .part is locked while it is written. Names come from outside and are made safe, no symbolic link
+ * is followed, and what is in the way is gone round or refused, not overwritten. write() to a file
+ * can block, and there is no portable remedy: so writes are small, and nothing is flushed.
+ */
+
+/* -- names ---------------------------------------------------------------------------------------- */
+
+/* Cut a name on a character's boundary, but keep its extension. */
+static void name_cut(char *name, size_t most) {
+    char *dot = strrchr(name, '.');
+    size_t n = strlen(name), tail = dot && strlen(dot) <= 16 ? strlen(dot) : 0, keep = most - tail;
+    if (n <= most)
+        return;
+    while (keep > 0 && (name[keep] & 0xc0) == 0x80)
+        keep--;
+    memmove(name + keep, name + n - tail, tail + 1);
+}
+
+/* A name from outside, as it may stand in a directory: no path, not hidden, nothing that a terminal
+ * would act on, not too long, not empty. */
+static void name_make_safe(char *to, size_t room, const char *from) {
+    for (const char *s = from; *s; s++)
+        if (*s == '/' || *s == '\\')
+            from = s + 1;
+    text_clean(to, room, *from ? from : "index.html", '_');
+    for (char *c = to; *c == '.'; c++)
+        *c = '_';
+    name_cut(to, NAME_CUT);
+}
+
+/* A value that may be quoted, of a header's parameter. Returns where it ends. */
+static const char *read_value(const char *s, char *to, size_t room) {
+    bool quoted = *s == '"';
+    size_t n = 0;
+    for (s += quoted; *s && !strchr(quoted ? "\"" : "; \t", *s); s++) {
+        s += quoted && *s == '\\' && s[1];
+        if (n + 1 < room)
+            to[n++] = *s;
+    }
+    to[n] = '\0';
+    return s;
+}
+
+/* The value of filename*: charset'language'percent-encoded (RFC 8187). Latin-1 is made UTF-8. */
+static void read_extended(char *value, size_t room) {
+    bool latin = strncasecmp(value, "iso-8859-1'", 11) == 0;
+    char *text = strchr(value, '\''), *plain = NULL;
+    size_t n = 0;
+    int size;
+    if (!text || (text = strchr(text + 1, '\'')) == NULL ||
+        (plain = curl_easy_unescape(NULL, text + 1, 0, &size)) == NULL)
+        return;
+    for (unsigned char *c = (unsigned char *)plain; *c && n + 2 < room; c++) {
+        if (latin && *c >= 0x80)
+            value[n++] = (char)(0xc0 | *c >> 6);
+        value[n++] = (char)(latin && *c >= 0x80 ? 0x80 | (*c & 0x3f) : *c);
+    }
+    value[n] = '\0';
+    curl_free(plain);
+}
+
+/* The name in a Content-Disposition: filename* before filename (RFC 6266). */
+static bool disposition_name(const char *s, char *name, size_t room) {
+    char value[600];
+    const char *key;
+    size_t n;
+    *name = '\0';
+    while ((s = strchr(s, ';')) != NULL) {
+        key = s + 1 + strspn(s + 1, " \t");
+        n = strcspn(key, "=; \t");
+        s = key + n + strspn(key + n, " \t");
+        if (*s != '=')
+            continue;
+        s = read_value(s + 1 + strspn(s + 1, " \t"), value, sizeof value);
+        if (n == 9 && strncasecmp(key, "filename*", n) == 0) {
+            read_extended(value, sizeof value);
+            text_field(name, room, value);
+            break;
+        }
+        if (n == 8 && strncasecmp(key, "filename", n) == 0)
+            text_field(name, room, value);
+    }
+    return *name != '\0';
+}
+
+/* "dir/name.ext" and 2 make "dir/name (2).ext"; 0 makes a plain copy. */
+static char *name_numbered(const char *path, unsigned long number, const char *suffix) {
+    size_t size = strlen(path) + strlen(suffix) + 32;
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    const char *dot = strrchr(name, '.');
+    int stem = (int)(dot && dot != name ? dot - path : (ptrdiff_t)strlen(path));
+    char *numbered = malloc(size);
+    if (numbered && number)
+        snprintf(numbered, size, "%.*s (%lu)%s%s", stem, path, number, path + stem, suffix);
+    else if (numbered)
+        snprintf(numbered, size, "%s%s", path, suffix);
+    return numbered;
+}
+
+static int fail_file(struct transfer *t, const char *what, const char *path) {
+    return fail(t, FETCHER_FILE, "could not %s %s: %s", what, path, strerror(errno));
+}
+
+/* Does the request name a directory, and the server or the URL the file? */
+static bool in_directory(const struct transfer *t) {
+    return t->rq.path[strlen(t->rq.path) - 1] == '/';
+}
+
+static int path_set(struct transfer *t, char **path, const char *name) {
+    char safe[1024] = "";
+    if (name)
+        name_make_safe(safe, sizeof safe, name);
+    free(*path);
+    *path = text_join(t->rq.path, safe);
+    return *path ? 0 : fail_memory(t);
+}
+
+static int make_directories(char *path) {
+    int result = 0;
+    for (char *s = path + 1; result == 0 && (s = strchr(s, '/')) != NULL; s++) {
+        *s = '\0';
+        result = mkdir(path, 0777) < 0 && errno != EEXIST ? -1 : 0;
+        *s = '/';
+    }
+    return result;
+}
+
+/* -- the .meta: a line each for the URL, the validator and the length ------------------------------- */
+
+struct meta {
+    char text[4096];            /* what is longer isn't written, and so not resumed */
+    const char *url, *validator;
+    int64_t length;
+};
+
+/* False: there is none. */
+static bool meta_read(const char *part, struct meta *m) {
+    char *path = text_join(part, ".meta"), *line[3] = {m->text, NULL, NULL};
+    int fd = path ? open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC) : -1;
+    ssize_t n = fd < 0 ? -1 : read(fd, m->text, sizeof m->text - 1);
+    free(path);
+    if (fd < 0)
+        return false;
+    close(fd);
+    m->text[n < 0 ? 0 : n] = '\0';
+    for (int i = 0; i < 3; i++) {
+        line[i] = i == 0 ? m->text : line[i - 1] + strlen(line[i - 1]) + 1;
+        if ((path = strchr(line[i], '\n')) == NULL) {
+            line[0] = line[1] = line[2] = strcpy(m->text, "");
+            break;
+        }
+        *path = '\0';
+    }
+    m->url = line[0];
+    m->validator = line[1];
+    m->length = text_number((const char **)&line[2]);
+    return true;
+}
+
+static void meta_remove(struct body *b) {
+    char *path = b->meta ? text_join(b->part, ".meta") : NULL;
+    if (path)
+        unlink(path);
+    free(path);
+    b->meta = false;
+}
+
+/* Written in one piece, after the .part was cut and before it grows: so it never speaks of bytes that
+ * aren't there. Best effort (the disk may be full): without one the download works, and can't be
+ * continued by another process. */
+static void meta_write(struct transfer *t) {
+    struct body *b = t->body;
+    char text[4096], *path = text_join(b->part, ".meta");
+    int fd = path ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
+                         0600) : -1;
+    int n = snprintf(text, sizeof text, "%s\n%s\n%" PRId64 "\n", t->shown ? t->shown : t->rq.url,
+                     validator(b) ? validator(b) : "", b->length);
+    free(path);
+    if (fd < 0)
+        return;
+    b->meta = true;
+    if (n >= (int)sizeof text || write(fd, text, (size_t)n) != n)
+        meta_remove(b);
+    close(fd);
+}
+
+/* -- the .part ------------------------------------------------------------------------------------ */
+
+static bool same_file(int fd, const struct stat *st) {
+    struct stat other;
+    return fd >= 0 && fstat(fd, &other) == 0 && other.st_dev == st->st_dev &&
+           other.st_ino == st->st_ino;
+}
+
+/* Does another transfer of this fetcher write it? */
+static bool held_here(struct fetcher *f, const char *part) {
+    struct node *n = tree_first(f->transfers);
+    struct transfer *t;
+    for (; n; n = tree_from(f->transfers, n->key + 1, 0)) {
+        t = container_of(n, struct transfer, id);
+        if (t->body && t->body->fd >= 0 && strcmp(t->body->part, part) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Open a .part and lock it. -1 with EWOULDBLOCK: somebody writes it; EEXIST: it isn't a plain file, or
+ * was renamed a moment ago. */
+static int part_lock(const char *part, int flags) {
+    int fd = open(part, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | flags, 0666), why = EEXIST;
+    struct stat st;
+    if (fd < 0)
+        return -1;
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+        why = errno;
+    else if ((flags & O_EXCL) ||
+             (lstat(part, &st) == 0 && S_ISREG(st.st_mode) && same_file(fd, &st)))
+        return fd_make_room(fd);
+    close(fd);
+    return err(why);
+}
+
+/* May a .part that is there already be used? Not if it is big and has no .meta: then it is somebody's
+ * file that only looks like one of ours. And what another URL left behind is only given up where the
+ * name was asked for. */
+static bool part_usable(struct transfer *t, int fd, const char *part) {
+    struct meta m;
+    struct stat st;
+    if (!meta_read(part, &m))
+        return fstat(fd, &st) == 0 && st.st_size < META_MIN;
+    t->body->meta = true;
+    return !in_directory(t) || *m.url == '\0' ||
+           strcmp(m.url, t->shown ? t->shown : t->rq.url) == 0;
+}
+
+/* What is in the way of this .part: the next number (0), or the end (-1)? */
+static int part_obstacle(struct transfer *t, char *part, bool ours) {
+    switch (errno) {
+    case ENOENT:
+        return make_directories(part) < 0 ? fail_file(t, "make", part) : 0;
+    case EWOULDBLOCK:
+        if (held_here(t->f, part) || (in_directory(t) && !ours))
+            return 0;
+        return fail(t, FETCHER_FILE, "%s is being written by another process", part);
+    case EEXIST: case EISDIR: case ELOOP: case ENXIO: case EMLINK:
+        return 0;
+    default:
+        return fail_file(t, "make", part);
+    }
+}
+
+/* A .part of our own: a new one, or one left over, under the first number that is free. */
+static int part_open(struct transfer *t) {
+    struct body *b = t->body;
+    unsigned long number = 0;
+    int result = 0;
+    for (; result == 0; number += errno != ENOENT) {
+        free(b->part);
+        if ((b->part = name_numbered(b->base, number, ".part")) == NULL)
+            return fail_memory(t);
+        if ((b->fd = part_lock(b->part, O_CREAT | O_EXCL)) >= 0)
+            return 0;
+        if (errno == EEXIST && (b->fd = part_lock(b->part, 0)) >= 0) {
+            if (part_usable(t, b->fd, b->part))
+                return ftruncate(b->fd, 0) < 0 ? fail_file(t, "cut", b->part) : 0;
+            close(b->fd);
+            errno = EEXIST;
+        }
+        b->fd = -1;
+        result = part_obstacle(t, b->part, false);
+    }
+    return -1;
+}
+
+/* Take up what an earlier run has left, if there is proof of what it is a part of. */
+static void part_continue(struct transfer *t, const struct meta *m) {
+    struct body *b = t->body;
+    struct stat st;
+    b->meta = true;
+    b->length = m->length;
+    text_field(b->etag, sizeof b->etag, *m->validator == '"' ? m->validator : "");
+    text_field(b->modified, sizeof b->modified, *m->validator == '"' ? "" : m->validator);
+    b->modified_sure = b->modified[0] != '\0';
+    if (fstat(b->fd, &st) == 0 && validator(b) && (m->length < 0 || st.st_size <= m->length))
+        b->have = st.st_size;
+}
+
+static int part_find(struct transfer *t) {
+    struct body *b = t->body;
+    struct meta m;
+    for (unsigned long number = 0;; number++) {
+        free(b->part);
+        if ((b->part = name_numbered(b->base, number, ".part")) == NULL)
+            return fail_memory(t);
+        if (!meta_read(b->part, &m))
+            return 0;
+        if (strcmp(m.url, t->shown ? t->shown : t->rq.url) != 0)
+            continue;
+        if ((b->fd = part_lock(b->part, 0)) >= 0)
+            break;
+        if (errno != ENOENT && part_obstacle(t, b->part, true) < 0)
+            return -1;
+    }
+    part_continue(t, &m);
+    return 0;
+}
+
+static int part_write(struct transfer *t, const char *data, size_t n) {
+    ssize_t written;
+    while (n > 0) {
+        written = write(t->body->fd, data, n);
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written < 0)
+            return fail_file(t, "write", t->body->part);
+        t->body->have += written;
+        data += written;
+        n -= (size_t)written;
+    }
+    return 0;
+}
+
+/* From here on the file grows on disk: what is in memory moves there. */
+static int part_spill(struct transfer *t) {
+    struct body *b = t->body;
+    size_t n = (size_t)b->have;
+    if (part_open(t) < 0)
+        return -1;
+    if (b->length < 0 ? n == SMALL_MAX : b->length >= META_MIN)
+        meta_write(t);
+    b->have = 0;
+    if (part_write(t, b->data, n) < 0)
+        return -1;
+    free(b->data);
+    b->data = NULL;
+    b->room = 0;
+    return 0;
+}
+
+/* -- the sink ------------------------------------------------------------------------------------- */
+
+/* Is something there that we may not replace (-1), or that makes fetching needless (1)? */
+static int file_look(struct transfer *t) {
+    struct stat st;
+    if (t->body->placed || t->rq.existing == FETCHER_KEEP_BOTH || lstat(t->body->path, &st) < 0)
+        return 0;
+    if (t->rq.existing == FETCHER_SKIP)
+        return 1;
+    return S_ISREG(st.st_mode) || S_ISLNK(st.st_mode) ? 0 :
+           fail(t, FETCHER_FILE, "%s is not a file", t->body->path);
+}
+
+static int file_open(struct transfer *t) {
+    struct body *b = t->body;
+    char *name = in_directory(t) ? url_name(t->rq.url) : NULL;
+    int result;
+    if (b->base) {                      /* not the first attempt */
+        free(name);
+        return 0;
+    }
+    result = path_set(t, &b->base, name);
+    free(name);
+    if (result < 0 || (b->path = text_join(b->base, "")) == NULL)
+        return fail_memory(t);
+    if ((result = file_look(t)) != 0 || (t->rq.flags & FETCHER_FRESH))
+        return result;
+    return part_find(t);
+}
+
+static int file_begin(struct transfer *t) {
+    struct body *b = t->body;
+    char name[600];
+    if (in_directory(t) && !b->placed &&
+        disposition_name(t->attempt->head.disposition, name, sizeof name) &&
+        path_set(t, &b->path, name) < 0)
+        return -1;
+    if (b->fd < 0)
+        return 0;
+    if (ftruncate(b->fd, b->have) < 0 || lseek(b->fd, b->have, SEEK_SET) < 0)
+        return fail_file(t, "cut", b->part);
+    if (b->have == 0)
+        meta_write(t);
+    return 0;
+}
+
+static int file_take(struct transfer *t, const char *data, size_t n) {
+    struct body *b = t->body;
+    if (b->fd < 0 && b->have + (int64_t)n <= SMALL_MAX)
+        return memory_take(t, data, n);
+    if (b->fd < 0 && part_spill(t) < 0)
+        return -1;
+    return part_write(t, data, n);
+}
+
+static void file_set_time(struct transfer *t) {
+    time_t modified = curl_getdate(t->body->modified, NULL);
+    struct timespec times[2] = {{0, UTIME_OMIT}, {modified, 0}};
+    if ((t->rq.flags & FETCHER_FILE_TIME) && modified >= 0)
+        (void)futimens(t->body->fd, times);     /* best effort */
+}
+
+static bool name_exists(const char *path, unsigned long number) {
+    char *name = name_numbered(path, number, "");
+    struct stat st;
+    bool exists = name && lstat(name, &st) == 0;
+    free(name);
+    return exists;
+}
+
+/* The first number whose name is free, by doubling and then halving: a thousand files of one name
+ * cost ten looks each. It is only a guess; the rename finds out. */
+static unsigned long free_number(const char *path) {
+    unsigned long taken = 0, vacant = 1, middle;
+    while (name_exists(path, vacant)) {
+        taken = vacant;
+        vacant *= 2;
+    }
+    while (taken + 1 < vacant) {
+        middle = taken + (vacant - taken) / 2;
+        if (name_exists(path, middle))
+            taken = middle;
+        else
+            vacant = middle;
+    }
+    return vacant;
+}
+
+/* The name that was asked for, or, if it is taken, the next with a number. */
+static int place_beside(struct transfer *t) {
+    struct body *b = t->body;
+    unsigned long number = 0;
+    char *path;
+    while ((path = name_numbered(b->path, number, "")) != NULL) {
+        if (rename_new(b->part, path) == 0) {
+            free(b->path);
+            b->path = path;
+            return 0;
+        }
+        if (errno != EEXIST)
+            fail_file(t, "make", path);
+        free(path);
+        if (t->code != FETCHER_OK)
+            return -1;
+        number = number ? number + 1 : free_number(b->path);
+    }
+    return fail_memory(t);
+}
+
+static int file_place(struct transfer *t) {
+    struct body *b = t->body;
+    int look = file_look(t);
+    if (look > 0) {                     /* to be skipped, but its name came late */
+        t->unchanged = true;
+        return unlink(b->part);
+    }
+    if (look == 0 && !b->placed && t->rq.existing == FETCHER_KEEP_BOTH)
+        return place_beside(t);
+    if (look == 0 && rename(b->part, b->path) < 0)
+        return fail_file(t, "make", b->path);
+    return look;
+}
+
+/* Some file systems tell of a full disk only when a file is closed; but to close this one would give
+ * up the lock before the name. So a copy is closed first. */
+static int file_commit(struct transfer *t) {
+    struct body *b = t->body;
+    int copy;
+    if (b->fd < 0 && part_spill(t) < 0)
+        return -1;
+    file_set_time(t);
+    if ((copy = dup(b->fd)) >= 0 && close(copy) < 0)
+        return fail_file(t, "write", b->part);
+    if (file_place(t) < 0)
+        return -1;
+    meta_remove(b);
+    close(b->fd);
+    b->fd = -1;
+    b->placed = true;
+    return 0;
+}
+
+/* A .part stays if another process can continue it. */
+static void file_drop(struct transfer *t) {
+    struct body *b = t->body;
+    if (b->fd >= 0) {
+        if (b->have == 0 || !b->meta || !validator(b)) {
+            unlink(b->part);
+            meta_remove(b);
+        }
+        close(b->fd);
+    }
+    free(b->data);
+    free(b->part);
+    free(b->base);
+    free(b->path);
+}
+
+static const struct sink file_sink = {file_open, file_begin, file_take, file_commit, file_drop};
+
+/* ========================================================================================= Repeats
+ * A repeating transfer sleeps between its rounds. They lie on a grid of its interval, so nothing
+ * drifts; those that the machine slept through are left out, so nothing bursts; a little jitter on
+ * each lets many that began together spread. Rounds that fail double the interval, up to an hour.
+ */
+static void sleep_until_round(struct fetcher *f, struct transfer *t) {
+    usec every = limit_us(t->rq.every_ms), step = every;
+    for (int i = 0; i < t->failed_rounds && step < HOUR_US; i++)
+        step *= 2;
+    t->round += step * ((f->now - t->round) / step + 1);
+    t->attempts = t->failures = 0;
+    timer_arm(f, &t->timer, t->round + random_below(f, every / 20));
+    set_state(f, t, FETCHER_SLEEPING);
+}
+
+/* A whole document makes the next request conditional, and gives its bytes back; a part of a file or
+ * memory is kept to be continued. */
+static void body_next_round(struct transfer *t) {
+    struct body *b = t->body;
+    b->whole |= t->code == FETCHER_OK;
+    if (!b->whole && !b->page && !t->rq.on_data)
+        return;
+    free(b->data);
+    b->data = NULL;
+    b->room = 0;
+    b->have = b->skip = 0;
+    b->page = false;
+}
+
+/* ============================================================================================ Life
+ * How a transfer begins, goes on and ends, and a fetcher too: here all that stands above is put
+ * together.
+ */
+
+/* -- the end -------------------------------------------------------------------------------------- */
+
+/* One that is still in the list of the marked is freed when it leaves that. */
+static void transfer_free(struct fetcher *f, struct transfer *t) {
+    attempt_free(t->attempt);
+    if (t->body)
+        t->sink->drop(t);
+    free(t->body);
+    free(t->shown);
+    timer_disarm(f, &t->timer);
+    if (t->host) {
+        t->host->users--;
+        host_forget(f, t->host);
+    }
+    if (t->marked)
+        t->want = WANT_FREE;
+    else
+        free(t);
+}
+
+static void attempt_forget(struct transfer *t) {
+    attempt_free(t->attempt);
+    t->attempt = NULL;
+}
+
+/* The transfer leaves the queue, the clock and the wire. Its handle is kept for what can be asked of
+ * it; unless a lookup runs, for then it is parked. */
+static void transfer_stop(struct fetcher *f, struct transfer *t) {
+    struct attempt *a = t->attempt;
+    dequeue(f, t);
+    timer_disarm(f, &t->timer);
+    f->running -= t->in_flight;
+    if (t->host)
+        t->host->running -= t->in_flight;
+    t->in_flight = t->held = false;
+    if (a)
+        scout_over(a, false);
+    if (a && a->lookup == LOOKUP_RUNNING) {
+        a->transfer = NULL;
+        t->attempt = NULL;
+    } else if (a) {
+        lookup_over(a);
+        curl_multi_remove_handle(f->multi, a->easy);
+    }
+    if (t->host)
+        host_place(f, t->host);
+}
+
+static usec time_of(CURL *easy, CURLINFO info) {
+    curl_off_t us = 0;
+    curl_easy_getinfo(easy, info, &us);
+    return us;
+}
+
+/* What only libcurl knows. Returns what is to be freed after the callback. */
+static char *result_from_curl(struct transfer *t, struct fetcher_result *r) {
+    CURL *e = t->attempt->easy;
+    char *url = NULL, *type = NULL, *shown = NULL;
+    curl_easy_getinfo(e, CURLINFO_EFFECTIVE_URL, &url);
+    curl_easy_getinfo(e, CURLINFO_CONTENT_TYPE, &type);
+    if (url && strcmp(url, t->rq.url) != 0 && (shown = url_shown(url)) != NULL)
+        r->final_url = shown;
+    if (type)
+        r->content_type = type;
+    r->lookup_us = time_of(e, CURLINFO_NAMELOOKUP_TIME_T);
+    r->connect_us = time_of(e, CURLINFO_CONNECT_TIME_T);
+    r->tls_us = time_of(e, CURLINFO_APPCONNECT_TIME_T);
+    r->first_byte_us = time_of(e, CURLINFO_STARTTRANSFER_TIME_T);
+    r->total_us = time_of(e, CURLINFO_TOTAL_TIME_T);
+    return shown;
+}
+
+static void tell(struct fetcher *f, struct transfer *t, bool last) {
+    struct body *b = t->body;
+    struct fetcher_result r;
+    char *allocated = NULL;
+    memset(&r, 0, sizeof r);
+    r.id = (fetcher_id)t->id.key;
+    r.code = t->code;
+    r.status = t->status;
+    r.message = t->code ? t->message : t->unchanged ? "unchanged" : "done";
+    r.url = r.final_url = t->shown ? t->shown : t->rq.url;
+    r.content_type = "";
+    if (b) {
+        r.path = t->code == FETCHER_OK ? b->path : NULL;
+        r.data = t->rq.path ? NULL : b->data;
+        r.bytes = b->have;
+        r.size = r.data ? (size_t)b->have : 0;
+    }
+    r.received = t->received;
+    r.attempts = t->attempts;
+    r.changed = !t->unchanged;
+    r.last = last;
+    if (t->attempt)
+        allocated = result_from_curl(t, &r);
+    if (t->rq.on_done)
+        t->rq.on_done(f, &r, t->rq.arg);
+    free(allocated);
+}
+
+/* Tell, and then sleep until the next round, or go. Before the callback runs all is in order, since
+ * it may do what it likes. */
+static void round_over(struct fetcher *f, struct transfer *t) {
+    bool last = !t->rq.every_ms || t->code == FETCHER_CANCELLED || !t->host;
+    *(t->code == FETCHER_OK ? &f->done : t->code == FETCHER_CANCELLED ? &f->cancelled : &f->failed)
+        += 1;
+    t->failed_rounds = t->code == FETCHER_OK ? 0 : t->failed_rounds + 1;
+    t->state = last ? FETCHER_ENDED : FETCHER_SLEEPING;
+    if (last) {
+        tree_remove(&f->transfers, &t->id);
+        f->count--;
+    }
+    tell(f, t, last);
+    attempt_forget(t);
+    if (last)
+        transfer_free(f, t);
+    else {
+        if (t->body)
+            body_next_round(t);
+        sleep_until_round(f, t);
+    }
+}
+
+static void cancel_now(struct fetcher *f, struct transfer *t) {
+    transfer_stop(f, t);
+    t->code = FETCHER_OK;
+    fail(t, FETCHER_CANCELLED, "cancelled");
+    round_over(f, t);
+}
+
+/* libcurl is done with it: was that good? */
+static void judge(struct attempt *a) {
+    if (a->result != CURLE_OK && !a->again)
+        fail_curl(a, a->result);
+    else if (!a->head.decided)
+        decide(a);                      /* an answer without a body */
+}
+
+static void attempt_over(struct fetcher *f, struct transfer *t) {
+    bool again;
+    if (t->attempt && t->attempt->done)
+        judge(t->attempt);
+    again = t->attempt && t->attempt->again;
+    t->want &= ~(unsigned)WANT_END;
+    transfer_stop(f, t);
+    if (again) {
+        attempt_forget(t);
+        enqueue(f, t, true);
+        return;
+    }
+    if (t->code == FETCHER_OK && !t->unchanged)
+        t->sink->commit(t);
+    if (t->code == FETCHER_OK || !t->host || !may_retry(f, t)) {
+        round_over(f, t);
+        return;
+    }
+    attempt_forget(t);
+    retry_later(f, t);
+}
+
+/* -- the beginning -------------------------------------------------------------------------------- */
+
+static int body_new(struct transfer *t) {
+    if (!t->body && (t->body = calloc(1, sizeof *t->body)) == NULL)
+        return fail_memory(t);
+    t->body->length = t->body->fd = -1;
+    t->body->no_range = t->own_range || (t->rq.flags & FETCHER_COMPRESSED) ||
+                        strcmp(request_method(&t->rq), "GET") != 0;
+    return 0;
+}
+
+static int transfer_launch(struct fetcher *f, struct transfer *t) {
+    int result;
+    if ((!t->body && body_new(t) < 0) || (result = t->sink->open(t)) < 0)
+        return -1;
+    if (result > 0) {                   /* nothing is to be fetched */
+        t->unchanged = true;
+        return -1;
+    }
+    if (!t->rq.on_data && (t->body->no_range || !validator(t->body)))
+        t->body->have = 0;              /* what can't be continued is no start */
+    if (attempt_new(f, t) < 0)
+        return -1;
+    if (!host_known(f, t->host)) {
+        t->attempt->scout = true;
+        t->host->looking++;
+        if (!t->host->numeric)
+            lookup_begins(t->attempt, LOOKUP_EXPECTED);
+    }
+    t->attempts++;
+    t->in_flight = true;
+    f->running++;
+    t->host->running++;
+    set_state(f, t, FETCHER_RUNNING);
+    return attempt_launch(t->attempt) < 0 ? fail_memory(t) : 0;
+}
+
+static void transfer_begin(struct fetcher *f, struct transfer *t) {
+    struct host *h = t->host;
+    dequeue(f, t);
+    f->meter.touched = (fetcher_id)t->id.key;
+    t->code = FETCHER_OK;
+    t->message[0] = '\0';
+    t->status = 0;
+    t->unchanged = false;
+    if (t->attempts == 0) {
+        t->began = f->now;
+        t->received = 0;
+    }
+    t->speed_since = f->now;
+    t->speed = t->speed_bytes = 0;
+    if (transfer_launch(f, t) < 0)
+        mark(f, t, WANT_END);
+    else
+        timer_arm(f, &t->timer, attempt_deadline(t->attempt));
+    host_unready(h);                    /* the key of what is in a tree must not change */
+    h->ready.seq = ++f->serial;         /* and now the other hosts come first */
+    host_place(f, h);
+}
+
+/* What has ended according to libcurl is marked like everything else. */
+static void collect(struct fetcher *f) {
+    struct attempt *a = NULL;
+    CURLMsg *m;
+    int left;
+    while ((m = curl_multi_info_read(f->multi, &left)) != NULL) {
+        curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, &a);
+        a->done = true;
+        a->result = m->data.result;
+        lookup_over(a);
+        if (a->transfer)
+            mark(f, a->transfer, WANT_END);
+        else
+            attempt_free(a);            /* it was parked */
+    }
+}
+
+static void start_phase(struct fetcher *f) {
+    struct host *h;
+    while (f->running < in_flight_most(f) && (h = host_next(f)) != NULL && slice_left(f, IN_START)) {
+        transfer_begin(f, container_of(tree_first(h->queue), struct transfer, queued));
+        step_done(f, IN_START, -1);
+    }
+    collect(f);                         /* an answer may be there already */
+    f->more |= f->marked != NULL;
+    guest_next_kick(f);
+}
+
+/* -- what was marked, and what has ended ------------------------------------------------------------ */
+
+/* A GET gives its connection back, and will ask for the rest. A stream, or a request that can't be
+ * sent twice, is held by libcurl, which stops reading. */
+static void pause_now(struct fetcher *f, struct transfer *t) {
+    if (t->state == FETCHER_PAUSED)
+        return;
+    if (t->in_flight && (t->rq.on_data || t->body->no_range)) {
+        t->held = true;
+        curl_easy_pause(t->attempt->easy, CURLPAUSE_ALL);
+    } else {
+        transfer_stop(f, t);
+        attempt_forget(t);
+    }
+    set_state(f, t, FETCHER_PAUSED);
+}
+
+/* Data that was held comes from inside curl_easy_pause. Before 7.65 libcurl then forgets to look at
+ * the socket again. */
+static void let_go(struct fetcher *f, struct attempt *a) {
+    curl_easy_pause(a->easy, CURLPAUSE_CONT);
+    for (int fd = 0; fd <= f->top && f->curl_version < 0x074100; fd++)
+        if (f->watch[fd].class == GUEST)
+            socket_action(f, fd, CURL_CSELECT_IN);
+    f->kick_due = f->more = true;
+}
+
+static void resume_now(struct fetcher *f, struct transfer *t) {
+    if (t->state != FETCHER_PAUSED)
+        return;
+    if (!t->held) {
+        enqueue(f, t, false);
+        return;
+    }
+    t->held = false;
+    t->attempt->moved = listening(f);
+    set_state(f, t, FETCHER_RUNNING);
+    timer_arm(f, &t->timer, attempt_deadline(t->attempt));
+    let_go(f, t->attempt);
+}
+
+static void attend(struct fetcher *f, struct transfer *t) {
+    unsigned want = t->want;
+    t->want = 0;
+    if (want & WANT_FREE) {
+        free(t);
+        return;
+    }
+    f->meter.touched = (fetcher_id)t->id.key;
+    if (t->host)
+        host_place(f, t->host);         /* a lookup may be over */
+    if (want & WANT_CANCEL)
+        cancel_now(f, t);
+    else if (want & WANT_END)
+        attempt_over(f, t);
+    else if (want & WANT_PAUSE)
+        pause_now(f, t);
+    else if (want & WANT_RESUME)
+        resume_now(f, t);
+    else if ((want & WANT_BREATH) && t->attempt)
+        let_go(f, t->attempt);
+}
+
+static void finish_phase(struct fetcher *f) {
+    struct transfer *t;
+    collect(f);
+    while (f->marked && slice_left(f, IN_FINISH)) {
+        t = marked_take(f);
+        attend(f, t);
+        step_done(f, IN_FINISH, -1);
+    }
+}
+
+static const struct guest curl_guest = {guest_kick, finish_phase, start_phase};
+
+/* -- the caller's side ---------------------------------------------------------------------------- */
+
+static int request_check(const struct fetcher_request *r) {
+    for (const char *const *h = r->headers; h && *h; h++)
+        if (strpbrk(*h, "\r\n"))
+            return -1;
+    if (!r->url || (r->on_data && r->path) || (r->path && !*r->path) ||
+        (r->method && strpbrk(r->method, " \r\n\t")) || r->connect_ms < -1 || r->stall_ms < -1 ||
+        r->total_ms < -1 || r->max_bytes < -1 || r->retries < -1 || r->every_ms < 0 ||
+        (r->every_ms > 0 && r->every_ms < 1000) || (unsigned)r->existing > FETCHER_SKIP)
+        return -1;
+    return 0;
+}
+
+/* Copy a piece to *at and move that on; with *at NULL only count. */
+static void *stow(char **at, size_t *size, const void *from, size_t n) {
+    char *to = *at;
+    *size += n;
+    if (to && from) {
+        memcpy(to, from, n);
+        *at += n;
+    }
+    return from ? to : NULL;
+}
+
+static char *stow_text(char **at, size_t *size, const char *text) {
+    return stow(at, size, text, text ? strlen(text) + 1 : 0);
+}
+
+/* Copy all that a request points to behind the transfer: called twice, first (at is NULL) to find out
+ * how much that is. The pointers come first, for their alignment. */
+static size_t request_copy(struct fetcher_request *to, const struct fetcher_request *from, char *at) {
+    size_t size = 0, count = 0;
+    const char **headers;
+    *to = *from;
+    while (from->headers && from->headers[count])
+        count++;
+    headers = stow(&at, &size, from->headers, from->headers ? (count + 1) * sizeof *headers : 0);
+    to->headers = headers;
+    for (size_t i = 0; i < count; i++) {
+        char *copy = stow_text(&at, &size, from->headers[i]);
+
+        if (headers)
+            headers[i] = copy;
+    }
+    if (from->body && !from->body_size)
+        to->body_size = strlen(from->body);
+    to->body = stow(&at, &size, from->body, from->body ? to->body_size : 0);
+    to->method = stow_text(&at, &size, from->method);
+    to->path = stow_text(&at, &size, from->path);
+    to->url = url_lacks_scheme(from->url) ? stow(&at, &size, "http://", 7) : at;
+    stow_text(&at, &size, from->url);
+    return size;
+}
+
+static int64_t or_usual(int64_t value, int64_t usual) {
+    return value == 0 ? usual : value;
+}
+
+static void request_defaults(struct transfer *t) {
+    struct fetcher_request *rq = &t->rq;
+    bool memory = !rq->path && !rq->on_data;
+    rq->connect_ms = or_usual(rq->connect_ms, LIMIT_USUAL_MS);
+    rq->stall_ms = or_usual(rq->stall_ms, LIMIT_USUAL_MS);
+    rq->total_ms = or_usual(rq->total_ms, -1);
+    rq->max_bytes = or_usual(rq->max_bytes, memory ? MEMORY_USUAL : -1);
+    rq->retries = (int)or_usual(rq->retries, RETRIES_USUAL);
+    if (rq->path)
+        rq->flags &= ~FETCHER_COMPRESSED;
+    if (rq->every_ms && rq->existing == FETCHER_KEEP_BOTH)
+        rq->existing = FETCHER_OVERWRITE;
+    for (const char *const *h = rq->headers; h && *h; h++)
+        t->own_range |= strncasecmp(*h, "Range:", 6) == 0;
+    t->sink = memory ? &memory_sink : rq->path ? &file_sink : &stream_sink;
+}
+
+/* A transfer without a host is one whose URL is wrong; it ends in a turn. */
+static struct transfer *transfer_new(struct fetcher *f, const struct fetcher_request *rq) {
+    struct fetcher_request copy;
+    struct transfer *t = calloc(1, sizeof *t + request_copy(&copy, rq, NULL));
+    char origin[512];
+    const char *wrong;
+    if (!t)
+        return NULL;
+    request_copy(&t->rq, rq, (char *)(t + 1));
+    request_defaults(t);
+    t->f = f;
+    t->timer.cb = transfer_due;
+    t->timer.arg = t;
+    wrong = url_look(t->rq.url, origin, sizeof origin);
+    if ((wrong || strchr(t->rq.url, '@')) && (t->shown = url_shown(t->rq.url)) == NULL) {
+        free(t);
+        return NULL;
+    }
+    if (wrong)
+        fail(t, FETCHER_BAD_URL, "%s", wrong);
+    else if ((t->host = host_get(f, origin)) == NULL) {
+        free(t->shown);
+        free(t);
+        return NULL;
+    } else
+        t->host->users++;
+    return t;
+}
+
+fetcher_id fetcher_start(struct fetcher *f, const struct fetcher_request *rq) {
+    struct transfer *t;
+    if (request_check(rq) < 0 || f->closing) {
+        errno = f->closing ? EBUSY : EINVAL;
+        return 0;
+    }
+    if ((t = transfer_new(f, rq)) == NULL) {
+        errno = ENOMEM;
+        return 0;
+    }
+    t->id.key = (int64_t)++f->serial;
+    tree_add(&f->transfers, &t->id);
+    f->count++;
+    if (!f->busy)
+        clock_read(f);
+    t->round = f->now;
+    if (t->host)
+        enqueue(f, t, false);
+    else {
+        t->state = FETCHER_ENDED;
+        mark(f, t, WANT_END);
+    }
+    return (fetcher_id)t->id.key;
+}
+
+fetcher_id fetcher_get(struct fetcher *f, const char *url,
+                       void (*on_done)(struct fetcher *, const struct fetcher_result *, void *),
+                       void *arg) {
+    struct fetcher_request rq;
+    memset(&rq, 0, sizeof rq);
+    rq.url = url;
+    rq.on_done = on_done;
+    rq.arg = arg;
+    return fetcher_start(f, &rq);
+}
+
+static struct transfer *transfer_find(struct fetcher *f, fetcher_id id) {
+    struct node *n = tree_find(f->transfers, id);
+    if (!n)
+        errno = ENOENT;
+    return n ? container_of(n, struct transfer, id) : NULL;
+}
+
+/* Note what is wanted, in place of its opposite. */
+static int want(struct fetcher *f, fetcher_id id, unsigned what, unsigned opposite) {
+    struct transfer *t = transfer_find(f, id);
+    if (!t)
+        return -1;
+    t->want &= ~opposite;
+    if (t->state != FETCHER_ENDED)
+        mark(f, t, what);
+    return 0;
+}
+
+int fetcher_cancel(struct fetcher *f, fetcher_id id) {
+    return want(f, id, WANT_CANCEL, 0);
+}
+
+int fetcher_pause(struct fetcher *f, fetcher_id id) {
+    return want(f, id, WANT_PAUSE, WANT_RESUME);
+}
+
+int fetcher_resume(struct fetcher *f, fetcher_id id) {
+    return want(f, id, WANT_RESUME, WANT_PAUSE);
+}
+
+int fetcher_priority(struct fetcher *f, fetcher_id id, int priority) {
+    struct transfer *t = transfer_find(f, id);
+    if (!t)
+        return -1;
+    t->rq.priority = priority;
+    if (t->queued.in) {
+        tree_remove(&t->host->queue, &t->queued);
+        t->queued.key = -(int64_t)priority;
+        tree_add(&t->host->queue, &t->queued);
+        host_place(f, t->host);
+    }
+    return 0;
+}
+
+/* A new rate begins without debts. */
+static void rate_set(struct fetcher *f, int64_t rate) {
+    f->rate = rate < 0 ? 0 : rate;
+    f->budget = 0;
+    f->filled = f->now;
+    timer_disarm(f, &f->hear);
+    if (f->deaf)
+        hear_again(f, NULL);
+}
+
+int fetcher_limit(struct fetcher *f, int total, int per_host, int64_t bytes_per_second) {
+    struct node *n;
+    if (total < -1 || per_host < -1 || bytes_per_second < -1)
+        return err(EINVAL);
+    if (!f->busy)
+        clock_read(f);
+    if (total)
+        f->limit_total = total;
+    if (per_host)
+        f->limit_host = per_host;
+    if (bytes_per_second)
+        rate_set(f, bytes_per_second);
+    guest_limit(f);
+    for (n = tree_first(f->hosts); n; n = tree_from(f->hosts, n->key, n->seq + 1))
+        host_place(f, container_of(n, struct host, name));
+    f->more |= !f->busy;
+    return 0;
+}
+
+int fetcher_info(struct fetcher *f, fetcher_id id, struct fetcher_info *info) {
+    struct transfer *t = transfer_find(f, id);
+    const struct body *b;
+    usec until;
+    if (!t)
+        return -1;
+    b = t->body;
+    until = t->state == FETCHER_RETRYING || t->state == FETCHER_SLEEPING ? t->timer.due.key :
+            t->state == FETCHER_WAITING ? t->host->rest : 0;
+    memset(info, 0, sizeof *info);
+    info->id = id;
+    info->state = t->state;
+    info->url = t->shown ? t->shown : t->rq.url;
+    info->path = b && b->path ? b->path : t->rq.path;
+    info->message = t->message;
+    info->status = t->status;
+    info->attempts = t->attempts;
+    info->priority = t->rq.priority;
+    info->bytes = b ? b->have : 0;
+    info->total = b ? b->length : -1;
+    info->speed = t->in_flight ? t->speed : 0;
+    info->wait_ms = until > f->now ? (until - f->now) / 1000 : -1;
+    return 0;
+}
+
+size_t fetcher_count(struct fetcher *f) {
+    return f->count;
+}
+
+const char *fetcher_strerror(enum fetcher_code code) {
+    static const char *const word[] = {
+        "ok", "cancelled", "bad_url", "no_host", "no_connection", "tls", "timeout", "http", "redirect",
+        "cut_short", "too_big", "file", "protocol", "refused", "no_memory", "other"
+    };
+    return (unsigned)code < sizeof word / sizeof *word ? word[code] : "other";
+}
+
+/* -- a fetcher ------------------------------------------------------------------------------------ */
+
+struct fetcher *fetcher_new(void) {
+    struct fetcher *f;
+    if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK || (f = calloc(1, sizeof *f)) == NULL) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    f->top = f->pipe[0] = f->pipe[1] = -1;
+    f->marked_end = &f->marked;
+    f->guest = &curl_guest;
+    f->limit_total = 16;
+    f->limit_host = 6;
+    f->capacity = fd_capacity();
+    f->hear.cb = hear_again;
+    clock_read(f);
+    f->random = (uint64_t)f->now ^ (uint64_t)getpid() << 32 ^ 1;
+    if (post_open(f) < 0 || guest_open(f) < 0) {
+        fetcher_free(f);
+        return NULL;
+    }
+    return f;
+}
+
+static void free_all(struct fetcher *f) {
+    struct transfer *t;
+    struct host *h;
+    while (f->transfers)
+        cancel_now(f, container_of(f->transfers, struct transfer, id));
+    while ((t = marked_take(f)) != NULL)
+        free(t);
+    while (f->hosts) {
+        h = container_of(f->hosts, struct host, name);
+        h->rest = 0;
+        host_forget(f, h);
+    }
+    while (f->timer_ids)
+        timer_free(f, container_of(f->timer_ids, struct timer, id));
+}
+
+void fetcher_free(struct fetcher *f) {
+    int saved = errno;
+    if (!f || f->busy)
+        return;
+    f->busy = f->closing = true;
+    free_all(f);
+    if (f->multi)
+        guest_close(f);
+    for (int i = 0; i < 2; i++)
+        if (f->pipe[i] >= 0)
+            close(f->pipe[i]);
+    free(f);
+    curl_global_cleanup();
+    errno = saved;
+}
+
+#ifdef FETCHER_MAIN
+/* ==================================================================================== Plain output
+ * The program begins here. Its output goes through the same loop as everything else: what the reader
+ * of a pipe or a stopped terminal does not take waits in a buffer, and whoever fills it is told to
+ * wait as well.
+ */
+#include <signal.h>
+
+enum { OUT_FULL = 65536 };
+
+struct out {
+    int fd;
+    bool chunked;               /* it may block: PIPE_BUF at a time, when select() says so */
+    bool watched;
+    int error;                  /* errno of a write, 0: none */
+    char *data;
+    size_t used, room;
+    void (*drained)(struct fetcher *, void *);  /* it was full, and is empty */
+    bool was_full;
+    void *arg;
+};
+
+/* O_NONBLOCK on an inherited descriptor would reach the shell, which shares it. So a terminal or a
+ * pipe is opened once more by its name; where that can't be, it's written to in small pieces. */
+static void out_open(struct out *o, int fd) {
+    char name[32];
+    struct stat st;
+    bool tty = isatty(fd), pipe = fstat(fd, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode));
+    snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+    o->fd = tty || pipe ? open(tty && ttyname(fd) ? ttyname(fd) : name,
+                               O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC) : fd;
+    o->chunked = o->fd < 0;
+    if (o->fd < 0)
+        o->fd = fd;
+}
+
+static void out_ready(struct fetcher *f, int fd, int events, void *arg);
+
+/* Write what the descriptor takes; the rest is watched for. */
+static void out_flush(struct fetcher *f, struct out *o, bool ready) {
+    size_t done = 0;
+    ssize_t n = 0;
+    while (done < o->used && (ready || !o->chunked) && !o->error) {
+        n = write(o->fd, o->data + done, o->chunked && o->used - done > PIPE_BUF ? PIPE_BUF
+                                                                               : o->used - done);
+        if (n < 0 && errno == EAGAIN)
+            break;
+        if (n < 0 && errno != EINTR)
+            o->error = errno;
+        done += n > 0 ? (size_t)n : 0;
+        ready = false;
+    }
+    memmove(o->data, o->data + done, o->used - done);
+    o->used = o->error ? 0 : o->used - done;
+    if (o->watched != (o->used > 0))
+        (void)fetcher_watch(f, o->fd, (o->watched = o->used > 0) ? FETCHER_WRITE : 0, out_ready, o);
+    if (o->error)
+        fetcher_stop(f);
+    else if (o->was_full && o->used == 0 && o->drained) {
+        o->was_full = false;
+        o->drained(f, o->arg);
+    }
+}
+
+static void out_ready(struct fetcher *f, int fd, int events, void *arg) {
+    (void)fd, (void)events;
+    out_flush(f, arg, true);
+}
+
+static bool out_full(struct out *o) {
+    o->was_full |= o->used >= OUT_FULL;
+    return o->was_full;
+}
+
+static void out_add(struct out *o, const char *data, size_t n) {
+    size_t room = o->room * 2 > o->used + n ? o->room * 2 : o->used + n + 1024;
+    char *larger = o->used + n > o->room ? realloc(o->data, room) : o->data;
+    if (!larger) {
+        o->error = ENOMEM;
+        return;
+    }
+    o->room = o->used + n > o->room ? room : o->room;
+    o->data = larger;
+    memcpy(o->data + o->used, data, n);
+    o->used += n;
+}
+
+static void out_printf(struct out *o, const char *format, ...) {
+    char text[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    out_add(o, text, strlen(text));
+}
+
+/* Text for the eye, of any length. */
+static void out_text(struct out *o, const char *text) {
+    for (size_t n; *text; text += n ? n : 1) {
+        n = utf8_length(text);
+        out_add(o, n ? text : "?", n ? n : 1);
+    }
+}
+
+/* ,"key":"text" */
+static void out_json(struct out *o, const char *key, const char *text) {
+    out_printf(o, ",\"%s\":\"", key);
+    for (size_t n; *text; text += n ? n : 1) {
+        n = utf8_length(text);
+        if (n == 0 && (unsigned char)*text < 0x80)
+            out_printf(o, "\\u%04x", (unsigned)*text);
+        else if (n == 0)
+            out_add(o, "\xef\xbf\xbd", 3);
+        else {
+            if (*text == '"' || *text == '\\')
+                out_add(o, "\\", 1);
+            out_add(o, text, n);
+        }
+    }
+    out_add(o, "\"", 1);
+}
+
+/* ========================================================================================= Options
+ * One table serves the parser and the help.
+ */
+struct settings {
+    char *output, *dir, *list, *agent, *user, *proxy, *method, *data, *cacert, *trace, *cookies;
+    char *resolve;
+    const char **headers;
+    int header_count;
+    int64_t jobs, per_host, retries, total_ms, connect_ms, stall_ms, every_ms, rate, max_bytes;
+    bool quiet, verbose, json, stats, insecure, netrc, compressed, remote_time, no_clobber, overwrite;
+    bool again, no_continue, help, version;
+};
+
+enum kind { FLAG, TEXT, HEADER, DATA, COUNT, TIME, SIZE };
+
+static const struct option {
+    char letter;
+    const char *name, *arg;
+    enum kind kind;
+    size_t field;
+    const char *help;
+} option[] = {
+#define AT(field) offsetof(struct settings, field)
+    {'A', "user-agent", "NAME", TEXT, AT(agent), "call yourself NAME"},
+    {0, "cacert", "FILE", TEXT, AT(cacert), "trust the certificates in FILE, and no others"},
+    {0, "compressed", NULL, FLAG, AT(compressed), "accept gzip and the like (for -o -)"},
+    {0, "connect-timeout", "SECONDS", TIME, AT(connect_ms), "give up connecting after SECONDS (30)"},
+    {'c', "continue", NULL, FLAG, AT(again), "go on with what an earlier run has left (usual)"},
+    {0, "cookies", "FILE", TEXT, AT(cookies), "read cookies from FILE and keep them there"},
+    {'d', "dir", "DIR", TEXT, AT(dir), "save into DIR"},
+    {0, "data", "DATA", DATA, AT(data), "send DATA in a POST; @FILE sends a file's lines"},
+    {0, "every", "TIME", TIME, AT(every_ms), "fetch again every TIME: 30s, 5m, 1h"},
+    {'H', "header", "LINE", HEADER, AT(headers), "send the header LINE too"},
+    {'h', "help", NULL, FLAG, AT(help), "show this help and exit"},
+    {'i', "input-file", "FILE", TEXT, AT(list), "fetch the list in FILE (-: stdin); URL [NAME] a line"},
+    {'k', "insecure", NULL, FLAG, AT(insecure), "trust any server"},
+    {'j', "jobs", "N", COUNT, AT(jobs), "fetch N at the same time (16)"},
+    {0, "json", NULL, FLAG, AT(json), "tell in JSON, an object a line"},
+    {0, "limit-rate", "RATE", SIZE, AT(rate), "take RATE bytes a second, all together: 20k, 1.5M"},
+    {0, "max-filesize", "SIZE", SIZE, AT(max_bytes), "refuse what is larger"},
+    {'m', "max-time", "SECONDS", TIME, AT(total_ms), "give each URL up after SECONDS"},
+    {0, "netrc", NULL, FLAG, AT(netrc), "take names and passwords from ~/.netrc"},
+    {0, "no-clobber", NULL, FLAG, AT(no_clobber), "skip what exists"},
+    {0, "no-continue", NULL, FLAG, AT(no_continue), "start over"},
+    {'o', "output", "FILE", TEXT, AT(output), "save as FILE (-: stdout)"},
+    {0, "overwrite", NULL, FLAG, AT(overwrite), "replace what exists (usual: name (1).ext)"},
+    {0, "per-host", "N", COUNT, AT(per_host), "but N from one host at most (6)"},
+    {'x', "proxy", "URL", TEXT, AT(proxy), "fetch through a proxy"},
+    {'q', "quiet", NULL, FLAG, AT(quiet), "tell of failures only"},
+    {'R', "remote-time", NULL, FLAG, AT(remote_time), "give files the time the server says"},
+    {'X', "request", "METHOD", TEXT, AT(method), "send METHOD in place of GET"},
+    {0, "retry", "N", COUNT, AT(retries), "try again N times what may pass (5)"},
+    {0, "stall-timeout", "SECONDS", TIME, AT(stall_ms), "give up after SECONDS of silence (30)"},
+    {0, "stats", NULL, FLAG, AT(stats), "at the end tell what the loop did"},
+    {0, "trace", "FILE", TEXT, AT(trace), "write a line about each turn of the loop"},
+    {'u', "user", "NAME:PASSWORD", TEXT, AT(user), "log in"},
+    {'V', "version", NULL, FLAG, AT(version), "show versions and exit"},
+    {'v', "verbose", NULL, FLAG, AT(verbose), "tell more"},
+};
+
+static int usage(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    fputs("fetcher: ", stderr);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fputs("\nTry 'fetcher --help' for more information.\n", stderr);
+    return 2;
+}
+
+/* A decimal number and a unit; the units' factors stand one behind the other. -1: it is none. */
+static int64_t read_amount(const char *text, const char *units, const double *factor) {
+    char *end;
+    double value = strtod(text, &end);
+    const char *unit = *end ? strchr(units, *end) : units;
+    if (end == text || !isdigit((unsigned char)end[-1]) || !isdigit((unsigned char)*text) || !unit ||
+        (*end && end[1]))
+        return -1;
+    value *= factor[unit - units];
+    return value < 9e15 ? (int64_t)value : -1;
+}
+
+/* One --data after the other, joined by '&'; of a file, as curl does it, without its line ends. */
+static int read_data(char **data, const char *text) {
+    FILE *file = *text == '@' ? fopen(text + 1, "rb") : NULL;
+    size_t used = *data ? strlen(*data) : 0, room = used + strlen(text) + 4096;
+    char *all = realloc(*data, room);
+    int c;
+    if (!all || (*text == '@' && !file))
+        return usage("cannot read %s: %s", text + 1, strerror(errno));
+    *data = all;
+    if (used > 0)
+        all[used++] = '&';
+    if (!file)
+        strcpy(all + used, text);
+    for (; file && (c = getc(file)) != EOF; *data = all) {
+        if (c != '\r' && c != '\n' && c != '\0')
+            all[used++] = (char)c;
+        if (used + 1 == room && (all = realloc(*data, room *= 2)) == NULL)
+            return usage("out of memory");
+        all[used] = '\0';
+    }
+    if (file)
+        fclose(file);
+    return 0;
+}
+
+static int option_set(struct settings *s, const struct option *o, char *value) {
+    static const double seconds[] = {1000, 1000, 60000, 3600000, 86400000}, one[] = {1};
+    static const double bytes[] = {1, 1024, 1024, 1048576, 1048576, 1073741824, 1073741824};
+    char *field = (char *)s + o->field;
+    int64_t n = 0;
+    switch (o->kind) {
+    case FLAG:
+        *(bool *)field = true;
+        return 0;
+    case TEXT:
+        *(char **)(void *)field = value;
+        return *value ? 0 : usage("--%s needs a value that isn't empty", o->name);
+    case HEADER:
+        s->headers[s->header_count++] = value;
+        return strpbrk(value, "\r\n") || !strpbrk(value, ":;") ? usage("not a header: %s", value) : 0;
+    case DATA:
+        return read_data((char **)(void *)field, value);
+    case COUNT: n = read_amount(value, "", one); break;
+    case TIME: n = read_amount(value, "ssmhd", seconds); break;
+    case SIZE: n = read_amount(value, "bkKmMgG", bytes); break;
+    }
+    *(int64_t *)(void *)field = n;
+    if (n < 0 || (o->kind == COUNT && n > 1000000))
+        return usage("--%s: not a %s: %s", o->name, o->kind == TIME ? "time" : "number", value);
+    return 0;
+}
+
+static const struct option *option_find(const char *arg, size_t length) {
+    const struct option *o, *end = option + sizeof option / sizeof *option;
+    for (o = option; o < end; o++)
+        if (arg[1] == '-' ? strlen(o->name) == length - 2 && !strncmp(o->name, arg + 2, length - 2)
+                          : o->letter == arg[1])
+            return o;
+    return NULL;
+}
+
+/* Options and URLs in any order, as GNU does it: -oFILE, -o FILE, --output=FILE, -qv, and "--" ends
+ * them. The URLs are gathered. Returns 0, or an exit status. */
+static int options_read(struct settings *s, char **argv, char **url) {
+    const struct option *o;
+    bool over = false, is_long;
+    char *arg, *value;
+    int bad = 0;
+    while (!bad && (arg = *++argv) != NULL) {
+        if (over || *arg != '-' || !arg[1]) {
+            *url++ = arg;
+            continue;
+        }
+        if ((over = strcmp(arg, "--") == 0))
+            continue;
+        if ((o = option_find(arg, strcspn(arg, "="))) == NULL)
+            return usage("unknown option %s", arg);
+        is_long = arg[1] == '-';
+        value = is_long ? strchr(arg, '=') : arg + 1;
+        value = value && (is_long || value[1]) ? value + 1 : NULL;
+        if (o->arg && !value && (value = *++argv) == NULL)
+            return usage("%s needs %s", arg, o->arg);
+        if (!o->arg && value && is_long)
+            return usage("--%s takes no value", o->name);
+        if (!o->arg && value) {         /* after the q of -qv there is -v */
+            memmove(arg + 1, value, strlen(value) + 1);
+            argv--;
+        }
+        bad = option_set(s, o, value);
+    }
+    return bad;
+}
+
+static int contradiction(const struct settings *s, char **url) {
+    bool to_stdout = s->output && strcmp(s->output, "-") == 0;
+    if (!url[0] && !s->list)
+        return usage("no URL");
+    if (s->output && (s->list || url[1]))
+        return usage("-o names one file, and so takes one URL");
+    if (to_stdout && (s->json || s->every_ms || s->remote_time))
+        return usage("-o - leaves no room for --json, --every or --remote-time");
+    if (s->no_clobber && s->overwrite)
+        return usage("--no-clobber and --overwrite contradict each other");
+    if (s->again && s->no_continue)
+        return usage("--continue and --no-continue contradict each other");
+    if (s->every_ms && s->every_ms < 1000)
+        return usage("--every: at least 1s");
+    return 0;
+}
+
+static int help(void) {
+    char left[80];
+    puts("Usage: fetcher [OPTION]... URL...\n"
+         "Fetch URLs (http, https), many at the same time, and save them as files.\n");
+    for (size_t i = 0; i < sizeof option / sizeof *option; i++) {
+        const struct option *o = &option[i];
+        snprintf(left, sizeof left, "  %c%c%s --%s%s%s", o->letter ? '-' : ' ',
+                 o->letter ? o->letter : ' ', o->letter ? "," : " ", o->name, o->arg ? "=" : "",
+                 o->arg ? o->arg : "");
+        printf("%-33s %s\n", left, o->help);
+    }
+    puts("\nA file appears under its name only when it is whole; until then it is NAME.part, and an\n"
+         "interrupted run is continued by the next one. Sizes take k, M or G; times s, m, h or d.\n\n"
+         "Exit status: 0 all was fetched, 1 something failed, 2 wrong usage; 130 and 143 after\n"
+         "an interrupt and SIGTERM.");
+    return fflush(stdout) || ferror(stdout) ? 1 : 0;
+}
+
+static const char *resolver_kind(const curl_version_info_data *v) {
+    return !(v->features & CURL_VERSION_ASYNCHDNS) ? "blocking: a slow name lookup holds up everything"
+           : v->ares_num ? "c-ares" : "a thread of libcurl's for each lookup";
+}
+
+static int version(void) {
+    const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
+    printf("fetcher %s\nlibcurl %s, TLS: %s, name lookups: %s\n\n"
+           "License 0BSD: do with it what you like. There is no warranty.\n", FETCHER_VERSION,
+           v->version, v->ssl_version ? v->ssl_version : "none", resolver_kind(v));
+    return fflush(stdout) || ferror(stdout) ? 1 : 0;
+}
+
+/* ============================================================================================ Main
+ * Fetch what the command line and the list name, and tell about it.
+ */
+struct job {
+    struct program *p;
+    struct job *prev, *next;
+    fetcher_id id;
+    unsigned long number;
+};
+
+struct list {                   /* -i */
+    int fd;
+    bool eof, polled, watched, skipping;
+    unsigned long line;
+    size_t used;
+    char text[URL_MAX + 1024];
+};
+
+struct program {
+    struct settings s;
+    struct fetcher *f;
+    struct out out, err;
+    struct list list;
+    struct job *jobs;
+    unsigned long number, refused;      /* jobs; list lines that were none */
+    int status;
+    bool progress;              /* a line on the terminal */
+    CURLSH *cookies;
+    FILE *trace;
+    usec began;
+};
+
+static volatile sig_atomic_t signals_seen;
+static struct program *signalled;
+
+static void feed(struct fetcher *f, void *arg);
+
+/* A line on stderr; a progress line makes room for it, and comes again. */
+static void complain(struct program *p, const char *what, const char *why) {
+    if (p->progress)
+        out_printf(&p->err, "\r\033[K");
+    out_printf(&p->err, "fetcher: ");
+    out_text(&p->err, what);
+    out_printf(&p->err, ": ");
+    out_text(&p->err, why);
+    out_printf(&p->err, "\n");
+    out_flush(p->f, &p->err, false);
+}
+
+/* 1536 becomes "1.5 KiB". */
+static const char *size_text(char *to, size_t room, double bytes) {
+    int i = 0;
+    for (; bytes >= 1023.95 && i < 5; i++)
+        bytes /= 1024;
+    snprintf(to, room, i ? "%.1f %ciB" : "%.0f %cytes", bytes, "bKMGTP"[i]);
+    return to;
+}
+
+static const char *file_shown(const char *path) {
+    return !path ? "" : strncmp(path, "./", 2) == 0 ? path + 2 : path;
+}
+
+static void tell_json(struct program *p, const struct job *j, const struct fetcher_result *r) {
+    out_printf(&p->out, "{\"event\":\"%s\",\"id\":%lu", r->code ? "failed" : "done", j->number);
+    out_json(&p->out, "url", r->url);
+    if (r->code) {
+        out_json(&p->out, "code", fetcher_strerror(r->code));
+        out_json(&p->out, "message", r->message);
+    } else
+        out_json(&p->out, "file", file_shown(r->path));
+    out_printf(&p->out, ",\"status\":%d,\"bytes\":%" PRId64 ",\"ms\":%.1f,\"attempts\":%d,"
+               "\"changed\":%s}\n", r->status, r->bytes, MS(r->total_us), r->attempts,
+               r->changed ? "true" : "false");
+}
+
+static void tell_plain(struct program *p, const struct fetcher_result *r) {
+    struct out *o = p->s.output && strcmp(p->s.output, "-") == 0 ? &p->err : &p->out;
+    char size[32];
+    if (p->s.quiet || (o == &p->err && !p->s.verbose))
+        return;
+    if (p->progress)
+        out_printf(&p->err, "\r\033[K");
+    out_flush(p->f, &p->err, false);
+    out_text(o, r->path ? file_shown(r->path) : r->url);
+    out_printf(o, !r->changed ? r->attempts ? ": unchanged" : ": exists, skipped" : ": %s in %.2f s",
+               size_text(size, sizeof size, (double)r->bytes), MS(r->total_us) / 1000);
+    if (p->s.verbose) {
+        out_printf(o, " from ");
+        out_text(o, r->final_url);
+        out_printf(o, " (status %d, attempts %d; ms: lookup %.1f, connect %.1f, TLS %.1f, first byte "
+                   "%.1f)", r->status, r->attempts, MS(r->lookup_us), MS(r->connect_us),
+                   MS(r->tls_us), MS(r->first_byte_us));
+    }
+    out_printf(o, "\n");
+}
+
+static void job_done(struct fetcher *f, const struct fetcher_result *r, void *arg) {
+    struct job *j = arg;
+    struct program *p = j->p;
+    if (r->code && !p->status)
+        p->status = 1;
+    if (p->s.json)
+        tell_json(p, j, r);
+    else if (!r->code)
+        tell_plain(p, r);
+    else if (r->code != FETCHER_CANCELLED)
+        complain(p, r->url, r->message);
+    if (r->last) {
+        *(j->prev ? &j->prev->next : &p->jobs) = j->next;
+        if (j->next)
+            j->next->prev = j->prev;
+        free(j);
+    }
+    out_flush(f, &p->out, false);
+    feed(f, p);
+}
+
+/* What is tried again is worth a line: somebody may wait for it. */
+static void job_progress(struct fetcher *f, const struct fetcher_info *info, void *arg) {
+    struct job *j = arg;
+    struct program *p = j->p;
+    char why[300];
+    if (info->state != FETCHER_RETRYING)
+        return;
+    if (p->s.json) {
+        out_printf(&p->out, "{\"event\":\"retry\",\"id\":%lu", j->number);
+        out_json(&p->out, "url", info->url);
+        out_json(&p->out, "message", info->message);
+        out_printf(&p->out, ",\"attempts\":%d,\"wait_ms\":%" PRId64 "}\n", info->attempts,
+                   info->wait_ms < 0 ? 0 : info->wait_ms);
+        out_flush(f, &p->out, false);
+    } else if (!p->s.quiet) {
+        snprintf(why, sizeof why, "%s; attempt %d in %.1f s", info->message, info->attempts + 1,
+                 MS(info->wait_ms < 0 ? 0 : info->wait_ms));
+        complain(p, info->url, why);
+    }
+}
+
+/* Back-pressure: while the reader of stdout is slow, the transfer waits. */
+static int job_data(struct fetcher *f, const void *data, size_t size, void *arg) {
+    struct job *j = arg;
+    struct out *o = &j->p->out;
+    if (strcmp(j->p->s.output, "-") != 0)
+        return 0;                       /* -o /dev/null */
+    if (out_full(o))
+        return FETCHER_PAUSE;
+    out_add(o, data, size);
+    out_flush(f, o, false);
+    return 0;
+}
+
+static void stdout_drained(struct fetcher *f, void *arg) {
+    struct program *p = arg;
+    if (p->jobs && p->s.output)
+        (void)fetcher_resume(f, p->jobs->id);
+    feed(f, p);
+}
+
+/* Options that are libcurl's own business. The trust is in the named file alone: no other directory. */
+static int job_setup(void *easy, void *arg) {
+    struct program *p = ((struct job *)arg)->p;
+    struct settings *s = &p->s;
+    unsigned bad = 0;
+    struct { void *easy; } pass = {easy}, *a = &pass;
+    if (s->agent) SET(USERAGENT, s->agent);
+    if (s->user) SET(USERPWD, s->user);
+    if (s->proxy) SET(PROXY, s->proxy);
+    if (s->cacert) { SET(CAINFO, s->cacert); SET(CAPATH, NULL); }
+    if (s->insecure) { SET(SSL_VERIFYPEER, 0L); SET(SSL_VERIFYHOST, 0L); }
+    if (s->netrc) SET(NETRC, (long)CURL_NETRC_OPTIONAL);
+    if (p->cookies) SET(SHARE, p->cookies);
+    return bad ? -1 : 0;
+}
+
+static void request_fill(struct fetcher_request *rq, struct program *p, const char *url) {
+    const struct settings *s = &p->s;
+    *rq = (struct fetcher_request){0};
+    rq->url = url;
+    rq->method = s->method;
+    rq->headers = s->headers;
+    rq->body = s->data;
+    rq->on_done = job_done;
+    rq->on_progress = job_progress;
+    rq->setup = job_setup;
+    rq->every_ms = s->every_ms;
+    rq->max_bytes = s->max_bytes;
+    rq->connect_ms = s->connect_ms;
+    rq->stall_ms = s->stall_ms;
+    rq->total_ms = s->total_ms;
+    rq->retries = s->retries ? (int)s->retries : -1;
+    rq->existing = s->no_clobber ? FETCHER_SKIP : s->overwrite ? FETCHER_OVERWRITE : FETCHER_KEEP_BOTH;
+    rq->flags = (s->no_continue ? FETCHER_FRESH : 0) | (s->remote_time ? FETCHER_FILE_TIME : 0) |
+                (s->compressed ? FETCHER_COMPRESSED : 0);
+}
+
+/* DIR/NAME; without a name the library finds one. */
+static char *job_path(const struct settings *s, const char *name) {
+    const char *dir = s->dir ? s->dir : ".";
+    char *base, *path;
+    if (name && (*name == '/' || !s->dir))
+        return text_join(name, "");
+    base = text_join(dir, dir[strlen(dir) - 1] == '/' ? "" : "/");
+    path = base ? text_join(base, name ? name : "") : NULL;
+    free(base);
+    return path;
+}
+
+static void job_start(struct program *p, const char *url, const char *name) {
+    struct job *j = calloc(1, sizeof *j);
+    bool stream = name && (strcmp(name, "-") == 0 || strcmp(name, "/dev/null") == 0);
+    char *path = stream ? NULL : job_path(&p->s, name);
+    struct fetcher_request rq;
+    request_fill(&rq, p, url);
+    rq.arg = j;
+    rq.path = path;
+    rq.on_data = stream ? job_data : NULL;
+    if (j && (stream || path)) {
+        j->p = p;
+        j->number = ++p->number;
+        if ((j->next = p->jobs) != NULL)
+            j->next->prev = j;
+        p->jobs = j;
+        j->id = fetcher_start(p->f, &rq);
+    }
+    if (!j || !j->id) {
+        complain(p, url, strerror(errno));
+        p->status = 1;
+        if (j && j == p->jobs && (p->jobs = j->next) != NULL)
+            p->jobs->prev = NULL;
+        free(j);
+    }
+    free(path);
+}
+
+/* -- the list ------------------------------------------------------------------------------------- */
+
+static void list_refuse(struct program *p, const char *why) {
+    char where[64];
+    snprintf(where, sizeof where, "%.40s:%lu", p->s.list, p->list.line);
+    complain(p, where, why);
+    p->refused++;
+    p->status = p->status ? p->status : 1;
+}
+
+/* A name in a list comes from outside: it stays below the directory. */
+static bool name_escapes(const char *name) {
+    const char *s = name;
+    for (; (s = strstr(s, "..")) != NULL; s += 2)
+        if ((s == name || s[-1] == '/') && (s[2] == '/' || !s[2]))
+            return true;
+    return *name == '/' || name[strlen(name) - 1] == '/';
+}
+
+static void list_line(struct program *p, char *line, size_t n) {
+    char *url = line + strspn(line, " \t"), *name;
+    while (n > 0 && strchr(" \t\r", line[n - 1]))
+        line[--n] = '\0';
+    p->list.line++;
+    if (strlen(line) != n)
+        list_refuse(p, "a NUL is in the line");
+    else if (!*url)
+        list_refuse(p, "the line is empty");
+    else if (*url != '#') {
+        name = url + strcspn(url, " \t");
+        if (*name)
+            *name++ = '\0';
+        name += strspn(name, " \t");
+        if (*name && name_escapes(name))
+            list_refuse(p, "the name leads out of the directory");
+        else
+            job_start(p, url, *name ? name : NULL);
+    }
+}
+
+/* Take a line out of what has been read. False: there is none. */
+static bool list_take(struct program *p) {
+    struct list *l = &p->list;
+    char *end = memchr(l->text, '\n', l->used);
+    size_t n;
+    if (!end && l->used + 1 < sizeof l->text && (!l->eof || !l->used))
+        return false;
+    n = end ? (size_t)(end - l->text) : l->used;
+    l->text[n] = '\0';
+    if (!l->skipping && !end && !l->eof) {
+        l->line++;
+        list_refuse(p, "the line is too long");
+    } else if (!l->skipping)
+        list_line(p, l->text, n);
+    l->skipping = !end;
+    n += end != NULL;
+    memmove(l->text, l->text + n, l->used -= n);
+    return true;
+}
+
+static void list_read(struct program *p) {
+    struct list *l = &p->list;
+    ssize_t n = read(l->fd, l->text + l->used, sizeof l->text - 1 - l->used);
+    if (n > 0)
+        l->used += (size_t)n;
+    else if (n == 0)
+        l->eof = true;
+    else if (errno != EAGAIN && errno != EINTR) {
+        complain(p, p->s.list, strerror(errno));
+        p->status = 1;
+        l->eof = true;
+    }
+}
+
+static void list_watch(struct program *p, bool on);
+
+static void list_ready(struct fetcher *f, int fd, int events, void *arg) {
+    struct program *p = arg;
+    (void)fd, (void)events;
+    list_read(p);
+    feed(f, p);
+}
+
+static void list_watch(struct program *p, bool on) {
+    if (on != p->list.watched)
+        (void)fetcher_watch(p->f, p->list.fd, on ? FETCHER_READ : 0, list_ready, p);
+    p->list.watched = on;
+}
+
+/* The list is read only as fast as the queue drains: a pipe of a million URLs is never held in memory.
+ * A regular file would always be ready, so it is read when there is room. */
+static void feed(struct fetcher *f, void *arg) {
+    struct program *p = arg;
+    struct list *l = &p->list;
+    size_t window = p->s.jobs > 500 ? (size_t)p->s.jobs * 2 : 1000;
+    bool room, line = true;
+    while ((room = fetcher_count(f) < window && !out_full(&p->out)) && ((line = list_take(p)) ||
+           (!l->eof && !l->polled)))
+        if (!line)
+            list_read(p);
+    list_watch(p, room && !l->eof && l->polled);
+}
+
+static int list_open(struct program *p) {
+    struct list *l = &p->list;
+    struct stat st;
+    l->eof = !p->s.list;
+    if (l->eof)
+        return 0;
+    l->fd = strcmp(p->s.list, "-") == 0 ? 0 : open(p->s.list, O_RDONLY | O_CLOEXEC);
+    if (l->fd < 0 || fstat(l->fd, &st) < 0 || (S_ISDIR(st.st_mode) && (errno = EISDIR))) {
+        fprintf(stderr, "fetcher: cannot read %s: %s\n", p->s.list, strerror(errno));
+        return 1;
+    }
+    l->polled = !S_ISREG(st.st_mode);
+    return 0;
+}
+
+/* -- on the way ------------------------------------------------------------------------------------ */
+
+/* 1:05 or 2:03:04. */
+static const char *time_text(char *to, size_t room, double seconds) {
+    long s = seconds < 360000 ? (long)seconds : 359999;
+    if (s >= 3600)
+        snprintf(to, room, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+    else
+        snprintf(to, room, "%ld:%02ld", s / 60, s % 60);
+    return to;
+}
+
+/* Seconds left: of a single file by its bytes, of many by their number. */
+static double time_left(struct program *p, const struct fetcher_stats *st) {
+    struct fetcher_info info;
+    double elapsed = (double)(p->f->now - p->began) / 1e6, done = (double)(st->done + st->failed);
+    if (p->number == 1 && p->jobs && fetcher_info(p->f, p->jobs->id, &info) == 0)
+        return info.total > 0 && st->received > 0
+             ? (double)(info.total - info.bytes) * elapsed / (double)st->received : -1;
+    return p->list.eof && done > 0 ? ((double)p->number - done) * elapsed / done : -1;
+}
+
+/* One tidy line on a terminal, five times a second; a stopped one gets none. */
+static void progress(struct fetcher *f, void *arg) {
+    struct program *p = arg;
+    struct fetcher_stats st;
+    char got[32], speed[32], left[32] = "-:--";
+    double seconds = (double)(f->now - p->began) / 1e6, rest;
+    fetcher_stats(f, &st);
+    if ((rest = time_left(p, &st)) >= 0)
+        time_text(left, sizeof left, rest);
+    if (p->err.used == 0)
+        out_printf(&p->err, "\r%" PRIu64 "/%lu%s done, %" PRIu64 " failed  %s  %s/s  %s left\033[K",
+                   st.done, p->number, p->list.eof ? "" : "+", st.failed,
+                   size_text(got, sizeof got, (double)st.received),
+                   size_text(speed, sizeof speed, (double)st.received / (seconds + .001)), left);
+    out_flush(f, &p->err, false);
+    if (fetcher_count(f) > 0)
+        (void)fetcher_timer(f, 200, progress, p);
+}
+
+static void trace(struct fetcher *f, const char *line, void *arg) {
+    (void)f;
+    fprintf(arg, "%s\n", line);
+}
+
+/* The first signal ends it cleanly: what is there of a file is kept. */
+static void interrupted(struct fetcher *f, void *arg) {
+    struct program *p = arg;
+    list_watch(p, false);
+    p->list.eof = true;
+    p->list.used = 0;
+    for (struct job *j = p->jobs; j; j = j->next)
+        (void)fetcher_cancel(f, j->id);
+    p->status = 128 + (int)signals_seen;
+}
+
+static void on_signal(int number) {
+    if (signals_seen)
+        _exit(128 + number);
+    signals_seen = number;
+    (void)fetcher_post(signalled->f, interrupted, signalled);
+}
+
+/* -- from start to end ------------------------------------------------------------------------------ */
+
+/* Cookies are read once and written once, by a handle that does nothing else. */
+static int cookies_move(struct program *p, bool save) {
+    struct { CURL *easy; } at = {curl_easy_init()}, *a = &at;
+    unsigned bad = a->easy == NULL;
+    if (!p->cookies && (p->cookies = curl_share_init()) == NULL)
+        bad = 1;
+    if (!bad) {
+        bad |= curl_share_setopt(p->cookies, CURLSHOPT_SHARE, CURL_LOCK_DATA_COOKIE);
+        SET(SHARE, p->cookies);
+        if (save)
+            SET(COOKIEJAR, p->s.cookies);
+        else {
+            SET(COOKIEFILE, p->s.cookies);
+            SET(COOKIELIST, "RELOAD");
+        }
+    }
+    curl_easy_cleanup(a->easy);
+    return bad ? usage("cannot use %s for cookies", p->s.cookies) : 0;
+}
+
+static void tell_stats(struct program *p) {
+    struct fetcher_stats st;
+    double seconds = (double)(clock_us() - p->began) / 1e6;
+    char size[32];
+    fetcher_stats(p->f, &st);
+    st.failed += p->refused;
+    if (p->s.json) {
+        out_printf(&p->out, "{\"event\":\"stats\",\"done\":%" PRIu64 ",\"failed\":%" PRIu64
+                   ",\"bytes\":%" PRId64 ",\"seconds\":%.3f,\"turns\":%" PRIu64
+                   ",\"stall_max_ms\":%.3f,\"stall_p99_ms\":%.3f", st.done, st.failed, st.received,
+                   seconds, st.turns, MS(st.stall_max_us), MS(st.stall_p99_us));
+        out_json(&p->out, "culprit", st.culprit);
+        out_printf(&p->out, "}\n");
+    } else
+        out_printf(&p->err, "%" PRIu64 " done, %" PRIu64 " failed, %s in %.2f s; %" PRIu64 " turns, "
+                   "longest wait %.2f ms (%s), 99%% below %.2f ms\n", st.done, st.failed,
+                   size_text(size, sizeof size, (double)st.received), seconds, st.turns,
+                   MS(st.stall_max_us), st.culprit, MS(st.stall_p99_us));
+}
+
+static int program_open(struct program *p) {
+    struct rlimit limit;
+    struct sigaction action;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < 4096) {
+        limit.rlim_cur = limit.rlim_max < 4096 ? limit.rlim_max : 4096;
+        (void)setrlimit(RLIMIT_NOFILE, &limit);         /* room for files beside the sockets */
+    }
+    memset(&action, 0, sizeof action);
+    action.sa_handler = SIG_IGN;
+    sigaction(SIGPIPE, &action, NULL);
+    if ((p->f = fetcher_new()) == NULL)
+        return usage("cannot start: %s", strerror(errno));
+    signalled = p;
+    action.sa_handler = on_signal;
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    out_open(&p->out, 1);
+    out_open(&p->err, 2);
+    p->out.drained = stdout_drained;
+    p->out.arg = p;
+    p->progress = isatty(2) && !p->s.quiet && !p->s.json;
+    p->began = p->f->now;
+    if (p->s.trace && (p->trace = fopen(p->s.trace, "w")) == NULL) {
+        fprintf(stderr, "fetcher: cannot write %s: %s\n", p->s.trace, strerror(errno));
+        return 1;
+    }
+    if (p->trace)
+        fetcher_trace(p->f, trace, p->trace);
+    fetcher_limit(p->f, (int)p->s.jobs, (int)p->s.per_host, p->s.rate);
+    return p->s.cookies ? cookies_move(p, false) : 0;
+}
+
+static int program_close(struct program *p) {
+    const char *why = p->out.error ? strerror(p->out.error) : NULL;
+    if (p->progress)
+        out_printf(&p->err, "\r\033[K");
+    if (p->s.stats)
+        tell_stats(p);
+    out_flush(p->f, &p->out, false);
+    out_flush(p->f, &p->err, false);
+    while ((p->out.watched || p->err.watched) && fetcher_step(p->f, -1) > 0)
+        continue;
+    if (why || p->out.error)
+        complain(p, "cannot write to standard output", why ? why : strerror(p->out.error));
+    if (p->out.error || (p->trace && (ferror(p->trace) || fclose(p->trace))))
+        p->status = 1;
+    if (p->s.cookies && cookies_move(p, true))
+        p->status = 1;
+    fetcher_free(p->f);
+    if (p->cookies)
+        curl_share_cleanup(p->cookies);
+    free(p->out.data);
+    free(p->err.data);
+    return p->status;
+}
+
+static int program_run(struct program *p, char **url) {
+    if ((p->status = list_open(p)) != 0 || (p->status = program_open(p)) != 0)
+        return p->status;
+    if (!(curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_ASYNCHDNS))
+        complain(p, "warning", "this libcurl has no asynchronous resolver: a slow name blocks all");
+    for (; *url; url++)
+        job_start(p, *url, p->s.output);
+    feed(p->f, p);
+    if (p->progress)
+        (void)fetcher_timer(p->f, 200, progress, p);
+    fetcher_run(p->f);
+    return program_close(p);
+}
+
+/* Descriptors 0 to 2 are taken up, so that no file of ours is written to by an error message. */
+int main(int argc, char **argv) {
+    struct program *p = calloc(1, sizeof *p);
+    char **url = calloc((size_t)argc + 1, sizeof *url);
+    const char **headers = calloc((size_t)argc + 1, sizeof *headers);
+    int fd, status = 1;
+    while ((fd = open("/dev/null", O_RDWR)) >= 0 && fd <= 2)
+        continue;
+    if (fd > 2)
+        close(fd);
+    if (!p || !url || !headers)
+        return usage("out of memory");
+    p->s.headers = headers;
+    p->s.retries = RETRIES_USUAL;
+    if ((status = options_read(&p->s, argv, url)) == 0)
+        status = p->s.help ? help() : p->s.version ? version() : contradiction(&p->s, url);
+    if (status == 0 && !p->s.help && !p->s.version)
+        status = program_run(p, url);
+    free(p->s.data);
+    free(headers);
+    free(url);
+    free(p);
+    return status;
+}
+#endif

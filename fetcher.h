@@ -1,0 +1,407 @@
+/* SPDX-License-Identifier: 0BSD
+ *
+ * fetcher.h - fetch URLs without ever freezing the program around it.
+ *
+ * One select() loop serves every transfer (by libcurl's multi interface) and
+ * everything else the program waits for: a window, a terminal, pipes, timers,
+ * signals. There are no threads of ours. (libcurl's usual resolver may start
+ * one for the time of a name lookup; it never runs any of your code.)
+ *
+ *     static void done(struct fetcher *f, const struct fetcher_result *r,
+ *                      void *arg)
+ *     {
+ *         printf("%s: %s, %zu bytes\n", r->url, r->message, r->size);
+ *     }
+ *
+ *     struct fetcher *f = fetcher_new();
+ *     fetcher_get(f, "https://example.org/", done, NULL);
+ *     fetcher_run(f);                 (returns when nothing is left to do)
+ *     fetcher_free(f);
+ *
+ * Contents
+ *     Rules          what always holds, numbered; each has a test
+ *     Codes          how a transfer can end
+ *     Requests       what to fetch, and how
+ *     Results        what came of it
+ *     Control        cancel, pause, resume, priority, limits, questions
+ *     The loop       descriptors, timers, post; running it, or joining yours
+ *
+ * Compile fetcher.c as C (C99, POSIX.1-2008), link with -lcurl (7.62 or
+ * newer). The header may be included from C++. libcurl needs
+ * curl_global_init(); fetcher_new calls it. curl_global_init is not safe while
+ * other threads run (before libcurl 7.84), so a threaded program calls it
+ * first, in main.
+ *
+ * Rules
+ *  1. Ids are 64-bit and never used again. A stale id is an error return
+ *     (-1, errno ENOENT), never a crash.
+ *  2. on_done runs exactly once for every transfer (once a round for one that
+ *     repeats, the last one flagged `last`), also after fetcher_cancel and in
+ *     fetcher_free, and never before the call that started it has returned.
+ *     So `arg` has one place to die.
+ *  3. Every function may be called from every callback, except fetcher_free,
+ *     fetcher_step, fetcher_run and fetcher_dispatch: those return -1 with
+ *     errno EBUSY (fetcher_free returns without effect).
+ *  4. Changing a watch clears what was known of its descriptor: one that was
+ *     closed and opened again never gets stale news.
+ *  5. A timer made during a turn of the loop runs in a later turn.
+ *  6. A descriptor at or above FD_SETSIZE is refused (EMFILE). Memory past an
+ *     fd_set is never touched.
+ *  7. fetcher_post is the only function that is safe from a signal handler or
+ *     from another thread. Everything else belongs to the thread that made the
+ *     fetcher.
+ *  8. The library never exits, never aborts for lack of memory, installs no
+ *     signal handler, ignores no signal, prints nothing, and changes no state
+ *     of the process but by curl_global_init. One duty follows for the host:
+ *     ignore SIGPIPE (`signal(SIGPIPE, SIG_IGN)`), since a server may close a
+ *     connection while it is written to.
+ *  9. There are no mutable globals: two fetchers live side by side.
+ *
+ * Functions that return int return 0, or -1 with errno set: EINVAL (an
+ * argument makes no sense), ENOENT (no such id), ENOMEM, EBUSY (rule 3),
+ * EMFILE (rule 6). Strings are UTF-8 or plain bytes, ended by NUL.
+ */
+#ifndef FETCHER_H
+#define FETCHER_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/select.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define FETCHER_VERSION "1.0.0"
+
+struct fetcher;
+struct fetcher_info;
+struct fetcher_result;
+
+typedef uint64_t fetcher_id;    /* of a transfer or a timer; 0 is none */
+
+/* ------------------------------------------------------------------ Codes */
+
+enum fetcher_code {
+    FETCHER_OK,             /* whole and, if it was a file, under its name */
+    FETCHER_CANCELLED,      /* by fetcher_cancel or fetcher_free */
+    FETCHER_BAD_URL,        /* not a URL, or a scheme other than http, https */
+    FETCHER_NO_HOST,        /* the name could not be looked up */
+    FETCHER_NO_CONNECTION,  /* refused, unreachable, reset before an answer */
+    FETCHER_TLS,            /* no trust: certificate or handshake */
+    FETCHER_TIMEOUT,        /* connect_ms, stall_ms or total_ms was over */
+    FETCHER_HTTP,           /* the server answered with an error status */
+    FETCHER_REDIRECT,       /* more than 20 redirects, or to a bad URL */
+    FETCHER_CUT_SHORT,      /* the connection ended before the body did */
+    FETCHER_TOO_BIG,        /* more than max_bytes, or endless headers */
+    FETCHER_FILE,           /* the file could not be made or written */
+    FETCHER_PROTOCOL,       /* the answer was not HTTP, or broken */
+    FETCHER_REFUSED,        /* on_data returned a negative number */
+    FETCHER_NO_MEMORY,
+    FETCHER_OTHER           /* anything else libcurl can say */
+};
+
+/* The code as one word for programs to read: "ok", "no_host", "too_big" ...
+ * Never NULL; "other" for a number that is no code. */
+const char *fetcher_strerror(enum fetcher_code code);
+
+/* --------------------------------------------------------------- Requests */
+
+#define FETCHER_PAUSE 1     /* on_data: not now */
+
+enum fetcher_existing {     /* what if the file exists already? */
+    FETCHER_KEEP_BOTH,      /* the new one becomes "name (1).ext" */
+    FETCHER_OVERWRITE,      /* it is replaced, in one step */
+    FETCHER_SKIP            /* nothing is fetched; FETCHER_OK, changed 0 */
+};
+
+#define FETCHER_FRESH      1u   /* do not continue an earlier .part */
+#define FETCHER_FILE_TIME  2u   /* set the file's time from Last-Modified */
+#define FETCHER_COMPRESSED 4u   /* accept gzip &c.; never done for files */
+
+/* All fields may be 0 but url; fill with designated initialisers (or memset).
+ * Everything is copied by fetcher_start except what `arg` points to. */
+struct fetcher_request {
+    /* http or https. Without a scheme, http is taken if the host has a dot in
+     * it or is localhost. At most 64 KiB; no spaces or control characters. */
+    const char *url;
+
+    /* Where the body goes: a file of this name; or, if it ends in '/', into
+     * that directory under the name that the server gives
+     * (Content-Disposition), else the last part of the URL, else index.html,
+     * made safe. Missing directories are made. The data is collected in
+     * "NAME.part" and NAME appears only when it is whole.
+     * NULL: to on_data if there is one, else into memory. */
+    const char *path;
+
+    const char *method;         /* NULL: GET, or POST if there is a body */
+    const char *const *headers; /* "Name: value", the last one NULL */
+    const void *body;           /* to send; may hold NULs */
+    size_t body_size;           /* 0 with a body: it is a string */
+
+    /* Called with each piece of the body, which belongs to the library and is
+     * gone after the call. Return 0: taken. FETCHER_PAUSE: nothing was taken;
+     * the piece comes again after fetcher_resume. Negative: end the transfer
+     * with FETCHER_REFUSED. Only the body of a 2xx answer comes here. */
+    int (*on_data)(struct fetcher *f, const void *data, size_t size,
+                   void *arg);
+
+    /* Called when the state changes and, while data moves, at most every
+     * 100 ms. The info is as fetcher_info's, valid during the call. */
+    void (*on_progress)(struct fetcher *f, const struct fetcher_info *info,
+                        void *arg);
+
+    /* Called at the end: see rule 2. NULL: nobody is told. */
+    void (*on_done)(struct fetcher *f, const struct fetcher_result *r,
+                    void *arg);
+    void *arg;                  /* passed to the callbacks, never touched */
+
+    int priority;               /* higher starts sooner; 0 is usual */
+
+    /* Fetch again and again: the first time at once, then every every_ms
+     * (1000 or more; 0: once). Requests after the first are conditional
+     * (ETag, else Last-Modified): an unchanged document is not sent again and
+     * its file is not touched. No failure ends the repetition: it backs off,
+     * and goes on until it is cancelled. Rounds missed while the machine or
+     * the process was stopped are not made up for. A file is replaced. */
+    int64_t every_ms;
+
+    /* Most bytes of body to accept; 0: 64 MiB into memory, no limit
+     * elsewhere; -1: no limit. */
+    int64_t max_bytes;
+
+    /* Time limits in ms. 0 is the usual, -1 none. */
+    int64_t connect_ms;         /* lookup, connect, TLS; usual 30000 */
+    int64_t stall_ms;           /* no byte has come or gone; usual 30000 */
+    int64_t total_ms;           /* of all attempts together; usual none */
+
+    /* How often to try again after what may pass: no connection, a stall, a
+     * body cut short, status 408, 425, 429, 500, 502, 503, 504. 0 is the
+     * usual 5, -1 never. The waits grow from 1 s to 60 s, at random up to
+     * that ("full jitter"); Retry-After (seconds or a date, at most an hour)
+     * holds back every transfer to that host. A retry goes on behind the
+     * bytes that are there, if the server proves that they are the same. A
+     * method other than GET, HEAD, PUT, DELETE, OPTIONS is tried again only
+     * if no connection came about or the status asks for it (429, 503). */
+    int retries;
+
+    enum fetcher_existing existing;
+    unsigned flags;             /* FETCHER_FRESH ... */
+
+    /* The escape hatch, in place of thirty wrappers: called for each attempt
+     * with libcurl's easy handle (a CURL *), after all options are set and
+     * before it starts. Set anything with curl_easy_setopt, except the
+     * callbacks, CURLOPT_HTTPHEADER and CURLOPT_PRIVATE, which are the
+     * library's. Return 0, or a negative number to fail the transfer
+     * (FETCHER_OTHER). Careful with what can block: other schemes,
+     * CURLOPT_INTERFACE with a name, cookie jars. */
+    int (*setup)(void *easy, void *arg);
+};
+
+/* Queue a transfer. Returns its id, or 0 with errno EINVAL (no url, a line
+ * break in a header, a negative number other than -1, on_data together with
+ * path), ENOMEM, or EBUSY (the fetcher is being freed). All else that can be
+ * wrong, the URL too, comes to on_done, in a later turn. */
+fetcher_id fetcher_start(struct fetcher *f, const struct fetcher_request *r);
+
+/* The one-liner: GET into memory. Everything else as fetcher_start. */
+fetcher_id fetcher_get(struct fetcher *f, const char *url,
+                       void (*on_done)(struct fetcher *f,
+                                       const struct fetcher_result *r,
+                                       void *arg),
+                       void *arg);
+
+/* ---------------------------------------------------------------- Results */
+
+/* Everything in it belongs to the library and is valid during on_done. Text is
+ * never NULL and safe to print: no control characters, valid UTF-8. Paths
+ * (path) are exact, as the file system has them. */
+struct fetcher_result {
+    fetcher_id id;
+    enum fetcher_code code;
+    int status;                 /* of HTTP; 0: no answer came */
+    const char *message;        /* for people: "404 Not Found" */
+    const char *url;            /* as asked for, any password removed */
+    const char *final_url;      /* after redirects, likewise */
+    const char *path;           /* the file's name at last; NULL: no file */
+    const char *data;           /* the body in memory, a NUL behind it; NULL
+                                 * if it went elsewhere. An error page too. */
+    size_t size;                /* its bytes */
+    int64_t bytes;              /* of body there now, wherever it went */
+    int64_t received;           /* bytes of body from the network, all
+                                 * attempts; less than `bytes` if continued */
+    const char *content_type;   /* "" if none was given */
+    int attempts;               /* requests made, 0 if it never started */
+    int changed;                /* 0: not modified, or skipped */
+    int last;                   /* no on_done will follow for this id */
+    /* Of the last attempt, in microseconds since its start, 0 if not reached
+     * (a connection used again needs no lookup, connect or TLS). */
+    int64_t lookup_us, connect_us, tls_us, first_byte_us, total_us;
+};
+
+/* ---------------------------------------------------------------- Control */
+
+/* End a transfer. The call returns at once, whatever the network does;
+ * on_done follows in a later turn with FETCHER_CANCELLED. What a file has so
+ * far stays in its .part if it can be continued. */
+int fetcher_cancel(struct fetcher *f, fetcher_id id);
+
+/* Hold a transfer, and let it go on. A file or memory download gives its
+ * connection back and is continued with a range request; a stream (on_data)
+ * keeps it and is not read from. Pausing a paused one is no error. */
+int fetcher_pause(struct fetcher *f, fetcher_id id);
+int fetcher_resume(struct fetcher *f, fetcher_id id);
+
+/* Change the priority of one that waits (of the next attempt, if it runs).
+ * With equal priorities, hosts take turns; within a host, first come first. */
+int fetcher_priority(struct fetcher *f, fetcher_id id, int priority);
+
+/* The most transfers in flight, all together (usual: 16) and to one host
+ * (usual: 6), and the most bytes of body a second, all together (usual: no
+ * limit). 0 leaves a limit as it is, -1 takes it away. The number in flight
+ * never exceeds what FD_SETSIZE and RLIMIT_NOFILE leave room for, about 900.
+ * May be changed at any time; what runs is not interrupted. */
+int fetcher_limit(struct fetcher *f, int total, int per_host,
+                  int64_t bytes_per_second);
+
+enum fetcher_state {
+    FETCHER_WAITING,            /* for its turn */
+    FETCHER_RUNNING,
+    FETCHER_RETRYING,           /* waiting for its next attempt */
+    FETCHER_SLEEPING,           /* a repeating one, until its next round */
+    FETCHER_PAUSED,
+    FETCHER_ENDED               /* on_done is being called, or will be */
+};
+
+struct fetcher_info {           /* texts as in struct fetcher_result */
+    fetcher_id id;
+    enum fetcher_state state;
+    const char *url;
+    const char *path;           /* the file's name as far as known, or NULL */
+    const char *message;        /* why the last attempt failed, "" if none */
+    int status;
+    int attempts;
+    int priority;
+    int64_t bytes;              /* there so far */
+    int64_t total;              /* bytes there will be; -1: not known */
+    int64_t speed;              /* bytes a second, of the last second or so */
+    int64_t wait_ms;            /* to the next attempt or round; -1: none */
+};
+
+/* Where a transfer stands. The texts are valid until the next call to any
+ * function of this fetcher. */
+int fetcher_info(struct fetcher *f, fetcher_id id, struct fetcher_info *info);
+
+/* How many transfers there are that have not ended. */
+size_t fetcher_count(struct fetcher *f);
+
+#define FETCHER_BUCKETS 16
+
+/* What the loop did since fetcher_new. A "stall" is the time from the return
+ * of select() (or the call of fetcher_dispatch) until the loop is ready to
+ * look at the host's descriptors again: how long the program was deaf. */
+struct fetcher_stats {
+    uint64_t turns;
+    uint64_t done, failed, cancelled;   /* transfers that ended (rounds too) */
+    int64_t received;                   /* bytes of body */
+    int running;                        /* in flight now */
+    size_t waiting;                     /* in the queue now */
+    int lookups;                        /* name lookups now, given up or not */
+    int64_t stall_max_us, stall_p99_us;
+    char culprit[128];                  /* phase and cause of the longest */
+    uint64_t stalls[FETCHER_BUCKETS];   /* turns shorter than 62.5 us << i;
+                                         * the last has all the others */
+};
+
+int fetcher_stats(struct fetcher *f, struct fetcher_stats *stats);
+
+/* --------------------------------------------------------------- The loop */
+
+/* A new fetcher, or NULL with errno ENOMEM, EMFILE or what pipe() says. Uses
+ * two descriptors, and some of libcurl's. */
+struct fetcher *fetcher_new(void);
+
+/* Cancel everything, call every on_done that is owed, give all back. Returns
+ * at once even if lookups hang. NULL is allowed; in a callback: rule 3. */
+void fetcher_free(struct fetcher *f);
+
+#define FETCHER_READ  1
+#define FETCHER_WRITE 2
+#define FETCHER_GONE  4     /* it was closed: the watch has been removed */
+
+/* Call cb whenever fd is ready for one of `events`; events 0 removes. One
+ * watch a descriptor: a second call replaces the first. The descriptor stays
+ * the caller's; remove the watch before closing it. Regular files are always
+ * ready and so must not be watched; at end of file, remove the watch. EINVAL:
+ * negative, events unknown, no cb; EMFILE: rule 6; EBUSY: a descriptor of the
+ * fetcher itself or of libcurl. */
+int fetcher_watch(struct fetcher *f, int fd, int events,
+                  void (*cb)(struct fetcher *f, int fd, int events, void *arg),
+                  void *arg);
+
+/* Call cb once, ms from now (0: in the next turn). 0 with ENOMEM or EINVAL. To
+ * repeat, call it again in cb. The clock does not jump when the time is set. */
+fetcher_id fetcher_timer(struct fetcher *f, int64_t ms,
+                         void (*cb)(struct fetcher *f, void *arg), void *arg);
+int fetcher_timer_stop(struct fetcher *f, fetcher_id id);
+
+/* From a signal handler or another thread: have cb called in the loop's next
+ * turn, and wake it. -1 with EAGAIN if some 4,000 calls wait already. Leaves
+ * errno alone when it succeeds. Calls come in the order they were made. */
+int fetcher_post(struct fetcher *f, void (*cb)(struct fetcher *f, void *arg),
+                 void *arg);
+
+/* Milliseconds on the fetcher's clock, which only goes forward. The moment is
+ * that of the present turn, so it costs nothing. */
+int64_t fetcher_now(struct fetcher *f);
+
+/* One turn of the loop: sleep at most max_ms (-1: until something happens, but
+ * see fetcher_prepare), then serve what is ready. Returns 1 while something
+ * can still happen (transfers, timers or watches are left), 0 if not, -1 with
+ * errno EBUSY in a callback. */
+int fetcher_step(struct fetcher *f, int64_t max_ms);
+
+/* Turn until fetcher_stop, or until nothing can happen any more. */
+int fetcher_run(struct fetcher *f);
+int fetcher_stop(struct fetcher *f);
+
+/* For a host that has a loop of its own. Before its select():
+ *
+ *     ms = fetcher_prepare(f, &rd, &wr, &maxfd);
+ *
+ * adds the fetcher's descriptors to the sets, raises *maxfd (start with -1 or
+ * the host's own highest), and returns how long to sleep at most, in ms: 0 to
+ * 1000, never more. After it, and also when it timed out or was interrupted
+ * (then with empty sets):
+ *
+ *     fetcher_dispatch(f, &rd, &wr);
+ *
+ * The sets are read, not changed, so the host may look at its own descriptors
+ * first, and should. Under poll, epoll or a toolkit: walk the sets up to maxfd
+ * after prepare, register those, and set the bits of what is ready. Nothing
+ * is remembered between the two calls, so a host may skip a turn. */
+int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd);
+int fetcher_dispatch(struct fetcher *f, const fd_set *rd, const fd_set *wr);
+
+/* Have cb called at the end of every turn with one line (no newline) that says
+ * how long the loop slept, what woke it and what each phase cost. NULL ends
+ * it. */
+int fetcher_trace(struct fetcher *f,
+                  void (*cb)(struct fetcher *f, const char *line, void *arg),
+                  void *arg);
+
+#ifdef __cplusplus
+}
+#endif
+
+/* Permission to use, copy, modify, and/or distribute this software for any
+ * purpose with or without fee is hereby granted.
+ *
+ * THE SOFTWARE IS PROVIDED "AS IS" AND THE AUTHOR DISCLAIMS ALL WARRANTIES
+ * WITH REGARD TO THIS SOFTWARE INCLUDING ALL IMPLIED WARRANTIES OF
+ * MERCHANTABILITY AND FITNESS. IN NO EVENT SHALL THE AUTHOR BE LIABLE FOR ANY
+ * SPECIAL, DIRECT, INDIRECT, OR CONSEQUENTIAL DAMAGES OR ANY DAMAGES
+ * WHATSOEVER RESULTING FROM LOSS OF USE, DATA OR PROFITS, WHETHER IN AN ACTION
+ * OF CONTRACT, NEGLIGENCE OR OTHER TORTIOUS ACTION, ARISING OUT OF OR IN
+ * CONNECTION WITH THE USE OR PERFORMANCE OF THIS SOFTWARE. */
+#endif
