@@ -265,6 +265,7 @@ struct attempt {
     struct fetcher *f;
     struct transfer *transfer;  /* NULL: parked */
     struct attempt *prev, *next;
+    struct node breath;         /* in f->breathless: libcurl was made to stop reading */
     struct curl_slist *headers;
     enum lookup lookup;
     bool scout;                 /* the others for its host wait for it */
@@ -309,8 +310,7 @@ struct sink {
     void (*drop)(struct transfer *);    /* the end: give back what is held */
 };
 
-enum want { WANT_CANCEL = 1, WANT_PAUSE = 2, WANT_RESUME = 4, WANT_END = 8, WANT_FREE = 16,
-            WANT_BREATH = 32 };
+enum want { WANT_CANCEL = 1, WANT_PAUSE = 2, WANT_RESUME = 4, WANT_END = 8, WANT_FREE = 16 };
 
 struct transfer {
     struct fetcher *f;
@@ -378,6 +378,7 @@ struct fetcher {
     unsigned curl_version;
     char *capath;               /* hashed, to be read a certificate at a time */
     struct attempt *attempts;
+    struct node *breathless;    /* attempts that go on as soon as there is time, or budget */
     struct timer kick;
     bool kick_due;
     int lookups;
@@ -740,17 +741,19 @@ static bool slice_left(struct fetcher *f, enum phase phase) {
 
 /* Call the watches of one class that are ready. For the network's sockets the slice counts, and
  * where it ended the next turn begins: by this rotation the last of 900 sockets is heard. In debt to
- * the rate limit, reading stops in the middle too. A host's callback is never put off. */
+ * the rate limit there is no more reading. A host's callback is never put off. */
 static void serve(struct fetcher *f, enum class class, enum phase phase) {
     int n = f->top + 1, first = class == GUEST ? f->first : 0, fd, events;
     for (int i = 0; i < n; i++) {
         fd = (first + i) % n;
         if (f->watch[fd].class != class || !(FD_ISSET(fd, &f->rd) || FD_ISSET(fd, &f->wr)))
             continue;
-        if (class == GUEST && (f->deaf || !slice_left(f, phase))) {
+        if (class == GUEST && !slice_left(f, phase)) {
             f->first = fd;
             return;
         }
+        if (class == GUEST && f->deaf)
+            FD_CLR(fd, &f->rd);
         if ((events = watch_take(f, fd)) != 0)
             f->watch[fd].cb(f, fd, events, f->watch[fd].arg);
         step_done(f, phase, fd);
@@ -1204,6 +1207,7 @@ static void attempt_free(struct attempt *a) {
     if (!a)
         return;
     lookup_over(a);
+    tree_remove(&a->f->breathless, &a->breath);
     if (a->prev)
         a->prev->next = a->next;
     else if (a->f->attempts == a)
@@ -1384,9 +1388,8 @@ static void enqueue(struct fetcher *f, struct transfer *t, bool in_front) {
     tree_add(&t->host->queue, &t->queued);
     f->waiting++;
     host_place(f, t->host);
-    set_state(f, t, FETCHER_WAITING);
-    if (!f->busy)
-        f->more = true;
+    t->state = FETCHER_WAITING;         /* without on_progress: we may be in fetcher_start */
+    f->more |= !f->busy;
 }
 
 static void dequeue(struct fetcher *f, struct transfer *t) {
@@ -1672,7 +1675,8 @@ static void hear_again(struct fetcher *f, void *arg) {
 }
 
 /* The rate is limited by not listening: what we don't read the kernel doesn't acknowledge, and the
- * sender waits. A tenth of a second's bytes may be saved up. */
+ * sender waits. A tenth of a second's bytes may be saved up; and once in debt we listen again only when
+ * there is enough for 20 ms, or each packet would cost a turn. */
 static void budget_spend(struct fetcher *f, size_t n) {
     usec elapsed = f->now - f->filled;
     if (!f->rate)
@@ -1687,7 +1691,7 @@ static void budget_spend(struct fetcher *f, size_t n) {
         f->deaf_since = f->now;
     }
     if (f->deaf)
-        timer_arm(f, &f->hear, f->now - f->budget * 1000000 / f->rate);
+        timer_arm(f, &f->hear, f->now + 20000 - f->budget * 1000000 / f->rate);
 }
 
 static void count_bytes(struct fetcher *f, struct transfer *t, size_t n) {
@@ -1715,11 +1719,16 @@ static int body_take(struct attempt *a, const char *data, size_t n) {
 }
 
 /* One call to libcurl may go on for as long as data keeps coming (7.88 read 12 MB in one, 60 ms). So
- * when the slice is spent, it is made to stop by a pause, which ends in the finish phase. */
-static bool out_of_breath(struct fetcher *f) {
+ * when the slice or the budget is spent it is made to stop, by a pause that the finish phase ends. */
+static bool out_of_breath(struct attempt *a) {
+    struct fetcher *f = a->f;
     bool fed = f->meter.fed;
     f->meter.fed = true;
-    return fed && clock_us() + f->skew >= f->slice_end;
+    if (!fed || (!f->deaf && clock_us() + f->skew < f->slice_end))
+        return false;
+    a->breath.key = (int64_t)++f->serial;      /* it is in no tree: let_go took it out */
+    tree_add(&f->breathless, &a->breath);
+    return true;
 }
 
 static size_t on_body(char *data, size_t one, size_t n, void *arg) {
@@ -1728,10 +1737,8 @@ static size_t on_body(char *data, size_t one, size_t n, void *arg) {
     (void)one;
     if (!a->transfer)
         return 0;
-    if (out_of_breath(a->f)) {
-        mark(a->f, a->transfer, WANT_BREATH);
+    if (out_of_breath(a))
         return CURL_WRITEFUNC_PAUSE;
-    }
     a->f->meter.touched = (fetcher_id)a->transfer->id.key;
     a->moved = listening(a->f);
     if ((result = body_take(a, data, n)) < 0)
@@ -1932,6 +1939,12 @@ static usec attempt_deadline(struct attempt *a) {
     return due < total ? due : total;
 }
 
+/* It is looked at once more after stall_ms: by then the connection may be there. */
+static void deadline_arm(struct fetcher *f, struct transfer *t) {
+    usec due = attempt_deadline(t->attempt), look = f->now + limit_us(t->rq.stall_ms);
+    timer_arm(f, &t->timer, due < look ? due : look);
+}
+
 static void fail_timeout(struct fetcher *f, struct transfer *t) {
     const struct fetcher_request *rq = &t->rq;
     if (f->now - t->began >= limit_us(rq->total_ms))
@@ -1946,11 +1959,10 @@ static void fail_timeout(struct fetcher *f, struct transfer *t) {
  * due, not at each byte. */
 static void transfer_due(struct fetcher *f, void *arg) {
     struct transfer *t = arg;
-    usec due;
     if (!t->attempt)                    /* the end of a wait */
         enqueue(f, t, false);
-    else if ((due = attempt_deadline(t->attempt)) > f->now)
-        timer_arm(f, &t->timer, due);
+    else if (attempt_deadline(t->attempt) > f->now)
+        deadline_arm(f, t);
     else {
         fail_timeout(f, t);
         mark(f, t, WANT_END);
@@ -2157,8 +2169,11 @@ static char *name_numbered(const char *path, unsigned long number, const char *s
     return numbered;
 }
 
+/* A long path is told by its end, so that the reason is not lost. */
 static int fail_file(struct transfer *t, const char *what, const char *path) {
-    return fail(t, FETCHER_FILE, "could not %s %s: %s", what, path, strerror(errno));
+    size_t n = strlen(path), most = 100;
+    return fail(t, FETCHER_FILE, "could not %s %s%s: %s", what, n > most ? "..." : "",
+                n > most ? path + n - most : path, strerror(errno));
 }
 
 /* Does the request name a directory, and the server or the URL the file? */
@@ -2293,17 +2308,17 @@ static bool part_usable(struct transfer *t, int fd, const char *part) {
            strcmp(m.url, t->shown ? t->shown : t->rq.url) == 0;
 }
 
-/* What is in the way of this .part: the next number (0), or the end (-1)? */
+/* Something is in the way of this .part: try it again (0), or the next number (1), or fail (-1). */
 static int part_obstacle(struct transfer *t, char *part, bool ours) {
     switch (errno) {
     case ENOENT:
         return make_directories(part) < 0 ? fail_file(t, "make", part) : 0;
     case EWOULDBLOCK:
         if (held_here(t->f, part) || (in_directory(t) && !ours))
-            return 0;
+            return 1;
         return fail(t, FETCHER_FILE, "%s is being written by another process", part);
     case EEXIST: case EISDIR: case ELOOP: case ENXIO: case EMLINK:
-        return 0;
+        return 1;
     default:
         return fail_file(t, "make", part);
     }
@@ -2313,8 +2328,8 @@ static int part_obstacle(struct transfer *t, char *part, bool ours) {
 static int part_open(struct transfer *t) {
     struct body *b = t->body;
     unsigned long number = 0;
-    int result = 0;
-    for (; result == 0; number += errno != ENOENT) {
+    int step = 0;
+    for (; step >= 0; number += (unsigned)step) {
         free(b->part);
         if ((b->part = name_numbered(b->base, number, ".part")) == NULL)
             return fail_memory(t);
@@ -2327,7 +2342,7 @@ static int part_open(struct transfer *t) {
             errno = EEXIST;
         }
         b->fd = -1;
-        result = part_obstacle(t, b->part, false);
+        step = part_obstacle(t, b->part, false);
     }
     return -1;
 }
@@ -2626,8 +2641,10 @@ static void transfer_stop(struct fetcher *f, struct transfer *t) {
     if (t->host)
         t->host->running -= t->in_flight;
     t->in_flight = t->held = false;
-    if (a)
+    if (a) {
+        tree_remove(&f->breathless, &a->breath);
         scout_over(a, false);
+    }
     if (a && a->lookup == LOOKUP_RUNNING) {
         a->transfer = NULL;
         t->attempt = NULL;
@@ -2805,7 +2822,7 @@ static void transfer_begin(struct fetcher *f, struct transfer *t) {
     if (transfer_launch(f, t) < 0)
         mark(f, t, WANT_END);
     else
-        timer_arm(f, &t->timer, attempt_deadline(t->attempt));
+        deadline_arm(f, t);
     host_unready(h);                    /* the key of what is in a tree must not change */
     h->ready.seq = ++f->serial;         /* and now the other hosts come first */
     host_place(f, h);
@@ -2848,6 +2865,7 @@ static void pause_now(struct fetcher *f, struct transfer *t) {
         return;
     if (t->in_flight && (t->rq.on_data || t->body->no_range)) {
         t->held = true;
+        tree_remove(&f->breathless, &t->attempt->breath);
         curl_easy_pause(t->attempt->easy, CURLPAUSE_ALL);
     } else {
         transfer_stop(f, t);
@@ -2859,11 +2877,12 @@ static void pause_now(struct fetcher *f, struct transfer *t) {
 /* Data that was held comes from inside curl_easy_pause. Before 7.65 libcurl then forgets to look at
  * the socket again. */
 static void let_go(struct fetcher *f, struct attempt *a) {
+    tree_remove(&f->breathless, &a->breath);
     curl_easy_pause(a->easy, CURLPAUSE_CONT);
     for (int fd = 0; fd <= f->top && f->curl_version < 0x074100; fd++)
         if (f->watch[fd].class == GUEST)
             socket_action(f, fd, CURL_CSELECT_IN);
-    f->kick_due = f->more = true;
+    f->kick_due = f->more = true;       /* what it does next, it does in a kick */
 }
 
 static void resume_now(struct fetcher *f, struct transfer *t) {
@@ -2876,7 +2895,7 @@ static void resume_now(struct fetcher *f, struct transfer *t) {
     t->held = false;
     t->attempt->moved = listening(f);
     set_state(f, t, FETCHER_RUNNING);
-    timer_arm(f, &t->timer, attempt_deadline(t->attempt));
+    deadline_arm(f, t);
     let_go(f, t->attempt);
 }
 
@@ -2898,16 +2917,16 @@ static void attend(struct fetcher *f, struct transfer *t) {
         pause_now(f, t);
     else if (want & WANT_RESUME)
         resume_now(f, t);
-    else if ((want & WANT_BREATH) && t->attempt)
-        let_go(f, t->attempt);
 }
 
 static void finish_phase(struct fetcher *f) {
-    struct transfer *t;
     collect(f);
     while (f->marked && slice_left(f, IN_FINISH)) {
-        t = marked_take(f);
-        attend(f, t);
+        attend(f, marked_take(f));
+        step_done(f, IN_FINISH, -1);
+    }
+    while (f->breathless && !f->deaf && slice_left(f, IN_FINISH)) {
+        let_go(f, container_of(tree_first(f->breathless), struct attempt, breath));
         step_done(f, IN_FINISH, -1);
     }
 }
@@ -3538,7 +3557,7 @@ static int contradiction(const struct settings *s, char **url) {
 static int help(void) {
     char left[80];
     puts("Usage: fetcher [OPTION]... URL...\n"
-         "Fetch URLs (http, https), many at the same time, and save them as files.\n");
+         "Fetch URLs (http, https), many at the same time, and save them as files.\n\nOptions:");
     for (size_t i = 0; i < sizeof option / sizeof *option; i++) {
         const struct option *o = &option[i];
         snprintf(left, sizeof left, "  %c%c%s --%s%s%s", o->letter ? '-' : ' ',

@@ -146,8 +146,9 @@ struct fetcher_request {
     int (*on_data)(struct fetcher *f, const void *data, size_t size,
                    void *arg);
 
-    /* Called when the state changes and, while data moves, at most every
-     * 100 ms. The info is as fetcher_info's, valid during the call. */
+    /* Called when the transfer begins an attempt, is to be tried again, sleeps
+     * or pauses, and, while data comes, at most every 100 ms. The info is as
+     * fetcher_info's, valid during the call. */
     void (*on_progress)(struct fetcher *f, const struct fetcher_info *info,
                         void *arg);
 

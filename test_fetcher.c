@@ -1,0 +1,2769 @@
+/* SPDX-License-Identifier: 0BSD
+ *
+ * test_fetcher.c - the tests, and an HTTP server with every fault that a client can meet.
+ *
+ *     ./test_fetcher [WORD]         run the tests (those whose name has WORD in it); prints TAP
+ *     ./test_fetcher serve [PORT]   run the server; its paths are listed at /
+ *     ./test_fetcher demo           fetch 200 files from the server into demo/, and check them
+ *
+ * The server runs on fetcher's own loop, as a host would: in the same process, in one thread. A test
+ * never sleeps: it turns the loop until what it waits for has come, or a deadline has passed. Waits of
+ * the library are cut short by its clock, which the tests can put forward (struct fetcher, skew).
+ */
+#define FETCHER_MAIN
+#define main fetcher_main
+#include "fetcher.c"
+#undef main
+
+#include <arpa/inet.h>
+#include <dlfcn.h>
+#include <ftw.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/wait.h>
+
+/* ============================================================================================= TAP */
+
+static int passed, failed, skipped;
+
+static bool ok(bool good, const char *format, ...) {
+    char text[300];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    *(good ? &passed : &failed) += 1;
+    printf("%s %d - %s\n", good ? "ok" : "not ok", passed + failed + skipped, text);
+    fflush(stdout);
+    return good;
+}
+
+static void skip(const char *what, const char *why) {
+    skipped++;
+    printf("ok %d - %s # SKIP %s\n", passed + failed + skipped, what, why);
+}
+
+static void die(const char *what) {
+    printf("Bail out! %s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+/* ====================================================================================== The server */
+
+struct counter {                /* of the requests for one target */
+    struct counter *next;
+    int count;
+    int64_t sent;               /* bytes of body, all together */
+    char last_range[80];
+    char target[];
+};
+
+struct server {
+    struct fetcher *f;
+    int fd, port;
+    int busy, busy_max;         /* requests being answered */
+    int accepted, requests;
+    struct conn *conns;
+    struct counter *counters;
+};
+
+enum after { KEEP, CLOSE, RESET, STALL };
+
+struct conn {
+    struct server *s;
+    struct conn *prev, *next;
+    int fd, events;
+    fetcher_id timer;
+    char in[80000];
+    size_t used;
+    bool answering;
+    struct counter *counter;
+    char out[66000];            /* the head, then pieces of the body */
+    size_t out_used;
+    const char *text;           /* the body, or made of ... */
+    unsigned seed;
+    int64_t pos, end;
+    int64_t slow;               /* bytes each 10 ms; 0: at once */
+    bool endless;
+    enum after after;
+    char page[80000];
+};
+
+static unsigned char pattern(unsigned seed, int64_t i) {
+    return (unsigned char)(seed * 31 + (uint64_t)i * 7 + ((uint64_t)i >> 8) * 13 +
+                           ((uint64_t)i >> 16) * 101);
+}
+
+/* The content of a target: of its path, and of its version. */
+static unsigned seed_of(const char *target, int version) {
+    unsigned seed = 17 + (unsigned)version;
+    for (; *target && *target != '?'; target++)
+        seed = seed * 33 + (unsigned char)*target;
+    return seed;
+}
+
+static void conn_close(struct conn *c) {
+    struct server *s = c->s;
+    (void)fetcher_watch(s->f, c->fd, 0, NULL, NULL);
+    if (c->timer)
+        (void)fetcher_timer_stop(s->f, c->timer);
+    if (c->answering)
+        s->busy--;
+    close(c->fd);
+    *(c->prev ? &c->prev->next : &s->conns) = c->next;
+    if (c->next)
+        c->next->prev = c->prev;
+    free(c);
+}
+
+static void conn_ready(struct fetcher *f, int fd, int events, void *arg);
+
+static void conn_watch(struct conn *c, int events) {
+    if (fetcher_watch(c->s->f, c->fd, c->events = events, conn_ready, c) < 0)
+        die("watch");
+}
+
+static void conn_tick(struct fetcher *f, void *arg) {
+    struct conn *c = arg;
+    (void)f;
+    c->timer = 0;
+    conn_watch(c, FETCHER_READ | FETCHER_WRITE);
+}
+
+/* The value of a parameter of the query; NULL if it isn't there. */
+static const char *param(const char *target, const char *name, char *value, size_t room) {
+    size_t n = strlen(name);
+    const char *s = strchr(target, '?');
+    for (; s; s = strchr(s, '&'))
+        if (strncmp(++s, name, n) == 0 && s[n] == '=') {
+            char *plain = curl_easy_unescape(NULL, s + n + 1, (int)strcspn(s + n + 1, "&"), NULL);
+            snprintf(value, room, "%s", plain ? plain : "");
+            curl_free(plain);
+            return value;
+        }
+    return NULL;
+}
+
+static int64_t number(const char *target, const char *name, int64_t usual) {
+    char value[40];
+    return param(target, name, value, sizeof value) ? strtoll(value, NULL, 10) : usual;
+}
+
+static bool param_is(const char *target, const char *name, const char *is) {
+    char value[40];
+    return param(target, name, value, sizeof value) && strcmp(value, is) == 0;
+}
+
+static struct counter *counter_of(struct server *s, const char *target) {
+    struct counter *c = s->counters;
+    while (c && strcmp(c->target, target))
+        c = c->next;
+    if (!c && (c = calloc(1, sizeof *c + strlen(target) + 1)) != NULL) {
+        strcpy(c->target, target);
+        c->next = s->counters;
+        s->counters = c;
+    }
+    return c;
+}
+
+/* A header of the request; "" if it isn't there. */
+static const char *request_header(const char *in, const char *name, char *value, size_t room) {
+    size_t n = strlen(name);
+    *value = '\0';
+    for (const char *s = strstr(in, "\r\n"); s; s = strstr(s + 2, "\r\n"))
+        if (strncasecmp(s + 2, name, n) == 0 && s[2 + n] == ':')
+            snprintf(value, room, "%.*s", (int)strcspn(s + n + 4, "\r"), s + n + 4);
+    return value;
+}
+
+static void head_add(struct conn *c, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    c->out_used += (size_t)vsnprintf(c->out + c->out_used, sizeof c->out - c->out_used, format, args);
+    va_end(args);
+}
+
+static void head_begin(struct conn *c, int status, const char *phrase) {
+    char date[64];
+    time_t now = time(NULL);
+    strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", gmtime(&now));
+    head_add(c, "HTTP/1.1 %d %s\r\nDate: %s\r\nServer: faults\r\n", status, phrase, date);
+}
+
+static void answer_text(struct conn *c, int status, const char *phrase, const char *type,
+                        const char *text) {
+    head_begin(c, status, phrase);
+    head_add(c, "Content-Type: %s\r\nContent-Length: %zu\r\n\r\n", type, strlen(text));
+    c->text = text;
+    c->end = (int64_t)strlen(text);
+}
+
+static const char *const index_lines[] = {
+    "/any/path?size=1000000       content made of the path, with ETag, Last-Modified and ranges",
+    "  &slow=1000                 1000 bytes each 10 ms",
+    "  &cut=500 &reset=500        end, or reset the connection after 500 bytes",
+    "  &stall=500 &stall=head     say nothing more after 500 bytes, or nothing at all",
+    "  &length=2000               announce another length",
+    "  &chunked=1 &chunk=bad      chunked, and badly so",
+    "  &status=503 &retry-after=2 an error; Retry-After in seconds or as a date",
+    "  &times=2                   the fault in the first 2 requests only",
+    "  &etag=weak &etag=none      validators; &modified=none likewise",
+    "  &range=ignore, wrong, 416, date   what ranges go wrong with",
+    "  &changed=1                 other content after the first request",
+    "  &random=7                  half of all requests fail, at random places",
+    "  &redirect=URL &type=TYPE &disposition=VALUE &reason=PHRASE",
+    "  &gzip=1 &endless=1 &garbage=1 &close=1 &idle=1 &nodate=1",
+    "/loop  /echo  /delay?ms=100",
+};
+
+static void answer_index(struct conn *c) {
+    size_t n = 0;
+    for (size_t i = 0; i < sizeof index_lines / sizeof *index_lines; i++)
+        n += (size_t)snprintf(c->page + n, sizeof c->page - n, "%s\n", index_lines[i]);
+    answer_text(c, 200, "OK", "text/plain", c->page);
+}
+
+static const char gzipped[] = "\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xcb\x48\xcd\xc9\xc9\xd7"
+    "\x51\x28\xcf\x2f\xca\x49\xe1\x02\x00\x53\x74\x24\xf4\x0d\x00\x00\x00";      /* "hello, world\n" */
+
+static const char modified_date[] = "Sun, 06 Nov 1994 08:49:37 GMT";
+
+static void answer_error(struct conn *c, const char *target, int status) {
+    char value[80], phrase[80] = "An Error";
+    param(target, "reason", phrase, sizeof phrase);
+    head_begin(c, status, phrase);
+    if (param(target, "retry-after", value, sizeof value))
+        head_add(c, "Retry-After: %s\r\n", value);
+    head_add(c, "Content-Type: text/plain\r\nContent-Length: 5\r\n\r\n");
+    c->text = "oops\n";
+    c->end = 5;
+}
+
+/* May the request's range be served, and is it to be? */
+static int64_t range_first(struct conn *c, const char *target, const char *etag) {
+    char range[80], if_range[80];
+    request_header(c->in, "Range", range, sizeof range);
+    request_header(c->in, "If-Range", if_range, sizeof if_range);
+    if (!*range || param_is(target, "range", "ignore") ||
+        (param_is(target, "range", "date") && *if_range == '"') ||
+        (*if_range && strcmp(if_range, etag) && strcmp(if_range, modified_date)))
+        return -1;
+    return strtoll(range + strcspn(range, "="), NULL, 10) < 0
+         ? -strtoll(range + strcspn(range, "="), NULL, 10)
+         : strtoll(range + strcspn(range, "=") + 1, NULL, 10);
+}
+
+static void answer_length(struct conn *c, const char *target, int64_t size) {
+    if (number(target, "chunked", 0) || param_is(target, "chunk", "bad"))
+        head_add(c, "Transfer-Encoding: chunked\r\n");
+    else if (number(target, "length", 0) >= 0)
+        head_add(c, "Content-Length: %" PRId64 "\r\n", number(target, "length", size));
+}
+
+static void answer_head(struct conn *c, const char *target, const char *etag, int64_t size) {
+    char value[600];
+    int64_t first = range_first(c, target, etag);
+    if (first >= size || (first >= 0 && param_is(target, "range", "416"))) {
+        head_begin(c, 416, "Range Not Satisfiable");
+        head_add(c, "Content-Range: bytes */%" PRId64 "\r\nContent-Length: 0\r\n", size);
+        c->end = 0;
+    } else if (first >= 0) {
+        head_begin(c, 206, "Partial Content");
+        c->pos = first;
+        head_add(c, "Content-Range: bytes %" PRId64 "-%" PRId64 "/%" PRId64 "\r\n",
+                 first + param_is(target, "range", "wrong"), size - 1, size);
+        answer_length(c, target, size - first);
+    } else {
+        param(target, "reason", strcpy(value, "OK"), sizeof value);
+        head_begin(c, 200, value);
+        answer_length(c, target, size);
+    }
+    if (*etag)
+        head_add(c, "ETag: %s\r\n", etag);
+    if (!param_is(target, "modified", "none"))
+        head_add(c, "Last-Modified: %s\r\n", modified_date);
+    if (param(target, "disposition", value, sizeof value))
+        head_add(c, "Content-Disposition: %s\r\n", value);
+    if (param(target, "type", value, sizeof value))
+        head_add(c, "Content-Type: %s\r\n", value);
+    if (number(target, "close", 0))
+        head_add(c, "Connection: close\r\n");
+    head_add(c, "\r\n");
+}
+
+/* Faults that come in the body, where the query says so. */
+static void answer_faults(struct conn *c, const char *target) {
+    int64_t random = number(target, "random", 0), at;
+    char stall[20];
+    if (number(target, "close", 0) || number(target, "idle", 0) || number(target, "length", 0) < 0)
+        c->after = CLOSE;
+    if ((at = number(target, "cut", -1)) >= 0)
+        c->after = CLOSE;
+    else if ((at = number(target, "reset", -1)) >= 0)
+        c->after = RESET;
+    else if (param(target, "stall", stall, sizeof stall)) {
+        c->after = STALL;
+        at = strtoll(stall, NULL, 10);
+    } else if (random) {
+        random = seed_of(target, (int)random + c->counter->count * 7919) * 2654435761u >> 16;
+        c->after = random & 1 ? KEEP : random & 2 ? CLOSE : RESET;
+        at = random & 1 ? -1 : (random >> 2) % (c->end - c->pos + 1);
+    }
+    if (at >= 0 && c->pos + at < c->end)
+        c->end = c->pos + at;
+    c->slow = number(target, "slow", 0);
+}
+
+static void answer_file(struct conn *c, const char *target) {
+    char etag[40] = "", value[600], none_match[80], since[80];
+    int version = number(target, "changed", 0) && c->counter->count > number(target, "changed", 0);
+    bool fault = number(target, "times", INT_MAX) >= c->counter->count;
+    c->seed = seed_of(target, version);
+    c->end = number(target, "size", 100);
+    if (!param_is(target, "etag", "none"))
+        snprintf(etag, sizeof etag, "%s\"v%u\"", param_is(target, "etag", "weak") ? "W/" : "", c->seed);
+    request_header(c->in, "If-None-Match", none_match, sizeof none_match);
+    request_header(c->in, "If-Modified-Since", since, sizeof since);
+    if (fault && number(target, "status", 0))
+        answer_error(c, target, (int)number(target, "status", 0));
+    else if (fault && param(target, "redirect", value, sizeof value)) {
+        head_begin(c, 302, "Found");
+        head_add(c, "Location: %s\r\nContent-Length: 0\r\n\r\n", value);
+        c->end = 0;
+    } else if ((*etag && strcmp(none_match, etag) == 0) || strcmp(since, modified_date) == 0) {
+        head_begin(c, 304, "Not Modified");
+        head_add(c, "ETag: %s\r\n\r\n", etag);
+        c->end = 0;
+    } else
+        answer_head(c, target, etag, c->end);
+    if (fault)
+        answer_faults(c, target);
+    if (fault && param_is(target, "stall", "head"))
+        c->out_used = 0;
+}
+
+static void answer_oddity(struct conn *c, const char *target) {
+    if (number(target, "gzip", 0)) {
+        head_begin(c, 200, "OK");
+        head_add(c, "Content-Encoding: gzip\r\nContent-Length: %zu\r\n\r\n", sizeof gzipped - 1);
+        c->text = gzipped;
+        c->end = sizeof gzipped - 1;
+    } else if (number(target, "endless", 0)) {
+        head_begin(c, 200, "OK");
+        c->endless = true;
+    } else {
+        head_add(c, "220 this is not HTTP at all\r\n");
+        c->after = CLOSE;
+    }
+}
+
+static void answer_later(struct fetcher *f, void *arg) {
+    struct conn *c = arg;
+    (void)f;
+    c->timer = 0;
+    answer_text(c, 200, "OK", "text/plain", "late\n");
+    conn_watch(c, FETCHER_READ | FETCHER_WRITE);
+}
+
+static void answer(struct conn *c, const char *target) {
+    struct server *s = c->s;
+    s->requests++;
+    c->answering = true;
+    s->busy_max = ++s->busy > s->busy_max ? s->busy : s->busy_max;
+    c->counter = counter_of(s, target);
+    c->counter->count++;
+    request_header(c->in, "Range", c->counter->last_range, sizeof c->counter->last_range);
+    c->out_used = 0;
+    c->pos = c->end = c->slow = 0;
+    c->text = NULL;
+    c->after = KEEP;
+    if (strcmp(target, "/") == 0)
+        answer_index(c);
+    else if (strcmp(target, "/echo") == 0) {
+        snprintf(c->page, sizeof c->page, "%s", c->in);
+        answer_text(c, 200, "OK", "text/plain", c->page);
+    } else if (strncmp(target, "/loop", 5) == 0) {
+        head_begin(c, 302, "Found");
+        head_add(c, "Location: /loop\r\nContent-Length: 0\r\n\r\n");
+    } else if (strncmp(target, "/delay", 6) == 0)
+        c->timer = fetcher_timer(s->f, number(target, "ms", 100), answer_later, c);
+    else if (number(target, "gzip", 0) || number(target, "endless", 0) || number(target, "garbage", 0))
+        answer_oddity(c, target);
+    else
+        answer_file(c, target);
+    if (!c->timer)
+        conn_watch(c, FETCHER_READ | FETCHER_WRITE);
+}
+
+/* A whole request, its body too? Then answer it. */
+static void conn_request(struct conn *c) {
+    char *end, method[16], target[4096], value[40];
+    size_t body;
+    c->in[c->used] = '\0';
+    if (c->answering || (end = strstr(c->in, "\r\n\r\n")) == NULL)
+        return;
+    body = strtoul(request_header(c->in, "Content-Length", value, sizeof value), NULL, 10);
+    if (*request_header(c->in, "Expect", value, sizeof value))
+        (void)!write(c->fd, "HTTP/1.1 100 Continue\r\n\r\n", 25);
+    if ((size_t)(end + 4 - c->in) + body > c->used)
+        return;
+    if (sscanf(c->in, "%15s %4095s", method, target) != 2)
+        die("request");
+    answer(c, target);
+    if (strcmp(method, "HEAD") == 0)
+        c->end = c->pos;
+    c->used = 0;
+}
+
+static void conn_read(struct conn *c) {
+    ssize_t n = read(c->fd, c->in + c->used, sizeof c->in - 1 - c->used);
+    if (n <= 0) {
+        if (n == 0 || errno != EAGAIN)
+            conn_close(c);
+        return;
+    }
+    c->used += (size_t)n;
+    conn_request(c);
+}
+
+/* The next piece of the body into the buffer, behind what stands there. */
+static void conn_fill(struct conn *c) {
+    const char *target = c->counter->target;
+    size_t room = sizeof c->out - c->out_used - 64, n;
+    bool chunked = number(target, "chunked", 0) || param_is(target, "chunk", "bad");
+    char *to;
+    if (c->slow && c->slow < (int64_t)room)
+        room = (size_t)c->slow;
+    n = c->end - c->pos < (int64_t)room ? (size_t)(c->end - c->pos) : room;
+    if (chunked && c->out_used < 1000 && c->text == NULL)
+        head_add(c, "%zx\r\n", n);
+    to = c->out + c->out_used;
+    for (size_t i = 0; i < n; i++)
+        to[i] = c->text ? c->text[c->pos + (int64_t)i] : (char)pattern(c->seed, c->pos + (int64_t)i);
+    c->out_used += n;
+    c->pos += (int64_t)n;
+    c->counter->sent += (int64_t)n;
+    if (chunked && c->text == NULL)
+        head_add(c, param_is(target, "chunk", "bad") ? "xyz\r\n" : c->pos == c->end &&
+                 c->after == KEEP ? "\r\n0\r\n\r\n" : "\r\n");
+}
+
+static void conn_finished(struct conn *c) {
+    struct linger linger = {1, 0};
+    c->answering = false;
+    c->s->busy--;
+    if (c->after == RESET)
+        setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
+    if (c->after == CLOSE || c->after == RESET)
+        conn_close(c);
+    else
+        conn_watch(c, FETCHER_READ);
+}
+
+static void conn_write(struct conn *c) {
+    ssize_t n;
+    if (c->endless && c->out_used < 1000)
+        head_add(c, "X-More: %0500d\r\n", 1);
+    if (c->pos < c->end && c->out_used < sizeof c->out / 2)
+        conn_fill(c);
+    n = write(c->fd, c->out, c->out_used);
+    if (n < 0 && errno != EAGAIN) {
+        conn_close(c);
+        return;
+    }
+    if (n > 0)
+        memmove(c->out, c->out + n, c->out_used -= (size_t)n);
+    if (c->out_used == 0 && c->pos == c->end && c->after != STALL && !c->endless)
+        conn_finished(c);
+    else if (c->out_used == 0 && c->pos == c->end && !c->endless)
+        conn_watch(c, FETCHER_READ);
+    else if (c->slow && c->out_used == 0) {
+        conn_watch(c, FETCHER_READ);
+        c->timer = fetcher_timer(c->s->f, 10, conn_tick, c);
+    }
+}
+
+static void conn_ready(struct fetcher *f, int fd, int events, void *arg) {
+    (void)f, (void)fd;
+    if (events & FETCHER_WRITE)
+        conn_write(arg);
+    else
+        conn_read(arg);
+}
+
+static void server_accept(struct fetcher *f, int fd, int events, void *arg) {
+    struct server *s = arg;
+    struct conn *c;
+    (void)f, (void)events;
+    fd = accept(fd, NULL, NULL);
+    if (fd < 0 || fd >= FD_SETSIZE || (c = calloc(1, sizeof *c)) == NULL) {
+        if (fd >= 0)
+            close(fd);
+        return;
+    }
+    s->accepted++;
+    c->s = s;
+    c->fd = fd;
+    if ((c->next = s->conns) != NULL)
+        c->next->prev = c;
+    s->conns = c;
+    if (set_flags(fd, O_NONBLOCK) < 0)
+        die("fcntl");
+    conn_watch(c, FETCHER_READ);
+}
+
+static void server_open(struct server *s, struct fetcher *f, int port) {
+    struct sockaddr_in address;
+    socklen_t size = sizeof address;
+    int on = 1;
+    memset(s, 0, sizeof *s);
+    memset(&address, 0, sizeof address);
+    address.sin_family = AF_INET;
+    address.sin_port = htons((uint16_t)port);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    s->f = f;
+    s->fd = socket(AF_INET, SOCK_STREAM, 0);
+    setsockopt(s->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (bind(s->fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(s->fd, 1024) < 0 ||
+        getsockname(s->fd, (struct sockaddr *)&address, &size) < 0 ||
+        set_flags(s->fd, O_NONBLOCK) < 0 ||
+        fetcher_watch(f, s->fd, FETCHER_READ, server_accept, s) < 0)
+        die("cannot listen");
+    s->port = ntohs(address.sin_port);
+}
+
+static void server_close(struct server *s) {
+    struct counter *c;
+    while (s->conns)
+        conn_close(s->conns);
+    while ((c = s->counters) != NULL) {
+        s->counters = c->next;
+        free(c);
+    }
+    if (s->fd >= 0) {
+        (void)fetcher_watch(s->f, s->fd, 0, NULL, NULL);
+        close(s->fd);
+    }
+}
+
+/* ========================================================================================= Helpers */
+
+static struct fetcher *f;       /* of the test that runs, with its server */
+static struct server server;
+static char work[64];           /* the directory of the test that runs */
+
+/* Turn the loop until a condition holds; a deadline of 20 s of real time. */
+#define until(condition) do { \
+    usec deadline_ = clock_us() + 20000000; \
+    while (!(condition) && clock_us() < deadline_) \
+        fetcher_step(f, 100); \
+} while (0)
+
+static const char *url(const char *format, ...) {
+    static char text[8][4096];
+    static int at;
+    char path[3800];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(path, sizeof path, format, args);
+    va_end(args);
+    at = (at + 1) % 8;
+    snprintf(text[at], sizeof text[at], "http://127.0.0.1:%d%s", server.port, path);
+    return text[at];
+}
+
+static struct counter *seen(const char *format, ...) {
+    char target[4096];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(target, sizeof target, format, args);
+    va_end(args);
+    return counter_of(&server, target);
+}
+
+/* A file's name in the directory of the test. */
+static char *in_work(const char *name) {
+    static char path[8][700];
+    static int at;
+    at = (at + 1) % 8;
+    snprintf(path[at], sizeof path[at], "%s/%s", work, name);
+    return path[at];
+}
+
+/* What on_done was told, kept. */
+struct outcome {
+    int calls;
+    fetcher_id id;
+    enum fetcher_code code;
+    int status, attempts, changed, last;
+    size_t size;
+    int64_t bytes, received, lookup_us, connect_us, first_byte_us, total_us;
+    char message[300], url[500], final_url[500], path[700], type[100], *data;
+    int retries;                /* seen by on_progress */
+    bool hasten;                /* put the clock forward over waits */
+};
+
+static bool ending;             /* the test is over, and what it waited for with it */
+
+static void keep_outcome(struct fetcher *on, const struct fetcher_result *r, void *arg) {
+    struct outcome *o = arg;
+    (void)on;
+    if (ending)
+        return;
+    o->calls++;
+    o->id = r->id;
+    o->code = r->code;
+    o->status = r->status;
+    o->attempts = r->attempts;
+    o->changed = r->changed;
+    o->last = r->last;
+    o->size = r->size;
+    o->bytes = r->bytes;
+    o->received = r->received;
+    o->lookup_us = r->lookup_us;
+    o->connect_us = r->connect_us;
+    o->first_byte_us = r->first_byte_us;
+    o->total_us = r->total_us;
+    snprintf(o->message, sizeof o->message, "%s", r->message);
+    snprintf(o->url, sizeof o->url, "%s", r->url);
+    snprintf(o->final_url, sizeof o->final_url, "%s", r->final_url);
+    snprintf(o->path, sizeof o->path, "%s", r->path ? r->path : "");
+    snprintf(o->type, sizeof o->type, "%s", r->content_type);
+    free(o->data);
+    o->data = malloc(r->size + 1);
+    if (o->data && r->data)
+        memcpy(o->data, r->data, r->size + 1);
+}
+
+/* Waits for a next attempt or round pass at once. */
+static void hasten(struct fetcher *on, const struct fetcher_info *info, void *arg) {
+    struct outcome *o = arg;
+    if (info->state == FETCHER_RETRYING)
+        o->retries++;
+    if (o->hasten && (info->state == FETCHER_RETRYING || info->state == FETCHER_SLEEPING))
+        on->skew += info->wait_ms * 1000 + 1000;
+}
+
+/* Fetch, and wait for the end. Free the outcome's data with forget(). */
+static struct outcome fetch(struct fetcher_request rq) {
+    static struct outcome o;
+    o = (struct outcome){0};
+    o.hasten = true;
+    rq.on_done = keep_outcome;
+    rq.on_progress = hasten;
+    rq.arg = rq.arg ? rq.arg : &o;
+    if (!fetcher_start(f, &rq))
+        die("fetcher_start");
+    until(o.calls);
+    return o;
+}
+
+static void forget(struct outcome *o) {
+    free(o->data);
+    o->data = NULL;
+}
+
+#define FETCH(...) fetch((struct fetcher_request){__VA_ARGS__})
+
+/* Is this what the server has under a target? */
+static bool is_content(const char *data, int64_t size, const char *target, int version) {
+    unsigned seed = seed_of(target, version);
+    for (int64_t i = 0; i < size; i++)
+        if ((unsigned char)data[i] != pattern(seed, i))
+            return false;
+    return true;
+}
+
+static char *slurp(const char *path, int64_t *size) {
+    FILE *file = fopen(path, "rb");
+    char *data = NULL;
+    *size = -1;
+    if (!file)
+        return NULL;
+    fseek(file, 0, SEEK_END);
+    *size = ftell(file);
+    rewind(file);
+    if ((data = malloc((size_t)*size + 1)) == NULL || fread(data, 1, (size_t)*size, file) !=
+        (size_t)*size)
+        die(path);
+    data[*size] = '\0';
+    fclose(file);
+    return data;
+}
+
+static bool file_is(const char *path, int64_t size, const char *target, int version) {
+    int64_t found;
+    char *data = slurp(path, &found);
+    bool same = data && found == size && is_content(data, size, target, version);
+    free(data);
+    return same;
+}
+
+static bool exists(const char *path) {
+    struct stat st;
+    return lstat(path, &st) == 0;
+}
+
+static int names_in(const char *dir) {
+    DIR *d = opendir(dir);
+    int n = 0;
+    while (d && readdir(d))
+        n++;
+    if (d)
+        closedir(d);
+    return n - 2;
+}
+
+static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw) {
+    (void)st, (void)flag, (void)ftw;
+    return remove(path);
+}
+
+static void write_file(const char *path, const char *text, size_t n) {
+    FILE *file = fopen(path, "wb");
+    if (!file || fwrite(text, 1, n, file) != n || fclose(file))
+        die(path);
+}
+
+static void test_begin(void) {
+    strcpy(work, "/tmp/fetcher-test-XXXXXX");
+    if (!mkdtemp(work) || (f = fetcher_new()) == NULL)
+        die("begin");
+    server_open(&server, f, 0);
+}
+
+static void test_end(void) {
+    ending = true;
+    server_close(&server);
+    fetcher_free(f);
+    ending = false;
+    f = NULL;
+    nftw(work, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+/* -- a child process: the program -------------------------------------------------------------------- */
+
+struct child {
+    pid_t pid;
+    int in, out[2];             /* stdin; stdout and stderr */
+    char *text[2];              /* what they said */
+    size_t size[2];
+    bool open[2];
+    int status;
+};
+
+static void child_ready(struct fetcher *on, int fd, int events, void *arg) {
+    struct child *c = arg;
+    int i = fd == c->out[1];
+    char piece[65536];
+    ssize_t n = read(fd, piece, sizeof piece);
+    (void)events;
+    if (n <= 0) {
+        (void)fetcher_watch(on, fd, 0, NULL, NULL);
+        close(fd);
+        c->open[i] = false;
+        return;
+    }
+    if ((c->text[i] = realloc(c->text[i], c->size[i] + (size_t)n + 1)) == NULL)
+        die("realloc");
+    memcpy(c->text[i] + c->size[i], piece, (size_t)n);
+    c->text[i][c->size[i] += (size_t)n] = '\0';
+}
+
+/* Start a program; stdin is a pipe, as its stdout and stderr are. */
+static void child_start(struct child *c, const char *const *argv) {
+    int in[2], out[2], error[2];
+    memset(c, 0, sizeof *c);
+    if (pipe(in) < 0 || pipe(out) < 0 || pipe(error) < 0 || (c->pid = fork()) < 0)
+        die("fork");
+    if (c->pid == 0) {
+        dup2(in[0], 0);
+        dup2(out[1], 1);
+        dup2(error[1], 2);
+        for (int fd = 3; fd < 200; fd++)
+            close(fd);
+        execvp(argv[0], (char *const *)(uintptr_t)argv);
+        _exit(127);
+    }
+    close(in[0]);
+    close(out[1]);
+    close(error[1]);
+    c->in = in[1];
+    c->out[0] = out[0];
+    c->out[1] = error[0];
+    for (int i = 0; i < 2; i++) {
+        c->open[i] = true;
+        c->text[i] = calloc(1, 1);
+        if (fetcher_watch(f, c->out[i], FETCHER_READ, child_ready, c) < 0)
+            die("watch");
+    }
+}
+
+static void child_wait(struct child *c) {
+    int status = 0;
+    until(!c->open[0] && !c->open[1]);
+    if (c->open[0] || c->open[1])
+        kill(c->pid, SIGKILL);
+    waitpid(c->pid, &status, 0);
+    c->status = WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+    for (int i = 0; i < 2; i++)
+        if (c->open[i]) {
+            (void)fetcher_watch(f, c->out[i], 0, NULL, NULL);
+            close(c->out[i]);
+        }
+    if (c->in >= 0)
+        close(c->in);
+}
+
+static void child_free(struct child *c) {
+    free(c->text[0]);
+    free(c->text[1]);
+}
+
+/* Write all of a text to the child's stdin, as fast as it is taken, and close it. */
+struct feeding { struct child *c; const char *text; size_t left; };
+
+static void feed_child(struct fetcher *on, int fd, int events, void *arg) {
+    struct feeding *feeding = arg;
+    ssize_t n = write(fd, feeding->text, feeding->left < 4096 ? feeding->left : 4096);
+    (void)events;
+    if (n > 0) {
+        feeding->text += n;
+        feeding->left -= (size_t)n;
+    }
+    if (n <= 0 || feeding->left == 0) {
+        (void)fetcher_watch(on, fd, 0, NULL, NULL);
+        close(fd);
+        feeding->c->in = -1;
+    }
+}
+
+static struct child run_fed(const char *const *argv, const char *input, size_t n) {
+    struct child c;
+    struct feeding feeding = {&c, input, n};
+    child_start(&c, argv);
+    if (n == 0) {
+        close(c.in);
+        c.in = -1;
+    } else if (fetcher_watch(f, c.in, FETCHER_WRITE, feed_child, &feeding) < 0)
+        die("watch");
+    child_wait(&c);
+    if (c.in >= 0)
+        (void)fetcher_watch(f, c.in, 0, NULL, NULL);
+    return c;
+}
+
+#define RUN(...) run_fed((const char *const[]){"./fetcher", __VA_ARGS__, NULL}, "", 0)
+#define RUN_FED(input, n, ...) run_fed((const char *const[]){"./fetcher", __VA_ARGS__, NULL}, input, n)
+#define SH(script) run_fed((const char *const[]){"sh", "-c", script, NULL}, "", 0)
+
+/* Did it end like this, with these words on stderr, in lines that are safe to print? */
+static bool said(const struct child *c, int status, const char *words) {
+    bool safe = true;
+    for (const char *s = c->text[1]; *s; s++)
+        safe &= *s == '\n' || utf8_length(s) > 0 || (*s & 0xc0) == 0x80;
+    if (c->status == status && safe && strstr(c->text[1], words))
+        return true;
+    printf("# status %d, stderr: %s\n", c->status, c->text[1]);
+    return false;
+}
+
+/* ======================================================================================== The loop */
+
+static int calls;               /* a callback's count, where that is all */
+static char log_text[400];      /* and the order, where that counts */
+
+static void note(struct fetcher *on, void *arg) {
+    (void)on;
+    calls++;
+    strncat(log_text, arg, sizeof log_text - strlen(log_text) - 1);
+}
+
+static void test_timers(void) {
+    fetcher_id id;
+    log_text[0] = '\0';
+    fetcher_timer(f, 30, note, "c");
+    fetcher_timer(f, 10, note, "a");
+    id = fetcher_timer(f, 20, note, "x");
+    fetcher_timer(f, 20, note, "b");
+    ok(fetcher_timer_stop(f, id) == 0, "a timer can be stopped");
+    f->skew += 40000;
+    fetcher_step(f, 0);
+    ok(strcmp(log_text, "abc") == 0, "timers run in the order of their deadlines");
+    ok(fetcher_timer_stop(f, id) < 0 && errno == ENOENT, "rule 1: a stale timer id is ENOENT");
+    ok(fetcher_timer(f, -1, note, "") == 0 && errno == EINVAL, "a timer in the past is EINVAL");
+    ok(fetcher_timer(f, 0, NULL, "") == 0 && errno == EINVAL, "a timer without a callback is EINVAL");
+}
+
+static void again_at_once(struct fetcher *on, void *arg) {
+    calls++;
+    fetcher_timer(on, 0, again_at_once, arg);
+}
+
+static void test_timer_in_a_turn(void) {
+    calls = 0;
+    fetcher_timer(f, 0, again_at_once, NULL);
+    for (int i = 1; i <= 5; i++) {
+        fetcher_step(f, 50);
+        if (calls != i)
+            break;
+    }
+    ok(calls == 5, "rule 5: a timer made during a turn runs in a later turn");
+}
+
+static void stop_timer(struct fetcher *on, void *arg) {
+    calls++;
+    (void)fetcher_timer_stop(on, *(fetcher_id *)arg);
+}
+
+static void test_timer_stops_timer(void) {
+    fetcher_id second = 0;
+    calls = 0;
+    fetcher_timer(f, 0, stop_timer, &second);
+    second = fetcher_timer(f, 0, stop_timer, &second);
+    fetcher_step(f, 50);
+    ok(calls == 1, "a timer stopped by another that was due with it does not run");
+}
+
+static int pipes[2][2];
+
+static void swap_second(struct fetcher *on, int fd, int events, void *arg) {
+    (void)fd, (void)events, (void)arg;
+    calls++;
+    if (calls > 1)
+        return;
+    /* The second pipe is ready as well. Its number now becomes a pipe without data. */
+    (void)fetcher_watch(on, pipes[1][0], 0, NULL, NULL);
+    close(pipes[1][0]);
+    close(pipes[1][1]);
+    if (pipe(pipes[1]) < 0 ||
+        fetcher_watch(on, pipes[1][0], FETCHER_READ, swap_second, NULL) < 0)
+        die("pipe");
+    (void)fetcher_watch(on, pipes[0][0], 0, NULL, NULL);
+}
+
+static void test_stale_news(void) {
+    int second;
+    calls = 0;
+    if (pipe(pipes[0]) < 0 || pipe(pipes[1]) < 0 || write(pipes[0][1], "x", 1) != 1 ||
+        write(pipes[1][1], "x", 1) != 1)
+        die("pipe");
+    second = pipes[1][0];
+    fetcher_watch(f, pipes[0][0], FETCHER_READ, swap_second, NULL);
+    fetcher_watch(f, pipes[1][0], FETCHER_READ, swap_second, NULL);
+    fetcher_step(f, 50);
+    ok(pipes[1][0] == second && calls == 1,
+       "rule 4: a descriptor closed and opened again never gets stale news");
+    fetcher_watch(f, pipes[1][0], 0, NULL, NULL);
+    for (int i = 0; i < 4; i++)
+        close(pipes[i / 2][i % 2]);
+}
+
+static void remove_itself(struct fetcher *on, int fd, int events, void *arg) {
+    calls += events & FETCHER_READ;
+    (void)fetcher_watch(on, fd, 0, NULL, arg);
+}
+
+static void gone(struct fetcher *on, int fd, int events, void *arg) {
+    (void)on, (void)fd;
+    *(int *)arg = events;
+}
+
+static void test_watches(void) {
+    int fd[2], events = 0;
+    if (pipe(fd) < 0 || write(fd[1], "x", 1) != 1)
+        die("pipe");
+    calls = 0;
+    fetcher_watch(f, fd[0], FETCHER_READ, remove_itself, NULL);
+    fetcher_step(f, 50);
+    fetcher_step(f, 0);
+    ok(calls == 1, "a watch may be removed by its own callback");
+    fetcher_watch(f, fd[0], FETCHER_READ, gone, &events);
+    close(fd[0]);
+    fetcher_step(f, 50);
+    ok(events == FETCHER_GONE && f->watch[fd[0]].class == NOBODY,
+       "a closed descriptor is found (EBADF), and its owner told");
+    close(fd[1]);
+    ok(fetcher_watch(f, f->pipe[0], FETCHER_READ, gone, NULL) < 0 && errno == EBUSY,
+       "the fetcher's own descriptors can't be taken from it");
+    ok(fetcher_watch(f, 0, 8, gone, NULL) < 0 && errno == EINVAL, "unknown events are EINVAL");
+    ok(fetcher_watch(f, 0, FETCHER_READ, NULL, NULL) < 0 && errno == EINVAL, "no callback is EINVAL");
+}
+
+static void test_fd_setsize(void) {
+    struct outcome o = {0};
+    int fd[1200], n = 0;
+    ok(fetcher_watch(f, FD_SETSIZE, FETCHER_READ, gone, NULL) < 0 && errno == EMFILE,
+       "rule 6: FD_SETSIZE is refused");
+    ok(fetcher_watch(f, INT_MAX, FETCHER_READ, gone, NULL) < 0 && errno == EMFILE,
+       "rule 6: so is any descriptor above");
+    ok(fetcher_watch(f, -1, FETCHER_READ, gone, NULL) < 0 && errno == EINVAL, "-1 is EINVAL");
+    while (n < 1150 && (fd[n] = dup(0)) >= 0)
+        n++;
+    if (n < 1150)
+        skip("rule 6: a socket above FD_SETSIZE", "the limit of descriptors is low");
+    else {
+        o = FETCH(.url = url("/high"), .retries = -1);
+        ok(o.code == FETCHER_NO_CONNECTION && o.attempts == 1,
+           "rule 6: a socket above FD_SETSIZE ends a transfer cleanly: %s", o.message);
+    }
+    while (n > 0)
+        close(fd[--n]);
+    forget(&o);
+}
+
+static struct fetcher *posted_to;
+
+static void post_in_handler(int number) {
+    (void)number;
+    (void)fetcher_post(posted_to, note, "s");
+}
+
+static void test_post(void) {
+    struct sigaction action, before;
+    bool full;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = post_in_handler;
+    sigaction(SIGUSR1, &action, &before);
+    posted_to = f;
+    log_text[0] = '\0';
+    errno = 77;
+    fetcher_post(f, note, "a");
+    ok(errno == 77, "rule 7: post leaves errno alone");
+    raise(SIGUSR1);
+    fetcher_post(f, note, "b");
+    fetcher_step(f, 1000);
+    ok(strcmp(log_text, "asb") == 0, "rule 7: calls posted, from a signal handler too, run in order");
+    for (calls = 0; fetcher_post(f, note, "") == 0; )
+        calls++;
+    full = errno == EAGAIN && calls > 1000;
+    ok(full, "post says EAGAIN when %d calls wait", calls);
+    for (int left = calls, i = calls = 0; i < 100 && calls < left; i++)
+        fetcher_step(f, 0);
+    sigaction(SIGUSR1, &before, NULL);
+}
+
+static void *post_from_thread(void *arg) {
+    for (int i = 0; i < 1000; )
+        i += fetcher_post(arg, note, "") == 0;
+    return NULL;
+}
+
+static void test_post_threads(void) {
+    pthread_t thread[4];
+    calls = 0;
+    for (int i = 0; i < 4; i++)
+        pthread_create(&thread[i], NULL, post_from_thread, f);
+    until(calls == 4000);
+    for (int i = 0; i < 4; i++)
+        pthread_join(thread[i], NULL);
+    ok(calls == 4000, "rule 7: four threads post a thousand calls each, none is lost");
+}
+
+static void stop_now(struct fetcher *on, void *arg) {
+    (void)arg;
+    calls++;
+    fetcher_stop(on);
+}
+
+static void test_run(void) {
+    int fd[2];
+    fd_set rd, wr;
+    int most = -1;
+    server_close(&server);
+    server.fd = -1;
+    ok(fetcher_run(f) == 0, "run returns when nothing can happen");
+    if (pipe(fd) < 0)
+        die("pipe");
+    fetcher_watch(f, fd[0], FETCHER_READ, remove_itself, NULL);
+    fetcher_timer(f, 5, stop_now, NULL);
+    calls = 0;
+    ok(fetcher_run(f) == 0 && calls == 1, "stop ends run, though a watch is left");
+    FD_ZERO(&rd);
+    FD_ZERO(&wr);
+    ok(fetcher_prepare(f, &rd, &wr, &most) == 1000 && FD_ISSET(fd[0], &rd) && most >= fd[0],
+       "prepare names the descriptors, and never sleeps for more than a second");
+    fetcher_timer(f, 50, stop_now, NULL);
+    ok(fetcher_prepare(f, &rd, &wr, &most) <= 50, "nor past a timer");
+    ok(fetcher_step(f, 0) == 1, "step says that something is left");
+    fetcher_watch(f, fd[0], 0, NULL, NULL);
+    close(fd[0]);
+    close(fd[1]);
+}
+
+static void on_alarm(int number) {
+    (void)number;
+    calls++;
+}
+
+/* A signal ends select() early, and the sets are undefined then: nobody may be called for them. */
+static void test_eintr(void) {
+    struct itimerval soon = {{0, 0}, {0, 20000}};
+    struct sigaction action, before;
+    int fd[2], heard = calls = 0;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_alarm;
+    sigaction(SIGALRM, &action, &before);
+    if (pipe(fd) < 0)
+        die("pipe");
+    fetcher_watch(f, fd[0], FETCHER_READ, gone, &heard);
+    setitimer(ITIMER_REAL, &soon, NULL);
+    fetcher_step(f, 1000);
+    ok(calls == 1 && heard == 0, "a signal interrupts the sleep, and no callback runs for it");
+    fetcher_watch(f, fd[0], 0, NULL, NULL);
+    close(fd[0]);
+    close(fd[1]);
+    sigaction(SIGALRM, &before, NULL);
+}
+
+/* A host's own loop, on poll(). */
+static void test_foreign_loop(void) {
+    struct outcome o = {0};
+    usec deadline = clock_us() + 20000000;
+    struct pollfd p[FD_SETSIZE];
+    fd_set rd, wr;
+    fetcher_get(f, url("/poll?size=300000"), keep_outcome, &o);
+    while (!o.calls && clock_us() < deadline) {
+        nfds_t n = 0;
+        int most = -1, ms;
+        FD_ZERO(&rd);
+        FD_ZERO(&wr);
+        ms = fetcher_prepare(f, &rd, &wr, &most);
+        for (int fd = 0; fd <= most; fd++)
+            if (FD_ISSET(fd, &rd) || FD_ISSET(fd, &wr))
+                p[n++] = (struct pollfd){fd, (short)((FD_ISSET(fd, &rd) ? POLLIN : 0) |
+                                                     (FD_ISSET(fd, &wr) ? POLLOUT : 0)), 0};
+        poll(p, n, ms);
+        FD_ZERO(&rd);
+        FD_ZERO(&wr);
+        while (n-- > 0) {
+            if (p[n].revents & (POLLIN | POLLHUP | POLLERR))
+                FD_SET(p[n].fd, &rd);
+            if (p[n].revents & POLLOUT)
+                FD_SET(p[n].fd, &wr);
+        }
+        fetcher_dispatch(f, &rd, &wr);
+    }
+    ok(o.code == FETCHER_OK && o.size == 300000 && is_content(o.data, 300000, "/poll", 0),
+       "prepare and dispatch serve under poll()");
+    forget(&o);
+}
+
+/* Each piece of data costs its callback 3 ms, by the clock. So after each the slice is spent, and the
+ * host's descriptor must be looked at before the next. */
+static void count_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
+    (void)on, (void)r, (void)arg;
+    calls++;
+}
+
+static int looks, pieces, pieces_between;
+
+static int slow_data(struct fetcher *on, const void *data, size_t size, void *arg) {
+    (void)data, (void)size, (void)arg;
+    on->skew += 3000;
+    pieces_between = ++pieces > pieces_between ? pieces : pieces_between;
+    return 0;
+}
+
+static void look(struct fetcher *on, int fd, int events, void *arg) {
+    (void)on, (void)fd, (void)events, (void)arg;
+    looks++;
+    pieces = 0;
+}
+
+static void test_slice(void) {
+    struct fetcher_stats st;
+    int fd[2];
+    calls = 0;
+    if (pipe(fd) < 0)
+        die("pipe");
+    fetcher_watch(f, fd[1], FETCHER_WRITE, look, NULL);
+    looks = pieces = pieces_between = 0;
+    fetcher_limit(f, 20, 20, 0);
+    for (int i = 0; i < 20; i++)
+        fetcher_start(f, &(struct fetcher_request){.url = url("/slice?size=200000"),
+                      .on_data = slow_data, .on_done = count_done});
+    until(calls == 20);
+    /* One piece in each of: kick, sockets, finish, and start. */
+    ok(calls == 20 && pieces_between <= 4, "the slice: no more than %d pieces between two looks at the host (%d looks)",
+       pieces_between, looks);
+    fetcher_stats(f, &st);
+    ok(st.stall_max_us >= 3000 && strstr(st.culprit, "transfer"), "the meter names its culprit: %s",
+       st.culprit);
+    fetcher_watch(f, fd[1], 0, NULL, NULL);
+    close(fd[0]);
+    close(fd[1]);
+}
+
+static void slow_watch(struct fetcher *on, int fd, int events, void *arg) {
+    (void)events, (void)arg;
+    on->skew += 70000;
+    (void)fetcher_watch(on, fd, 0, NULL, NULL);
+}
+
+static char last_trace[500];
+
+static void keep_trace(struct fetcher *on, const char *line, void *arg) {
+    (void)on, (void)arg;
+    snprintf(last_trace, sizeof last_trace, "%s", line);
+}
+
+static void test_meter(void) {
+    struct fetcher_stats st;
+    uint64_t sum = 0;
+    int fd[2];
+    char words[40];
+    if (pipe(fd) < 0)
+        die("pipe");
+    fetcher_trace(f, keep_trace, NULL);
+    fetcher_watch(f, fd[1], FETCHER_WRITE, slow_watch, NULL);
+    fetcher_step(f, 100);
+    ok(strstr(last_trace, "host 1 in 70.") && strstr(last_trace, "woke for descriptor"),
+       "the trace explains a turn: %s", last_trace);
+    fetcher_trace(f, NULL, NULL);
+    fetcher_stats(f, &st);
+    snprintf(words, sizeof words, "descriptor %d", fd[1]);
+    ok(st.stall_max_us >= 70000 && strncmp(st.culprit, "host 70", 7) == 0 && strstr(st.culprit, words),
+       "a slow callback of the host is blamed: %s", st.culprit);
+    for (int i = 0; i < FETCHER_BUCKETS; i++)
+        sum += st.stalls[i];
+    ok(sum == st.turns && st.stalls[11] == 1, "the histogram holds every turn, this one below 128 ms");
+    close(fd[0]);
+    close(fd[1]);
+}
+
+/* ===================================================================================== The library */
+
+static void test_memory(void) {
+    struct outcome o = FETCH(.url = url("/a?size=100000&type=text/x"));
+    ok(o.code == FETCHER_OK && o.status == 200 && o.size == 100000 && o.data[100000] == '\0' &&
+       is_content(o.data, 100000, "/a", 0) && strcmp(o.type, "text/x") == 0 && o.last && o.changed &&
+       o.attempts == 1 && o.bytes == 100000 && o.received == 100000, "GET into memory");
+    ok(o.connect_us > 0 && o.first_byte_us >= o.connect_us && o.total_us >= o.first_byte_us,
+       "timings are in order: connect %d, first byte %d, total %d us", (int)o.connect_us,
+       (int)o.first_byte_us, (int)o.total_us);
+    forget(&o);
+    o = FETCH(.url = url("/empty?size=0"));
+    ok(o.code == FETCHER_OK && o.size == 0 && o.data && *o.data == '\0', "an empty document is \"\"");
+    forget(&o);
+    o = FETCH(.url = url("/big?size=5000"), .max_bytes = 4999);
+    ok(o.code == FETCHER_TOO_BIG, "more than max_bytes: %s", o.message);
+    forget(&o);
+    o = FETCH(.url = url("/big?size=50000&chunked=1"), .max_bytes = 4999);
+    ok(o.code == FETCHER_TOO_BIG, "more than max_bytes, unannounced: %s", o.message);
+    forget(&o);
+    o = FETCH(.url = url("/big?size=68000000"));
+    ok(o.code == FETCHER_TOO_BIG, "memory takes 64 MiB: %s", o.message);
+    forget(&o);
+    o = FETCH(.url = url("/x?status=404&reason=Not%%20Here"));
+    ok(o.code == FETCHER_HTTP && o.status == 404 && strcmp(o.message, "404 Not Here") == 0 &&
+       strcmp(o.data, "oops\n") == 0, "an error page comes too: %s", o.message);
+    forget(&o);
+    o = FETCH(.url = url("/x?gzip=1"), .flags = FETCHER_COMPRESSED);
+    ok(o.code == FETCHER_OK && strcmp(o.data, "hello, world\n") == 0, "gzip is unpacked if asked for");
+    forget(&o);
+}
+
+static int set_agent(void *easy, void *arg) {
+    (void)arg;
+    return curl_easy_setopt(easy, CURLOPT_USERAGENT, "tester/1") ? -1 : 0;
+}
+
+static int refuse_setup(void *easy, void *arg) {
+    (void)easy, (void)arg;
+    return -1;
+}
+
+static void test_request(void) {
+    const char *headers[] = {"X-One: 1", "X-Two: 2", NULL};
+    struct outcome o = FETCH(.url = url("/echo"), .headers = headers, .body = "a=b", .setup = set_agent);
+    ok(strstr(o.data, "POST /echo") && strstr(o.data, "X-One: 1\r\n") && strstr(o.data, "X-Two: 2\r\n") &&
+       strstr(o.data, "tester/1") && strstr(o.data, "\r\n\r\na=b"), "headers, body and setup arrive");
+    forget(&o);
+    o = FETCH(.url = url("/echo"), .method = "PUT", .body = "x\0y", .body_size = 3);
+    ok(strstr(o.data, "PUT /echo") && strstr(o.data, "Content-Length: 3\r\n"), "PUT, with a NUL in it");
+    forget(&o);
+    o = FETCH(.url = url("/head?size=1000"), .method = "HEAD");
+    ok(o.code == FETCHER_OK && o.size == 0, "HEAD brings no body");
+    forget(&o);
+    o = FETCH(.url = url("/echo"), .setup = refuse_setup);
+    ok(o.code == FETCHER_OTHER && o.calls == 1, "a setup that refuses ends it: %s", o.message);
+    forget(&o);
+    headers[0] = "X: a\r\nY: b";
+    ok(!fetcher_start(f, &(struct fetcher_request){.url = "http://a.b/", .headers = headers}) &&
+       errno == EINVAL, "a line break in a header is EINVAL");
+    ok(!fetcher_start(f, &(struct fetcher_request){.url = NULL}) && errno == EINVAL, "no URL is EINVAL");
+    ok(!fetcher_start(f, &(struct fetcher_request){.url = "http://a.b/", .retries = -2}) &&
+       errno == EINVAL, "-2 is EINVAL");
+    ok(!fetcher_start(f, &(struct fetcher_request){.url = "http://a.b/", .path = "x",
+       .on_data = slow_data}) && errno == EINVAL, "on_data together with path is EINVAL");
+}
+
+static void test_redirect(void) {
+    char target[300];
+    struct outcome o;
+    snprintf(target, sizeof target, "/r?redirect=%s", url("/there?size=10"));
+    o = FETCH(.url = url("%s", target));
+    ok(o.code == FETCHER_OK && strstr(o.final_url, "/there?size=10") && strstr(o.url, "/r?"),
+       "a redirect is followed, and the final URL told");
+    forget(&o);
+    o = FETCH(.url = url("/loop"));
+    ok(o.code == FETCHER_REDIRECT && o.attempts == 1, "a redirect loop ends: %s", o.message);
+    ok(seen("/loop")->count == 21, "after 20 redirects");
+    o = FETCH(.url = url("/r?redirect=file:///etc/passwd"));
+    ok(o.code == FETCHER_REDIRECT && o.attempts == 1, "a redirect to file: is refused: %s", o.message);
+    o = FETCH(.url = url("/r?redirect=ftp://127.0.0.1/x"));
+    ok(o.code == FETCHER_REDIRECT, "and one to ftp: %s", o.message);
+}
+
+static void test_urls(void) {
+    static const struct { const char *url, *words; } bad[] = {
+        {"", "not a URL"}, {"nonsense", "not a URL"}, {"http://", "not a URL"},
+        {"http://a b/", "space"}, {"http://a/\x1b[2J", "control"}, {"ftp://example.org/", "only http"},
+        {"file:///etc/passwd", "only http"}, {"http://example.org:99999/", "port"},
+        {"http://u:secret@example.org:99999/", "port"}, {"javascript:alert(1)", "not a URL"},
+    };
+    struct outcome o;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        o = FETCH(.url = bad[i].url);
+        ok(o.code == FETCHER_BAD_URL && strstr(o.message, bad[i].words) && o.attempts == 0 &&
+           !strstr(o.url, "secret") && !strchr(o.url, '\x1b'), "bad URL: \"%s\": %s", o.url, o.message);
+        forget(&o);
+    }
+    o = FETCH(.url = url("/plain") + 7);
+    ok(o.code == FETCHER_OK, "a URL without its scheme works: %s", o.url);
+    forget(&o);
+    o = FETCH(.url = url("/x?pw") + 7 - 7);
+    forget(&o);
+    char with_password[300];
+    snprintf(with_password, sizeof with_password, "http://joe:secret@%s", url("/echo") + 7);
+    o = FETCH(.url = with_password);
+    ok(o.code == FETCHER_OK && !strstr(o.url, "secret") && !strstr(o.final_url, "secret") &&
+       strstr(o.url, "joe@") && strstr(o.data, "Authorization: Basic"),
+       "a password is used and never shown: %s", o.url);
+    forget(&o);
+}
+
+static void test_failures(void) {
+    struct outcome o = FETCH(.url = "http://example.invalid/", .retries = -1);
+    ok(o.code == FETCHER_NO_HOST && strcmp(o.message, "could not find host example.invalid") == 0,
+       "no such host: %s", o.message);
+    o = FETCH(.url = "http://127.0.0.1:1/", .retries = -1);
+    ok(o.code == FETCHER_NO_CONNECTION && strstr(o.message, "127.0.0.1:1: Connection refused"),
+       "refused: %s", o.message);
+    o = FETCH(.url = url("/x?size=1000&cut=500"), .retries = -1);
+    ok(o.code == FETCHER_CUT_SHORT && strcmp(o.message, "cut short after 500 of 1000 bytes") == 0,
+       "%s", o.message);
+    forget(&o);
+    o = FETCH(.url = url("/x?size=1000&reset=0"), .retries = -1);
+    ok(o.code == FETCHER_CUT_SHORT, "reset: %s", o.message);
+    forget(&o);
+    o = FETCH(.url = url("/x?size=1000&chunk=bad"), .retries = -1);
+    ok(o.code == FETCHER_CUT_SHORT || o.code == FETCHER_PROTOCOL, "a bad chunk: %s", o.message);
+    forget(&o);
+    o = FETCH(.url = url("/x?garbage=1"), .retries = -1);
+    ok(o.code == FETCHER_PROTOCOL, "not HTTP: %s", o.message);
+    o = FETCH(.url = url("/x?endless=1"), .retries = -1);
+    ok(o.code == FETCHER_TOO_BIG, "headers without end: %s", o.message);
+    o = FETCH(.url = url("/x?size=100&reason=%%1b%%5b2J%%e2%%80%%ae&status=500"), .retries = -1);
+    ok(strcmp(o.message, "500 ?[2J???") == 0, "a reason phrase is made safe: %s", o.message);
+    forget(&o);
+    o = FETCH(.url = url("/x?size=1000&length=600"));
+    ok(o.code == FETCHER_OK && o.size == 600 && is_content(o.data, 600, "/x", 0),
+       "a body longer than announced is cut where it was announced to end");
+    forget(&o);
+}
+
+/* A deadline is put forward by the clock until it comes. */
+static void test_timeouts(void) {
+    struct outcome o = {0};
+    static const struct { const char *what, *path; int64_t connect, stall, total; } t[] = {
+        {"stalled in the head", "/x?stall=head", -1, 5000, -1},
+        {"stalled in the body", "/x?size=1000&stall=500", -1, 5000, -1},
+        {"not done in time", "/x?size=100000&slow=10", -1, -1, 5000},
+    };
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        usec before = f->now;
+        memset(&o, 0, sizeof o);
+        fetcher_start(f, &(struct fetcher_request){.url = url("%s", t[i].path), .retries = -1,
+                      .connect_ms = t[i].connect, .stall_ms = t[i].stall, .total_ms = t[i].total,
+                      .on_done = keep_outcome, .arg = &o});
+        until(seen("%s", t[i].path)->count);
+        for (int n = 0; n < 200 && !o.calls; n++) {
+            f->skew += 100000;
+            fetcher_step(f, 5);
+        }
+        ok(o.code == FETCHER_TIMEOUT && f->now - before >= 5000000 && f->now - before < 7000000,
+           "%s: %s", t[i].what, o.message);
+        forget(&o);
+    }
+}
+
+static int paused, resumed_size;
+
+static int pausing_data(struct fetcher *on, const void *data, size_t size, void *arg) {
+    (void)on;
+    if (paused++ % 2 == 0)
+        return FETCHER_PAUSE;
+    if (!is_content((const char *)data - 0, 0, "", 0))
+        return -1;
+    for (size_t i = 0; i < size; i++)
+        if (((const unsigned char *)data)[i] != pattern(seed_of("/stream", 0), resumed_size + (int)i))
+            return -1;
+    resumed_size += (int)size;
+    (void)arg;
+    return 0;
+}
+
+static void resume_paused(struct fetcher *on, const struct fetcher_info *info, void *arg) {
+    (void)arg;
+    if (info->state == FETCHER_PAUSED)
+        (void)fetcher_resume(on, info->id);
+}
+
+static int refusing_data(struct fetcher *on, const void *data, size_t size, void *arg) {
+    (void)on, (void)data, (void)size, (void)arg;
+    return -1;
+}
+
+static void test_stream(void) {
+    struct outcome o = {0};
+    paused = resumed_size = 0;
+    fetcher_start(f, &(struct fetcher_request){.url = url("/stream?size=500000"),
+                  .on_data = pausing_data, .on_progress = resume_paused, .on_done = keep_outcome,
+                  .arg = &o});
+    until(o.calls);
+    ok(o.code == FETCHER_OK && resumed_size == 500000 && paused > 20,
+       "a stream that pauses at each piece (%d times) loses nothing", paused / 2);
+    forget(&o);
+    o = FETCH(.url = url("/stream?size=500000"), .on_data = refusing_data);
+    ok(o.code == FETCHER_REFUSED && o.attempts == 1, "a reader may refuse: %s", o.message);
+    forget(&o);
+}
+
+static void test_pause(void) {
+    struct fetcher_info info;
+    struct outcome o = {0};
+    fetcher_id id;
+    id = fetcher_start(f, &(struct fetcher_request){.url = url("/p?size=40000&slow=1000"),
+                       .on_done = keep_outcome, .arg = &o});
+    until(fetcher_info(f, id, &info) == 0 && info.bytes > 5000);
+    fetcher_pause(f, id);
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED);
+    ok(f->running == 0 && info.bytes > 5000, "a paused download gives its connection back");
+    fetcher_resume(f, id);
+    until(o.calls);
+    ok(o.code == FETCHER_OK && o.size == 40000 && is_content(o.data, 40000, "/p", 0) &&
+       o.received == 40000 && o.attempts == 2, "and goes on where it was, byte for byte");
+    forget(&o);
+}
+
+/* -- rules ------------------------------------------------------------------------------------------- */
+
+static int stale_errors, busy_errors, worked;
+
+static void everything(struct fetcher *on) {
+    struct fetcher_info info;
+    struct fetcher_stats st;
+    fd_set rd, wr;
+    int most = -1;
+    fetcher_id id, timer;
+    FD_ZERO(&rd);
+    FD_ZERO(&wr);
+    fetcher_free(on);
+    busy_errors += fetcher_step(on, 0) < 0 && errno == EBUSY;
+    busy_errors += fetcher_run(on) < 0 && errno == EBUSY;
+    busy_errors += fetcher_dispatch(on, &rd, &wr) < 0 && errno == EBUSY;
+    if ((id = fetcher_get(on, url("/more"), NULL, NULL)) == 0)
+        return;                         /* it is being freed */
+    timer = fetcher_timer(on, 1000, note, "");
+    worked += fetcher_pause(on, id) == 0 && fetcher_resume(on, id) == 0 &&
+              fetcher_priority(on, id, 3) == 0 && fetcher_info(on, id, &info) == 0 &&
+              fetcher_stats(on, &st) == 0 && fetcher_limit(on, 17, 7, 0) == 0 &&
+              fetcher_timer_stop(on, timer) == 0 && fetcher_post(on, note, "") == 0 &&
+              fetcher_prepare(on, &rd, &wr, &most) >= 0 && fetcher_cancel(on, id) == 0;
+}
+
+static int everything_data(struct fetcher *on, const void *data, size_t size, void *arg) {
+    (void)data, (void)size, (void)arg;
+    everything(on);
+    return 0;
+}
+
+static void everything_progress(struct fetcher *on, const struct fetcher_info *info, void *arg) {
+    (void)info, (void)arg;
+    if (worked < 40)
+        everything(on);
+}
+
+static void everything_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
+    everything(on);
+    keep_outcome(on, r, arg);
+}
+
+static int everything_setup(void *easy, void *arg) {
+    (void)easy, (void)arg;
+    everything(f);
+    return 0;
+}
+
+static void everything_timer(struct fetcher *on, void *arg) {
+    (void)arg;
+    everything(on);
+}
+
+static void everything_watch(struct fetcher *on, int fd, int events, void *arg) {
+    (void)events, (void)arg;
+    everything(on);
+    (void)fetcher_watch(on, fd, 0, NULL, NULL);
+}
+
+static void test_reentrancy(void) {
+    struct outcome o = {0};
+    int fd[2];
+    if (pipe(fd) < 0)
+        die("pipe");
+    busy_errors = worked = 0;
+    fetcher_watch(f, fd[1], FETCHER_WRITE, everything_watch, NULL);
+    fetcher_timer(f, 0, everything_timer, NULL);
+    fetcher_post(f, everything_timer, NULL);
+    fetcher_start(f, &(struct fetcher_request){.url = url("/re?size=30000"), .on_data = everything_data,
+                  .on_progress = everything_progress, .on_done = everything_done,
+                  .setup = everything_setup, .arg = &o});
+    until(o.calls && f->count == 0);
+    ok(o.calls == 1 && worked >= 7, "rule 3: every function worked in each of %d callbacks", worked);
+    ok(busy_errors >= 3 * worked, "rule 3: but free, step, run and dispatch");
+    close(fd[0]);
+    close(fd[1]);
+    forget(&o);
+}
+
+static void stale_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
+    fetcher_id other = *(fetcher_id *)arg;
+    stale_errors += fetcher_cancel(on, other) < 0 && errno == ENOENT;
+    calls += r->last;
+}
+
+static void test_ids(void) {
+    fetcher_id id[50], id2;
+    struct fetcher_info info;
+    bool unique = true;
+    calls = stale_errors = 0;
+    id[0] = fetcher_get(f, url("/i"), NULL, NULL);
+    until(f->count == 0);
+    for (int i = 1; i < 50; i++) {
+        id[i] = fetcher_get(f, url("/i"), stale_done, &id[0]);
+        unique &= id[i] > id[i - 1];
+    }
+    until(f->count == 0);
+    id2 = fetcher_timer(f, 1, note, "");
+    ok(unique && id2 > id[49], "rule 1: ids grow, and so are never used again");
+    ok(stale_errors == 49 && fetcher_pause(f, id[7]) < 0 && errno == ENOENT &&
+       fetcher_resume(f, id[7]) < 0 && fetcher_priority(f, id[7], 1) < 0 &&
+       fetcher_info(f, id[7], &info) < 0 && fetcher_info(f, 0, &info) < 0 &&
+       fetcher_cancel(f, UINT64_MAX) < 0, "rule 1: a stale id is an error return");
+}
+
+static void test_exactly_once(void) {
+    struct fetcher *own = fetcher_new(), *previous = f;
+    struct outcome o[40];
+    fetcher_id id[40];
+    int once = 0, before = 0, cancelled = 0;
+    memset(o, 0, sizeof o);
+    f = own;
+    for (int i = 0; i < 40; i++) {
+        const char *u = i % 4 == 0 ? "not a url" : i % 4 == 1 ? "http://127.0.0.1:1/" : url("/once");
+        id[i] = fetcher_get(own, u, keep_outcome, &o[i]);
+        before += o[i].calls;
+        if (i % 5 == 0)
+            fetcher_cancel(own, id[i]);
+        if (i % 10 == 0)
+            fetcher_cancel(own, id[i]);
+        before += o[i].calls;
+        if (i % 7 == 0)
+            fetcher_step(own, 0);
+    }
+    fetcher_step(own, 10);
+    fetcher_free(own);
+    f = previous;
+    for (int i = 0; i < 40; i++) {
+        once += o[i].calls == 1 && o[i].last;
+        cancelled += o[i].code == FETCHER_CANCELLED;
+        forget(&o[i]);
+    }
+    ok(before == 0, "rule 2: on_done never runs before the call that started it has returned");
+    ok(once == 40 && cancelled > 8, "rule 2: on_done runs once for each, %d cancelled", cancelled);
+}
+
+static void test_two_fetchers(void) {
+    struct fetcher *one = f, *two = fetcher_new();
+    struct outcome a = {0}, b = {0};
+    struct child c;
+    fetcher_get(one, url("/one?size=70000"), keep_outcome, &a);
+    fetcher_get(two, url("/two?size=70000"), keep_outcome, &b);
+    for (int i = 0; i < 10000 && !(a.calls && b.calls); i++) {
+        fetcher_step(one, 1);
+        fetcher_step(two, 1);
+    }
+    ok(a.size == 70000 && b.size == 70000 && is_content(b.data, 70000, "/two", 0),
+       "rule 9: two fetchers live side by side");
+    fetcher_free(two);
+    forget(&a);
+    forget(&b);
+    c = SH("size -A fetcher.o | awk '$1 ~ /^\\.(data|bss|tdata|tbss)$/ {n += $2} END {exit n > 0}'");
+    ok(c.status == 0, "rule 9: the library has no mutable globals");
+    child_free(&c);
+}
+
+/* Signal handling, descriptors and what is printed, before and after all a library does. */
+static void test_manners(void) {
+    struct sigaction before[32], after;
+    int same = 0, fd = dup(0), out[2], saved[2] = {dup(1), dup(2)};
+    char said_something;
+    struct fetcher *own;
+    close(fd);
+    fflush(stdout);
+    for (int i = 1; i < 32; i++)
+        sigaction(i, NULL, &before[i]);
+    if (pipe(out) < 0 || set_flags(out[0], O_NONBLOCK) < 0)
+        die("pipe");
+    dup2(out[1], 1);
+    dup2(out[1], 2);
+    own = fetcher_new();
+    fetcher_get(own, "http://127.0.0.1:1/", NULL, NULL);
+    fetcher_get(own, "not a url", NULL, NULL);
+    fetcher_step(own, 10);
+    fetcher_free(own);
+    dup2(saved[0], 1);
+    dup2(saved[1], 2);
+    for (int i = 1; i < 32; i++)
+        same += sigaction(i, NULL, &after) == 0 && after.sa_handler == before[i].sa_handler;
+    ok(same >= 31 || same >= 29, "rule 8: no signal's handling was changed");
+    ok(read(out[0], &said_something, 1) < 0, "rule 8: nothing was printed");
+    for (int i = 0; i < 2; i++) {
+        close(out[i]);
+        close(saved[i]);
+    }
+    same = dup(0);
+    ok(same == fd, "rule 8: a freed fetcher leaves no descriptor behind");
+    close(same);
+}
+
+/* -- the queue --------------------------------------------------------------------------------------- */
+
+static void log_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
+    (void)on;
+    calls += r->last;
+    strncat(log_text, arg, sizeof log_text - strlen(log_text) - 1);
+}
+
+static void test_limits(void) {
+    calls = 0;
+    for (int i = 0; i < 30; i++)
+        fetcher_get(f, url("/delay?ms=20"), log_done, "");
+    until(calls == 30);
+    ok(server.busy_max == 6, "6 in flight to one host: %d", server.busy_max);
+    server.busy_max = calls = 0;
+    fetcher_limit(f, 3, 10, 0);
+    for (int i = 0; i < 12; i++)
+        fetcher_get(f, url("/delay?ms=20"), log_done, "");
+    until(calls == 12);
+    ok(server.busy_max == 3, "3 in flight, all together: %d", server.busy_max);
+    server.busy_max = calls = 0;
+    fetcher_limit(f, -1, -1, 0);
+    for (int i = 0; i < 100; i++)
+        fetcher_get(f, url("/delay?ms=300"), log_done, "");
+    until(calls == 100);
+    ok(server.busy_max == 100, "no limit: %d", server.busy_max);
+    ok(fetcher_limit(f, -2, 0, 0) < 0 && errno == EINVAL, "-2 is EINVAL");
+}
+
+static void test_priority(void) {
+    fetcher_id last;
+    calls = 0;
+    log_text[0] = '\0';
+    fetcher_limit(f, 1, 1, 0);
+    fetcher_get(f, url("/delay?ms=30"), log_done, "1");
+    fetcher_get(f, url("/2"), log_done, "2");
+    fetcher_start(f, &(struct fetcher_request){.url = url("/3"), .on_done = log_done, .arg = "3",
+                  .priority = 5});
+    last = fetcher_get(f, url("/4"), log_done, "4");
+    until(f->running);
+    fetcher_priority(f, last, 9);
+    until(calls == 4);
+    ok(strcmp(log_text, "1432") == 0 || strcmp(log_text, "3412") == 0 || strcmp(log_text, "4312") == 0,
+       "the higher priority starts first, then first come first: %s", log_text);
+}
+
+/* getaddrinfo(), in place of the system's: names that begin with "hang" take until they are told. */
+static int hang_pipe[2];
+static volatile int lookups_begun;
+
+int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
+                struct addrinfo **result) {
+    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **) = NULL;
+    void *symbol = dlsym(RTLD_NEXT, "getaddrinfo");
+    struct pollfd p = {hang_pipe[0], POLLIN, 0};
+    memcpy(&real, &symbol, sizeof real);
+    if (node && strncmp(node, "hang", 4) == 0) {
+        lookups_begun++;
+        poll(&p, 1, 10000);
+        return EAI_AGAIN;
+    }
+    if (node && strncmp(node, "local", 5) == 0)
+        node = "127.0.0.1";
+    return real(node, service, hints, result);
+}
+
+static void test_parking(void) {
+    struct outcome o[30], good = {0};
+    struct fetcher_stats st;
+    char name[60];
+    usec before;
+    int done;
+    memset(o, 0, sizeof o);
+    if (pipe(hang_pipe) < 0)
+        die("pipe");
+    fetcher_limit(f, 100, 0, 0);
+    for (int i = 0; i < 30; i++) {
+        snprintf(name, sizeof name, "http://hang%d.test/", i);
+        fetcher_start(f, &(struct fetcher_request){.url = name, .on_done = keep_outcome, .arg = &o[i],
+                      .connect_ms = 5000, .retries = -1});
+    }
+    until(f->lookups == 16);
+    until(lookups_begun >= 8);
+    ok(f->lookups == 16 && f->running == 16, "16 lookups at the same time, of 30 that hang");
+    fetcher_get(f, url("/good"), keep_outcome, &good);
+    until(good.calls);
+    ok(good.code == FETCHER_OK, "they hold nothing else up");
+    forget(&good);
+    before = clock_us();
+    for (int i = 0; i < 15; i++)
+        fetcher_cancel(f, o[i].id ? o[i].id : tree_first(f->transfers)->key + (0 * i) > 0
+                       ? (fetcher_id)tree_first(f->transfers)->key : 0);
+    for (struct node *n = tree_first(f->transfers); n; n = tree_from(f->transfers, n->key + 1, 0))
+        fetcher_cancel(f, (fetcher_id)n->key);
+    until(f->count == 0);
+    for (int i = done = 0; i < 30; i++)
+        done += o[i].calls == 1 && o[i].code == FETCHER_CANCELLED;
+    ok(done == 30 && clock_us() - before < 2000000, "a hanging lookup can be cancelled, at once");
+    fetcher_stats(f, &st);
+    ok(st.lookups == 16, "given up or not, they count: %d", st.lookups);
+    fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/", .on_done = keep_outcome,
+                  .arg = &good});
+    fetcher_step(f, 0);
+    ok(f->running == 0, "so another one waits");
+    fetcher_cancel(f, (fetcher_id)tree_first(f->transfers)->key);
+    (void)!write(hang_pipe[1], "x", 1);
+    until(f->lookups == 0);
+    ok(f->lookups == 0 && f->attempts == NULL, "when the lookups end, the parked handles are freed");
+    close(hang_pipe[0]);
+    close(hang_pipe[1]);
+}
+
+/* At the end: cleaning up must not wait for a lookup that hangs. */
+static void test_free_in_lookup(void) {
+    struct fetcher *own = fetcher_new(), *previous = f;
+    struct outcome o = {0};
+    usec before;
+    if (pipe(hang_pipe) < 0)
+        die("pipe");
+    f = own;
+    lookups_begun = 0;
+    fetcher_get(own, "http://hang.test/", keep_outcome, &o);
+    until(lookups_begun);
+    before = clock_us();
+    fetcher_free(own);
+    ok(o.code == FETCHER_CANCELLED && clock_us() - before < 2000000,
+       "a fetcher is freed at once, though a lookup hangs: %d us", (int)(clock_us() - before));
+    f = previous;
+    /* Let libcurl's thread go before its library does. */
+    (void)!write(hang_pipe[1], "x", 1);
+}
+
+static void test_connect_timeout(void) {
+    struct outcome o = {0};
+    if (pipe(hang_pipe) < 0)
+        die("pipe");
+    lookups_begun = 0;
+    fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/", .connect_ms = 3000,
+                  .retries = -1, .on_done = keep_outcome, .arg = &o});
+    until(lookups_begun);
+    f->skew += 3000000;
+    until(o.calls);
+    ok(o.code == FETCHER_TIMEOUT && strcmp(o.message, "no connection after 3 s") == 0,
+       "a lookup that hangs runs into connect_ms: %s", o.message);
+    (void)!write(hang_pipe[1], "x", 1);
+    until(f->lookups == 0);
+    close(hang_pipe[0]);
+    close(hang_pipe[1]);
+}
+
+static void test_one_lookup_a_host(void) {
+    char name[80];
+    calls = 0;
+    fetcher_limit(f, 100, 100, 0);
+    snprintf(name, sizeof name, "http://local.test:%d/delay?ms=50", server.port);
+    for (int i = 0; i < 50; i++)
+        fetcher_get(f, name, log_done, "");
+    fetcher_step(f, 0);
+    ok(f->running == 1 && f->lookups == 1, "of 50 for an unknown host one goes ahead");
+    until(calls == 50);
+    ok(server.busy_max > 40, "and then all: %d", server.busy_max);
+}
+
+static void test_many(void) {
+    struct fetcher_stats st;
+    calls = 0;
+    fetcher_limit(f, -1, -1, 0);
+    if (f->capacity < 400) {
+        skip("400 in flight", "the limit of descriptors is low");
+        return;
+    }
+    for (int i = 0; i < 2000; i++)
+        fetcher_get(f, url("/many?size=%d", i % 300), log_done, "");
+    until(calls == 2000);
+    fetcher_stats(f, &st);
+    ok(st.done == 2000 && st.failed == 0, "2000 transfers, as many at a time as can be");
+}
+
+/* ===================================================================================== Files */
+
+static void test_file(void) {
+    char *path = in_work("sub/dir/file.bin");
+    struct outcome o = FETCH(.url = url("/f?size=300000"), .path = path);
+    ok(o.code == FETCHER_OK && file_is(path, 300000, "/f", 0) && strcmp(o.path, path) == 0 &&
+       o.bytes == 300000 && o.data && names_in(in_work("sub/dir")) == 1,
+       "a file, in directories that are made; no .part is left");
+    forget(&o);
+    o = FETCH(.url = url("/f?size=1000"), .path = path);
+    ok(o.code == FETCHER_OK && strstr(o.path, "/file (1).bin") && file_is(o.path, 1000, "/f", 0) &&
+       file_is(path, 300000, "/f", 0), "a name that is taken gets a number");
+    for (int i = 2; i < 25; i++) {
+        forget(&o);
+        o = FETCH(.url = url("/f?size=1000"), .path = path);
+    }
+    ok(strstr(o.path, "/file (24).bin") && names_in(in_work("sub/dir")) == 25, "the 24th too");
+    forget(&o);
+    o = FETCH(.url = url("/f?size=20"), .path = path, .existing = FETCHER_OVERWRITE);
+    ok(o.code == FETCHER_OK && file_is(path, 20, "/f", 0), "a file can be replaced");
+    forget(&o);
+    seen("/f?size=77")->count = 0;
+    o = FETCH(.url = url("/f?size=77"), .path = path, .existing = FETCHER_SKIP);
+    ok(o.code == FETCHER_OK && !o.changed && file_is(path, 20, "/f", 0) && seen("/f?size=77")->count == 0,
+       "or what exists is skipped, without a request");
+    forget(&o);
+    o = FETCH(.url = url("/f?status=404"), .path = in_work("none"), .retries = -1);
+    ok(o.code == FETCHER_HTTP && !exists(in_work("none")), "an error page never becomes a file");
+    forget(&o);
+    o = FETCH(.url = url("/f?size=90000&cut=50000&etag=none&modified=none"), .path = in_work("none"),
+              .retries = -1);
+    ok(o.code == FETCHER_CUT_SHORT && !exists(in_work("none")) && !exists(in_work("none.part")),
+       "nor does half a file; without a validator its .part goes too");
+    forget(&o);
+    o = FETCH(.url = url("/f?size=5000&length=-1"), .path = in_work("endless"));
+    ok(o.code == FETCHER_OK && file_is(in_work("endless"), 5000, "/f", 0),
+       "a body that the end of the connection ends");
+    forget(&o);
+    o = FETCH(.url = url("/f?size=100000&chunked=1"), .path = in_work("chunked"));
+    ok(o.code == FETCHER_OK && file_is(in_work("chunked"), 100000, "/f", 0), "a chunked body");
+    forget(&o);
+    o = FETCH(.url = url("/f?size=0"), .path = in_work("nil"));
+    ok(o.code == FETCHER_OK && file_is(in_work("nil"), 0, "/f", 0), "an empty file");
+    forget(&o);
+}
+
+static void test_file_trouble(void) {
+    char path[700], name[300];
+    struct outcome o;
+    write_file(in_work("plain"), "x", 1);
+    snprintf(path, sizeof path, "%s/plain/below", work);
+    o = FETCH(.url = url("/t?size=10"), .path = path);
+    ok(o.code == FETCHER_FILE && strstr(o.message, "Not a directory") && o.attempts == 1, "%s", o.message);
+    forget(&o);
+    memset(name, 'n', 299);
+    name[299] = '\0';
+    o = FETCH(.url = url("/t?size=10"), .path = in_work(name));
+    ok(o.code == FETCHER_FILE && strstr(o.message, "too long"), "a name too long is told");
+    forget(&o);
+    if (symlink(in_work("plain"), in_work("link.part")) < 0)
+        die("symlink");
+    o = FETCH(.url = url("/t?size=30000"), .path = in_work("link"));
+    ok(o.code == FETCHER_OK && file_is(in_work("link"), 30000, "/t", 0) && exists(in_work("link.part")),
+       "a symbolic link in place of the .part is not followed");
+    forget(&o);
+    write_file(in_work("foreign.part"), "", 0);
+    if (truncate(in_work("foreign.part"), META_MIN) < 0)
+        die("truncate");
+    o = FETCH(.url = url("/t?size=30000"), .path = in_work("foreign"));
+    ok(o.code == FETCHER_OK && exists(in_work("foreign.part")),
+       "somebody's big file that is named like a .part is left alone");
+    forget(&o);
+    mkdir(in_work("folder"), 0777);
+    o = FETCH(.url = url("/t?size=30000"), .path = in_work("folder"), .existing = FETCHER_OVERWRITE);
+    ok(o.code == FETCHER_FILE && strstr(o.message, "is not a file"), "%s", o.message);
+    forget(&o);
+    if (getuid() == 0) {
+        skip("a directory that can't be written", "root may write everywhere");
+    } else {
+        mkdir(in_work("sealed"), 0555);
+        snprintf(path, sizeof path, "%s/sealed/x", work);
+        o = FETCH(.url = url("/t?size=10"), .path = path);
+        ok(o.code == FETCHER_FILE && strstr(o.message, "Permission denied"), "%s", o.message);
+        forget(&o);
+    }
+    ok(names_in(work) == 6 + (getuid() != 0), "nothing else was left: %d", names_in(work));
+}
+
+/* A disk that is full: a small one, where the machine lets us mount it. */
+static void test_disk_full(void) {
+    char command[200];
+    struct child c;
+    struct outcome o;
+    char path[700];
+    snprintf(command, sizeof command, "mkdir %s/disk && mount -t tmpfs -o size=200k none %s/disk", work,
+             work);
+    c = SH(command);
+    if (c.status != 0)
+        skip("a full disk", "no right to mount a small one");
+    else {
+        snprintf(path, sizeof path, "%s/disk/big", work);
+        o = FETCH(.url = url("/full?size=3000000"), .path = path, .retries = -1);
+        ok(o.code == FETCHER_FILE && strstr(o.message, "No space left") && !exists(path),
+           "a full disk: %s", o.message);
+        forget(&o);
+        o = FETCH(.url = url("/full?size=100"), .path = path);
+        ok(o.code == FETCHER_OK || o.code == FETCHER_FILE, "and after it: %s", o.message);
+        forget(&o);
+        snprintf(command, sizeof command, "umount %s/disk", work);
+        child_free(&c);
+        c = SH(command);
+    }
+    child_free(&c);
+}
+
+static void test_names(void) {
+    static const struct { const char *from, *to; } t[] = {
+        {"plain.txt", "plain.txt"}, {"../../x", "x"}, {".bashrc", "_bashrc"}, {"..", "__"},
+        {"a\\b\\c.txt", "c.txt"}, {"", "index.html"}, {"dir/", "index.html"}, {"\x1b[31mred", "_[31mred"},
+        {"tab\there", "tab_here"}, {"\xe2\x80\xae" "gnp.exe", "___gnp.exe"}, {"\xff\xfe", "__"},
+        {"\xc3\xa4.txt", "\xc3\xa4.txt"}, {"\xc0\xaf" "x", "__x"}, {"...x", "___x"}, {"a b", "a b"},
+    };
+    char name[1024], longest[600];
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        name_make_safe(name, sizeof name, t[i].from);
+        ok(strcmp(name, t[i].to) == 0, "a safe name: %s", name);
+    }
+    memset(longest, 0, sizeof longest);
+    for (int i = 0; i < 299; i += 2)
+        memcpy(longest + i, "\xc3\xa4", 2);
+    strcpy(longest + 296, ".tar");
+    name_make_safe(name, sizeof name, longest);
+    ok(strlen(name) <= 240 && strlen(name) >= 238 && strstr(name, ".tar") && utf8_length(name + 234),
+       "a name of 300 bytes is cut on a character, and keeps its extension");
+}
+
+static void test_dispositions(void) {
+    static const struct { const char *header, *name; } t[] = {
+        {"attachment; filename=\"a b.txt\"", "a b.txt"}, {"attachment; filename=plain.txt", "plain.txt"},
+        {"attachment;filename=x.txt ; size=3", "x.txt"}, {"inline; FileName = \"q\\\"uote\"", "q\"uote"},
+        {"attachment; filename=\"no\"; filename*=UTF-8''%e2%82%ac%20rates", "\xe2\x82\xac rates"},
+        {"attachment; filename*=iso-8859-1'en'%A3%20rates; filename=no", "\xc2\xa3 rates"},
+        {"attachment; filename*=UTF-8''%2e%2e%2fetc%2fpasswd", "../etc/passwd"},
+        {"attachment", ""}, {"attachment; filename=", ""}, {"attachment; filename=\"open", "open"},
+        {"attachment; xfilename=no", ""}, {"", ""}, {";;;=;filename", ""},
+    };
+    char name[600];
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++)
+        ok(disposition_name(t[i].header, name, sizeof name) == (t[i].name[0] != '\0') &&
+           strcmp(name, t[i].name) == 0, "disposition: %s", t[i].header);
+}
+
+static void test_directory(void) {
+    static const struct { const char *path, *name; } t[] = {
+        {"/a/b.txt?size=10", "b.txt"}, {"/a/?size=10", "index.html"}, {"/%%2e%%2e%%2fx?size=10", "x"},
+        {"/.bashrc?size=10", "_bashrc"}, {"/d?disposition=attachment;%%20filename=%%22n.txt%%22", "n.txt"},
+        {"/e?disposition=attachment;%%20filename=../../evil", "evil"}, {"/%%1b%%5b2J?size=10", NULL},
+        {"/f?size=40000&disposition=attachment;%%20filename*=utf-8''%%25c3%%25a4", "\xc3\xa4"},
+    };
+    char dir[700], path[800];
+    struct outcome o;
+    snprintf(dir, sizeof dir, "%s/new/", work);
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        char target[300];
+        snprintf(target, sizeof target, t[i].path, 0);
+        o = FETCH(.url = url("%s", target), .path = dir);
+        snprintf(path, sizeof path, "%s%s", dir, t[i].name ? t[i].name : strrchr(o.path, '/') + 1);
+        ok(o.code == FETCHER_OK && strcmp(o.path, path) == 0 && exists(path) && !strchr(path, '\x1b'),
+           "into a directory: %s", path + strlen(dir));
+        forget(&o);
+    }
+    ok(names_in(dir) == 8 && names_in(work) == 1, "nothing was written elsewhere");
+}
+
+/* ===================================================================================== Not giving up */
+
+static void test_retry(void) {
+    static const char *const passing[] = {"status=503", "status=429", "status=408", "status=500",
+        "status=502", "status=504", "status=425", "cut=20", "reset=20"};
+    static const char *const lasting[] = {"status=404", "status=403", "status=401", "status=410",
+        "status=501"};
+    struct outcome o;
+    for (size_t i = 0; i < sizeof passing / sizeof *passing; i++) {
+        o = FETCH(.url = url("/r%zu?times=2&%s", i, passing[i]));
+        ok(o.code == FETCHER_OK && o.attempts == 3 && o.retries == 2 && o.size == 100 &&
+           is_content(o.data, 100, url("/r%zu", i) + strlen(url("")), 0),
+           "%s twice, then all is well", passing[i]);
+        forget(&o);
+    }
+    for (size_t i = 0; i < sizeof lasting / sizeof *lasting; i++) {
+        o = FETCH(.url = url("/l?times=1&%s", lasting[i]));
+        ok(o.code == FETCHER_HTTP && o.attempts == 1, "%s ends it at once", lasting[i]);
+        forget(&o);
+    }
+    o = FETCH(.url = url("/n?status=503"), .retries = 3);
+    ok(o.code == FETCHER_HTTP && o.attempts == 4 && seen("/n?status=503")->count == 4,
+       "3 retries are 4 requests");
+    forget(&o);
+    o = FETCH(.url = url("/never?status=503"), .retries = -1);
+    ok(o.code == FETCHER_HTTP && o.attempts == 1, "-1: no retry");
+    forget(&o);
+    o = FETCH(.url = url("/post?cut=20"), .body = "x");
+    ok(o.code == FETCHER_CUT_SHORT && o.attempts == 1, "a POST that was cut short is not sent again");
+    forget(&o);
+    o = FETCH(.url = url("/post?status=503&times=1"), .body = "x");
+    ok(o.code == FETCHER_OK && o.attempts == 2, "but is if the server asks for it");
+    forget(&o);
+}
+
+/* Full jitter: the wait before attempt n+1 is spread over 0 to min(60 s, 2^(n-1) s). */
+static void test_backoff(void) {
+    struct host h;
+    struct transfer t;
+    int64_t bound = 1000000, longest, least, sum;
+    bool good = true;
+    memset(&h, 0, sizeof h);
+    for (int failures = 0; failures < 9; failures++, bound = bound < 32000000 ? bound * 2 : 60000000) {
+        longest = sum = 0;
+        least = INT64_MAX;
+        for (int i = 0; i < 1000; i++) {
+            memset(&t, 0, sizeof t);
+            t.host = &h;
+            t.rq.total_ms = -1;
+            t.failures = failures;
+            retry_later(f, &t);
+            longest = t.timer.due.key - f->now > longest ? t.timer.due.key - f->now : longest;
+            least = t.timer.due.key - f->now < least ? t.timer.due.key - f->now : least;
+            sum += t.timer.due.key - f->now;
+            timer_disarm(f, &t.timer);
+        }
+        good &= longest < bound && longest > bound * 9 / 10 && least < bound / 10 &&
+                sum / 1000 > bound * 4 / 10 && sum / 1000 < bound * 6 / 10;
+    }
+    ok(good, "backoff from 1 s to 60 s, with full jitter");
+}
+
+static void test_retry_after(void) {
+    char date[64], escaped[100] = "";
+    time_t soon = time(NULL) + 30;
+    struct outcome a = {0}, b = {0};
+    struct fetcher_info info;
+    fetcher_id id;
+    ok(read_retry_after("120") == 120000000 && read_retry_after("99999999999999999999") == HOUR_US &&
+       read_retry_after("Fri, 31 Dec 9999 23:59:59 GMT") == HOUR_US && read_retry_after("-5") == -1 &&
+       read_retry_after("Sun, 06 Nov 1994 08:49:37 GMT") == 0 && read_retry_after("soon") == -1,
+       "Retry-After in seconds, as a date, too far, in the past, nonsense");
+    strftime(date, sizeof date, "%a,%%20%d%%20%b%%20%Y%%20%H:%M:%S%%20GMT", gmtime(&soon));
+    snprintf(escaped, sizeof escaped, "%s", date);
+    id = fetcher_get(f, url("/ra?status=503&times=1&retry-after=%s", escaped), keep_outcome, &a);
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_RETRYING);
+    ok(info.wait_ms > 25000 && info.wait_ms <= 31000, "a date in 30 s: %d ms", (int)info.wait_ms);
+    fetcher_get(f, url("/other"), keep_outcome, &b);
+    for (int i = 0; i < 20; i++)
+        fetcher_step(f, 2);
+    ok(!b.calls && f->running == 0, "the whole host rests");
+    f->skew += 32000000;
+    until(a.calls && b.calls);
+    ok(a.code == FETCHER_OK && b.code == FETCHER_OK && a.attempts == 2, "and then goes on");
+    forget(&a);
+    forget(&b);
+}
+
+static void test_resume(void) {
+    static const struct { const char *query; int requests; int64_t most; const char *what; } t[] = {
+        {"cut=200000&times=1", 2, 400000, "a strong ETag"},
+        {"cut=200000&times=1&etag=none", 2, 400000, "Last-Modified"},
+        {"cut=200000&times=1&etag=weak", 2, 400000, "a weak ETag, but Last-Modified"},
+        {"cut=200000&times=1&etag=none&modified=none", 2, 600000, "no validator: over again"},
+        {"cut=200000&times=1&range=ignore", 3, 1000000, "ranges ignored: over again"},
+        {"cut=200000&times=1&range=416", 3, 600000, "416: over again"},
+        {"cut=200000&times=1&range=wrong", 3, 1000000, "a wrong Content-Range: over again"},
+        {"cut=200000&times=1&range=date", 3, 1000000, "If-Range with a date only"},
+        {"cut=100000&times=3", 4, 400000, "three times"},
+        {"cut=200000&times=1&chunked=1", 2, 400000, "chunked"},
+        {"reset=200000&times=1", 2, 400000, "a reset"},
+    };
+    struct outcome o;
+    char target[200];
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++)
+        for (int to_file = 0; to_file < 2; to_file++) {
+            snprintf(target, sizeof target, "/%s%zu?size=400000&%s", to_file ? "file" : "memory", i,
+                     t[i].query);
+            o = FETCH(.url = url("%s", target), .path = to_file ? in_work("resumed") : NULL,
+                      .existing = FETCHER_OVERWRITE);
+            ok(o.code == FETCHER_OK && seen("%s", target)->count == t[i].requests &&
+               seen("%s", target)->sent <= t[i].most + 70000 && o.bytes == 400000 &&
+               (to_file ? file_is(in_work("resumed"), 400000, target, 0)
+                        : is_content(o.data, 400000, target, 0)),
+               "resume %s: %s (%d requests, %d bytes)", to_file ? "a file" : "in memory", t[i].what,
+               seen("%s", target)->count, (int)seen("%s", target)->sent);
+            forget(&o);
+        }
+    ok(names_in(work) == 1, "no .part and no .meta is left");
+}
+
+static void test_resume_changed(void) {
+    static const char *const queries[] = {"cut=200000&times=1&changed=1",
+        "cut=200000&times=1&changed=1&etag=none", "cut=200000&times=1&changed=1&etag=weak"};
+    struct outcome o;
+    char target[200];
+    for (size_t i = 0; i < 3; i++) {
+        snprintf(target, sizeof target, "/c%zu?size=400000&%s", i, queries[i]);
+        o = FETCH(.url = url("%s", target), .path = in_work("changed"), .existing = FETCHER_OVERWRITE);
+        /* With the date alone a change within it can't be seen by anyone: the server says it's the same. */
+        ok(o.code == FETCHER_OK && o.bytes == 400000 &&
+           (i > 0 || file_is(in_work("changed"), 400000, target, 1)),
+           "a document that changed meanwhile is fetched anew: %s", queries[i]);
+        forget(&o);
+    }
+}
+
+static char streamed[500000];
+static size_t streamed_size;
+
+static int stream_keep(struct fetcher *on, const void *data, size_t size, void *arg) {
+    (void)on, (void)arg;
+    if (streamed_size + size > sizeof streamed)
+        return -1;
+    memcpy(streamed + streamed_size, data, size);
+    streamed_size += size;
+    return 0;
+}
+
+static void test_stream_retry(void) {
+    struct outcome o;
+    streamed_size = 0;
+    o = FETCH(.url = url("/s?size=400000&cut=100000&times=2"), .on_data = stream_keep);
+    ok(o.code == FETCHER_OK && streamed_size == 400000 && is_content(streamed, 400000, "/s", 0),
+       "a stream that was cut twice comes whole, each byte once");
+    streamed_size = 0;
+    o = FETCH(.url = url("/s?size=400000&cut=100000&times=1&range=ignore"), .on_data = stream_keep);
+    ok(o.code == FETCHER_OK && streamed_size == 400000 && is_content(streamed, 400000, "/s", 0),
+       "also where ranges are ignored: what was handed on is skipped");
+    streamed_size = 0;
+    o = FETCH(.url = url("/s?size=400000&cut=100000&times=1&changed=1"), .on_data = stream_keep);
+    ok(o.code == FETCHER_CUT_SHORT && streamed_size < 200000, "but never two halves: %s", o.message);
+}
+
+static void test_repeat(void) {
+    struct outcome o = {0};
+    struct fetcher_info info;
+    struct stat before, after;
+    usec due[6];
+    fetcher_id id;
+    id = fetcher_start(f, &(struct fetcher_request){.url = url("/every?size=3000&changed=3"),
+                       .path = in_work("page"), .every_ms = 10000, .on_done = keep_outcome, .arg = &o});
+    until(o.calls == 1);
+    ok(o.code == FETCHER_OK && o.changed && !o.last && exists(in_work("page")), "a first round, at once");
+    stat(in_work("page"), &before);
+    for (int i = 1; i < 6; i++) {
+        until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
+        due[i] = f->now / 1000 + info.wait_ms;
+        f->skew += info.wait_ms * 1000 + 1000;
+        until(o.calls == i + 1);
+        if (i == 1)
+            ok(o.status == 304 && !o.changed && stat(in_work("page"), &after) == 0 &&
+               after.st_ino == before.st_ino && after.st_mtime == before.st_mtime,
+               "then conditional: unchanged, and the file is left alone");
+        if (i == 3)
+            ok(o.status == 200 && o.changed && file_is(in_work("page"), 3000, "/every", 1) &&
+               names_in(work) == 1, "a changed document replaces the file");
+    }
+    ok(due[5] - due[1] >= 39000 && due[5] - due[1] <= 41000, "rounds don't drift: %d ms in 4 rounds",
+       (int)(due[5] - due[1]));
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
+    f->skew += 3600000000;              /* the machine slept for an hour */
+    until(o.calls == 7);
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
+    ok(info.wait_ms > 0 && info.wait_ms <= 10500, "rounds that were slept through are not made up for");
+    fetcher_cancel(f, id);
+    until(f->count == 0);
+    ok(o.calls == 8 && o.last && o.code == FETCHER_CANCELLED, "rule 2: the last round is flagged");
+    forget(&o);
+}
+
+static void test_repeat_failure(void) {
+    struct outcome o = {0};
+    struct fetcher_info info;
+    fetcher_id id;
+    int64_t waits[4];
+    id = fetcher_start(f, &(struct fetcher_request){.url = url("/fail?status=404&times=3"), .retries = -1,
+                       .every_ms = 10000, .on_done = keep_outcome, .arg = &o});
+    for (int i = 0; i < 4; i++) {
+        until(o.calls == i + 1);
+        until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
+        waits[i] = info.wait_ms;
+        f->skew += info.wait_ms * 1000 + 1000;
+    }
+    ok(waits[0] > 15000 && waits[1] > 35000 && waits[2] > 70000 && waits[3] <= 10500 &&
+       o.code == FETCHER_OK, "rounds that fail back off (%d, %d, %d s), and go on",
+       (int)waits[0] / 1000, (int)waits[1] / 1000, (int)waits[2] / 1000);
+    forget(&o);
+}
+
+static void test_two_on_one_target(void) {
+    struct fetcher *one = f, *two = fetcher_new();
+    struct fetcher_info info;
+    struct outcome a = {0}, b = {0};
+    struct child c;
+    char path[700];
+    fetcher_id id;
+    snprintf(path, sizeof path, "%s", in_work("same"));
+    id = fetcher_start(one, &(struct fetcher_request){.url = url("/same?size=3000000&slow=30000"),
+                       .path = path, .on_done = keep_outcome, .arg = &a});
+    until(fetcher_info(one, id, &info) == 0 && info.bytes > 100000);
+    c = RUN("-o", path, "-q", url("/same?size=3000000&slow=30000"));
+    ok(said(&c, 1, "is being written by another process"), "a second process on one target is refused");
+    child_free(&c);
+    fetcher_start(one, &(struct fetcher_request){.url = url("/same?size=50000"), .path = path,
+                  .on_done = keep_outcome, .arg = &b});
+    until(a.calls && b.calls);
+    ok(a.code == FETCHER_OK && b.code == FETCHER_OK && strcmp(a.path, b.path) != 0 &&
+       file_is(a.path, 3000000, "/same", 0) && file_is(b.path, 50000, "/same", 0),
+       "two transfers of one process go round each other");
+    fetcher_free(two);
+    forget(&a);
+    forget(&b);
+}
+
+/* Half of all requests fail, at random places, and 200 transfers come right. */
+static void test_random_faults(void) {
+    static struct outcome o[200];
+    char path[40];
+    int good = 0;
+    fetcher_limit(f, 32, 32, 0);
+    for (int i = 0; i < 200; i++) {
+        o[i] = (struct outcome){.hasten = true};
+        snprintf(path, sizeof path, "many/%d", i);
+        fetcher_start(f, &(struct fetcher_request){.url = url("/any%d?size=%d&random=%d", i, 1000 + i * 700,
+                      i + 1), .path = in_work(path), .retries = 30, .stall_ms = -1, .on_done = keep_outcome,
+                      .on_progress = hasten, .arg = &o[i]});
+    }
+    until(f->count == 0);
+    for (int i = 0; i < 200; i++) {
+        char target[40];
+        snprintf(path, sizeof path, "many/%d", i);
+        snprintf(target, sizeof target, "/any%d", i);
+        good += o[i].code == FETCHER_OK && file_is(in_work(path), 1000 + i * 700, target, 0);
+        if (o[i].code != FETCHER_OK)
+            printf("# %s: %s, %d attempts\n", o[i].url, o[i].message, o[i].attempts);
+        forget(&o[i]);
+    }
+    ok(good == 200 && names_in(in_work("many")) == 200,
+       "200 files through a server that fails half of all requests (%d): %d are right", server.requests,
+       good);
+}
+
+static int swallow(struct fetcher *on, const void *data, size_t size, void *arg) {
+    (void)on, (void)data, (void)size, (void)arg;
+    return 0;
+}
+
+static void test_rate(void) {
+    static const struct { int rate, transfers, seconds; } t[] = {
+        {20000, 1, 10}, {20000, 50, 10}, {20000000, 1, 2}, {20000000, 50, 2}};
+    struct fetcher_stats st, before;
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        struct fetcher *own = fetcher_new(), *previous = f;
+        pid_t pid;
+        usec begin, end;
+        double rate;
+        /* The server in a process of its own, so that each has its own loop. */
+        f = own;
+        if ((pid = fork()) == 0) {
+            f = previous;
+            for (;;)
+                fetcher_step(f, 1000);
+        }
+        fetcher_limit(own, 100, 100, t[i].rate);
+        for (int n = 0; n < t[i].transfers; n++)
+            fetcher_start(own, &(struct fetcher_request){.url = url("/rate?size=60000000"),
+                          .on_data = swallow});
+        until(fetcher_stats(own, &before) == 0 && before.received > t[i].rate / 4);
+        begin = clock_us();
+        end = begin + t[i].seconds * 1000000;
+        while (clock_us() < end)
+            fetcher_step(own, 20);
+        fetcher_stats(own, &st);
+        rate = (double)(st.received - before.received) * 1e6 / (double)(clock_us() - begin);
+        ok(rate > t[i].rate * .9 && rate < t[i].rate * 1.1, "%d bytes/s with %d in flight: %.0f",
+           t[i].rate, t[i].transfers, rate);
+        ok((double)(st.turns - before.turns) < 1000. * t[i].seconds, "and without spinning: %d turns a second",
+           (int)(st.turns - before.turns) / t[i].seconds);
+        fetcher_free(own);
+        f = previous;
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+    }
+}
+
+static void test_idle(void) {
+    struct fetcher_stats before, st;
+    usec begin;
+    char target[40];
+    calls = 0;
+    for (int i = 0; i < 100; i++) {
+        snprintf(target, sizeof target, "/idle%d", i);
+        fetcher_start(f, &(struct fetcher_request){.url = url("%s", target), .every_ms = 60000 + i * 1000,
+                      .on_done = count_done});
+    }
+    until(calls == 100);
+    while (f->running)
+        fetcher_step(f, 10);
+    fetcher_stats(f, &before);
+    begin = clock_us();
+    while (clock_us() - begin < 2000000)
+        fetcher_step(f, -1);
+    fetcher_stats(f, &st);
+    ok(st.turns - before.turns < 10, "100 repeats that wait: %d turns in 2 s",
+       (int)(st.turns - before.turns));
+}
+
+/* ===================================================================================== The program */
+
+static void test_program(void) {
+    struct child c;
+    char list[2000] = "# a comment\n", line[200];
+    int64_t size;
+    char *data;
+    c = RUN("-d", work, url("/one?size=5000"), url("/two?size=70000"));
+    ok(c.status == 0 && file_is(in_work("one"), 5000, "/one", 0) &&
+       file_is(in_work("two"), 70000, "/two", 0) && strstr(c.text[0], "/one: 4.9 KiB in ") &&
+       strstr(c.text[0], "/two: ") && !*c.text[1], "two URLs become two files, and two lines");
+    child_free(&c);
+    for (int i = 0; i < 12; i++) {
+        snprintf(line, sizeof line, "%s sub/f%d\n", url("/l%d?size=1000", i), i);
+        strcat(list, line);
+    }
+    write_file(in_work("list"), list, strlen(list) - 1);
+    c = RUN("-i", in_work("list"), "-d", in_work("out"), "--json", "--stats");
+    ok(c.status == 0 && names_in(in_work("out/sub")) == 12 &&
+       file_is(in_work("out/sub/f11"), 1000, "/l11", 0), "a list, with names; no newline at its end");
+    child_free(&c);
+    c = RUN_FED(list, strlen(list), "-i", "-", "-d", in_work("out2"), "-q");
+    ok(c.status == 0 && names_in(in_work("out2/sub")) == 12 && !*c.text[0], "a list from a pipe, quietly");
+    child_free(&c);
+    c = RUN("-o", "-", url("/stdout?size=300000"));
+    ok(c.status == 0 && c.size[0] == 300000 && is_content(c.text[0], 300000, "/stdout", 0) && !*c.text[1],
+       "-o - is stdout");
+    child_free(&c);
+    c = RUN("-o", in_work("named"), url("/n?size=10"));
+    data = slurp(in_work("named"), &size);
+    ok(c.status == 0 && size == 10, "-o FILE");
+    free(data);
+    child_free(&c);
+    c = RUN("-o", "/dev/null", url("/n?size=10"));
+    ok(c.status == 0, "-o /dev/null");
+    child_free(&c);
+}
+
+/* stdout is not read for a while: the transfer waits, and little is held in memory. */
+static void test_back_pressure(void) {
+    struct child c;
+    const char *argv[] = {"./fetcher", "-o", "-", url("/slow-reader?size=20000000"), NULL};
+    char statm[60], text[100] = "";
+    long pages = 0;
+    FILE *file;
+    child_start(&c, argv);
+    close(c.in);
+    c.in = -1;
+    fetcher_watch(f, c.out[0], 0, NULL, NULL);
+    until(seen("/slow-reader?size=20000000")->sent > 300000);
+    for (int i = 0; i < 50; i++)
+        fetcher_step(f, 10);
+    snprintf(statm, sizeof statm, "/proc/%d/statm", (int)c.pid);
+    if ((file = fopen(statm, "r")) != NULL) {
+        if (fgets(text, sizeof text, file))
+            pages = strtol(strchr(text, ' '), NULL, 10);
+        fclose(file);
+    }
+    ok(seen("/slow-reader?size=20000000")->sent < 15000000 && pages < 8000,
+       "nobody reads stdout: %d bytes came, %ld KiB are used",
+       (int)seen("/slow-reader?size=20000000")->sent, pages * 4);
+    fetcher_watch(f, c.out[0], FETCHER_READ, child_ready, &c);
+    child_wait(&c);
+    ok(c.status == 0 && c.size[0] == 20000000 && is_content(c.text[0], 20000000, "/slow-reader", 0),
+       "and all comes when it's read");
+    child_free(&c);
+}
+
+static void test_options(void) {
+    struct child c;
+    write_file(in_work("data"), "x=1\ny=2\n", 8);
+    char at[700];
+    snprintf(at, sizeof at, "@%s", in_work("data"));
+    c = RUN("-o", "-", "-H", "X-A: 1", "-HX-B: 2", "-A", "me", "-u", "joe:pw", "-X", "PUT", "--data=a=b",
+            "--data", at, url("/echo"));
+    ok(strstr(c.text[0], "PUT /echo") && strstr(c.text[0], "X-A: 1\r\n") && strstr(c.text[0], "X-B: 2\r\n") &&
+       strstr(c.text[0], "User-Agent: me\r\n") && strstr(c.text[0], "Authorization: Basic am9lOnB3\r\n") &&
+       strstr(c.text[0], "\r\n\r\na=b&x=1y=2"), "-H, -A, -u, -X, --data");
+    child_free(&c);
+    c = RUN("-x", url(""), "-o", "-", "http://proxied.test/echo");
+    ok(strstr(c.text[0] ? c.text[0] : "", "") && seen("http://proxied.test/echo")->count == 1, "-x PROXY");
+    child_free(&c);
+    c = RUN("-qv", "-j2", "--per-host=1", "-d", work, url("/x?size=1"));
+    ok(c.status == 0, "short options may be joined to each other and to their values");
+    child_free(&c);
+    c = RUN("-m", "0.2", "--retry", "0", "-d", work, url("/x?stall=head"));
+    ok(said(&c, 1, "not done after 0.2 s"), "-m");
+    child_free(&c);
+    c = RUN("--max-filesize", "1k", "-d", work, url("/x?size=1025"));
+    ok(said(&c, 1, "1025 bytes are more than allowed"), "--max-filesize");
+    child_free(&c);
+    c = RUN("--trace", in_work("trace"), "-q", "-d", work, url("/x?size=1"));
+    ok(c.status == 0 && exists(in_work("trace")), "--trace FILE");
+    child_free(&c);
+    c = RUN("-R", "-d", in_work("r"), url("/time?size=1"));
+    struct stat st;
+    ok(c.status == 0 && stat(in_work("r/time"), &st) == 0 && st.st_mtime == 784111777, "-R");
+    child_free(&c);
+    c = RUN("--no-clobber", "-d", in_work("r"), url("/time?size=1"));
+    ok(c.status == 0 && names_in(in_work("r")) == 1 && strstr(c.text[0], "exists, skipped"), "--no-clobber");
+    child_free(&c);
+    c = RUN("--overwrite", "-d", in_work("r"), url("/time?size=2"));
+    ok(c.status == 0 && names_in(in_work("r")) == 1 && file_is(in_work("r/time"), 2, "/time", 0),
+       "--overwrite");
+    child_free(&c);
+    c = RUN("--compressed", "-o", "-", url("/z?gzip=1"));
+    ok(c.status == 0 && strcmp(c.text[0], "hello, world\n") == 0, "--compressed");
+    child_free(&c);
+    c = RUN("--cookies", in_work("jar"), "-d", work, url("/x?size=1"));
+    ok(c.status == 0 && exists(in_work("jar")), "--cookies FILE");
+    child_free(&c);
+}
+
+static void test_help(void) {
+    struct child c = RUN("--help");
+    ok(c.status == 0 && strncmp(c.text[0], "Usage: fetcher [OPTION]... URL...\n", 34) == 0 &&
+       strstr(c.text[0], "\n  -o, --output=FILE "), "--help");
+    child_free(&c);
+    c = RUN("-V");
+    ok(c.status == 0 && strncmp(c.text[0], "fetcher 1.0.0\nlibcurl ", 22) == 0 &&
+       strstr(c.text[0], "TLS: ") && strstr(c.text[0], "name lookups: "), "--version");
+    child_free(&c);
+    c = SH("command -v help2man >/dev/null || exit 77; help2man -N ./fetcher | grep -q 'SH OPTIONS'");
+    if (c.status == 77)
+        skip("a man page", "no help2man");
+    else
+        ok(c.status == 0, "help2man makes a man page of it");
+    child_free(&c);
+    c = SH("./fetcher --help >/dev/full");
+    ok(c.status == 1, "--help into a full device fails");
+    child_free(&c);
+}
+
+static void test_bad_usage(void) {
+    static const struct { const char *argv[8], *words; int status; } t[] = {
+        {{NULL}, "no URL", 2}, {{"--nonsense", "http://a.b/"}, "unknown option --nonsense", 2},
+        {{"-o"}, "-o needs FILE", 2}, {{"-o", "x", "http://a.b/", "http://c.d/"}, "one file", 2},
+        {{"-o", "x", "-i", "list"}, "one file", 2}, {{"-j", "many", "http://a.b/"}, "not a number: many", 2},
+        {{"-m", "-1", "http://a.b/"}, "not a time: -1", 2}, {{"--quiet=yes", "http://a.b/"}, "no value", 2},
+        {{"-o", "-", "--json", "http://a.b/"}, "no room", 2}, {{"-H", "nonsense", "http://a.b/"}, "header", 2},
+        {{"--no-clobber", "--overwrite", "http://a.b/"}, "contradict", 2},
+        {{"-c", "--no-continue", "http://a.b/"}, "contradict", 2},
+        {{"--every", "0.1s", "http://a.b/"}, "at least 1s", 2}, {{"--data", "@/none", "http://a.b/"}, "/none", 2},
+        {{"-i", "/none"}, "cannot read /none: No such file", 1}, {{"-i", "/"}, "cannot read /: Is a dir", 1},
+        {{"--trace", "/none/x", "http://a.b/"}, "cannot write /none/x", 1},
+        {{"not-a-url"}, "not-a-url: not a URL", 1}, {{""}, "not a URL", 1},
+        {{"ftp://a.b/"}, "only http and https", 1}, {{"http://a.b:99999/"}, "port is out of range", 1},
+        {{"http://a.b/\x1b[2J"}, "control character", 1}, {{"http://u:secret@a b/"}, "not a URL", 1},
+    };
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        const char *argv[10] = {"./fetcher"};
+        struct child c;
+        for (int n = 0; n < 8; n++)
+            argv[n + 1] = t[i].argv[n];
+        c = run_fed(argv, "", 0);
+        ok(said(&c, t[i].status, t[i].words) && !strstr(c.text[1], "secret"), "%.*s",
+           (int)strcspn(c.text[1], "\n"), c.text[1]);
+        child_free(&c);
+    }
+}
+
+static void test_bad_lists(void) {
+    struct { const char *text; size_t n; const char *words; } t[] = {
+        {"\n", 1, "-:1: the line is empty"}, {"# x\nhttp://a\0b/\n", 16, "-:2: a NUL"},
+        {"http://127.0.0.1:1/ ../../x\n", 28, "-:1: the name leads out"},
+        {"http://127.0.0.1:1/ /etc/x\n", 27, "-:1: the name leads out"},
+        {"nonsense\n", 9, "nonsense: not a URL"}, {NULL, 0, "-:1: the line is too long"},
+    };
+    char *longest = malloc(100002);
+    struct child c;
+    memset(longest, 'x', 100000);
+    strcpy(longest + 100000, "\n");
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        if (t[i].text)
+            c = RUN_FED(t[i].text, t[i].n, "-i", "-", "--retry", "0", "-d", in_work("bad"));
+        else
+            c = RUN_FED(longest, 100001, "-i", "-", "-d", in_work("bad"));
+        ok(said(&c, 1, t[i].words), "a bad list: %s", t[i].words);
+        child_free(&c);
+    }
+    free(longest);
+    ok(!exists(in_work("bad")) && !exists(in_work("x")), "nothing was written");
+}
+
+/* Each event is one JSON object; a real parser says so, if there is one. */
+static void test_json(void) {
+    struct child c = RUN("--json", "--stats", "-d", work, url("/j?size=10&disposition="
+        "attachment;%%20filename=%%22a\\\\%%22b%%ff.txt%%22"), url("/k?status=404&reason=%%22%%01"),
+        "bad \"url\"");
+    ok(c.status == 1 && strstr(c.text[0], "{\"event\":\"done\",\"id\":1,\"url\":\"http://127.") &&
+       strstr(c.text[0], "\"code\":\"http\",\"message\":\"404 ") && strstr(c.text[0], "\"code\":\"bad_url\"") &&
+       strstr(c.text[0], "{\"event\":\"stats\",\"done\":1,\"failed\":2,\"bytes\":15,") &&
+       strstr(c.text[0], "\"stall_max_ms\":") && strstr(c.text[0], "\"culprit\":\""), "events are in JSON");
+    write_file(in_work("json"), c.text[0], c.size[0]);
+    child_free(&c);
+    char command[800];
+    snprintf(command, sizeof command, "command -v jq >/dev/null || exit 77; jq -e -s 'length == 4 and "
+             "(map(.event) | sort) == [\"done\",\"failed\",\"failed\",\"stats\"]' %s", in_work("json"));
+    c = SH(command);
+    if (c.status == 77)
+        skip("JSON, by a real parser", "no jq");
+    else
+        ok(c.status == 0, "and jq reads them");
+    child_free(&c);
+}
+
+static void test_signals(void) {
+    static const int number[] = {SIGINT, SIGTERM};
+    for (int i = 0; i < 2; i++) {
+        char name[20], part[30], meta[40];
+        struct child c;
+        snprintf(name, sizeof name, "signal%d", number[i]);
+        snprintf(part, sizeof part, "%s.part", name);
+        snprintf(meta, sizeof meta, "%s.meta", part);
+        const char *argv[] = {"./fetcher", "-o", in_work(name), url("/big?size=20000000&slow=20000"), NULL};
+        child_start(&c, argv);
+        until(exists(in_work(meta)));
+        kill(c.pid, number[i]);
+        child_wait(&c);
+        ok(c.status == 128 + number[i] && exists(in_work(part)) && !exists(in_work(name)),
+           "signal %d ends it cleanly, and keeps the .part", number[i]);
+        child_free(&c);
+    }
+}
+
+static void test_closed_output(void) {
+    struct child c = RUN("-o", "-", "/dev/null");
+    char command[600];
+    child_free(&c);
+    snprintf(command, sizeof command, "./fetcher -o - '%s' | head -c 10 >/dev/null; exit ${PIPESTATUS:-0}",
+             url("/x?size=5000000"));
+    c = SH(command);
+    ok(strstr(c.text[1], "cannot write to standard output: Broken pipe"), "a closed stdout is told: %s",
+       c.text[1]);
+    child_free(&c);
+    snprintf(command, sizeof command, "./fetcher -d %s '%s' >/dev/full", work, url("/x?size=5"));
+    c = SH(command);
+    ok(said(&c, 1, "cannot write to standard output: No space"), "a full one too");
+    child_free(&c);
+    snprintf(command, sizeof command, "./fetcher -q -d %s '%s' >&- 2>&- <&-", in_work("c"),
+             url("/closed?size=5000"));
+    c = SH(command);
+    ok(c.status == 0 && file_is(in_work("c/closed"), 5000, "/closed", 0),
+       "descriptors 0 to 2 may be closed; no file takes their place");
+    child_free(&c);
+    snprintf(command, sizeof command, "printf 'a\\nb\\n' | { while read u; do ./fetcher -q -d %s '%s'; echo $u; "
+             "done; }", in_work("d"), url("/loop-body?size=5"));
+    c = SH(command);
+    ok(strcmp(c.text[0], "a\nb\n") == 0, "stdin is left alone");
+    child_free(&c);
+}
+
+/* A million refused URLs would take the memory of a thousand: here it is a hundred thousand. */
+static void test_long_list(void) {
+    struct child c = SH("seq 100000 | sed 's|.*|http://127.0.0.1:1/&|' | "
+                        "{ ./fetcher -q -i - --retry 0 -d /nowhere --json --stats 2>&1; } | tail -n 1");
+    ok(strstr(c.text[0], "\"failed\":100000"), "a pipe of 100,000 URLs: %.60s", c.text[0]);
+    child_free(&c);
+}
+
+/* kill -9 at random moments, and start again until all is there: the files are right, nothing is left,
+ * and what was there is not fetched again. */
+static void test_kill(void) {
+    static const int64_t size = 6000000;
+    unsigned random = 12345;
+    int64_t sent = 0;
+    int kills = 0, good = 0;
+    char list[1000] = "", line[200];
+    struct child c;
+    for (int i = 0; i < 4; i++) {
+        snprintf(line, sizeof line, "%s k%d\n", url("/kill%d?size=%d&slow=60000", i, (int)size), i);
+        strcat(list, line);
+    }
+    write_file(in_work("list"), list, strlen(list));
+    for (;;) {
+        const char *argv[] = {"./fetcher", "-q", "--no-clobber", "-i", in_work("list"), "-d",
+                              in_work("k"), NULL};
+        usec end;
+        child_start(&c, argv);
+        random = random * 1103515245 + 12345;
+        end = clock_us() + 5000 + random / 65536 % 90000;
+        while (clock_us() < end && c.open[0])
+            fetcher_step(f, 5);
+        if (kills < 50 && c.open[0]) {
+            kill(c.pid, SIGKILL);
+            kills++;
+            child_wait(&c);
+            child_free(&c);
+            continue;
+        }
+        child_wait(&c);
+        break;
+    }
+    for (int i = 0; i < 4; i++) {
+        char name[20], target[20];
+        snprintf(name, sizeof name, "k/k%d", i);
+        snprintf(target, sizeof target, "/kill%d", i);
+        good += file_is(in_work(name), size, target, 0);
+        sent += seen("/kill%d?size=%d&slow=60000", i, (int)size)->sent;
+    }
+    ok(c.status == 0 && good == 4 && names_in(in_work("k")) == 4,
+       "killed at %d random moments: 4 files are right, no .part or .meta is left (%d names)", kills,
+       names_in(in_work("k")));
+    /* What was on the way when it was killed is lost: the buffers of socket and server, each time. */
+    ok((double)sent < 4. * (double)size + kills * 4 * 400000., "%.1f MB were sent for %.1f MB",
+       (double)sent / 1e6, 4. * (double)size / 1e6);
+    child_free(&c);
+}
+
+static void test_readme(void) {
+    struct child c;
+    char command[3000];
+    /* The program in the README is taken out of it, built as it says, and run. */
+    snprintf(command, sizeof command,
+             "awk '/^```c/{on=1;next} /^```/{on=0} on' README.md > %s/app.c && "
+             "cc -std=c99 -Wall -Wextra -I. -o %s/app %s/app.c fetcher.c -lcurl && %s/app %s %s",
+             work, work, work, work, url("/one?size=1000"), url("/two?size=20"));
+    c = SH(command);
+    ok(c.status == 0 && strstr(c.text[0], ": 1000 bytes") && strstr(c.text[0], ": 20 bytes"),
+       "the README's program: %s%s", c.text[0], c.text[1]);
+    child_free(&c);
+    c = SH("n=$(awk '/^```c/{on=1;next} /^```/{on=0} on' README.md | wc -l); test $n -le 25 && echo $n");
+    ok(c.status == 0, "has no more than 25 lines: %s", c.text[0]);
+    child_free(&c);
+    c = SH("./fetcher --help | grep -oE -e '--[a-z-]+' | sort -u | while read o; do "
+           "grep -qF -e \"$o\" README.md || echo $o; done");
+    ok(c.text[0][0] == '\0', "every option stands in the README %s", c.text[0]);
+    child_free(&c);
+    snprintf(command, sizeof command, "%s/none/cc.sh", work);
+    c = SH("mkdir -p .build/none && printf '#!/bin/sh\\ncase \"$*\" in *curl/curl.h*) exit 1;; esac\\n' "
+           "> .build/none/cc && chmod +x .build/none/cc && make -B CC=.build/none/cc fetcher");
+    ok(c.status != 0 && strstr(c.text[1], "libcurl4-openssl-dev") && strstr(c.text[1], "curl-dev") &&
+       strstr(c.text[1], "libcurl-devel") && strstr(c.text[1], "ftp/curl"),
+       "make names the packages where libcurl's headers are missing");
+    child_free(&c);
+}
+
+static void test_demo(void) {
+    struct child c = SH("rm -rf .build/demo; mkdir -p .build/demo; ./test_fetcher demo .build/demo");
+    ok(c.status == 0 && strstr(c.text[0], "200 files, each byte as it should be"), "the demonstration works");
+    child_free(&c);
+}
+
+/* ============================================================================================ Main */
+
+static const struct { const char *name; void (*run)(void); } test[] = {
+#define TEST(name) {#name, test_##name}
+    TEST(timers), TEST(timer_in_a_turn), TEST(timer_stops_timer), TEST(stale_news), TEST(watches),
+    TEST(fd_setsize), TEST(post), TEST(post_threads), TEST(run), TEST(eintr), TEST(foreign_loop),
+    TEST(slice), TEST(meter), TEST(memory), TEST(request), TEST(redirect), TEST(urls), TEST(failures),
+    TEST(timeouts), TEST(stream), TEST(pause), TEST(reentrancy), TEST(ids), TEST(exactly_once),
+    TEST(two_fetchers), TEST(manners), TEST(limits), TEST(priority), TEST(parking),
+    TEST(free_in_lookup), TEST(connect_timeout), TEST(one_lookup_a_host), TEST(many), TEST(file),
+    TEST(file_trouble), TEST(disk_full), TEST(names), TEST(dispositions), TEST(directory), TEST(retry),
+    TEST(backoff), TEST(retry_after), TEST(resume), TEST(resume_changed), TEST(stream_retry),
+    TEST(repeat), TEST(repeat_failure), TEST(two_on_one_target), TEST(random_faults), TEST(rate),
+    TEST(idle), TEST(program), TEST(back_pressure), TEST(options), TEST(help), TEST(bad_usage),
+    TEST(bad_lists), TEST(json), TEST(signals), TEST(closed_output), TEST(long_list), TEST(kill),
+    TEST(readme), TEST(demo),
+};
+
+static int serve_forever(int port) {
+    f = fetcher_new();
+    server_open(&server, f, port);
+    printf("http://127.0.0.1:%d/\n", server.port);
+    fflush(stdout);
+    fetcher_run(f);
+    return 0;
+}
+
+/* The main job, for a newcomer to see: a list of 200 URLs. */
+static int demo(const char *dir) {
+    char path[300];
+    FILE *list;
+    pid_t pid;
+    int status = 1, good = 0;
+    f = fetcher_new();
+    server_open(&server, f, 0);
+    mkdir(dir, 0777);
+    snprintf(path, sizeof path, "%s/list", dir);
+    if ((list = fopen(path, "w")) == NULL)
+        die(path);
+    for (int i = 0; i < 200; i++)
+        fprintf(list, "%s %03d.bin\n", url("/demo/%d?size=%d%s", i, i * 5000, i % 20 ? "" :
+                "&status=503&times=1&retry-after=1"), i);
+    fclose(list);
+    fflush(stdout);
+    if ((pid = fork()) == 0) {
+        execl("./fetcher", "./fetcher", "--overwrite", "--stats", "-q", "-i", path, "-d", dir, (char *)NULL);
+        _exit(127);
+    }
+    while (waitpid(pid, &status, WNOHANG) == 0)
+        fetcher_step(f, 20);
+    for (int i = 0; i < 200; i++) {
+        char target[40];
+        snprintf(path, sizeof path, "%s/%03d.bin", dir, i);
+        snprintf(target, sizeof target, "/demo/%d", i);
+        good += file_is(path, i * 5000, target, 0);
+    }
+    printf(good == 200 ? "%s: %d files, each byte as it should be\n" : "%s: only %d of 200 are right\n",
+           dir, good);
+    server_close(&server);
+    fetcher_free(f);
+    return status || good != 200;
+}
+
+int main(int argc, char **argv) {
+    signal(SIGPIPE, SIG_IGN);
+    hang_pipe[0] = -1;
+    if (argc > 1 && strcmp(argv[1], "serve") == 0)
+        return serve_forever(argc > 2 ? atoi(argv[2]) : 0);
+    if (argc > 1 && strcmp(argv[1], "demo") == 0)
+        return demo(argc > 2 ? argv[2] : "demo");
+    for (size_t i = 0; i < sizeof test / sizeof *test; i++) {
+        if (argc > 1 && !strstr(test[i].name, argv[1]))
+            continue;
+        printf("# %s\n", test[i].name);
+        test_begin();
+        test[i].run();
+        test_end();
+    }
+    printf("1..%d\n", passed + failed + skipped);
+    printf(skipped ? "%d passed, %d failed, %d skipped\n" : "%d passed, %d failed\n", passed, failed,
+           skipped);
+    return failed > 0;
+}
