@@ -28,7 +28,7 @@ demo: fetcher test_fetcher
 	./test_fetcher demo
 
 bench: fetcher
-	sh .ci/bench
+	bash .ci/bench
 
 install: fetcher
 	mkdir -p $(DESTDIR)$(PREFIX)/bin
