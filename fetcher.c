@@ -101,8 +101,7 @@ static int err(int code) {
 /* Some systems have no pipe2(), and no SOCK_CLOEXEC. */
 static int set_flags(int fd, int status_flags) {
     int flags = fcntl(fd, F_GETFL);
-    if (flags < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
-        return -1;
+    if (flags < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) return -1;
     return status_flags ? fcntl(fd, F_SETFL, flags | status_flags) : 0;
 }
 
@@ -135,15 +134,11 @@ static int fd_capacity(void) {
 static int rename_new(const char *from, const char *to) {
     struct stat st;
 #ifdef RENAME_NOREPLACE
-    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0)
-        return 0;
-    if (errno != EINVAL && errno != ENOSYS)
-        return -1;
+    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0) return 0;
+    if (errno != EINVAL && errno != ENOSYS) return -1;
 #endif
-    if (link(from, to) == 0)
-        return unlink(from);
-    if (errno != EPERM && errno != EOPNOTSUPP && errno != ENOSYS && errno != EMLINK)
-        return -1;
+    if (link(from, to) == 0) return unlink(from);
+    if (errno != EPERM && errno != EOPNOTSUPP && errno != ENOSYS && errno != EMLINK) return -1;
     return lstat(to, &st) == 0 ? err(EEXIST) : rename(from, to);
 }
 
@@ -264,7 +259,7 @@ struct attempt {
     CURL *easy;
     struct fetcher *f;
     struct transfer *transfer;  /* NULL: parked */
-    struct attempt *prev, *next;
+    struct node all;            /* in f->attempts */
     struct node breath;         /* in f->breathless: libcurl was made to stop reading */
     struct curl_slist *headers;
     enum lookup lookup;
@@ -310,16 +305,15 @@ struct sink {
     void (*drop)(struct transfer *);    /* the end: give back what is held */
 };
 
-enum want { WANT_CANCEL = 1, WANT_PAUSE = 2, WANT_RESUME = 4, WANT_END = 8, WANT_FREE = 16 };
+enum want { WANT_CANCEL = 1, WANT_PAUSE = 2, WANT_RESUME = 4, WANT_END = 8 };
 
 struct transfer {
     struct fetcher *f;
     struct node id, queued;     /* queued in its host; key: -priority */
     struct fetcher_request rq;  /* its strings stand behind this struct */
     enum fetcher_state state;
-    unsigned want;              /* marks, carried out in the finish phase */
-    bool marked;
-    struct transfer *next_marked;
+    struct node mark;           /* the finish phase is to look at it ... */
+    unsigned want;              /* ... and to do this */
     struct timer timer;         /* a time limit, the next attempt, or the next round */
     struct host *host;          /* NULL: bad URL */
     struct attempt *attempt;    /* NULL: not running */
@@ -377,7 +371,7 @@ struct fetcher {
     CURLM *multi;
     unsigned curl_version;
     char *capath;               /* hashed, to be read a certificate at a time */
-    struct attempt *attempts;
+    struct node *attempts;      /* the handles that libcurl has */
     struct node *breathless;    /* attempts that go on as soon as there is time, or budget */
     struct timer kick;
     bool kick_due;
@@ -385,7 +379,7 @@ struct fetcher {
 
     struct node *transfers, *hosts;
     struct node *ready[2];      /* hosts that may start one: their address known, unknown */
-    struct transfer *marked, **marked_end;
+    struct node *marked;
     bool closing;
     int limit_total, limit_host, capacity;
     int64_t rate, budget;       /* bytes a second, 0: no limit; bytes that may come, < 0: debt */
@@ -432,8 +426,7 @@ static void tree_add(struct node **at, struct node *n) {
 static void tree_remove(struct node **at, struct node *n) {
     struct node *half[2] = {n->child[0], n->child[1]}, *top;
     int side;
-    if (!n->in)
-        return;
+    if (!n->in) return;
     while (*at != n)
         at = &(*at)->child[node_before(*at, n)];
     for (; half[0] && half[1]; half[side] = *at) {      /* merge what it leaves behind */
@@ -490,8 +483,7 @@ static size_t utf8_length(const char *text) {
                s[0] < 0xf8 ? 4 : 0;
     uint32_t c = n == 1 ? s[0] : s[0] & (0x7fu >> n);
     for (size_t i = 1; i < n; i++) {
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
+        if ((s[i] & 0xc0) != 0x80) return 0;
         c = c << 6 | (s[i] & 0x3fu);
     }
     return n == 0 || c < least[n] || rune_unsafe(c) ? 0 : n;
@@ -502,8 +494,7 @@ static void text_clean(char *to, size_t room, const char *from, char instead) {
     size_t n;
     while (*from) {
         n = utf8_length(from);
-        if (room <= (n ? n : 1))
-            break;
+        if (room <= (n ? n : 1)) break;
         if (n)
             memcpy(to, from, n);
         else
@@ -547,8 +538,7 @@ static int64_t text_number(const char **s) {
 static int watch_set(struct fetcher *f, int fd, enum class class, int events,
                      void (*cb)(struct fetcher *, int, int, void *), void *arg) {
     struct watch *w;
-    if (fd < 0 || fd >= FD_SETSIZE)
-        return err(fd < 0 ? EINVAL : EMFILE);
+    if (fd < 0 || fd >= FD_SETSIZE) return err(fd < 0 ? EINVAL : EMFILE);
     w = &f->watch[fd];
     f->host_watches -= w->class == HOST;
     /* Rule 4: what select said belongs to the watch that was. libcurl uses descriptor numbers again
@@ -566,8 +556,7 @@ static int watch_set(struct fetcher *f, int fd, enum class class, int events,
 
 int fetcher_watch(struct fetcher *f, int fd, int events,
                   void (*cb)(struct fetcher *, int, int, void *), void *arg) {
-    if ((events & ~(FETCHER_READ | FETCHER_WRITE)) || (events && !cb))
-        return err(EINVAL);
+    if ((events & ~(FETCHER_READ | FETCHER_WRITE)) || (events && !cb)) return err(EINVAL);
     if (fd >= 0 && fd < FD_SETSIZE &&
         (f->watch[fd].class == GUEST || f->watch[fd].class == POST))
         return err(EBUSY);
@@ -590,8 +579,7 @@ static void watch_drop_closed(struct fetcher *f) {
     f->busy = true;
     for (int fd = 0; fd <= f->top; fd++) {
         w = f->watch[fd];
-        if (w.class == NOBODY || fcntl(fd, F_GETFD) >= 0 || errno != EBADF)
-            continue;
+        if (w.class == NOBODY || fcntl(fd, F_GETFD) >= 0 || errno != EBADF) continue;
         watch_set(f, fd, NOBODY, 0, NULL, NULL);
         w.cb(f, fd, FETCHER_GONE, w.arg);
     }
@@ -630,8 +618,7 @@ static void timer_free(struct fetcher *f, struct timer *t) {
 /* Rule 5: only what was due when the turn began, and was made before it. */
 static struct timer *timer_due(struct fetcher *f) {
     struct node *first = tree_first(f->timers);
-    if (!first || first->key > f->turn_now || first->seq > f->turn_serial)
-        return NULL;
+    if (!first || first->key > f->turn_now || first->seq > f->turn_serial) return NULL;
     return container_of(first, struct timer, due);
 }
 
@@ -652,8 +639,7 @@ fetcher_id fetcher_timer(struct fetcher *f, int64_t ms, void (*cb)(struct fetche
         errno = EINVAL;
     else if ((t = calloc(1, sizeof *t)) == NULL)
         errno = ENOMEM;
-    if (!t)
-        return 0;
+    if (!t) return 0;
     t->cb = cb;
     t->arg = arg;
     t->id.key = (int64_t)++f->serial;
@@ -666,8 +652,7 @@ fetcher_id fetcher_timer(struct fetcher *f, int64_t ms, void (*cb)(struct fetche
 
 int fetcher_timer_stop(struct fetcher *f, fetcher_id id) {
     struct node *n = tree_find(f->timer_ids, id);
-    if (!n)
-        return err(ENOENT);
+    if (!n) return err(ENOENT);
     timer_free(f, container_of(n, struct timer, id));
     return 0;
 }
@@ -689,8 +674,7 @@ int fetcher_post(struct fetcher *f, void (*cb)(struct fetcher *, void *), void *
     do
         n = write(f->pipe[1], &call, sizeof call);
     while (n < 0 && errno == EINTR);
-    if (n < 0)
-        return -1;
+    if (n < 0) return -1;
     errno = saved;
     return 0;
 }
@@ -733,8 +717,7 @@ static void step_done(struct fetcher *f, enum phase phase, int fd) {
 
 /* May this phase go on? The first step of a phase is free, so that none starves. */
 static bool slice_left(struct fetcher *f, enum phase phase) {
-    if (!f->meter.steps[phase] || f->now < f->slice_end)
-        return true;
+    if (!f->meter.steps[phase] || f->now < f->slice_end) return true;
     f->more = true;
     return false;
 }
@@ -844,8 +827,7 @@ static void turn(struct fetcher *f) {
 static int sleep_ms(struct fetcher *f) {
     struct node *first = tree_first(f->timers);
     usec wait = first ? first->key - f->now : FOREVER;
-    if (f->more || wait <= 0)
-        return 0;
+    if (f->more || wait <= 0) return 0;
     return wait < SLEEP_MAX_MS * 1000 ? (int)((wait + 999) / 1000) : SLEEP_MAX_MS;
 }
 
@@ -871,8 +853,7 @@ static int busy(struct fetcher *f) {
 }
 
 int fetcher_dispatch(struct fetcher *f, const fd_set *rd, const fd_set *wr) {
-    if (busy(f) < 0)
-        return -1;
+    if (busy(f) < 0) return -1;
     f->rd = *rd;
     f->wr = *wr;
     f->meter.woke = -1;
@@ -893,8 +874,7 @@ int fetcher_step(struct fetcher *f, int64_t max_ms) {
     struct timeval tv;
     fd_set rd, wr;
     int maxfd = -1, ms;
-    if (busy(f) < 0)
-        return -1;
+    if (busy(f) < 0) return -1;
     FD_ZERO(&rd);
     FD_ZERO(&wr);
     ms = fetcher_prepare(f, &rd, &wr, &maxfd);
@@ -951,17 +931,12 @@ static usec stall_p99(const struct meter *m) {
 }
 
 int fetcher_stats(struct fetcher *f, struct fetcher_stats *s) {
-    memset(s, 0, sizeof *s);
-    s->turns = f->meter.turns;
-    s->done = f->done;
-    s->failed = f->failed;
-    s->cancelled = f->cancelled;
-    s->received = f->received;
-    s->running = f->running;
-    s->waiting = f->waiting;
-    s->lookups = f->lookups;
-    s->stall_max_us = f->meter.record_us;
-    s->stall_p99_us = f->meter.turns ? stall_p99(&f->meter) : 0;
+    *s = (struct fetcher_stats){
+        .turns = f->meter.turns, .done = f->done, .failed = f->failed, .cancelled = f->cancelled,
+        .received = f->received, .running = f->running, .waiting = f->waiting, .lookups = f->lookups,
+        .stall_max_us = f->meter.record_us,
+        .stall_p99_us = f->meter.turns ? stall_p99(&f->meter) : 0,
+    };
     culprit_text(s->culprit, sizeof s->culprit, &f->meter.record);
     memcpy(s->stalls, f->meter.stalls, sizeof s->stalls);
     return 0;
@@ -983,24 +958,11 @@ int fetcher_stats(struct fetcher *f, struct fetcher_stats *s) {
  * to what libcurl forbids there. */
 static void mark(struct fetcher *f, struct transfer *t, unsigned want) {
     t->want |= want;
-    if (t->marked)
-        return;
-    t->marked = true;
-    t->next_marked = NULL;
-    *f->marked_end = t;
-    f->marked_end = &t->next_marked;
-    if (!f->busy)
-        f->more = true;
-}
-
-static struct transfer *marked_take(struct fetcher *f) {
-    struct transfer *t = f->marked;
-    if (t) {
-        if ((f->marked = t->next_marked) == NULL)
-            f->marked_end = &f->marked;
-        t->marked = false;
+    f->more |= !f->busy;
+    if (!t->mark.in) {
+        t->mark.key = (int64_t)++f->serial;
+        tree_add(&f->marked, &t->mark);
     }
-    return t;
 }
 
 /* Why a transfer failed; the first reason counts. Text from outside may be in it, so it is cleaned.
@@ -1008,14 +970,17 @@ static struct transfer *marked_take(struct fetcher *f) {
 static int fail(struct transfer *t, enum fetcher_code code, const char *format, ...) {
     char text[2 * sizeof t->message];
     va_list args;
-    if (t->code != FETCHER_OK)
-        return -1;
+    if (t->code != FETCHER_OK) return -1;
     t->code = code;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
     text_clean(t->message, sizeof t->message, text, '?');
     return -1;
+}
+
+static const char *shown_url(const struct transfer *t) {
+    return t->shown ? t->shown : t->rq.url;
 }
 
 static int fail_memory(struct transfer *t) {
@@ -1061,8 +1026,7 @@ static curl_socket_t on_open_socket(void *arg, curlsocktype purpose, struct curl
     int fd;
     (void)purpose;
     lookup_over(a);
-    if (!a->transfer)
-        return CURL_SOCKET_BAD;
+    if (!a->transfer) return CURL_SOCKET_BAD;
     if (!a->transfer->host->tls)
         scout_over(a, true);
     fd = socket(address->family, address->socktype, address->protocol);
@@ -1088,8 +1052,7 @@ static void socket_ready(struct fetcher *f, int fd, int events, void *wakeup) {
                (events & FETCHER_GONE ? CURL_CSELECT_ERR : 0);
     char unread[64];
     if (wakeup && fcntl(fd, F_GETFL) & O_NONBLOCK)
-        while (read(fd, unread, sizeof unread) > 0)
-            continue;
+        while (read(fd, unread, sizeof unread) > 0) continue;
     socket_action(f, fd, mask);
 }
 
@@ -1120,8 +1083,7 @@ static void kick_is_due(struct fetcher *f, void *arg) {
 
 /* A kick may read from sockets too: so there is none while in debt to the rate limit. */
 static void guest_kick(struct fetcher *f) {
-    if (!f->kick_due || f->deaf)
-        return;
+    if (!f->kick_due || f->deaf) return;
     f->kick_due = false;
     socket_action(f, CURL_SOCKET_TIMEOUT, 0);
     step_done(f, IN_SOCKETS, -1);
@@ -1206,16 +1168,10 @@ static unsigned set_common(struct attempt *a) {
 
 /* Only a handle without a running lookup may come here. */
 static void attempt_free(struct attempt *a) {
-    if (!a)
-        return;
+    if (!a) return;
     lookup_over(a);
     tree_remove(&a->f->breathless, &a->breath);
-    if (a->prev)
-        a->prev->next = a->next;
-    else if (a->f->attempts == a)
-        a->f->attempts = a->next;
-    if (a->next)
-        a->next->prev = a->prev;
+    tree_remove(&a->f->attempts, &a->all);
     curl_multi_remove_handle(a->f->multi, a->easy);
     curl_easy_cleanup(a->easy);
     curl_slist_free_all(a->headers);
@@ -1226,11 +1182,9 @@ static void attempt_free(struct attempt *a) {
  * begin in one call, outside any slice. */
 static int attempt_launch(struct attempt *a) {
     struct fetcher *f = a->f;
-    if (curl_multi_add_handle(f->multi, a->easy) != CURLM_OK)
-        return -1;
-    if ((a->next = f->attempts) != NULL)
-        a->next->prev = a;
-    f->attempts = a;
+    if (curl_multi_add_handle(f->multi, a->easy) != CURLM_OK) return -1;
+    a->all.key = (int64_t)++f->serial;
+    tree_add(&f->attempts, &a->all);
     socket_action(f, CURL_SOCKET_TIMEOUT, 0);
     return 0;
 }
@@ -1257,8 +1211,7 @@ static int guest_open(struct fetcher *f) {
     (void)(curl_multi_setopt)(f->multi, (CURLMoption)MOPT_RESOLVE_THREADS_MAX, 64L);
     f->kick.cb = kick_is_due;
     f->curl_version = v->version_num;
-    if (hashed_directory(capath) && (f->capath = text_join(capath, "")) == NULL)
-        return err(ENOMEM);
+    if (hashed_directory(capath) && (f->capath = text_join(capath, "")) == NULL) return err(ENOMEM);
     guest_limit(f);
     return 0;
 }
@@ -1267,9 +1220,11 @@ static int guest_open(struct fetcher *f) {
  * with an older one they and their multi are left to the operating system rather than wait. */
 static void guest_close(struct fetcher *f) {
     bool quick = f->curl_version >= 0x075700, parked = f->attempts != NULL;
+    struct attempt *a;
     while (f->attempts && quick) {
-        (curl_easy_setopt)(f->attempts->easy, (CURLoption)OPT_QUICK_EXIT, 1L);
-        attempt_free(f->attempts);
+        a = container_of(f->attempts, struct attempt, all);
+        (curl_easy_setopt)(a->easy, (CURLoption)OPT_QUICK_EXIT, 1L);
+        attempt_free(a);
     }
     if (parked && quick)
         (void)(curl_multi_setopt)(f->multi, (CURLMoption)MOPT_QUICK_EXIT, 1L);
@@ -1313,8 +1268,7 @@ static void host_place(struct fetcher *f, struct host *h) {
 
 /* A host that nobody uses is forgotten, unless it asked for rest. */
 static void host_forget(struct fetcher *f, struct host *h) {
-    if (h->users || h->rest > f->now)
-        return;
+    if (h->users || h->rest > f->now) return;
     host_unready(h);
     timer_disarm(f, &h->timer);
     tree_remove(&f->hosts, &h->name);
@@ -1328,8 +1282,7 @@ static void host_rested(struct fetcher *f, void *arg) {
 }
 
 static void host_rest(struct fetcher *f, struct host *h, usec until) {
-    if (until <= h->rest)
-        return;
+    if (until <= h->rest) return;
     h->rest = until;
     timer_arm(f, &h->timer, until);
     host_place(f, h);
@@ -1344,10 +1297,8 @@ static struct host *host_get(struct fetcher *f, const char *origin) {
     struct host *h;
     for (const char *s = origin; *s; s++)
         hash = (hash ^ (unsigned char)*s) * 0x100000001b3u;
-    if ((n = tree_find(f->hosts, hash)) != NULL)
-        return container_of(n, struct host, name);
-    if ((h = calloc(1, sizeof *h)) == NULL)
-        return NULL;
+    if ((n = tree_find(f->hosts, hash)) != NULL) return container_of(n, struct host, name);
+    if ((h = calloc(1, sizeof *h)) == NULL) return NULL;
     h->name.key = (int64_t)hash;
     h->ready.seq = ++f->serial;
     h->timer.cb = host_rested;
@@ -1368,8 +1319,7 @@ static struct host *host_next(struct fetcher *f) {
     if (unknown && (!known || node_before(unknown, known)))
         best = unknown;
     h = best ? container_of(best, struct host, ready) : NULL;
-    if (!h || best == unknown || h->numeric || host_known(f, h))
-        return h;
+    if (!h || best == unknown || h->numeric || host_known(f, h)) return h;
     host_place(f, h);                   /* what was known is so no more */
     return host_next(f);
 }
@@ -1395,8 +1345,7 @@ static void enqueue(struct fetcher *f, struct transfer *t, bool in_front) {
 }
 
 static void dequeue(struct fetcher *f, struct transfer *t) {
-    if (!t->queued.in)
-        return;
+    if (!t->queued.in) return;
     tree_remove(&t->host->queue, &t->queued);
     f->waiting--;
     host_place(f, t->host);
@@ -1434,8 +1383,7 @@ static const char *url_origin(const char *url, char *origin, size_t room) {
 
 static const char *url_look(const char *url, char *origin, size_t room) {
     size_t n = strlen(url);
-    if (n > URL_MAX)
-        return "the URL is too long";
+    if (n > URL_MAX) return "the URL is too long";
     for (size_t i = 0; i < n; i++)
         if ((unsigned char)url[i] <= ' ' || url[i] == 0x7f)
             return "not a URL: a space or control character is in it";
@@ -1471,8 +1419,7 @@ static char *url_name(const char *url) {
     const char *path = strstr(url, "://") + 3, *slash;
     size_t n = strcspn(path, "?#");
     char *decoded, *name;
-    for (slash = path + n; slash > path && slash[-1] != '/'; slash--)
-        continue;
+    for (slash = path + n; slash > path && slash[-1] != '/'; slash--) continue;
     n -= (size_t)(slash - path);
     decoded = n && slash > path ? curl_easy_unescape(NULL, slash, (int)n, NULL) : NULL;
     name = text_join(decoded ? decoded : "", "");
@@ -1484,8 +1431,7 @@ static char *url_name(const char *url) {
 
 /* "bytes 100-199/1000"; in a 416 a star stands in place of the range. */
 static void read_content_range(struct head *h, const char *s) {
-    if (strncasecmp(s, "bytes ", 6) != 0)
-        return;
+    if (strncasecmp(s, "bytes ", 6) != 0) return;
     s += 6;
     h->range_first = text_number(&s);
     if ((s = strchr(s, '/')) != NULL) {
@@ -1499,8 +1445,7 @@ static int64_t read_retry_after(const char *s) {
     int64_t seconds = text_number(&s);
     time_t date;
     if (seconds < 0) {
-        if ((date = curl_getdate(s, NULL)) < 0)
-            return -1;
+        if ((date = curl_getdate(s, NULL)) < 0) return -1;
         seconds = (int64_t)date - (int64_t)time(NULL);
     }
     return seconds < 0 ? 0 : seconds > 3600 ? HOUR_US : seconds * 1000000;
@@ -1541,8 +1486,7 @@ static size_t on_header(char *data, size_t one, size_t size, void *arg) {
     char line[1024], *colon;
     size_t n = size < sizeof line ? size : sizeof line - 1;
     (void)one;
-    if (!a->transfer)
-        return 0;
+    if (!a->transfer) return 0;
     lookup_over(a);
     scout_over(a, true);
     a->moved = listening(a->f);
@@ -1583,8 +1527,7 @@ static bool modified_is_sure(struct body *b) {
 /* What proves that bytes of two answers belong together; NULL: nothing does. A weak ETag (W/"...")
  * says "much the same", which isn't enough to join two halves. */
 static const char *validator(struct body *b) {
-    if (b->etag[0] == '"' && !b->no_etag)
-        return b->etag;
+    if (b->etag[0] == '"' && !b->no_etag) return b->etag;
     return modified_is_sure(b) ? b->modified : NULL;
 }
 
@@ -1666,11 +1609,9 @@ static int decide(struct attempt *a) {
         t->unchanged = true;
         return 0;
     }
-    if (status < 200 || status > 299)
-        return accept_error(a);
+    if (status < 200 || status > 299) return accept_error(a);
     t->body->whole = false;
-    if ((status == 206 ? accept_part(a) : accept_whole(a)) < 0)
-        return -1;
+    if ((status == 206 ? accept_part(a) : accept_whole(a)) < 0) return -1;
     if (t->rq.max_bytes >= 0 && t->body->length > t->rq.max_bytes)
         return fail(t, FETCHER_TOO_BIG, "%" PRId64 " bytes are more than allowed", t->body->length);
     return t->sink->begin(t);
@@ -1689,8 +1630,7 @@ static void hear_again(struct fetcher *f, void *arg) {
  * there is enough for 20 ms, or each packet would cost a turn. */
 static void budget_spend(struct fetcher *f, size_t n) {
     usec elapsed = f->now - f->filled;
-    if (!f->rate)
-        return;
+    if (!f->rate) return;
     f->filled = f->now;
     f->budget += elapsed > 1000000 ? f->rate : f->rate * elapsed / 1000000;
     if (f->budget > f->rate / 10)
@@ -1710,8 +1650,7 @@ static void count_bytes(struct fetcher *f, struct transfer *t, size_t n) {
     f->received += (int64_t)n;
     t->speed_bytes += (int64_t)n;
     budget_spend(f, n);
-    if (elapsed < 1000000)
-        return;
+    if (elapsed < 1000000) return;
     t->speed = t->speed_bytes * 1000000 / elapsed;
     t->speed_bytes = 0;
     t->speed_since = f->now;
@@ -1719,8 +1658,7 @@ static void count_bytes(struct fetcher *f, struct transfer *t, size_t n) {
 
 static int body_take(struct attempt *a, const char *data, size_t n) {
     struct transfer *t = a->transfer;
-    if (!a->head.decided && decide(a) < 0)
-        return -1;
+    if (!a->head.decided && decide(a) < 0) return -1;
     if (a->complete || (t->code != FETCHER_OK && !t->body->page))   /* nobody wants it */
         return (a->drained += n) > DRAIN_MAX ? -1 : 0;
     if (t->rq.max_bytes >= 0 && (int64_t)n > t->rq.max_bytes - t->body->have)
@@ -1734,8 +1672,7 @@ static bool out_of_breath(struct attempt *a) {
     struct fetcher *f = a->f;
     bool fed = f->meter.fed;
     f->meter.fed = true;
-    if (!fed || (!f->deaf && clock_us() + f->skew < f->slice_end))
-        return false;
+    if (!fed || (!f->deaf && clock_us() + f->skew < f->slice_end)) return false;
     a->breath.key = (int64_t)++f->serial;      /* it is in no tree: let_go took it out */
     tree_add(&f->breathless, &a->breath);
     return true;
@@ -1745,10 +1682,8 @@ static size_t on_body(char *data, size_t one, size_t n, void *arg) {
     struct attempt *a = arg;
     int result;
     (void)one;
-    if (!a->transfer)
-        return 0;
-    if (out_of_breath(a))
-        return CURL_WRITEFUNC_PAUSE;
+    if (!a->transfer) return 0;
+    if (out_of_breath(a)) return CURL_WRITEFUNC_PAUSE;
     a->f->meter.touched = (fetcher_id)a->transfer->id.key;
     a->moved = listening(a->f);
     if ((result = body_take(a, data, n)) < 0)
@@ -1770,14 +1705,12 @@ static int body_room(struct transfer *t, size_t more) {
     struct body *b = t->body;
     size_t need = (size_t)b->have + more + 1, room = b->room + b->room / 2;
     char *data;
-    if (need <= b->room)
-        return 0;
+    if (need <= b->room) return 0;
     if (b->length >= 0 && b->length < MEMORY_USUAL && room <= (size_t)b->length)
         room = (size_t)b->length + 1;
     if (room < need)
         room = need;
-    if ((data = realloc(b->data, room)) == NULL)
-        return fail_memory(t);
+    if ((data = realloc(b->data, room)) == NULL) return fail_memory(t);
     b->data = data;
     b->room = room;
     return 0;
@@ -1785,8 +1718,7 @@ static int body_room(struct transfer *t, size_t more) {
 
 static int memory_take(struct transfer *t, const char *data, size_t n) {
     struct body *b = t->body;
-    if ((uint64_t)b->have + n > SIZE_MAX / 2 || body_room(t, n) < 0)
-        return fail_memory(t);
+    if ((uint64_t)b->have + n > SIZE_MAX / 2 || body_room(t, n) < 0) return fail_memory(t);
     memcpy(b->data + b->have, data, n);
     b->have += (int64_t)n;
     b->data[b->have] = '\0';
@@ -1802,8 +1734,7 @@ static int memory_open(struct transfer *t) {
 }
 
 static int memory_commit(struct transfer *t) {
-    if (body_room(t, 0) < 0)
-        return -1;
+    if (body_room(t, 0) < 0) return -1;
     t->body->data[t->body->have] = '\0';
     return 0;
 }
@@ -1825,8 +1756,7 @@ static int stream_take(struct transfer *t, const char *data, size_t n) {
     struct body *b = t->body;
     size_t skip = b->skip < (int64_t)n ? (size_t)b->skip : n;
     int result = n > skip ? t->rq.on_data(t->f, data + skip, n - skip, t->rq.arg) : 0;
-    if (result < 0)
-        return fail(t, FETCHER_REFUSED, "its reader refused the data");
+    if (result < 0) return fail(t, FETCHER_REFUSED, "its reader refused the data");
     if (result == FETCHER_PAUSE)
         return FETCHER_PAUSE;           /* all of it comes again */
     b->skip -= (int64_t)skip;
@@ -1842,8 +1772,7 @@ static int header_add(struct attempt *a, const char *name, const char *value) {
     char *line = text_join(name, value);
     struct curl_slist *longer = line ? curl_slist_append(a->headers, line) : NULL;
     free(line);
-    if (!longer)
-        return fail_memory(a->transfer);
+    if (!longer) return fail_memory(a->transfer);
     a->headers = longer;
     return 0;
 }
@@ -1853,12 +1782,9 @@ static int header_add(struct attempt *a, const char *name, const char *value) {
 static int add_conditions(struct attempt *a) {
     struct body *b = a->transfer->body;
     char range[48];
-    if (b->whole && b->etag[0])
-        return header_add(a, "If-None-Match: ", b->etag);
-    if (b->whole && b->modified[0])
-        return header_add(a, "If-Modified-Since: ", b->modified);
-    if (b->whole || b->have == 0 || b->no_range || !validator(b))
-        return 0;
+    if (b->whole && b->etag[0]) return header_add(a, "If-None-Match: ", b->etag);
+    if (b->whole && b->modified[0]) return header_add(a, "If-Modified-Since: ", b->modified);
+    if (b->whole || b->have == 0 || b->no_range || !validator(b)) return 0;
     a->ranged = true;
     snprintf(range, sizeof range, "%" PRId64 "-", b->have);
     return header_add(a, "Range: bytes=", range) < 0 ? -1 :
@@ -1905,10 +1831,8 @@ static int attempt_new(struct fetcher *f, struct transfer *t) {
     a->began = f->now;
     a->moved = listening(f);
     for (; header && *header; header++)
-        if (header_add(a, "", *header) < 0)
-            return -1;
-    if (add_conditions(a) < 0)
-        return -1;
+        if (header_add(a, "", *header) < 0) return -1;
+    if (add_conditions(a) < 0) return -1;
     if (set_common(a) || set_request(a))
         return fail(t, FETCHER_OTHER, "libcurl does not take a setting");
     if (t->rq.setup && t->rq.setup(a->easy, t->rq.arg) < 0)
@@ -2001,8 +1925,7 @@ static enum fetcher_code code_of(const struct attempt *a, CURLcode c) {
     if (c == CURLE_UNSUPPORTED_PROTOCOL && a->head.status == 0)
         return FETCHER_PROTOCOL;        /* HTTP/0.9, or what looks like it */
     for (size_t i = 0; i < sizeof reason / sizeof *reason; i++)
-        if (reason[i].curl == c)
-            return reason[i].code;
+        if (reason[i].curl == c) return reason[i].code;
     return FETCHER_OTHER;
 }
 
@@ -2091,8 +2014,7 @@ static void retry_later(struct fetcher *f, struct transfer *t) {
 static void name_cut(char *name, size_t most) {
     char *dot = strrchr(name, '.');
     size_t n = strlen(name), tail = dot && strlen(dot) <= 16 ? strlen(dot) : 0, keep = most - tail;
-    if (n <= most)
-        return;
+    if (n <= most) return;
     while (keep > 0 && (name[keep] & 0xc0) == 0x80)
         keep--;
     memmove(name + keep, name + n - tail, tail + 1);
@@ -2151,8 +2073,7 @@ static bool disposition_name(const char *s, char *name, size_t room) {
         key = s + 1 + strspn(s + 1, " \t");
         n = strcspn(key, "=; \t");
         s = key + n + strspn(key + n, " \t");
-        if (*s != '=')
-            continue;
+        if (*s != '=') continue;
         s = read_value(s + 1 + strspn(s + 1, " \t"), value, sizeof value);
         if (n == 9 && strncasecmp(key, "filename*", n) == 0) {
             read_extended(value, sizeof value);
@@ -2222,8 +2143,7 @@ static bool meta_read(const char *part, struct meta *m) {
     int fd = path ? open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC) : -1;
     ssize_t n = fd < 0 ? -1 : read(fd, m->text, sizeof m->text - 1);
     free(path);
-    if (fd < 0)
-        return false;
+    if (fd < 0) return false;
     close(fd);
     m->text[n < 0 ? 0 : n] = '\0';
     for (int i = 0; i < 3; i++) {
@@ -2256,11 +2176,10 @@ static void meta_write(struct transfer *t) {
     char text[4096], *path = text_join(b->part, ".meta");
     int fd = path ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
                          0600) : -1;
-    int n = snprintf(text, sizeof text, "%s\n%s\n%" PRId64 "\n", t->shown ? t->shown : t->rq.url,
+    int n = snprintf(text, sizeof text, "%s\n%s\n%" PRId64 "\n", shown_url(t),
                      validator(b) ? validator(b) : "", b->length);
     free(path);
-    if (fd < 0)
-        return;
+    if (fd < 0) return;
     b->meta = true;
     if (n >= (int)sizeof text || write(fd, text, (size_t)n) != n)
         meta_remove(b);
@@ -2281,8 +2200,7 @@ static bool held_here(struct fetcher *f, const char *part) {
     struct transfer *t;
     for (; n; n = tree_from(f->transfers, n->key + 1, 0)) {
         t = container_of(n, struct transfer, id);
-        if (t->body && t->body->fd >= 0 && strcmp(t->body->part, part) == 0)
-            return true;
+        if (t->body && t->body->fd >= 0 && strcmp(t->body->part, part) == 0) return true;
     }
     return false;
 }
@@ -2292,8 +2210,7 @@ static bool held_here(struct fetcher *f, const char *part) {
 static int part_lock(const char *part, int flags) {
     int fd = open(part, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | flags, 0666), why = EEXIST;
     struct stat st;
-    if (fd < 0)
-        return -1;
+    if (fd < 0) return -1;
     if (flock(fd, LOCK_EX | LOCK_NB) < 0)
         why = errno;
     else if ((flags & O_EXCL) ||
@@ -2309,11 +2226,10 @@ static int part_lock(const char *part, int flags) {
 static bool part_usable(struct transfer *t, int fd, const char *part) {
     struct meta m;
     struct stat st;
-    if (!meta_read(part, &m))
-        return fstat(fd, &st) == 0 && st.st_size < META_MIN;
+    if (!meta_read(part, &m)) return fstat(fd, &st) == 0 && st.st_size < META_MIN;
     t->body->meta = true;
     return !in_directory(t) || *m.url == '\0' ||
-           strcmp(m.url, t->shown ? t->shown : t->rq.url) == 0;
+           strcmp(m.url, shown_url(t)) == 0;
 }
 
 /* Something is in the way of this .part: try it again (0), or the next number (1), or fail (-1). */
@@ -2322,8 +2238,7 @@ static int part_obstacle(struct transfer *t, char *part, bool ours) {
     case ENOENT:
         return make_directories(part) < 0 ? fail_file(t, "make", part) : 0;
     case EWOULDBLOCK:
-        if (held_here(t->f, part) || (in_directory(t) && !ours))
-            return 1;
+        if (held_here(t->f, part) || (in_directory(t) && !ours)) return 1;
         return fail(t, FETCHER_FILE, "%s is being written by another process", part);
     case EEXIST: case EISDIR: case ELOOP: case ENXIO: case EMLINK:
         return 1;
@@ -2339,10 +2254,8 @@ static int part_open(struct transfer *t) {
     int step = 0;
     for (; step >= 0; number += (unsigned)step) {
         free(b->part);
-        if ((b->part = name_numbered(b->base, number, ".part")) == NULL)
-            return fail_memory(t);
-        if ((b->fd = part_lock(b->part, O_CREAT | O_EXCL)) >= 0)
-            return 0;
+        if ((b->part = name_numbered(b->base, number, ".part")) == NULL) return fail_memory(t);
+        if ((b->fd = part_lock(b->part, O_CREAT | O_EXCL)) >= 0) return 0;
         if (errno == EEXIST && (b->fd = part_lock(b->part, 0)) >= 0) {
             if (part_usable(t, b->fd, b->part))
                 return ftruncate(b->fd, 0) < 0 ? fail_file(t, "cut", b->part) : 0;
@@ -2373,16 +2286,11 @@ static int part_find(struct transfer *t) {
     struct meta m;
     for (unsigned long number = 0;; number++) {
         free(b->part);
-        if ((b->part = name_numbered(b->base, number, ".part")) == NULL)
-            return fail_memory(t);
-        if (!meta_read(b->part, &m))
-            return 0;
-        if (strcmp(m.url, t->shown ? t->shown : t->rq.url) != 0)
-            continue;
-        if ((b->fd = part_lock(b->part, 0)) >= 0)
-            break;
-        if (errno != ENOENT && part_obstacle(t, b->part, true) < 0)
-            return -1;
+        if ((b->part = name_numbered(b->base, number, ".part")) == NULL) return fail_memory(t);
+        if (!meta_read(b->part, &m)) return 0;
+        if (strcmp(m.url, shown_url(t)) != 0) continue;
+        if ((b->fd = part_lock(b->part, 0)) >= 0) break;
+        if (errno != ENOENT && part_obstacle(t, b->part, true) < 0) return -1;
     }
     part_continue(t, &m);
     return 0;
@@ -2392,10 +2300,8 @@ static int part_write(struct transfer *t, const char *data, size_t n) {
     ssize_t written;
     while (n > 0) {
         written = write(t->body->fd, data, n);
-        if (written < 0 && errno == EINTR)
-            continue;
-        if (written < 0)
-            return fail_file(t, "write", t->body->part);
+        if (written < 0 && errno == EINTR) continue;
+        if (written < 0) return fail_file(t, "write", t->body->part);
         t->body->have += written;
         data += written;
         n -= (size_t)written;
@@ -2407,13 +2313,11 @@ static int part_write(struct transfer *t, const char *data, size_t n) {
 static int part_spill(struct transfer *t) {
     struct body *b = t->body;
     size_t n = (size_t)b->have;
-    if (part_open(t) < 0)
-        return -1;
+    if (part_open(t) < 0) return -1;
     if (b->length < 0 ? n == SMALL_MAX : b->length >= META_MIN)
         meta_write(t);
     b->have = 0;
-    if (part_write(t, b->data, n) < 0)
-        return -1;
+    if (part_write(t, b->data, n) < 0) return -1;
     free(b->data);
     b->data = NULL;
     b->room = 0;
@@ -2427,8 +2331,7 @@ static int file_look(struct transfer *t) {
     struct stat st;
     if (t->body->placed || t->rq.existing == FETCHER_KEEP_BOTH || lstat(t->body->path, &st) < 0)
         return 0;
-    if (t->rq.existing == FETCHER_SKIP)
-        return 1;
+    if (t->rq.existing == FETCHER_SKIP) return 1;
     return S_ISREG(st.st_mode) || S_ISLNK(st.st_mode) ? 0 :
            fail(t, FETCHER_FILE, "%s is not a file", t->body->path);
 }
@@ -2443,10 +2346,8 @@ static int file_open(struct transfer *t) {
     }
     result = path_set(t, &b->base, name);
     free(name);
-    if (result < 0 || (b->path = text_join(b->base, "")) == NULL)
-        return fail_memory(t);
-    if ((result = file_look(t)) != 0 || (t->rq.flags & FETCHER_FRESH))
-        return result;
+    if (result < 0 || (b->path = text_join(b->base, "")) == NULL) return fail_memory(t);
+    if ((result = file_look(t)) != 0 || (t->rq.flags & FETCHER_FRESH)) return result;
     return part_find(t);
 }
 
@@ -2457,8 +2358,7 @@ static int file_begin(struct transfer *t) {
         disposition_name(t->attempt->head.disposition, name, sizeof name) &&
         path_set(t, &b->path, name) < 0)
         return -1;
-    if (b->fd < 0)
-        return 0;
+    if (b->fd < 0) return 0;
     if (ftruncate(b->fd, b->have) < 0 || lseek(b->fd, b->have, SEEK_SET) < 0)
         return fail_file(t, "cut", b->part);
     if (b->have == 0)
@@ -2468,17 +2368,14 @@ static int file_begin(struct transfer *t) {
 
 static int file_take(struct transfer *t, const char *data, size_t n) {
     struct body *b = t->body;
-    if (b->fd < 0 && b->have + (int64_t)n <= SMALL_MAX)
-        return memory_take(t, data, n);
-    if (b->fd < 0 && part_spill(t) < 0)
-        return -1;
+    if (b->fd < 0 && b->have + (int64_t)n <= SMALL_MAX) return memory_take(t, data, n);
+    if (b->fd < 0 && part_spill(t) < 0) return -1;
     return part_write(t, data, n);
 }
 
 static void file_set_time(struct transfer *t) {
     struct timespec times[2] = {{0, UTIME_OMIT}, {0, 0}};
-    if (!(t->rq.flags & FETCHER_FILE_TIME))
-        return;
+    if (!(t->rq.flags & FETCHER_FILE_TIME)) return;
     times[1].tv_sec = curl_getdate(t->body->modified, NULL);
     if (times[1].tv_sec >= 0)
         (void)futimens(t->body->fd, times);     /* best effort */
@@ -2524,8 +2421,7 @@ static int place_beside(struct transfer *t) {
         if (errno != EEXIST)
             fail_file(t, "make", path);
         free(path);
-        if (t->code != FETCHER_OK)
-            return -1;
+        if (t->code != FETCHER_OK) return -1;
         number = number ? number + 1 : free_number(b->path);
     }
     return fail_memory(t);
@@ -2538,10 +2434,8 @@ static int file_place(struct transfer *t) {
         t->unchanged = true;
         return unlink(b->part);
     }
-    if (look == 0 && !b->placed && t->rq.existing == FETCHER_KEEP_BOTH)
-        return place_beside(t);
-    if (look == 0 && rename(b->part, b->path) < 0)
-        return fail_file(t, "make", b->path);
+    if (look == 0 && !b->placed && t->rq.existing == FETCHER_KEEP_BOTH) return place_beside(t);
+    if (look == 0 && rename(b->part, b->path) < 0) return fail_file(t, "make", b->path);
     return look;
 }
 
@@ -2551,13 +2445,11 @@ static int file_place(struct transfer *t) {
 static int file_commit(struct transfer *t) {
     struct body *b = t->body;
     int fd, copy, replaces = b->placed || t->rq.existing == FETCHER_OVERWRITE;
-    if (b->fd < 0 && part_spill(t) < 0)
-        return -1;
+    if (b->fd < 0 && part_spill(t) < 0) return -1;
     file_set_time(t);
     if (replaces && (copy = dup(b->fd)) >= 0 && close(copy) < 0)
         return fail_file(t, "write", b->part);
-    if (file_place(t) < 0)
-        return -1;
+    if (file_place(t) < 0) return -1;
     meta_remove(b);
     fd = b->fd;
     b->fd = -1;
@@ -2607,8 +2499,7 @@ static void sleep_until_round(struct fetcher *f, struct transfer *t) {
 static void body_next_round(struct transfer *t) {
     struct body *b = t->body;
     b->whole |= t->code == FETCHER_OK;
-    if (!b->whole && !b->page && !t->rq.on_data)
-        return;
+    if (!b->whole && !b->page && !t->rq.on_data) return;
     free(b->data);
     b->data = NULL;
     b->room = 0;
@@ -2623,7 +2514,6 @@ static void body_next_round(struct transfer *t) {
 
 /* -- the end -------------------------------------------------------------------------------------- */
 
-/* One that is still in the list of the marked is freed when it leaves that. */
 static void transfer_free(struct fetcher *f, struct transfer *t) {
     attempt_free(t->attempt);
     if (t->body)
@@ -2635,10 +2525,8 @@ static void transfer_free(struct fetcher *f, struct transfer *t) {
         t->host->users--;
         host_forget(f, t->host);
     }
-    if (t->marked)
-        t->want = WANT_FREE;
-    else
-        free(t);
+    tree_remove(&f->marked, &t->mark);
+    free(t);
 }
 
 static void attempt_forget(struct transfer *t) {
@@ -2697,25 +2585,17 @@ static char *result_from_curl(struct transfer *t, struct fetcher_result *r) {
 
 static void tell(struct fetcher *f, struct transfer *t, bool last) {
     struct body *b = t->body;
-    struct fetcher_result r;
+    bool memory = b && b->data && !t->rq.path;
+    struct fetcher_result r = {
+        .id = (fetcher_id)t->id.key, .code = t->code, .status = t->status,
+        .message = t->code ? t->message : t->unchanged ? "unchanged" : "done",
+        .url = shown_url(t), .final_url = shown_url(t), .content_type = "",
+        .path = b && t->code == FETCHER_OK ? b->path : NULL,
+        .data = memory ? b->data : NULL, .size = memory ? (size_t)b->have : 0,
+        .bytes = b ? b->have : 0, .received = t->received, .attempts = t->attempts,
+        .changed = !t->unchanged, .last = last,
+    };
     char *allocated = NULL;
-    memset(&r, 0, sizeof r);
-    r.id = (fetcher_id)t->id.key;
-    r.code = t->code;
-    r.status = t->status;
-    r.message = t->code ? t->message : t->unchanged ? "unchanged" : "done";
-    r.url = r.final_url = t->shown ? t->shown : t->rq.url;
-    r.content_type = "";
-    if (b) {
-        r.path = t->code == FETCHER_OK ? b->path : NULL;
-        r.data = t->rq.path ? NULL : b->data;
-        r.bytes = b->have;
-        r.size = r.data ? (size_t)b->have : 0;
-    }
-    r.received = t->received;
-    r.attempts = t->attempts;
-    r.changed = !t->unchanged;
-    r.last = last;
     if (t->attempt)
         allocated = result_from_curl(t, &r);
     if (t->rq.on_done)
@@ -2786,8 +2666,7 @@ static void attempt_over(struct fetcher *f, struct transfer *t) {
 /* -- the beginning -------------------------------------------------------------------------------- */
 
 static int body_new(struct transfer *t) {
-    if (!t->body && (t->body = calloc(1, sizeof *t->body)) == NULL)
-        return fail_memory(t);
+    if (!t->body && (t->body = calloc(1, sizeof *t->body)) == NULL) return fail_memory(t);
     t->body->length = t->body->fd = -1;
     t->body->no_range = t->own_range || (t->rq.flags & FETCHER_COMPRESSED) ||
                         strcmp(request_method(&t->rq), "GET") != 0;
@@ -2796,16 +2675,14 @@ static int body_new(struct transfer *t) {
 
 static int transfer_launch(struct fetcher *f, struct transfer *t) {
     int result;
-    if ((!t->body && body_new(t) < 0) || (result = t->sink->open(t)) < 0)
-        return -1;
+    if ((!t->body && body_new(t) < 0) || (result = t->sink->open(t)) < 0) return -1;
     if (result > 0) {                   /* nothing is to be fetched */
         t->unchanged = true;
         return -1;
     }
     if (!t->rq.on_data && t->body->have && (t->body->no_range || !validator(t->body)))
         t->body->have = 0;              /* what can't be continued is no start */
-    if (attempt_new(f, t) < 0)
-        return -1;
+    if (attempt_new(f, t) < 0) return -1;
     if (!host_known(f, t->host)) {
         t->attempt->scout = true;
         t->host->looking++;
@@ -2876,8 +2753,7 @@ static void start_phase(struct fetcher *f) {
 /* A GET gives its connection back, and will ask for the rest. A stream, or a request that can't be
  * sent twice, is held by libcurl, which stops reading. */
 static void pause_now(struct fetcher *f, struct transfer *t) {
-    if (t->state == FETCHER_PAUSED)
-        return;
+    if (t->state == FETCHER_PAUSED) return;
     if (t->in_flight && (t->rq.on_data || t->body->no_range)) {
         t->held = true;
         tree_remove(&f->breathless, &t->attempt->breath);
@@ -2901,8 +2777,7 @@ static void let_go(struct fetcher *f, struct attempt *a) {
 }
 
 static void resume_now(struct fetcher *f, struct transfer *t) {
-    if (t->state != FETCHER_PAUSED)
-        return;
+    if (t->state != FETCHER_PAUSED) return;
     if (!t->held) {
         enqueue(f, t, false);
         return;
@@ -2917,10 +2792,7 @@ static void resume_now(struct fetcher *f, struct transfer *t) {
 static void attend(struct fetcher *f, struct transfer *t) {
     unsigned want = t->want;
     t->want = 0;
-    if (want & WANT_FREE) {
-        free(t);
-        return;
-    }
+    tree_remove(&f->marked, &t->mark);
     f->meter.touched = (fetcher_id)t->id.key;
     if (t->host)
         host_place(f, t->host);         /* a lookup may be over */
@@ -2937,7 +2809,7 @@ static void attend(struct fetcher *f, struct transfer *t) {
 static void finish_phase(struct fetcher *f) {
     collect(f);
     while (f->marked && slice_left(f, IN_FINISH)) {
-        attend(f, marked_take(f));
+        attend(f, container_of(tree_first(f->marked), struct transfer, mark));
         step_done(f, IN_FINISH, -1);
     }
     while (f->breathless && !f->deaf && slice_left(f, IN_FINISH)) {
@@ -2952,8 +2824,7 @@ static const struct guest curl_guest = {guest_kick, finish_phase, start_phase};
 
 static int request_check(const struct fetcher_request *r) {
     for (const char *const *h = r->headers; h && *h; h++)
-        if (strpbrk(*h, "\r\n"))
-            return -1;
+        if (strpbrk(*h, "\r\n")) return -1;
     if (!r->url || (r->on_data && r->path) || (r->path && !*r->path) ||
         (r->method && strpbrk(r->method, " \r\n\t")) || r->connect_ms < -1 || r->stall_ms < -1 ||
         r->total_ms < -1 || r->max_bytes < -1 || r->retries < -1 || r->every_ms < 0 ||
@@ -3030,8 +2901,7 @@ static struct transfer *transfer_new(struct fetcher *f, const struct fetcher_req
     struct transfer *t = calloc(1, sizeof *t + request_copy(&copy, rq, NULL));
     char origin[512];
     const char *wrong;
-    if (!t)
-        return NULL;
+    if (!t) return NULL;
     request_copy(&t->rq, rq, (char *)(t + 1));
     request_defaults(t);
     t->f = f;
@@ -3081,12 +2951,7 @@ fetcher_id fetcher_start(struct fetcher *f, const struct fetcher_request *rq) {
 fetcher_id fetcher_get(struct fetcher *f, const char *url,
                        void (*on_done)(struct fetcher *, const struct fetcher_result *, void *),
                        void *arg) {
-    struct fetcher_request rq;
-    memset(&rq, 0, sizeof rq);
-    rq.url = url;
-    rq.on_done = on_done;
-    rq.arg = arg;
-    return fetcher_start(f, &rq);
+    return fetcher_start(f, &(struct fetcher_request){.url = url, .on_done = on_done, .arg = arg});
 }
 
 static struct transfer *transfer_find(struct fetcher *f, fetcher_id id) {
@@ -3099,8 +2964,7 @@ static struct transfer *transfer_find(struct fetcher *f, fetcher_id id) {
 /* Note what is wanted, in place of its opposite. */
 static int want(struct fetcher *f, fetcher_id id, unsigned what, unsigned opposite) {
     struct transfer *t = transfer_find(f, id);
-    if (!t)
-        return -1;
+    if (!t) return -1;
     t->want &= ~opposite;
     if (t->state != FETCHER_ENDED)
         mark(f, t, what);
@@ -3121,8 +2985,7 @@ int fetcher_resume(struct fetcher *f, fetcher_id id) {
 
 int fetcher_priority(struct fetcher *f, fetcher_id id, int priority) {
     struct transfer *t = transfer_find(f, id);
-    if (!t)
-        return -1;
+    if (!t) return -1;
     t->rq.priority = priority;
     if (t->queued.in) {
         tree_remove(&t->host->queue, &t->queued);
@@ -3145,8 +3008,7 @@ static void rate_set(struct fetcher *f, int64_t rate) {
 
 int fetcher_limit(struct fetcher *f, int total, int per_host, int64_t bytes_per_second) {
     struct node *n;
-    if (total < -1 || per_host < -1 || bytes_per_second < -1)
-        return err(EINVAL);
+    if (total < -1 || per_host < -1 || bytes_per_second < -1) return err(EINVAL);
     if (!f->busy)
         clock_read(f);
     if (total)
@@ -3166,24 +3028,17 @@ int fetcher_info(struct fetcher *f, fetcher_id id, struct fetcher_info *info) {
     struct transfer *t = transfer_find(f, id);
     const struct body *b;
     usec until;
-    if (!t)
-        return -1;
+    if (!t) return -1;
     b = t->body;
     until = t->state == FETCHER_RETRYING || t->state == FETCHER_SLEEPING ? t->timer.due.key :
             t->state == FETCHER_WAITING ? t->host->rest : 0;
-    memset(info, 0, sizeof *info);
-    info->id = id;
-    info->state = t->state;
-    info->url = t->shown ? t->shown : t->rq.url;
-    info->path = b && b->path ? b->path : t->rq.path;
-    info->message = t->message;
-    info->status = t->status;
-    info->attempts = t->attempts;
-    info->priority = t->rq.priority;
-    info->bytes = b ? b->have : 0;
-    info->total = b ? b->length : -1;
-    info->speed = t->in_flight ? t->speed : 0;
-    info->wait_ms = until > f->now ? (until - f->now) / 1000 : -1;
+    *info = (struct fetcher_info){
+        .id = id, .state = t->state, .url = shown_url(t), .path = b && b->path ? b->path : t->rq.path,
+        .message = t->message, .status = t->status, .attempts = t->attempts,
+        .priority = t->rq.priority, .bytes = b ? b->have : 0, .total = b ? b->length : -1,
+        .speed = t->in_flight ? t->speed : 0,
+        .wait_ms = until > f->now ? (until - f->now) / 1000 : -1,
+    };
     return 0;
 }
 
@@ -3208,7 +3063,6 @@ struct fetcher *fetcher_new(void) {
         return NULL;
     }
     f->top = f->pipe[0] = f->pipe[1] = -1;
-    f->marked_end = &f->marked;
     f->guest = &curl_guest;
     f->limit_total = 16;
     f->limit_host = 6;
@@ -3224,12 +3078,9 @@ struct fetcher *fetcher_new(void) {
 }
 
 static void free_all(struct fetcher *f) {
-    struct transfer *t;
     struct host *h;
     while (f->transfers)
         cancel_now(f, container_of(f->transfers, struct transfer, id));
-    while ((t = marked_take(f)) != NULL)
-        free(t);
     while (f->hosts) {
         h = container_of(f->hosts, struct host, name);
         h->rest = 0;
@@ -3241,8 +3092,7 @@ static void free_all(struct fetcher *f) {
 
 void fetcher_free(struct fetcher *f) {
     int saved = errno;
-    if (!f || f->busy)
-        return;
+    if (!f || f->busy) return;
     f->busy = f->closing = true;
     free_all(f);
     if (f->multi)
@@ -3300,8 +3150,7 @@ static void out_flush(struct fetcher *f, struct out *o, bool ready) {
     while (done < o->used && (ready || !o->chunked) && !o->error) {
         n = write(o->fd, o->data + done, o->chunked && o->used - done > PIPE_BUF ? PIPE_BUF
                                                                                : o->used - done);
-        if (n < 0 && errno == EAGAIN)
-            break;
+        if (n < 0 && errno == EAGAIN) break;
         if (n < 0 && errno != EINTR)
             o->error = errno;
         done += n > 0 ? (size_t)n : 0;
@@ -3532,17 +3381,14 @@ static int options_read(struct settings *s, char **argv, char **url) {
             *url++ = arg;
             continue;
         }
-        if ((over = strcmp(arg, "--") == 0))
-            continue;
+        if ((over = strcmp(arg, "--") == 0)) continue;
         if ((o = option_find(arg, strcspn(arg, "="))) == NULL)
             return usage("unknown option %s", arg);
         is_long = arg[1] == '-';
         value = is_long ? strchr(arg, '=') : arg + 1;
         value = value && (is_long || value[1]) ? value + 1 : NULL;
-        if (o->arg && !value && (value = *++argv) == NULL)
-            return usage("%s needs %s", arg, o->arg);
-        if (!o->arg && value && is_long)
-            return usage("--%s takes no value", o->name);
+        if (o->arg && !value && (value = *++argv) == NULL) return usage("%s needs %s", arg, o->arg);
+        if (!o->arg && value && is_long) return usage("--%s takes no value", o->name);
         if (!o->arg && value) {         /* after the q of -qv there is -v */
             memmove(arg + 1, value, strlen(value) + 1);
             argv--;
@@ -3554,18 +3400,15 @@ static int options_read(struct settings *s, char **argv, char **url) {
 
 static int contradiction(const struct settings *s, char **url) {
     bool to_stdout = s->output && strcmp(s->output, "-") == 0;
-    if (!url[0] && !s->list)
-        return usage("no URL");
-    if (s->output && (s->list || url[1]))
-        return usage("-o names one file, and so takes one URL");
+    if (!url[0] && !s->list) return usage("no URL");
+    if (s->output && (s->list || url[1])) return usage("-o names one file, and so takes one URL");
     if (to_stdout && (s->json || s->every_ms || s->remote_time))
         return usage("-o - leaves no room for --json, --every or --remote-time");
     if (s->no_clobber && s->overwrite)
         return usage("--no-clobber and --overwrite contradict each other");
     if (s->again && s->no_continue)
         return usage("--continue and --no-continue contradict each other");
-    if (s->every_ms && s->every_ms < 1000)
-        return usage("--every: at least 1s");
+    if (s->every_ms && s->every_ms < 1000) return usage("--every: at least 1s");
     return 0;
 }
 
@@ -3605,9 +3448,8 @@ static int version(void) {
  */
 struct job {
     struct program *p;
-    struct job *prev, *next;
+    struct node number;         /* in p->jobs: what the user knows it by */
     fetcher_id id;
-    unsigned long number;
 };
 
 struct list {                   /* -i */
@@ -3623,8 +3465,8 @@ struct program {
     struct fetcher *f;
     struct out out, err;
     struct list list;
-    struct job *jobs;
-    unsigned long number, refused;      /* jobs; list lines that were none */
+    struct node *jobs;          /* those that have not ended */
+    int64_t started, refused;   /* jobs; lines of the list that were none */
     int status;
     bool progress;              /* a line on the terminal */
     CURLSH *cookies;
@@ -3663,7 +3505,8 @@ static const char *file_shown(const char *path) {
 }
 
 static void tell_json(struct program *p, const struct job *j, const struct fetcher_result *r) {
-    out_printf(&p->out, "{\"event\":\"%s\",\"id\":%lu", r->code ? "failed" : "done", j->number);
+    out_printf(&p->out, "{\"event\":\"%s\",\"id\":%" PRId64, r->code ? "failed" : "done",
+               j->number.key);
     out_json(&p->out, "url", r->url);
     if (r->code) {
         out_json(&p->out, "code", fetcher_strerror(r->code));
@@ -3678,8 +3521,7 @@ static void tell_json(struct program *p, const struct job *j, const struct fetch
 static void tell_plain(struct program *p, const struct fetcher_result *r) {
     struct out *o = p->s.output && strcmp(p->s.output, "-") == 0 ? &p->err : &p->out;
     char size[32];
-    if (p->s.quiet || (o == &p->err && !p->s.verbose))
-        return;
+    if (p->s.quiet || (o == &p->err && !p->s.verbose)) return;
     if (p->progress)
         out_printf(&p->err, "\r\033[K");
     out_flush(p->f, &p->err, false);
@@ -3708,9 +3550,7 @@ static void job_done(struct fetcher *f, const struct fetcher_result *r, void *ar
     else if (r->code != FETCHER_CANCELLED)
         complain(p, r->url, r->message);
     if (r->last) {
-        *(j->prev ? &j->prev->next : &p->jobs) = j->next;
-        if (j->next)
-            j->next->prev = j->prev;
+        tree_remove(&p->jobs, &j->number);
         free(j);
     }
     out_flush(f, &p->out, false);
@@ -3722,10 +3562,9 @@ static void job_progress(struct fetcher *f, const struct fetcher_info *info, voi
     struct job *j = arg;
     struct program *p = j->p;
     char why[300];
-    if (info->state != FETCHER_RETRYING)
-        return;
+    if (info->state != FETCHER_RETRYING) return;
     if (p->s.json) {
-        out_printf(&p->out, "{\"event\":\"retry\",\"id\":%lu", j->number);
+        out_printf(&p->out, "{\"event\":\"retry\",\"id\":%" PRId64, j->number.key);
         out_json(&p->out, "url", info->url);
         out_json(&p->out, "message", info->message);
         out_printf(&p->out, ",\"attempts\":%d,\"wait_ms\":%" PRId64 "}\n", info->attempts,
@@ -3744,8 +3583,7 @@ static int job_data(struct fetcher *f, const void *data, size_t size, void *arg)
     struct out *o = &j->p->out;
     if (strcmp(j->p->s.output, "-") != 0)
         return 0;                       /* -o /dev/null */
-    if (out_full(o))
-        return FETCHER_PAUSE;
+    if (out_full(o)) return FETCHER_PAUSE;
     out_add(o, data, size);
     out_flush(f, o, false);
     return 0;
@@ -3754,7 +3592,7 @@ static int job_data(struct fetcher *f, const void *data, size_t size, void *arg)
 static void stdout_drained(struct fetcher *f, void *arg) {
     struct program *p = arg;
     if (p->jobs && p->s.output)
-        (void)fetcher_resume(f, p->jobs->id);
+        (void)fetcher_resume(f, container_of(p->jobs, struct job, number)->id);
     feed(f, p);
 }
 
@@ -3774,33 +3612,24 @@ static int job_setup(void *easy, void *arg) {
     return bad ? -1 : 0;
 }
 
-static void request_fill(struct fetcher_request *rq, struct program *p, const char *url) {
-    const struct settings *s = &p->s;
-    *rq = (struct fetcher_request){0};
-    rq->url = url;
-    rq->method = s->method;
-    rq->headers = s->headers;
-    rq->body = s->data;
-    rq->on_done = job_done;
-    rq->on_progress = job_progress;
-    rq->setup = job_setup;
-    rq->every_ms = s->every_ms;
-    rq->max_bytes = s->max_bytes;
-    rq->connect_ms = s->connect_ms;
-    rq->stall_ms = s->stall_ms;
-    rq->total_ms = s->total_ms;
-    rq->retries = s->retries ? (int)s->retries : -1;
-    rq->existing = s->no_clobber ? FETCHER_SKIP : s->overwrite ? FETCHER_OVERWRITE : FETCHER_KEEP_BOTH;
-    rq->flags = (s->no_continue ? FETCHER_FRESH : 0) | (s->remote_time ? FETCHER_FILE_TIME : 0) |
-                (s->compressed ? FETCHER_COMPRESSED : 0);
+static struct fetcher_request job_request(const struct settings *s) {
+    return (struct fetcher_request){
+        .method = s->method, .headers = s->headers, .body = s->data, .on_done = job_done,
+        .on_progress = job_progress, .setup = job_setup, .every_ms = s->every_ms,
+        .max_bytes = s->max_bytes, .connect_ms = s->connect_ms, .stall_ms = s->stall_ms,
+        .total_ms = s->total_ms, .retries = s->retries ? (int)s->retries : -1,
+        .existing = s->no_clobber ? FETCHER_SKIP : s->overwrite ? FETCHER_OVERWRITE
+                                                                : FETCHER_KEEP_BOTH,
+        .flags = (s->no_continue ? FETCHER_FRESH : 0) | (s->remote_time ? FETCHER_FILE_TIME : 0) |
+                 (s->compressed ? FETCHER_COMPRESSED : 0),
+    };
 }
 
 /* DIR/NAME; without a name the library finds one. */
 static char *job_path(const struct settings *s, const char *name) {
     const char *dir = s->dir ? s->dir : ".";
     char *base, *path;
-    if (name && (*name == '/' || !s->dir))
-        return text_join(name, "");
+    if (name && (*name == '/' || !s->dir)) return text_join(name, "");
     base = text_join(dir, dir[strlen(dir) - 1] == '/' ? "" : "/");
     path = base ? text_join(base, name ? name : "") : NULL;
     free(base);
@@ -3811,24 +3640,21 @@ static void job_start(struct program *p, const char *url, const char *name) {
     struct job *j = calloc(1, sizeof *j);
     bool stream = name && (strcmp(name, "-") == 0 || strcmp(name, "/dev/null") == 0);
     char *path = stream ? NULL : job_path(&p->s, name);
-    struct fetcher_request rq;
-    request_fill(&rq, p, url);
+    struct fetcher_request rq = job_request(&p->s);
+    rq.url = url;
     rq.arg = j;
     rq.path = path;
     rq.on_data = stream ? job_data : NULL;
     if (j && (stream || path)) {
         j->p = p;
-        j->number = ++p->number;
-        if ((j->next = p->jobs) != NULL)
-            j->next->prev = j;
-        p->jobs = j;
+        j->number.key = ++p->started;
         j->id = fetcher_start(p->f, &rq);
     }
-    if (!j || !j->id) {
+    if (j && j->id)
+        tree_add(&p->jobs, &j->number);
+    else {
         complain(p, url, strerror(errno));
         p->status = 1;
-        if (j && j == p->jobs && (p->jobs = j->next) != NULL)
-            p->jobs->prev = NULL;
         free(j);
     }
     free(path);
@@ -3848,8 +3674,7 @@ static void list_refuse(struct program *p, const char *why) {
 static bool name_escapes(const char *name) {
     const char *s = name;
     for (; (s = strstr(s, "..")) != NULL; s += 2)
-        if ((s == name || s[-1] == '/') && (s[2] == '/' || !s[2]))
-            return true;
+        if ((s == name || s[-1] == '/') && (s[2] == '/' || !s[2])) return true;
     return *name == '/' || name[strlen(name) - 1] == '/';
 }
 
@@ -3880,8 +3705,7 @@ static bool list_take(struct program *p) {
     char *line = l->text + l->begin, *newline = memchr(line, '\n', l->end - l->begin);
     size_t n = newline ? (size_t)(newline - line) : l->end - l->begin;
     bool too_long = !newline && n + 1 == sizeof l->text;
-    if (!newline && !too_long && (!l->eof || n == 0))
-        return false;
+    if (!newline && !too_long && (!l->eof || n == 0)) return false;
     line[n] = '\0';
     l->begin += n + (newline != NULL);
     if (too_long && !l->skipping) {
@@ -3943,8 +3767,7 @@ static int list_open(struct program *p) {
     struct list *l = &p->list;
     struct stat st;
     l->eof = !p->s.list;
-    if (l->eof)
-        return 0;
+    if (l->eof) return 0;
     l->fd = strcmp(p->s.list, "-") == 0 ? 0 : open(p->s.list, O_RDONLY | O_CLOEXEC);
     if (l->fd < 0 || fstat(l->fd, &st) < 0 || (S_ISDIR(st.st_mode) && (errno = EISDIR))) {
         fprintf(stderr, "fetcher: cannot read %s: %s\n", p->s.list, strerror(errno));
@@ -3970,10 +3793,11 @@ static const char *time_text(char *to, size_t room, double seconds) {
 static double time_left(struct program *p, const struct fetcher_stats *st) {
     struct fetcher_info info;
     double elapsed = (double)(p->f->now - p->began) / 1e6, done = (double)(st->done + st->failed);
-    if (p->number == 1 && p->jobs && fetcher_info(p->f, p->jobs->id, &info) == 0)
+    if (p->started == 1 && p->jobs &&
+        fetcher_info(p->f, container_of(p->jobs, struct job, number)->id, &info) == 0)
         return info.total > 0 && st->received > 0
              ? (double)(info.total - info.bytes) * elapsed / (double)st->received : -1;
-    return p->list.eof && done > 0 ? ((double)p->number - done) * elapsed / done : -1;
+    return p->list.eof && done > 0 ? ((double)p->started - done) * elapsed / done : -1;
 }
 
 /* One tidy line on a terminal, five times a second; a stopped one gets none. */
@@ -3986,8 +3810,8 @@ static void progress(struct fetcher *f, void *arg) {
     if ((rest = time_left(p, &st)) >= 0)
         time_text(left, sizeof left, rest);
     if (p->err.used == 0)
-        out_printf(&p->err, "\r%" PRIu64 "/%lu%s done, %" PRIu64 " failed  %s  %s/s  %s left\033[K",
-                   st.done, p->number, p->list.eof ? "" : "+", st.failed,
+        out_printf(&p->err, "\r%" PRIu64 "/%" PRId64 "%s done, %" PRIu64 " failed  %s  %s/s  %s left\033[K",
+                   st.done, p->started, p->list.eof ? "" : "+", st.failed,
                    size_text(got, sizeof got, (double)st.received),
                    size_text(speed, sizeof speed, (double)st.received / (seconds + .001)), left);
     out_flush(f, &p->err, false);
@@ -4006,8 +3830,8 @@ static void interrupted(struct fetcher *f, void *arg) {
     list_watch(p, false);
     p->list.eof = true;
     p->list.begin = p->list.end = 0;
-    for (struct job *j = p->jobs; j; j = j->next)
-        (void)fetcher_cancel(f, j->id);
+    for (struct node *n = tree_first(p->jobs); n; n = tree_from(p->jobs, n->key + 1, 0))
+        (void)fetcher_cancel(f, container_of(n, struct job, number)->id);
     p->status = 128 + (int)signals_seen;
 }
 
@@ -4045,7 +3869,7 @@ static void tell_stats(struct program *p) {
     double seconds = (double)(clock_us() - p->began) / 1e6;
     char size[32];
     fetcher_stats(p->f, &st);
-    st.failed += p->refused;
+    st.failed += (uint64_t)p->refused;
     if (p->s.json) {
         out_printf(&p->out, "{\"event\":\"stats\",\"done\":%" PRIu64 ",\"failed\":%" PRIu64
                    ",\"bytes\":%" PRId64 ",\"seconds\":%.3f,\"turns\":%" PRIu64
@@ -4070,8 +3894,7 @@ static int program_open(struct program *p) {
     memset(&action, 0, sizeof action);
     action.sa_handler = SIG_IGN;
     sigaction(SIGPIPE, &action, NULL);
-    if ((p->f = fetcher_new()) == NULL)
-        return usage("cannot start: %s", strerror(errno));
+    if ((p->f = fetcher_new()) == NULL) return usage("cannot start: %s", strerror(errno));
     signalled = p;
     action.sa_handler = on_signal;
     sigaction(SIGINT, &action, NULL);
@@ -4100,8 +3923,7 @@ static int program_close(struct program *p) {
         tell_stats(p);
     out_flush(p->f, &p->out, false);
     out_flush(p->f, &p->err, false);
-    while ((p->out.watched || p->err.watched) && fetcher_step(p->f, -1) > 0)
-        continue;
+    while ((p->out.watched || p->err.watched) && fetcher_step(p->f, -1) > 0) continue;
     if (why || p->out.error)
         complain(p, "cannot write to standard output", why ? why : strerror(p->out.error));
     if (p->out.error || (p->trace && (ferror(p->trace) || fclose(p->trace))))
@@ -4117,8 +3939,7 @@ static int program_close(struct program *p) {
 }
 
 static int program_run(struct program *p, char **url) {
-    if ((p->status = list_open(p)) != 0 || (p->status = program_open(p)) != 0)
-        return p->status;
+    if ((p->status = list_open(p)) != 0 || (p->status = program_open(p)) != 0) return p->status;
     if (!(curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_ASYNCHDNS))
         complain(p, "warning", "this libcurl has no asynchronous resolver: a slow name blocks all");
     for (; *url; url++)
@@ -4136,12 +3957,10 @@ int main(int argc, char **argv) {
     char **url = calloc((size_t)argc + 1, sizeof *url);
     const char **headers = calloc((size_t)argc + 1, sizeof *headers);
     int fd, status = 1;
-    while ((fd = open("/dev/null", O_RDWR)) >= 0 && fd <= 2)
-        continue;
+    while ((fd = open("/dev/null", O_RDWR)) >= 0 && fd <= 2) continue;
     if (fd > 2)
         close(fd);
-    if (!p || !url || !headers)
-        return usage("out of memory");
+    if (!p || !url || !headers) return usage("out of memory");
     p->s.headers = headers;
     p->s.retries = RETRIES_USUAL;
     if ((status = options_read(&p->s, argv, url)) == 0)
