@@ -182,7 +182,7 @@ enum {
  * priority. It stands inside what it orders, so nothing is allocated and nothing can fail. */
 struct node {
     int64_t key;
-    uint64_t seq;               /* among equal keys: the order of arrival */
+    uint64_t seq;               /* among equal keys: the order of arrival; no two have both equal */
     struct node *child[2];
     bool in;                    /* in a tree */
 };
@@ -309,7 +309,7 @@ enum want { WANT_CANCEL = 1, WANT_PAUSE = 2, WANT_RESUME = 4, WANT_END = 8 };
 
 struct transfer {
     struct fetcher *f;
-    struct node id, queued;     /* queued in its host; key: -priority */
+    struct node id, queued;     /* queued in its host; key: -2 * priority, less 1 to go first */
     struct fetcher_request rq;  /* its strings stand behind this struct */
     enum fetcher_state state;
     struct node mark;           /* the finish phase is to look at it ... */
@@ -1335,8 +1335,8 @@ static void set_state(struct fetcher *f, struct transfer *t, enum fetcher_state 
 
 static void enqueue(struct fetcher *f, struct transfer *t, bool in_front) {
     timer_disarm(f, &t->timer);
-    t->queued.key = -(int64_t)t->rq.priority;
-    t->queued.seq = in_front ? 0 : ++f->serial;
+    t->queued.key = -2 * (int64_t)t->rq.priority - in_front;
+    t->queued.seq = ++f->serial;
     tree_add(&t->host->queue, &t->queued);
     f->waiting++;
     host_place(f, t->host);
@@ -1369,7 +1369,7 @@ static const char *url_origin(const char *url, char *origin, size_t room) {
     const char *wrong = "not a URL";
     if (c == CURLUE_BAD_PORT_NUMBER)
         wrong = "not a URL: its port is out of range";
-    else if (c == CURLUE_OK && scheme && strcmp(scheme, "http") && strcmp(scheme, "https"))
+    else if (c == CURLUE_OK && scheme && strcasecmp(scheme, "http") && strcasecmp(scheme, "https"))
         wrong = "only http and https are fetched";
     else if (c == CURLUE_OK && scheme && host && *host && port &&
              snprintf(origin, room, "%s://%s:%s", scheme, host, port) < (int)room)
@@ -2168,9 +2168,9 @@ static void meta_remove(struct body *b) {
     b->meta = false;
 }
 
-/* Written in one piece, after the .part was cut and before it grows: so it never speaks of bytes that
- * aren't there. Best effort (the disk may be full): without one the download works, and can't be
- * continued by another process. */
+/* Written in one piece, while the .part has nothing but bytes of this answer: so it never speaks of
+ * others. Best effort (the disk may be full): without one the download works, and can't be continued by
+ * another process. */
 static void meta_write(struct transfer *t) {
     struct body *b = t->body;
     char text[4096], *path = text_join(b->part, ".meta");
@@ -2227,9 +2227,7 @@ static bool part_usable(struct transfer *t, int fd, const char *part) {
     struct meta m;
     struct stat st;
     if (!meta_read(part, &m)) return fstat(fd, &st) == 0 && st.st_size < META_MIN;
-    t->body->meta = true;
-    return !in_directory(t) || *m.url == '\0' ||
-           strcmp(m.url, shown_url(t)) == 0;
+    return !in_directory(t) || *m.url == '\0' || strcmp(m.url, shown_url(t)) == 0;
 }
 
 /* Something is in the way of this .part: try it again (0), or the next number (1), or fail (-1). */
@@ -2247,6 +2245,14 @@ static int part_obstacle(struct transfer *t, char *part, bool ours) {
     }
 }
 
+/* Start over. First the bytes go, and then what spoke of them. */
+static int part_empty(struct transfer *t) {
+    if (ftruncate(t->body->fd, 0) < 0) return fail_file(t, "cut", t->body->part);
+    t->body->meta = true;
+    meta_remove(t->body);
+    return 0;
+}
+
 /* A .part of our own: a new one, or one left over, under the first number that is free. */
 static int part_open(struct transfer *t) {
     struct body *b = t->body;
@@ -2257,8 +2263,7 @@ static int part_open(struct transfer *t) {
         if ((b->part = name_numbered(b->base, number, ".part")) == NULL) return fail_memory(t);
         if ((b->fd = part_lock(b->part, O_CREAT | O_EXCL)) >= 0) return 0;
         if (errno == EEXIST && (b->fd = part_lock(b->part, 0)) >= 0) {
-            if (part_usable(t, b->fd, b->part))
-                return ftruncate(b->fd, 0) < 0 ? fail_file(t, "cut", b->part) : 0;
+            if (part_usable(t, b->fd, b->part)) return part_empty(t);
             close(b->fd);
             errno = EEXIST;
         }
@@ -2290,7 +2295,11 @@ static int part_find(struct transfer *t) {
         if (!meta_read(b->part, &m)) return 0;
         if (strcmp(m.url, shown_url(t)) != 0) continue;
         if ((b->fd = part_lock(b->part, 0)) >= 0) break;
-        if (errno != ENOENT && part_obstacle(t, b->part, true) < 0) return -1;
+        if (errno == ENOENT) {          /* killed after the rename: only the .meta is left */
+            b->meta = true;
+            meta_remove(b);
+        } else if (part_obstacle(t, b->part, true) < 0)
+            return -1;
     }
     part_continue(t, &m);
     return 0;
@@ -2314,8 +2323,6 @@ static int part_spill(struct transfer *t) {
     struct body *b = t->body;
     size_t n = (size_t)b->have;
     if (part_open(t) < 0) return -1;
-    if (b->length < 0 ? n == SMALL_MAX : b->length >= META_MIN)
-        meta_write(t);
     b->have = 0;
     if (part_write(t, b->data, n) < 0) return -1;
     free(b->data);
@@ -2347,8 +2354,9 @@ static int file_open(struct transfer *t) {
     result = path_set(t, &b->base, name);
     free(name);
     if (result < 0 || (b->path = text_join(b->base, "")) == NULL) return fail_memory(t);
-    if ((result = file_look(t)) != 0 || (t->rq.flags & FETCHER_FRESH)) return result;
-    return part_find(t);
+    result = file_look(t);
+    if (result < 0 || (t->rq.flags & FETCHER_FRESH)) return result;
+    return part_find(t) < 0 ? -1 : result;
 }
 
 static int file_begin(struct transfer *t) {
@@ -2369,7 +2377,11 @@ static int file_begin(struct transfer *t) {
 static int file_take(struct transfer *t, const char *data, size_t n) {
     struct body *b = t->body;
     if (b->fd < 0 && b->have + (int64_t)n <= SMALL_MAX) return memory_take(t, data, n);
-    if (b->fd < 0 && part_spill(t) < 0) return -1;
+    if (b->fd < 0) {
+        if (part_spill(t) < 0) return -1;
+        if (b->length < 0 || b->length >= META_MIN)
+            meta_write(t);
+    }
     return part_write(t, data, n);
 }
 
@@ -2427,16 +2439,18 @@ static int place_beside(struct transfer *t) {
     return fail_memory(t);
 }
 
+static bool replaces(const struct transfer *t) {
+    return t->body->placed || t->rq.existing == FETCHER_OVERWRITE;
+}
+
 static int file_place(struct transfer *t) {
     struct body *b = t->body;
-    int look = file_look(t);
-    if (look > 0) {                     /* to be skipped, but its name came late */
-        t->unchanged = true;
-        return unlink(b->part);
-    }
-    if (look == 0 && !b->placed && t->rq.existing == FETCHER_KEEP_BOTH) return place_beside(t);
-    if (look == 0 && rename(b->part, b->path) < 0) return fail_file(t, "make", b->path);
-    return look;
+    if (!replaces(t) && t->rq.existing == FETCHER_KEEP_BOTH) return place_beside(t);
+    if (replaces(t) && file_look(t) < 0) return -1;
+    if ((replaces(t) ? rename(b->part, b->path) : rename_new(b->part, b->path)) == 0) return 0;
+    if (replaces(t) || errno != EEXIST) return fail_file(t, "make", b->path);
+    t->unchanged = true;                /* to be skipped, but its name came late */
+    return unlink(b->part);
 }
 
 /* Some file systems tell of a full disk only when a file is closed; but to close this one gives up the
@@ -2444,16 +2458,16 @@ static int file_place(struct transfer *t) {
  * a copy is closed before. */
 static int file_commit(struct transfer *t) {
     struct body *b = t->body;
-    int fd, copy, replaces = b->placed || t->rq.existing == FETCHER_OVERWRITE;
+    int fd, copy;
     if (b->fd < 0 && part_spill(t) < 0) return -1;
     file_set_time(t);
-    if (replaces && (copy = dup(b->fd)) >= 0 && close(copy) < 0)
+    if (replaces(t) && (copy = dup(b->fd)) >= 0 && close(copy) < 0)
         return fail_file(t, "write", b->part);
     if (file_place(t) < 0) return -1;
     meta_remove(b);
     fd = b->fd;
     b->fd = -1;
-    if (close(fd) < 0 && !replaces && !t->unchanged) {
+    if (close(fd) < 0 && !replaces(t) && !t->unchanged) {
         unlink(b->path);
         return fail_file(t, "write", b->path);
     }
@@ -2989,7 +3003,7 @@ int fetcher_priority(struct fetcher *f, fetcher_id id, int priority) {
     t->rq.priority = priority;
     if (t->queued.in) {
         tree_remove(&t->host->queue, &t->queued);
-        t->queued.key = -(int64_t)priority;
+        t->queued.key = -2 * (int64_t)priority;
         tree_add(&t->host->queue, &t->queued);
         host_place(f, t->host);
     }
@@ -3608,7 +3622,7 @@ static int job_setup(void *easy, void *arg) {
     if (s->cacert) { SET(CAINFO, s->cacert); SET(CAPATH, NULL); }
     if (s->insecure) { SET(SSL_VERIFYPEER, 0L); SET(SSL_VERIFYHOST, 0L); }
     if (s->netrc) SET(NETRC, (long)CURL_NETRC_OPTIONAL);
-    if (p->cookies) SET(SHARE, p->cookies);
+    if (p->cookies) { SET(SHARE, p->cookies); SET(COOKIEFILE, ""); }
     return bad ? -1 : 0;
 }
 
