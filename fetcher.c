@@ -2119,14 +2119,18 @@ static int path_set(struct transfer *t, char **path, const char *name) {
     return *path ? 0 : fail_memory(t);
 }
 
+/* Make what is missing on the way to a file. If nothing was, that is an error: ENOENT. */
 static int make_directories(char *path) {
-    int result = 0;
-    for (char *s = path + 1; result == 0 && (s = strchr(s, '/')) != NULL; s++) {
+    int result = ENOENT;
+    for (char *s = path + 1; (s = strchr(s, '/')) != NULL; s++) {
         *s = '\0';
-        result = mkdir(path, 0777) < 0 && errno != EEXIST ? -1 : 0;
+        if (mkdir(path, 0777) == 0)
+            result = 0;
+        else if (errno != EEXIST)
+            result = errno;
         *s = '/';
     }
-    return result;
+    return result ? err(result) : 0;
 }
 
 /* -- the .meta: a line each for the URL, the validator and the length ------------------------------- */
