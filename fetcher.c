@@ -37,8 +37,8 @@
  *
  * The map: Portability, Types, Tools; Descriptors, Timers, Post, The turn (an event loop that knows
  * nothing of libcurl); libcurl as a guest, Transfers, Files, Repeats, Life (the library); and with
- * FETCHER_MAIN the program. A section uses only what stands above it. Where the loop reaches down it
- * does so through struct guest; where a transfer does, through struct sink.
+ * FETCHER_MAIN the program. A section uses only what stands above it. The loop reaches down in one
+ * place, the turn; a transfer does through struct sink.
  */
 
 /* ===================================================================================== Portability
@@ -164,7 +164,6 @@ enum {
     HEAD_MAX = 256 * 1024,      /* a head without end must end somewhere */
     DRAIN_MAX = 65536,          /* of an error page, to keep the connection */
     SMALL_MAX = 16384,          /* a file this small is written when it is whole */
-    META_MIN = 1024 * 1024,     /* below this, resuming isn't worth a second file */
     NAME_CUT = 240,             /* 255 less ".part.meta" and a number */
     PROGRESS_US = 100000,
     KNOWN_US = 50000000,        /* libcurl remembers an address for 60 s */
@@ -219,10 +218,8 @@ struct step {                   /* a piece of work, to be blamed */
 };
 
 struct meter {
-    usec began, mark;           /* of this turn; of the present step */
-    usec slept, may_sleep;
-    struct step worst;          /* of this turn */
-    struct step record;         /* of the turn with the longest stall, which took ... */
+    usec began, mark, slept, may_sleep;         /* of this turn; mark: of the present step */
+    struct step worst, record;  /* of this turn; of that with the longest stall, which took ... */
     usec record_us;
     usec took[PHASES];          /* of this turn */
     int steps[PHASES];
@@ -232,12 +229,6 @@ struct meter {
     uint64_t turns, stalls[FETCHER_BUCKETS];
     void (*trace)(struct fetcher *, const char *, void *);
     void *trace_arg;
-};
-
-struct guest {                  /* what the loop has the network do in a turn */
-    void (*kick)(struct fetcher *);     /* what is due, before the sockets */
-    void (*finish)(struct fetcher *);
-    void (*start)(struct fetcher *);
 };
 
 /* The head of the answer that is coming in; that of a redirect is overwritten. */
@@ -264,10 +255,11 @@ struct attempt {
     struct curl_slist *headers;
     enum lookup lookup;
     bool scout;                 /* the others for its host wait for it */
-    bool ranged;                /* it asks for the rest of what we have */
+    bool ranged;                /* it asks for the rest ... */
+    int64_t from;               /* ... behind these bytes, */
+    bool complete;              /* which is nothing (416): no body is wanted */
     bool again;                 /* ask once more, without waiting */
-    bool complete;              /* the rest is nothing (416): no body is wanted */
-    bool done;                  /* libcurl says so, with this result */
+    bool done;                  /* libcurl says so, with a result */
     CURLcode result;
     usec began, moved;          /* moved: when a byte came, on the listening clock */
     int64_t sent;               /* bytes of the request's body, when last looked at */
@@ -284,13 +276,10 @@ struct body {
     int64_t have;               /* bytes kept (of a stream: handed on) */
     int64_t skip;               /* a stream's bytes that come a second time */
     int64_t length;             /* of the whole; -1: not known */
-    bool page;                  /* it is an error page, of no further use */
-    bool whole;                 /* it is complete: the last round's */
-    bool no_etag;               /* the server ignores If-Range with an ETag */
-    bool no_range;              /* nothing may be continued here */
+    bool page, whole;           /* it is an error page, of no use; complete: the last round's */
+    bool no_etag, no_range;     /* If-Range with an ETag is ignored; nothing may be continued */
     int modified_sure;          /* Last-Modified proves as much as a strong ETag; -1: not asked yet */
-    bool meta;                  /* the .part has a .meta beside it */
-    bool placed;                /* path is ours, from an earlier round */
+    bool meta, placed;          /* the .part has its .meta; path is ours, from an earlier round */
     int fd;                     /* the .part; -1: not open */
     char *part, *base, *path;   /* its name; that without ".part"; the file's, as far as known */
     char etag[200], modified[48], date[48];     /* as in struct head */
@@ -320,14 +309,10 @@ struct transfer {
     const struct sink *sink;
     struct body *body;          /* NULL until the first attempt */
     char *shown;                /* the URL fit for the eye; NULL: it is so already */
-    bool in_flight;             /* counted in f->running and host->running */
-    bool held;                  /* paused, with libcurl holding the rest */
-    bool own_range;             /* the caller's headers have a Range */
-    bool unchanged;
-    int attempts, failures;     /* of this round */
-    int failed_rounds;          /* in a row */
-    usec began;                 /* this round's first attempt */
-    usec round;                 /* when this round was due, without jitter */
+    bool in_flight, held;       /* counted as running; paused, with libcurl holding the rest */
+    bool own_range, unchanged;  /* the caller's headers have a Range; 304, or skipped */
+    int attempts, failures, failed_rounds;      /* of this round, in this round, in a row */
+    usec began, round;          /* this round's first attempt; when it was due, without jitter */
     usec progressed, speed_since;
     int64_t speed_bytes, speed, received;
     enum fetcher_code code;     /* what on_done will be told */
@@ -361,21 +346,18 @@ struct fetcher {
 
     int pipe[2];                /* the self-pipe: read, write */
 
-    bool busy;                  /* in a turn: rule 3 */
-    bool more;                  /* work was left over: don't sleep */
-    bool stopped;
+    bool busy, more, stopped;   /* in a turn: rule 3; work was left over: don't sleep */
     usec slice_end;
     struct meter meter;
-    const struct guest *guest;
 
     CURLM *multi;
-    unsigned curl_version;
     char *capath;               /* hashed, to be read a certificate at a time */
+    unsigned curl_version;
     struct node *attempts;      /* the handles that libcurl has */
     struct node *breathless;    /* attempts that go on as soon as there is time, or budget */
     struct timer kick;
     bool kick_due;
-    int lookups;
+    int lookups, running;       /* names being looked up; transfers in flight */
 
     struct node *transfers, *hosts;
     struct node *ready[2];      /* hosts that may start one: their address known, unknown */
@@ -387,11 +369,9 @@ struct fetcher {
     bool deaf;                  /* in debt: not listening ... */
     usec deaf_since, deaf_sum;  /* ... since then; all together, until then */
     struct timer hear;
-    int running;
     size_t count, waiting;
-    uint64_t done, failed, cancelled;
+    uint64_t done, failed, cancelled, random;
     int64_t received;
-    uint64_t random;
 };
 
 /* =========================================================================================== Tools
@@ -505,6 +485,13 @@ static void text_clean(char *to, size_t room, const char *from, char instead) {
         room -= n;
     }
     *to = '\0';
+}
+
+static bool text_is_clean(const char *s) {
+    size_t n;
+    while (*s && (n = utf8_length(s)) > 0)
+        s += n;
+    return *s == '\0';
 }
 
 /* Copy a field whole or not at all: half an ETag is worse than none. */
@@ -795,6 +782,7 @@ static usec stall_bound(int i) {
 static void turn_end(struct fetcher *f) {
     struct meter *m = &f->meter;
     usec stall = f->now - m->began;
+    uint64_t serial;
     int i = 0;
     while (i < FETCHER_BUCKETS - 1 && stall >= stall_bound(i))
         i++;
@@ -804,10 +792,15 @@ static void turn_end(struct fetcher *f) {
         m->record_us = stall;
         m->record = m->worst;
     }
+    serial = f->serial;
     if (m->trace)
         trace_line(f, stall);
+    f->more |= f->serial != serial;     /* the trace's callback has started something */
     f->busy = false;
 }
+
+/* What the network does in a turn stands below: what is due, what has ended, what waits. */
+static void guest_kick(struct fetcher *f), finish_phase(struct fetcher *f), start_phase(struct fetcher *f);
 
 static void turn(struct fetcher *f) {
     turn_begin(f);
@@ -816,10 +809,10 @@ static void turn(struct fetcher *f) {
     f->slice_end = f->now + SLICE_US;
     run_timers(f);
     f->slice_end = f->now + SLICE_US;
-    f->guest->kick(f);
+    guest_kick(f);
     serve(f, GUEST, IN_SOCKETS);
-    f->guest->finish(f);
-    f->guest->start(f);
+    finish_phase(f);
+    start_phase(f);
     turn_end(f);
 }
 
@@ -1112,15 +1105,10 @@ static bool hashed_directory(const char *path) {
 }
 
 /* http and https only, for redirects as well: other schemes block (telnet, file), or reach what a
- * URL from outside must not. The masks are old, and quick; a libcurl without them has the lists. A
- * libcurl without TLS refuses a list that names https. */
+ * URL from outside must not. The masks are old, and quick; a libcurl without them has the lists. */
 static unsigned set_protocols(CURL *easy, int mask, int list) {
     CURLcode c = (curl_easy_setopt)(easy, (CURLoption)mask, (long)PROTOCOL_HTTP_HTTPS);
-    if (c == CURLE_UNKNOWN_OPTION)
-        c = (curl_easy_setopt)(easy, (CURLoption)list, "http,https");
-    if (c == CURLE_UNSUPPORTED_PROTOCOL || c == CURLE_BAD_FUNCTION_ARGUMENT)
-        c = (curl_easy_setopt)(easy, (CURLoption)list, "http");
-    return c;
+    return c == CURLE_UNKNOWN_OPTION ? (curl_easy_setopt)(easy, (CURLoption)list, "http,https") : c;
 }
 
 /* libcurl reads into a buffer for each handle. A big one saves system calls: measured with 1 GiB, 256 KiB
@@ -1178,6 +1166,13 @@ static void attempt_free(struct attempt *a) {
     free(a);
 }
 
+/* How long did it take until the way to the server was open, and the request could go out? 0: it isn't. */
+static usec connect_time(const struct attempt *a) {
+    curl_off_t ready = 0;
+    curl_easy_getinfo(a->easy, CURLINFO_PRETRANSFER_TIME_T, &ready);
+    return ready;
+}
+
 /* Hand a handle to libcurl. The one kick lets it begin: without, a hundred new handles would all
  * begin in one call, outside any slice. */
 static int attempt_launch(struct attempt *a) {
@@ -1186,6 +1181,10 @@ static int attempt_launch(struct attempt *a) {
     a->all.key = (int64_t)++f->serial;
     tree_add(&f->attempts, &a->all);
     socket_action(f, CURL_SOCKET_TIMEOUT, 0);
+    if (a->lookup != LOOKUP_RUNNING && connect_time(a) > 0) {   /* by a connection that was there */
+        lookup_over(a);
+        scout_over(a, true);
+    }
     return 0;
 }
 
@@ -1382,18 +1381,16 @@ static const char *url_origin(const char *url, char *origin, size_t room) {
 }
 
 static const char *url_look(const char *url, char *origin, size_t room) {
-    size_t n = strlen(url);
-    if (n > URL_MAX) return "the URL is too long";
-    for (size_t i = 0; i < n; i++)
-        if ((unsigned char)url[i] <= ' ' || url[i] == 0x7f)
+    for (const char *s = url; *s; s++)
+        if ((unsigned char)*s <= ' ' || *s == 0x7f)
             return "not a URL: a space or control character is in it";
-    return url_origin(url, origin, room);
+    return strlen(url) > URL_MAX ? "the URL is too long" : url_origin(url, origin, room);
 }
 
 /* Was the scheme left out? "example.org/x" is what people type: a host with a dot, or localhost. */
 static bool url_lacks_scheme(const char *url) {
     size_t n = strcspn(url, ":/?#");
-    return !strstr(url, "://") && n > 0 &&
+    return strncmp(url + n, "://", 3) != 0 && n > 0 &&
            (memchr(url, '.', n) || (n == 9 && strncmp(url, "localhost", 9) == 0));
 }
 
@@ -1531,9 +1528,24 @@ static const char *validator(struct body *b) {
     return modified_is_sure(b) ? b->modified : NULL;
 }
 
+static const char *request_method(const struct fetcher_request *rq) {
+    return rq->method ? rq->method : rq->body ? "POST" : "GET";
+}
+
+static bool is_head(const struct transfer *t) {
+    return strcmp(request_method(&t->rq), "HEAD") == 0;
+}
+
 static int ask_again(struct attempt *a) {
     a->again = true;
     return -1;
+}
+
+/* Is an answer about another document than the one we have a part of? */
+static bool document_differs(const struct head *h, const struct body *b) {
+    bool etags = h->etag[0] && b->etag[0], strong = etags && h->etag[0] == '"' && b->etag[0] == '"';
+    if (etags && strcmp(h->etag, b->etag)) return true;
+    return !strong && h->modified[0] && b->modified[0] && strcmp(h->modified, b->modified);
 }
 
 /* A 206 continues what we have only if it starts where we stopped, and is of the same document. A
@@ -1544,13 +1556,14 @@ static int accept_part(struct attempt *a) {
     if (!a->ranged)
         return a->transfer->own_range ? 0 : fail(a->transfer, FETCHER_PROTOCOL,
                                                  "the server sent a part that was not asked for");
-    if (h->range_first != b->have || (h->etag[0] && b->etag[0] && strcmp(h->etag, b->etag)) ||
+    if (h->range_first != b->have || document_differs(h, b) ||
         (h->range_total >= 0 && b->length >= 0 && h->range_total != b->length)) {
         b->no_range = true;
         return ask_again(a);
     }
     if (h->range_total >= 0)
         b->length = h->range_total;
+    b->skip = 0;
     return 0;
 }
 
@@ -1612,7 +1625,7 @@ static int decide(struct attempt *a) {
     if (status < 200 || status > 299) return accept_error(a);
     t->body->whole = false;
     if ((status == 206 ? accept_part(a) : accept_whole(a)) < 0) return -1;
-    if (t->rq.max_bytes >= 0 && t->body->length > t->rq.max_bytes)
+    if (t->rq.max_bytes >= 0 && t->body->length > t->rq.max_bytes && !is_head(t))
         return fail(t, FETCHER_TOO_BIG, "%" PRId64 " bytes are more than allowed", t->body->length);
     return t->sink->begin(t);
 }
@@ -1658,10 +1671,11 @@ static void count_bytes(struct fetcher *f, struct transfer *t, size_t n) {
 
 static int body_take(struct attempt *a, const char *data, size_t n) {
     struct transfer *t = a->transfer;
-    if (!a->head.decided && decide(a) < 0) return -1;
+    int64_t fresh = (int64_t)n > t->body->skip ? (int64_t)n - t->body->skip : 0;
+    if (a->again || (!a->head.decided && decide(a) < 0)) return -1;
     if (a->complete || (t->code != FETCHER_OK && !t->body->page))   /* nobody wants it */
         return (a->drained += n) > DRAIN_MAX ? -1 : 0;
-    if (t->rq.max_bytes >= 0 && (int64_t)n > t->rq.max_bytes - t->body->have)
+    if (t->rq.max_bytes >= 0 && fresh > t->rq.max_bytes - t->body->have)
         return fail(t, FETCHER_TOO_BIG, "more than %" PRId64 " bytes", t->rq.max_bytes);
     return t->sink->take(t, data, n);
 }
@@ -1786,13 +1800,10 @@ static int add_conditions(struct attempt *a) {
     if (b->whole && b->modified[0]) return header_add(a, "If-Modified-Since: ", b->modified);
     if (b->whole || b->have == 0 || b->no_range || !validator(b)) return 0;
     a->ranged = true;
+    a->from = b->have;
     snprintf(range, sizeof range, "%" PRId64 "-", b->have);
     return header_add(a, "Range: bytes=", range) < 0 ? -1 :
            header_add(a, "If-Range: ", validator(b));
-}
-
-static const char *request_method(const struct fetcher_request *rq) {
-    return rq->method ? rq->method : rq->body ? "POST" : "GET";
 }
 
 static unsigned set_request(struct attempt *a) {
@@ -1846,13 +1857,6 @@ static usec limit_us(int64_t ms) {
     return ms < 0 || ms > FOREVER / 1000 ? FOREVER : ms * 1000;
 }
 
-/* Is the way to the server open, so that the request could go out? */
-static bool attempt_connected(const struct attempt *a) {
-    curl_off_t ready = 0;
-    curl_easy_getinfo(a->easy, CURLINFO_PRETRANSFER_TIME_T, &ready);
-    return ready > 0 || a->head_bytes > 0;
-}
-
 /* When does the running attempt run into a limit? Until it is connected connect_ms counts, then the
  * silence; but bytes of its own that go out are no silence, nor is a reader that paused it. */
 static usec attempt_deadline(struct attempt *a) {
@@ -1866,8 +1870,9 @@ static usec attempt_deadline(struct attempt *a) {
     }
     if (a->transfer->held)
         due = a->f->now + FOREVER;
-    else if (attempt_connected(a))
-        due = a->f->now + limit_us(rq->stall_ms) - (listening(a->f) - a->moved);
+    else if (connect_time(a) > 0 || a->head_bytes > 0)
+        due = a->f->now + limit_us(rq->stall_ms) - (listening(a->f) - a->moved) +
+              (a->head_bytes ? 0 : connect_time(a));
     else
         due = a->began + limit_us(rq->connect_ms);
     return due < total ? due : total;
@@ -1883,7 +1888,7 @@ static void fail_timeout(struct fetcher *f, struct transfer *t) {
     const struct fetcher_request *rq = &t->rq;
     if (f->now - t->began >= limit_us(rq->total_ms))
         fail(t, FETCHER_TIMEOUT, "not done after %g s", MS(rq->total_ms));
-    else if (attempt_connected(t->attempt))
+    else if (connect_time(t->attempt) > 0 || t->attempt->head_bytes > 0)
         fail(t, FETCHER_TIMEOUT, "stalled: no data for %g s", MS(rq->stall_ms));
     else
         fail(t, FETCHER_TIMEOUT, "no connection after %g s", MS(rq->connect_ms));
@@ -1929,6 +1934,14 @@ static enum fetcher_code code_of(const struct attempt *a, CURLcode c) {
     return FETCHER_OTHER;
 }
 
+static void fail_cut_short(struct transfer *t, const char *why) {
+    if (t->body->length > 0)
+        fail(t, FETCHER_CUT_SHORT, "cut short after %" PRId64 " of %" PRId64 " bytes", t->body->have,
+             t->body->length);
+    else
+        fail(t, FETCHER_CUT_SHORT, "cut short: %s", why);
+}
+
 /* Say it in words for a person: what, where (that may be where a redirect led), and why. */
 static void fail_curl(struct attempt *a, CURLcode c) {
     struct transfer *t = a->transfer;
@@ -1947,13 +1960,12 @@ static void fail_curl(struct attempt *a, CURLcode c) {
         fail(t, code, "could not connect to %s: %s", host, os ? strerror((int)os) : why);
     else if (code == FETCHER_TLS)
         fail(t, code, "cannot trust %s: %s", host, why);
-    else if (code == FETCHER_CUT_SHORT && t->body->length > 0)
-        fail(t, code, "cut short after %" PRId64 " of %" PRId64 " bytes", t->body->have,
-             t->body->length);
+    else if (code == FETCHER_CUT_SHORT)
+        fail_cut_short(t, why);
     else if (code == FETCHER_REDIRECT)
         fail(t, code, "a redirect can't be followed: %s", why);
     else
-        fail(t, code, code == FETCHER_CUT_SHORT ? "cut short: %s" : "%s", why);
+        fail(t, code, "%s", why);
 }
 
 static bool listed(const char *what, const char *list) {
@@ -2000,8 +2012,9 @@ static void retry_later(struct fetcher *f, struct transfer *t) {
 
 /* =========================================================================================== Files
  * A file appears under its name only when it is whole. Its first 16 KiB stay in memory, so that a
- * small file is made, written and renamed in one go; a larger one grows in NAME.part. Beside a big
- * one stands NAME.part.meta, which says what the bytes belong to, for another process to go on.
+ * small file is made, written and renamed in one go; a larger one grows in NAME.part. Beside it stands
+ * NAME.part.meta, which says what the bytes belong to: so another process can go on, and no file of
+ * somebody else's is taken for one of ours.
  *
  * A .part is locked while it is written. Names come from outside and are made safe, no symbolic link
  * is followed, and what is in the way is gone round or refused, not overwritten. write() to a file
@@ -2045,21 +2058,12 @@ static const char *read_value(const char *s, char *to, size_t room) {
     return s;
 }
 
-/* The value of filename*: charset'language'percent-encoded (RFC 8187). Latin-1 is made UTF-8. */
+/* The value of filename*: charset'language'percent-encoded (RFC 8187, which knows UTF-8 only). */
 static void read_extended(char *value, size_t room) {
-    bool latin = strncasecmp(value, "iso-8859-1'", 11) == 0;
     char *text = strchr(value, '\''), *plain = NULL;
-    size_t n = 0;
-    int size;
-    if (!text || (text = strchr(text + 1, '\'')) == NULL ||
-        (plain = curl_easy_unescape(NULL, text + 1, 0, &size)) == NULL)
-        return;
-    for (unsigned char *c = (unsigned char *)plain; *c && n + 2 < room; c++) {
-        if (latin && *c >= 0x80)
-            value[n++] = (char)(0xc0 | *c >> 6);
-        value[n++] = (char)(latin && *c >= 0x80 ? 0x80 | (*c & 0x3f) : *c);
-    }
-    value[n] = '\0';
+    text = text ? strchr(text + 1, '\'') : NULL;
+    if (text && (plain = curl_easy_unescape(NULL, text + 1, 0, NULL)) != NULL)
+        text_field(value, room, plain);
     curl_free(plain);
 }
 
@@ -2141,26 +2145,27 @@ struct meta {
     int64_t length;
 };
 
-/* False: there is none. */
+/* False: there is none, or an empty one. Without a url: it is none of ours. */
 static bool meta_read(const char *part, struct meta *m) {
-    char *path = text_join(part, ".meta"), *line[3] = {m->text, NULL, NULL};
+    char *path = text_join(part, ".meta"), *end;
     int fd = path ? open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC) : -1;
     ssize_t n = fd < 0 ? -1 : read(fd, m->text, sizeof m->text - 1);
+    const char *length;
     free(path);
-    if (fd < 0) return false;
-    close(fd);
-    m->text[n < 0 ? 0 : n] = '\0';
-    for (int i = 0; i < 3; i++) {
-        line[i] = i == 0 ? m->text : line[i - 1] + strlen(line[i - 1]) + 1;
-        if ((path = strchr(line[i], '\n')) == NULL) {
-            line[0] = line[1] = line[2] = strcpy(m->text, "");
-            break;
-        }
-        *path = '\0';
-    }
-    m->url = line[0];
-    m->validator = line[1];
-    m->length = text_number((const char **)&line[2]);
+    if (fd >= 0)
+        close(fd);
+    if (n <= 0) return false;
+    m->text[n] = '\0';
+    m->url = "";
+    if (strncmp(m->text, "http", 4) != 0 || (end = strchr(m->text, '\n')) == NULL) return true;
+    *end = '\0';
+    m->validator = end + 1;
+    if ((end = strchr(end + 1, '\n')) == NULL) return true;
+    *end = '\0';
+    length = end + 1;
+    m->length = text_number(&length);
+    if (*length == '\n' || strcmp(length, "-1\n") == 0)
+        m->url = m->text;
     return true;
 }
 
@@ -2172,12 +2177,14 @@ static void meta_remove(struct body *b) {
     b->meta = false;
 }
 
-/* Written in one piece, while the .part has nothing but bytes of this answer: so it never speaks of
- * others. Best effort (the disk may be full): without one the download works, and can't be continued by
- * another process. */
+/* Written in one piece, while the .part is empty: so it never speaks of bytes that are not there. Best
+ * effort (the disk may be full, or the name taken by somebody's file): without one the download works,
+ * and can't be continued by another process. */
 static void meta_write(struct transfer *t) {
     struct body *b = t->body;
-    char text[4096], *path = text_join(b->part, ".meta");
+    struct meta there;
+    bool foreign = !b->meta && meta_read(b->part, &there) && !*there.url;
+    char text[4096], *path = foreign ? NULL : text_join(b->part, ".meta");
     int fd = path ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
                          0600) : -1;
     int n = snprintf(text, sizeof text, "%s\n%s\n%" PRId64 "\n", shown_url(t),
@@ -2217,21 +2224,19 @@ static int part_lock(const char *part, int flags) {
     if (fd < 0) return -1;
     if (flock(fd, LOCK_EX | LOCK_NB) < 0)
         why = errno;
-    else if ((flags & O_EXCL) ||
-             (lstat(part, &st) == 0 && S_ISREG(st.st_mode) && same_file(fd, &st)))
+    else if (lstat(part, &st) == 0 && S_ISREG(st.st_mode) && same_file(fd, &st))
         return fd_make_room(fd);
     close(fd);
     return err(why);
 }
 
-/* May a .part that is there already be used? Not if it is big and has no .meta: then it is somebody's
- * file that only looks like one of ours. And what another URL left behind is only given up where the
- * name was asked for. */
+/* May a .part that is there already be used? Only with a .meta: otherwise it is somebody's file that is
+ * named like one of ours. And what another URL left is only given up where its name was asked for. */
 static bool part_usable(struct transfer *t, int fd, const char *part) {
     struct meta m;
     struct stat st;
-    if (!meta_read(part, &m)) return fstat(fd, &st) == 0 && st.st_size < META_MIN;
-    return !in_directory(t) || *m.url == '\0' || strcmp(m.url, shown_url(t)) == 0;
+    if (fstat(fd, &st) == 0 && st.st_size == 0) return true;
+    return meta_read(part, &m) && *m.url && (!in_directory(t) || strcmp(m.url, shown_url(t)) == 0);
 }
 
 /* Something is in the way of this .part: try it again (0), or the next number (1), or fail (-1). */
@@ -2302,8 +2307,7 @@ static int part_find(struct transfer *t) {
         if (errno == ENOENT) {          /* killed after the rename: only the .meta is left */
             b->meta = true;
             meta_remove(b);
-        } else if (part_obstacle(t, b->part, true) < 0)
-            return -1;
+        } else if (part_obstacle(t, b->part, true) < 0) return -1;
     }
     part_continue(t, &m);
     return 0;
@@ -2322,11 +2326,13 @@ static int part_write(struct transfer *t, const char *data, size_t n) {
     return 0;
 }
 
-/* From here on the file grows on disk: what is in memory moves there. */
-static int part_spill(struct transfer *t) {
+/* What is in memory moves to disk; with a .meta, if more is to come. */
+static int part_spill(struct transfer *t, bool more) {
     struct body *b = t->body;
     size_t n = (size_t)b->have;
     if (part_open(t) < 0) return -1;
+    if (more)
+        meta_write(t);
     b->have = 0;
     if (part_write(t, b->data, n) < 0) return -1;
     free(b->data);
@@ -2353,7 +2359,7 @@ static int file_open(struct transfer *t) {
     int result;
     if (b->base) {                      /* not the first attempt */
         free(name);
-        return 0;
+        return file_look(t);
     }
     result = path_set(t, &b->base, name);
     free(name);
@@ -2381,11 +2387,7 @@ static int file_begin(struct transfer *t) {
 static int file_take(struct transfer *t, const char *data, size_t n) {
     struct body *b = t->body;
     if (b->fd < 0 && b->have + (int64_t)n <= SMALL_MAX) return memory_take(t, data, n);
-    if (b->fd < 0) {
-        if (part_spill(t) < 0) return -1;
-        if (b->length < 0 || b->length >= META_MIN)
-            meta_write(t);
-    }
+    if (b->fd < 0 && part_spill(t, true) < 0) return -1;
     return part_write(t, data, n);
 }
 
@@ -2454,7 +2456,8 @@ static int file_place(struct transfer *t) {
     if ((replaces(t) ? rename(b->part, b->path) : rename_new(b->part, b->path)) == 0) return 0;
     if (replaces(t) || errno != EEXIST) return fail_file(t, "make", b->path);
     t->unchanged = true;                /* to be skipped, but its name came late */
-    return unlink(b->part);
+    unlink(b->part);
+    return 0;
 }
 
 /* Some file systems tell of a full disk only when a file is closed; but to close this one gives up the
@@ -2463,7 +2466,7 @@ static int file_place(struct transfer *t) {
 static int file_commit(struct transfer *t) {
     struct body *b = t->body;
     int fd, copy;
-    if (b->fd < 0 && part_spill(t) < 0) return -1;
+    if (b->fd < 0 && part_spill(t, false) < 0) return -1;
     file_set_time(t);
     if (replaces(t) && (copy = dup(b->fd)) >= 0 && close(copy) < 0)
         return fail_file(t, "write", b->part);
@@ -2475,7 +2478,7 @@ static int file_commit(struct transfer *t) {
         unlink(b->path);
         return fail_file(t, "write", b->path);
     }
-    b->placed = true;
+    b->placed |= !t->unchanged;
     return 0;
 }
 
@@ -2584,15 +2587,14 @@ static usec time_of(CURL *easy, CURLINFO info) {
 }
 
 /* What only libcurl knows. Returns what is to be freed after the callback. */
-static char *result_from_curl(struct transfer *t, struct fetcher_result *r) {
+static char *result_from_curl(struct transfer *t, struct fetcher_result *r, char *clean, size_t room) {
     CURL *e = t->attempt->easy;
     char *url = NULL, *type = NULL, *shown = NULL;
     curl_easy_getinfo(e, CURLINFO_EFFECTIVE_URL, &url);
     curl_easy_getinfo(e, CURLINFO_CONTENT_TYPE, &type);
     if (url && strcmp(url, t->rq.url) != 0 && (shown = url_shown(url)) != NULL)
         r->final_url = shown;
-    if (type)
-        r->content_type = type;
+    text_clean(clean, room, type ? type : "", '?');
     r->lookup_us = time_of(e, CURLINFO_NAMELOOKUP_TIME_T);
     r->connect_us = time_of(e, CURLINFO_CONNECT_TIME_T);
     r->tls_us = time_of(e, CURLINFO_APPCONNECT_TIME_T);
@@ -2604,10 +2606,11 @@ static char *result_from_curl(struct transfer *t, struct fetcher_result *r) {
 static void tell(struct fetcher *f, struct transfer *t, bool last) {
     struct body *b = t->body;
     bool memory = b && b->data && !t->rq.path;
+    char type[200] = "";
     struct fetcher_result r = {
         .id = (fetcher_id)t->id.key, .code = t->code, .status = t->status,
         .message = t->code ? t->message : t->unchanged ? "unchanged" : "done",
-        .url = shown_url(t), .final_url = shown_url(t), .content_type = "",
+        .url = shown_url(t), .final_url = shown_url(t), .content_type = type,
         .path = b && t->code == FETCHER_OK ? b->path : NULL,
         .data = memory ? b->data : NULL, .size = memory ? (size_t)b->have : 0,
         .bytes = b ? b->have : 0, .received = t->received, .attempts = t->attempts,
@@ -2615,15 +2618,15 @@ static void tell(struct fetcher *f, struct transfer *t, bool last) {
     };
     char *allocated = NULL;
     if (t->attempt)
-        allocated = result_from_curl(t, &r);
+        allocated = result_from_curl(t, &r, type, sizeof type);
     if (t->rq.on_done)
         t->rq.on_done(f, &r, t->rq.arg);
     free(allocated);
 }
 
-/* Tell, and then sleep until the next round, or go. Before the callback runs all is in order, since
- * it may do what it likes. */
-static void round_over(struct fetcher *f, struct transfer *t) {
+/* Tell, and then sleep until the next round, or go (false). Before the callback runs all is in order,
+ * since it may do what it likes. */
+static bool round_over(struct fetcher *f, struct transfer *t) {
     bool last = !t->rq.every_ms || t->code == FETCHER_CANCELLED || !t->host;
     *(t->code == FETCHER_OK ? &f->done : t->code == FETCHER_CANCELLED ? &f->cancelled : &f->failed)
         += 1;
@@ -2642,6 +2645,7 @@ static void round_over(struct fetcher *f, struct transfer *t) {
             body_next_round(t);
         sleep_until_round(f, t);
     }
+    return !last;
 }
 
 static void cancel_now(struct fetcher *f, struct transfer *t) {
@@ -2651,34 +2655,44 @@ static void cancel_now(struct fetcher *f, struct transfer *t) {
     round_over(f, t);
 }
 
-/* libcurl is done with it: was that good? */
+/* libcurl is done with it: was that good? It knows the length of the answer only, and that may be of a
+ * part that ends before the document does; then there is more to ask for. */
 static void judge(struct attempt *a) {
-    if (a->result != CURLE_OK && !a->again)
+    struct transfer *t = a->transfer;
+    struct body *b = t->body;
+    if (a->result != CURLE_OK && !a->again && !a->complete)
         fail_curl(a, a->result);
     else if (!a->head.decided)
         decide(a);                      /* an answer without a body */
+    if (t->code != FETCHER_OK || a->again || t->unchanged || t->own_range || is_head(t) ||
+        b->length <= b->have)
+        return;
+    if (a->ranged && b->have > a->from)
+        ask_again(a);
+    else
+        fail_cut_short(t, "");
 }
 
-static void attempt_over(struct fetcher *f, struct transfer *t) {
-    bool again;
+/* An attempt has come to its end, and maybe the transfer (false). One whose reader has paused it goes
+ * on only when that says so. */
+static bool attempt_over(struct fetcher *f, struct transfer *t) {
+    bool again, held = t->held;
     if (t->attempt && t->attempt->done)
         judge(t->attempt);
     again = t->attempt && t->attempt->again;
     t->want &= ~(unsigned)WANT_END;
     transfer_stop(f, t);
-    if (again) {
-        attempt_forget(t);
-        enqueue(f, t, true);
-        return;
-    }
-    if (t->code == FETCHER_OK && !t->unchanged)
+    if (!again && t->code == FETCHER_OK && !t->unchanged)
         t->sink->commit(t);
-    if (t->code == FETCHER_OK || !t->host || !may_retry(f, t)) {
-        round_over(f, t);
-        return;
-    }
+    if (!again && (t->code == FETCHER_OK || !t->host || !may_retry(f, t))) return round_over(f, t);
     attempt_forget(t);
-    retry_later(f, t);
+    if (held)
+        set_state(f, t, FETCHER_PAUSED);
+    else if (again)
+        enqueue(f, t, true);
+    else
+        retry_later(f, t);
+    return true;
 }
 
 /* -- the beginning -------------------------------------------------------------------------------- */
@@ -2786,8 +2800,13 @@ static void pause_now(struct fetcher *f, struct transfer *t) {
 /* Data that was held comes from inside curl_easy_pause. Before 7.65 libcurl then forgets to look at
  * the socket again. */
 static void let_go(struct fetcher *f, struct attempt *a) {
+    CURLcode c;
     tree_remove(&f->breathless, &a->breath);
-    curl_easy_pause(a->easy, CURLPAUSE_CONT);
+    if ((c = curl_easy_pause(a->easy, CURLPAUSE_CONT)) != CURLE_OK) {
+        a->done = true;                 /* it says so here, and nowhere else */
+        a->result = c;
+        mark(f, a->transfer, WANT_END);
+    }
     for (int fd = 0; fd <= f->top && f->curl_version < 0x074100; fd++)
         if (f->watch[fd].class == GUEST)
             socket_action(f, fd, CURL_CSELECT_IN);
@@ -2816,9 +2835,11 @@ static void attend(struct fetcher *f, struct transfer *t) {
         host_place(f, t->host);         /* a lookup may be over */
     if (want & WANT_CANCEL)
         cancel_now(f, t);
-    else if (want & WANT_END)
-        attempt_over(f, t);
-    else if (want & WANT_PAUSE)
+    else if (want & WANT_END) {
+        want &= WANT_PAUSE | WANT_RESUME;       /* for what goes on after the attempt */
+        if (attempt_over(f, t) && want && !(t->want & (WANT_PAUSE | WANT_RESUME)))
+            mark(f, t, want);
+    } else if (want & WANT_PAUSE)
         pause_now(f, t);
     else if (want & WANT_RESUME)
         resume_now(f, t);
@@ -2835,8 +2856,6 @@ static void finish_phase(struct fetcher *f) {
         step_done(f, IN_FINISH, -1);
     }
 }
-
-static const struct guest curl_guest = {guest_kick, finish_phase, start_phase};
 
 /* -- the caller's side ---------------------------------------------------------------------------- */
 
@@ -2926,7 +2945,8 @@ static struct transfer *transfer_new(struct fetcher *f, const struct fetcher_req
     t->timer.cb = transfer_due;
     t->timer.arg = t;
     wrong = url_look(t->rq.url, origin, sizeof origin);
-    if ((wrong || strchr(t->rq.url, '@')) && (t->shown = url_shown(t->rq.url)) == NULL) {
+    if ((wrong || strchr(t->rq.url, '@') || !text_is_clean(t->rq.url)) &&
+        (t->shown = url_shown(t->rq.url)) == NULL) {
         free(t);
         return NULL;
     }
@@ -3016,7 +3036,7 @@ int fetcher_priority(struct fetcher *f, fetcher_id id, int priority) {
 
 /* A new rate begins without debts. */
 static void rate_set(struct fetcher *f, int64_t rate) {
-    f->rate = rate < 0 ? 0 : rate;
+    f->rate = rate < 0 || rate > INT64_MAX / 2000000 ? 0 : rate;       /* times a second, in us */
     f->budget = 0;
     f->filled = f->now;
     timer_disarm(f, &f->hear);
@@ -3081,7 +3101,6 @@ struct fetcher *fetcher_new(void) {
         return NULL;
     }
     f->top = f->pipe[0] = f->pipe[1] = -1;
-    f->guest = &curl_guest;
     f->limit_total = 16;
     f->limit_host = 6;
     f->capacity = fd_capacity();
@@ -3174,7 +3193,8 @@ static void out_flush(struct fetcher *f, struct out *o, bool ready) {
         done += n > 0 ? (size_t)n : 0;
         ready = false;
     }
-    memmove(o->data, o->data + done, o->used - done);
+    if (done)
+        memmove(o->data, o->data + done, o->used - done);
     o->used = o->error ? 0 : o->used - done;
     if (o->watched != (o->used > 0))
         (void)fetcher_watch(f, o->fd, (o->watched = o->used > 0) ? FETCHER_WRITE : 0, out_ready, o);
@@ -3337,6 +3357,7 @@ static int read_data(char **data, const char *text) {
     *data = all;
     if (used > 0)
         all[used++] = '&';
+    all[used] = '\0';
     if (!file)
         strcpy(all + used, text);
     for (; file && (c = getc(file)) != EOF; *data = all) {
@@ -3448,16 +3469,14 @@ static int help(void) {
     return fflush(stdout) || ferror(stdout) ? 1 : 0;
 }
 
-static const char *resolver_kind(const curl_version_info_data *v) {
-    return !(v->features & CURL_VERSION_ASYNCHDNS) ? "blocking: a slow name lookup holds up everything"
-           : v->ares_num ? "c-ares" : "a thread of libcurl's for each lookup";
-}
-
 static int version(void) {
     const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
+    const char *resolver = !(v->features & CURL_VERSION_ASYNCHDNS)
+                         ? "blocking: a slow name lookup holds up everything"
+                         : v->ares_num ? "c-ares" : "a thread of libcurl's for each lookup";
     printf("fetcher %s\nlibcurl %s, TLS: %s, name lookups: %s\n\n"
            "License 0BSD: do with it what you like. There is no warranty.\n", FETCHER_VERSION,
-           v->version, v->ssl_version ? v->ssl_version : "none", resolver_kind(v));
+           v->version, v->ssl_version ? v->ssl_version : "none", resolver);
     return fflush(stdout) || ferror(stdout) ? 1 : 0;
 }
 
@@ -3656,7 +3675,7 @@ static char *job_path(const struct settings *s, const char *name) {
 
 static void job_start(struct program *p, const char *url, const char *name) {
     struct job *j = calloc(1, sizeof *j);
-    bool stream = name && (strcmp(name, "-") == 0 || strcmp(name, "/dev/null") == 0);
+    bool stream = p->s.output && listed(p->s.output, "- /dev/null");
     char *path = stream ? NULL : job_path(&p->s, name);
     struct fetcher_request rq = job_request(&p->s);
     rq.url = url;
@@ -3671,7 +3690,7 @@ static void job_start(struct program *p, const char *url, const char *name) {
     if (j && j->id)
         tree_add(&p->jobs, &j->number);
     else {
-        complain(p, url, strerror(errno));
+        complain(p, "cannot start a transfer", strerror(errno));
         p->status = 1;
         free(j);
     }
@@ -3752,8 +3771,6 @@ static void list_read(struct program *p) {
     }
 }
 
-static void list_watch(struct program *p, bool on);
-
 static void list_ready(struct fetcher *f, int fd, int events, void *arg) {
     struct program *p = arg;
     (void)fd, (void)events;
@@ -3767,6 +3784,12 @@ static void list_watch(struct program *p, bool on) {
     p->list.watched = on;
 }
 
+static void list_end(struct program *p) {
+    list_watch(p, false);
+    p->list.eof = true;
+    p->list.begin = p->list.end = 0;
+}
+
 /* The list is read only as fast as the queue drains: a pipe of a million URLs is never held in memory.
  * A regular file would always be ready, so it is read when there is room. */
 static void feed(struct fetcher *f, void *arg) {
@@ -3774,7 +3797,7 @@ static void feed(struct fetcher *f, void *arg) {
     struct list *l = &p->list;
     size_t window = p->s.jobs > 500 ? (size_t)p->s.jobs * 2 : 1000;
     bool room, line = true;
-    while ((room = fetcher_count(f) < window && !out_full(&p->out)) && ((line = list_take(p)) ||
+    while ((room = !p->out.error && fetcher_count(f) < window && !out_full(&p->out)) && ((line = list_take(p)) ||
            (!l->eof && !l->polled)))
         if (!line)
             list_read(p);
@@ -3797,16 +3820,6 @@ static int list_open(struct program *p) {
 
 /* -- on the way ------------------------------------------------------------------------------------ */
 
-/* 1:05 or 2:03:04. */
-static const char *time_text(char *to, size_t room, double seconds) {
-    long s = seconds < 360000 ? (long)seconds : 359999;
-    if (s >= 3600)
-        snprintf(to, room, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
-    else
-        snprintf(to, room, "%ld:%02ld", s / 60, s % 60);
-    return to;
-}
-
 /* Seconds left: of a single file by its bytes, of many by their number. */
 static double time_left(struct program *p, const struct fetcher_stats *st) {
     struct fetcher_info info;
@@ -3825,8 +3838,8 @@ static void progress(struct fetcher *f, void *arg) {
     char got[32], speed[32], left[32] = "-:--";
     double seconds = (double)(f->now - p->began) / 1e6, rest;
     fetcher_stats(f, &st);
-    if ((rest = time_left(p, &st)) >= 0)
-        time_text(left, sizeof left, rest);
+    if ((rest = time_left(p, &st)) >= 0 && rest < 360000)
+        snprintf(left, sizeof left, "%d:%02d", (int)rest / 60, (int)rest % 60);
     if (p->err.used == 0)
         out_printf(&p->err, "\r%" PRIu64 "/%" PRId64 "%s done, %" PRIu64 " failed  %s  %s/s  %s left\033[K",
                    st.done, p->started, p->list.eof ? "" : "+", st.failed,
@@ -3845,9 +3858,7 @@ static void trace(struct fetcher *f, const char *line, void *arg) {
 /* The first signal ends it cleanly: what is there of a file is kept. */
 static void interrupted(struct fetcher *f, void *arg) {
     struct program *p = arg;
-    list_watch(p, false);
-    p->list.eof = true;
-    p->list.begin = p->list.end = 0;
+    list_end(p);
     for (struct node *n = tree_first(p->jobs); n; n = tree_from(p->jobs, n->key + 1, 0))
         (void)fetcher_cancel(f, container_of(n, struct job, number)->id);
     p->status = 128 + (int)signals_seen;
@@ -3935,6 +3946,7 @@ static int program_open(struct program *p) {
 
 static int program_close(struct program *p) {
     const char *why = p->out.error ? strerror(p->out.error) : NULL;
+    list_end(p);
     if (p->progress)
         out_printf(&p->err, "\r\033[K");
     if (p->s.stats)
