@@ -38,6 +38,6 @@ uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/fetcher
 
 clean:
-	rm -rf fetcher fetcher.o test_fetcher .build
+	rm -rf fetcher fetcher.o test_fetcher .build demo
 
 .PHONY: test demo bench install uninstall clean

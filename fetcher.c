@@ -53,9 +53,9 @@
 #endif
 
 #include <ctype.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdarg.h>
@@ -174,6 +174,7 @@ enum {
 };
 #define HOUR_US (3600 * (usec)1000000)
 #define FOREVER (INT64_MAX / 4)         /* may be added to a time */
+#define TIMER_ID ((int64_t)1 << 62)     /* no id of a timer is one of a transfer */
 
 #define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
 
@@ -342,7 +343,7 @@ struct fetcher {
     struct node *timers, *timer_ids;
     usec now, skew;             /* the turn's clock, and what is added to it */
     usec turn_now;              /* when the turn began, and the timers made until then */
-    uint64_t turn_serial, serial;       /* ids and orders of arrival */
+    uint64_t turn_serial, serial;       /* of everything that comes in an order */
 
     int pipe[2];                /* the self-pipe: read, write */
 
@@ -370,7 +371,7 @@ struct fetcher {
     usec deaf_since, deaf_sum;  /* ... since then; all together, until then */
     struct timer hear;
     size_t count, waiting;
-    uint64_t done, failed, cancelled, random;
+    uint64_t last_id, done, failed, cancelled, random;
     int64_t received;
 };
 
@@ -429,9 +430,7 @@ static struct node *tree_from(struct node *n, int64_t key, uint64_t seq) {
     return best;
 }
 
-static struct node *tree_first(struct node *n) {
-    return tree_from(n, INT64_MIN, 0);
-}
+static struct node *tree_first(struct node *n) { return tree_from(n, INT64_MIN, 0); }
 
 static struct node *tree_find(struct node *n, uint64_t id) {
     n = tree_from(n, (int64_t)id, 0);
@@ -577,17 +576,9 @@ static void watch_drop_closed(struct fetcher *f) {
  * Deadlines on the monotonic clock. A timer stands inside what it belongs to, or is made by
  * fetcher_timer.
  */
-static void clock_read(struct fetcher *f) {
-    f->now = clock_us() + f->skew;
-}
-
-int64_t fetcher_now(struct fetcher *f) {
-    return f->now / 1000;
-}
-
-static void timer_disarm(struct fetcher *f, struct timer *t) {
-    tree_remove(&f->timers, &t->due);
-}
+static void clock_read(struct fetcher *f) { f->now = clock_us() + f->skew; }
+int64_t fetcher_now(struct fetcher *f) { return f->now / 1000; }
+static void timer_disarm(struct fetcher *f, struct timer *t) { tree_remove(&f->timers, &t->due); }
 
 static void timer_arm(struct fetcher *f, struct timer *t, usec due) {
     timer_disarm(f, t);
@@ -629,7 +620,7 @@ fetcher_id fetcher_timer(struct fetcher *f, int64_t ms, void (*cb)(struct fetche
     if (!t) return 0;
     t->cb = cb;
     t->arg = arg;
-    t->id.key = (int64_t)++f->serial;
+    t->id.key = TIMER_ID | (int64_t)++f->serial;
     tree_add(&f->timer_ids, &t->id);
     if (!f->busy)
         clock_read(f);
@@ -775,9 +766,7 @@ static void trace_line(struct fetcher *f, usec stall) {
 }
 
 /* Of the histogram's bucket i, exclusive: 62.5 us << i. */
-static usec stall_bound(int i) {
-    return ((usec)125 << i) / 2;
-}
+static usec stall_bound(int i) { return ((usec)125 << i) / 2; }
 
 static void turn_end(struct fetcher *f) {
     struct meter *m = &f->meter;
@@ -841,9 +830,7 @@ int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd) {
 }
 
 /* Rule 3. */
-static int busy(struct fetcher *f) {
-    return f->busy ? err(EBUSY) : 0;
-}
+static int busy(struct fetcher *f) { return f->busy ? err(EBUSY) : 0; }
 
 int fetcher_dispatch(struct fetcher *f, const fd_set *rd, const fd_set *wr) {
     if (busy(f) < 0) return -1;
@@ -972,13 +959,8 @@ static int fail(struct transfer *t, enum fetcher_code code, const char *format, 
     return -1;
 }
 
-static const char *shown_url(const struct transfer *t) {
-    return t->shown ? t->shown : t->rq.url;
-}
-
-static int fail_memory(struct transfer *t) {
-    return fail(t, FETCHER_NO_MEMORY, "out of memory");
-}
+static const char *shown_url(const struct transfer *t) { return t->shown ? t->shown : t->rq.url; }
+static int fail_memory(struct transfer *t) { return fail(t, FETCHER_NO_MEMORY, "out of memory"); }
 
 static void lookup_begins(struct attempt *a, enum lookup lookup) {
     a->f->lookups += a->lookup == NO_LOOKUP;
@@ -1094,14 +1076,13 @@ static void guest_next_kick(struct fetcher *f) {
 
 /* Does OpenSSL find certificates here by their hash? */
 static bool hashed_directory(const char *path) {
-    DIR *dir = path ? opendir(path) : NULL;
-    struct dirent *entry;
-    bool found = false;
-    while (dir && !found && (entry = readdir(dir)) != NULL)
-        found = strlen(entry->d_name) == 10 && strcmp(entry->d_name + 8, ".0") == 0;
-    if (dir)
-        closedir(dir);
-    return found;
+    char *pattern = path ? text_join(path, "/????????.0") : NULL;
+    glob_t found;
+    bool any = pattern && glob(pattern, GLOB_NOSORT, NULL, &found) == 0;
+    if (any)
+        globfree(&found);
+    free(pattern);
+    return any;
 }
 
 /* http and https only, for redirects as well: other schemes block (telnet, file), or reach what a
@@ -1758,9 +1739,7 @@ static int nothing(struct transfer *t) {
     return 0;
 }
 
-static void memory_drop(struct transfer *t) {
-    free(t->body->data);
-}
+static void memory_drop(struct transfer *t) { free(t->body->data); }
 
 static const struct sink memory_sink = {
     memory_open, nothing, memory_take, memory_commit, memory_drop
@@ -1853,9 +1832,7 @@ static int attempt_new(struct fetcher *f, struct transfer *t) {
 
 /* -- time limits ---------------------------------------------------------------------------------- */
 
-static usec limit_us(int64_t ms) {
-    return ms < 0 || ms > FOREVER / 1000 ? FOREVER : ms * 1000;
-}
+static usec limit_us(int64_t ms) { return ms < 0 || ms > FOREVER / 1000 ? FOREVER : ms * 1000; }
 
 /* When does the running attempt run into a limit? Until it is connected connect_ms counts, then the
  * silence; but bytes of its own that go out are no silence, nor is a reader that paused it. */
@@ -1954,7 +1931,7 @@ static void fail_curl(struct attempt *a, CURLcode c) {
     if (url && !url_origin(url, origin, sizeof origin))
         host = origin;
     host = strstr(host, "://") + 3;
-    if (code == FETCHER_NO_HOST)
+    if (code == FETCHER_NO_HOST && c == CURLE_COULDNT_RESOLVE_HOST)
         fail(t, code, "could not find host %.*s", (int)(strrchr(host, ':') - host), host);
     else if (code == FETCHER_NO_CONNECTION)
         fail(t, code, "could not connect to %s: %s", host, os ? strerror((int)os) : why);
@@ -2911,9 +2888,7 @@ static size_t request_copy(struct fetcher_request *to, const struct fetcher_requ
     return size;
 }
 
-static int64_t or_usual(int64_t value, int64_t usual) {
-    return value == 0 ? usual : value;
-}
+static int64_t or_usual(int64_t value, int64_t usual) { return value == 0 ? usual : value; }
 
 static void request_defaults(struct transfer *t) {
     struct fetcher_request *rq = &t->rq;
@@ -2971,7 +2946,7 @@ fetcher_id fetcher_start(struct fetcher *f, const struct fetcher_request *rq) {
         errno = ENOMEM;
         return 0;
     }
-    t->id.key = (int64_t)++f->serial;
+    t->id.key = (int64_t)++f->last_id;
     tree_add(&f->transfers, &t->id);
     f->count++;
     if (!f->busy)
@@ -3009,13 +2984,8 @@ static int want(struct fetcher *f, fetcher_id id, unsigned what, unsigned opposi
     return 0;
 }
 
-int fetcher_cancel(struct fetcher *f, fetcher_id id) {
-    return want(f, id, WANT_CANCEL, 0);
-}
-
-int fetcher_pause(struct fetcher *f, fetcher_id id) {
-    return want(f, id, WANT_PAUSE, WANT_RESUME);
-}
+int fetcher_cancel(struct fetcher *f, fetcher_id id) { return want(f, id, WANT_CANCEL, 0); }
+int fetcher_pause(struct fetcher *f, fetcher_id id) { return want(f, id, WANT_PAUSE, WANT_RESUME); }
 
 int fetcher_resume(struct fetcher *f, fetcher_id id) {
     return want(f, id, WANT_RESUME, WANT_PAUSE);
@@ -3080,9 +3050,7 @@ int fetcher_info(struct fetcher *f, fetcher_id id, struct fetcher_info *info) {
     return 0;
 }
 
-size_t fetcher_count(struct fetcher *f) {
-    return f->count;
-}
+size_t fetcher_count(struct fetcher *f) { return f->count; }
 
 const char *fetcher_strerror(enum fetcher_code code) {
     static const char *const word[] = {
@@ -3149,6 +3117,7 @@ void fetcher_free(struct fetcher *f) {
  * wait as well.
  */
 #include <signal.h>
+#include <sys/ioctl.h>
 
 enum { OUT_FULL = 65536 };
 
@@ -3394,7 +3363,7 @@ static int option_set(struct settings *s, const struct option *o, char *value) {
     case SIZE: n = read_amount(value, "bkKmMgG", bytes); break;
     }
     *(int64_t *)(void *)field = n;
-    if (n < 0 || (o->kind == COUNT && n > 1000000))
+    if (n < 0 || (o->kind == COUNT && (n > 1000000 || (n == 0 && strcmp(o->name, "retry")))))
         return usage("--%s: not a %s: %s", o->name, o->kind == TIME ? "time" : "number", value);
     return 0;
 }
@@ -3439,7 +3408,12 @@ static int options_read(struct settings *s, char **argv, char **url) {
 
 static int contradiction(const struct settings *s, char **url) {
     bool to_stdout = s->output && strcmp(s->output, "-") == 0;
+    struct stat st;
     if (!url[0] && !s->list) return usage("no URL");
+    if (s->output && stat(s->output, &st) == 0 && S_ISDIR(st.st_mode))
+        return usage("-o %s: this is a directory; -d saves into one", s->output);
+    if (s->dir && access(s->dir, W_OK | X_OK) < 0 && errno != ENOENT)
+        return usage("cannot write to %s: %s", s->dir, strerror(errno));
     if (s->output && (s->list || url[1])) return usage("-o names one file, and so takes one URL");
     if (to_stdout && (s->json || s->every_ms || s->remote_time))
         return usage("-o - leaves no room for --json, --every or --remote-time");
@@ -3485,8 +3459,7 @@ static int version(void) {
  */
 struct job {
     struct program *p;
-    struct node number;         /* in p->jobs: what the user knows it by */
-    fetcher_id id;
+    struct node id;             /* in p->jobs; the transfer's */
 };
 
 struct list {                   /* -i */
@@ -3503,7 +3476,7 @@ struct program {
     struct out out, err;
     struct list list;
     struct node *jobs;          /* those that have not ended */
-    int64_t started, refused;   /* jobs; lines of the list that were none */
+    uint64_t started, refused;  /* jobs; lines of the list that were none */
     int status;
     bool progress;              /* a line on the terminal */
     CURLSH *cookies;
@@ -3541,18 +3514,18 @@ static const char *file_shown(const char *path) {
     return !path ? "" : strncmp(path, "./", 2) == 0 ? path + 2 : path;
 }
 
-static void tell_json(struct program *p, const struct job *j, const struct fetcher_result *r) {
-    out_printf(&p->out, "{\"event\":\"%s\",\"id\":%" PRId64, r->code ? "failed" : "done",
-               j->number.key);
+static void tell_json(struct program *p, const struct fetcher_result *r) {
+    out_printf(&p->out, "{\"event\":\"%s\",\"id\":%" PRIu64, !r->code ? "done" :
+               r->code == FETCHER_CANCELLED ? "cancelled" : "failed", r->id);
     out_json(&p->out, "url", r->url);
     if (r->code) {
         out_json(&p->out, "code", fetcher_strerror(r->code));
         out_json(&p->out, "message", r->message);
     } else
         out_json(&p->out, "file", file_shown(r->path));
-    out_printf(&p->out, ",\"status\":%d,\"bytes\":%" PRId64 ",\"ms\":%.1f,\"attempts\":%d,"
-               "\"changed\":%s}\n", r->status, r->bytes, MS(r->total_us), r->attempts,
-               r->changed ? "true" : "false");
+    out_printf(&p->out, ",\"status\":%d,\"bytes\":%" PRId64 ",\"ms\":%.1f,\"attempts\":%d%s}\n",
+               r->status, r->bytes, MS(r->total_us), r->attempts, r->code ? "" :
+               r->changed ? ",\"changed\":true" : ",\"changed\":false");
 }
 
 static void tell_plain(struct program *p, const struct fetcher_result *r) {
@@ -3581,13 +3554,13 @@ static void job_done(struct fetcher *f, const struct fetcher_result *r, void *ar
     if (r->code && !p->status)
         p->status = 1;
     if (p->s.json)
-        tell_json(p, j, r);
+        tell_json(p, r);
     else if (!r->code)
         tell_plain(p, r);
     else if (r->code != FETCHER_CANCELLED)
         complain(p, r->url, r->message);
     if (r->last) {
-        tree_remove(&p->jobs, &j->number);
+        tree_remove(&p->jobs, &j->id);
         free(j);
     }
     out_flush(f, &p->out, false);
@@ -3601,7 +3574,7 @@ static void job_progress(struct fetcher *f, const struct fetcher_info *info, voi
     char why[300];
     if (info->state != FETCHER_RETRYING) return;
     if (p->s.json) {
-        out_printf(&p->out, "{\"event\":\"retry\",\"id\":%" PRId64, j->number.key);
+        out_printf(&p->out, "{\"event\":\"retry\",\"id\":%" PRIu64, info->id);
         out_json(&p->out, "url", info->url);
         out_json(&p->out, "message", info->message);
         out_printf(&p->out, ",\"attempts\":%d,\"wait_ms\":%" PRId64 "}\n", info->attempts,
@@ -3629,7 +3602,7 @@ static int job_data(struct fetcher *f, const void *data, size_t size, void *arg)
 static void stdout_drained(struct fetcher *f, void *arg) {
     struct program *p = arg;
     if (p->jobs && p->s.output)
-        (void)fetcher_resume(f, container_of(p->jobs, struct job, number)->id);
+        (void)fetcher_resume(f, (fetcher_id)p->jobs->key);
     feed(f, p);
 }
 
@@ -3684,12 +3657,12 @@ static void job_start(struct program *p, const char *url, const char *name) {
     rq.on_data = stream ? job_data : NULL;
     if (j && (stream || path)) {
         j->p = p;
-        j->number.key = ++p->started;
-        j->id = fetcher_start(p->f, &rq);
+        j->id.key = (int64_t)fetcher_start(p->f, &rq);
     }
-    if (j && j->id)
-        tree_add(&p->jobs, &j->number);
-    else {
+    if (j && j->id.key) {
+        p->started++;
+        tree_add(&p->jobs, &j->id);
+    } else {
         complain(p, "cannot start a transfer", strerror(errno));
         p->status = 1;
         free(j);
@@ -3702,6 +3675,13 @@ static void job_start(struct program *p, const char *url, const char *name) {
 static void list_refuse(struct program *p, const char *why) {
     char where[64];
     snprintf(where, sizeof where, "%.40s:%lu", p->s.list, p->list.line);
+    if (p->s.json) {
+        out_printf(&p->out, "{\"event\":\"failed\"");
+        out_json(&p->out, "line", where);
+        out_json(&p->out, "code", "bad_line");
+        out_json(&p->out, "message", why);
+        out_printf(&p->out, "}\n");
+    }
     complain(p, where, why);
     p->refused++;
     p->status = p->status ? p->status : 1;
@@ -3824,29 +3804,34 @@ static int list_open(struct program *p) {
 static double time_left(struct program *p, const struct fetcher_stats *st) {
     struct fetcher_info info;
     double elapsed = (double)(p->f->now - p->began) / 1e6, done = (double)(st->done + st->failed);
-    if (p->started == 1 && p->jobs &&
-        fetcher_info(p->f, container_of(p->jobs, struct job, number)->id, &info) == 0)
+    if (p->started == 1 && p->jobs && fetcher_info(p->f, (fetcher_id)p->jobs->key, &info) == 0)
         return info.total > 0 && st->received > 0
              ? (double)(info.total - info.bytes) * elapsed / (double)st->received : -1;
     return p->list.eof && done > 0 ? ((double)p->started - done) * elapsed / done : -1;
+}
+
+static int terminal_width(void) {
+    struct winsize size;
+    return ioctl(2, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
 }
 
 /* One tidy line on a terminal, five times a second; a stopped one gets none. */
 static void progress(struct fetcher *f, void *arg) {
     struct program *p = arg;
     struct fetcher_stats st;
-    char got[32], speed[32], left[32] = "-:--";
+    char got[32], speed[32], left[32] = "-:--", line[200];
     double seconds = (double)(f->now - p->began) / 1e6, rest;
     fetcher_stats(f, &st);
     if ((rest = time_left(p, &st)) >= 0 && rest < 360000)
         snprintf(left, sizeof left, "%d:%02d", (int)rest / 60, (int)rest % 60);
-    if (p->err.used == 0)
-        out_printf(&p->err, "\r%" PRIu64 "/%" PRId64 "%s done, %" PRIu64 " failed  %s  %s/s  %s left\033[K",
-                   st.done, p->started, p->list.eof ? "" : "+", st.failed,
-                   size_text(got, sizeof got, (double)st.received),
-                   size_text(speed, sizeof speed, (double)st.received / (seconds + .001)), left);
+    snprintf(line, sizeof line, "%" PRIu64 "/%" PRIu64 "%s done, %" PRIu64 " failed  %s  %s/s  %s left",
+             st.done, p->started, p->list.eof ? "" : "+", st.failed,
+             size_text(got, sizeof got, (double)st.received),
+             size_text(speed, sizeof speed, (double)st.received / (seconds + .001)), left);
+    if (p->err.used == 0 && p->started)
+        out_printf(&p->err, "\r%.*s\033[K", terminal_width() - 1, line);
     out_flush(f, &p->err, false);
-    if (fetcher_count(f) > 0)
+    if (fetcher_count(f) > 0 || !p->list.eof)
         (void)fetcher_timer(f, 200, progress, p);
 }
 
@@ -3860,8 +3845,10 @@ static void interrupted(struct fetcher *f, void *arg) {
     struct program *p = arg;
     list_end(p);
     for (struct node *n = tree_first(p->jobs); n; n = tree_from(p->jobs, n->key + 1, 0))
-        (void)fetcher_cancel(f, container_of(n, struct job, number)->id);
+        (void)fetcher_cancel(f, (fetcher_id)n->key);
     p->status = 128 + (int)signals_seen;
+    if (!p->s.quiet)
+        complain(p, "interrupted", "the same command goes on where it was");
 }
 
 static void on_signal(int number) {
@@ -3898,7 +3885,7 @@ static void tell_stats(struct program *p) {
     double seconds = (double)(clock_us() - p->began) / 1e6;
     char size[32];
     fetcher_stats(p->f, &st);
-    st.failed += (uint64_t)p->refused;
+    st.failed += p->refused;
     if (p->s.json) {
         out_printf(&p->out, "{\"event\":\"stats\",\"done\":%" PRIu64 ",\"failed\":%" PRIu64
                    ",\"bytes\":%" PRId64 ",\"seconds\":%.3f,\"turns\":%" PRIu64
@@ -3932,7 +3919,7 @@ static int program_open(struct program *p) {
     out_open(&p->err, 2);
     p->out.drained = stdout_drained;
     p->out.arg = p;
-    p->progress = isatty(2) && !p->s.quiet && !p->s.json;
+    p->progress = isatty(2) && !p->s.quiet && !p->s.json && !p->s.every_ms;
     p->began = p->f->now;
     if (p->s.trace && (p->trace = fopen(p->s.trace, "w")) == NULL) {
         fprintf(stderr, "fetcher: cannot write %s: %s\n", p->s.trace, strerror(errno));

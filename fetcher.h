@@ -78,7 +78,8 @@ struct fetcher;
 struct fetcher_info;
 struct fetcher_result;
 
-typedef uint64_t fetcher_id;    /* of a transfer or a timer; 0 is none */
+typedef uint64_t fetcher_id;    /* of a transfer (1, 2, 3 ...) or a timer (large
+                                 * numbers); 0 is none */
 
 /* ------------------------------------------------------------------ Codes */
 
@@ -130,7 +131,9 @@ struct fetcher_request {
      * that directory under the name that the server gives
      * (Content-Disposition), else the last part of the URL, else index.html,
      * made safe. Missing directories are made. The data is collected in
-     * "NAME.part" and NAME appears only when it is whole.
+     * "NAME.part" and NAME appears only when it is whole. Beside a .part
+     * stands "NAME.part.meta", by which a later transfer, of this process or
+     * another, goes on; a .part that can't be continued is removed.
      * NULL: to on_data if there is one, else into memory. */
     const char *path;
 
@@ -176,8 +179,9 @@ struct fetcher_request {
     int64_t stall_ms;           /* no byte has come or gone; usual 30000 */
     int64_t total_ms;           /* of all attempts together; usual none */
 
-    /* How often to try again after what may pass: no connection, a stall, a
-     * body cut short, status 408, 425, 429, 500, 502, 503, 504. 0 is the
+    /* How often to try again after what may pass: a name not found, no
+     * connection, a stall, a body cut short, an answer that is broken, status
+     * 408, 425, 429, 500, 502, 503, 504. 0 is the
      * usual 5, -1 never. The waits grow from 1 s to 60 s, at random up to
      * that ("full jitter"); Retry-After (seconds or a date, at most an hour)
      * holds back every transfer to that host. A retry goes on behind the

@@ -16,6 +16,7 @@
 #undef main
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <dlfcn.h>
 #include <ftw.h>
 #include <netdb.h>
@@ -1619,6 +1620,7 @@ static void test_ids(void) {
     until(f->count == 0);
     id2 = fetcher_timer(f, 1, note, "");
     ok(unique && id2 > id[49], "rule 1: ids grow, and so are never used again");
+    ok(fetcher_cancel(f, id2) < 0 && errno == ENOENT, "rule 1: nor is a timer's id one of a transfer");
     ok(stale_errors == 49 && fetcher_pause(f, id[7]) < 0 && errno == ENOENT &&
        fetcher_resume(f, id[7]) < 0 && fetcher_priority(f, id[7], 1) < 0 &&
        fetcher_info(f, id[7], &info) < 0 && fetcher_info(f, 0, &info) < 0 &&
