@@ -2201,7 +2201,8 @@ static int part_lock(const char *part, int flags) {
     if (fd < 0) return -1;
     if (flock(fd, LOCK_EX | LOCK_NB) < 0)
         why = errno;
-    else if (lstat(part, &st) == 0 && S_ISREG(st.st_mode) && same_file(fd, &st))
+    else if (flags & O_EXCL ? fstat(fd, &st) == 0 && st.st_size == 0    /* new, and still empty */
+             : lstat(part, &st) == 0 && S_ISREG(st.st_mode) && same_file(fd, &st))
         return fd_make_room(fd);
     close(fd);
     return err(why);
