@@ -1103,7 +1103,7 @@ static long buffer_size(const struct fetcher *f) {
     return (long)size;
 }
 
-#define SET(option, value) (bad |= (unsigned)curl_easy_setopt(a->easy, CURLOPT_##option, value))
+#define SET(option, value) (bad |= (unsigned)curl_easy_setopt(e, CURLOPT_##option, value))
 
 /* What is the same for every request. Two of the settings need a word:
  *
@@ -1113,6 +1113,7 @@ static long buffer_size(const struct fetcher *f) {
  * distributions build it), since libcurl's cache of certificates needs there to be none. With
  * OpenSSL a hashed directory alone is better than both: only the one that is needed is read. */
 static unsigned set_common(struct attempt *a) {
+    CURL *e = a->easy;
     unsigned bad = 0;
     SET(PRIVATE, a);
     SET(ERRORBUFFER, a->error);
@@ -1129,10 +1130,10 @@ static unsigned set_common(struct attempt *a) {
     SET(BUFFERSIZE, buffer_size(a->f));
     SET(USERAGENT, "fetcher/" FETCHER_VERSION);
     if (a->f->capath)
-        curl_easy_setopt(a->easy, CURLOPT_CAINFO, NULL);    /* unknown to a libcurl without TLS */
-    curl_easy_setopt(a->easy, CURLOPT_CAPATH, a->f->capath);
-    return bad | set_protocols(a->easy, OPT_PROTOCOLS, OPT_PROTOCOLS_STR) |
-           set_protocols(a->easy, OPT_REDIR_PROTOCOLS, OPT_REDIR_PROTOCOLS_STR);
+        curl_easy_setopt(e, CURLOPT_CAINFO, NULL);    /* unknown to a libcurl without TLS */
+    curl_easy_setopt(e, CURLOPT_CAPATH, a->f->capath);
+    return bad | set_protocols(e, OPT_PROTOCOLS, OPT_PROTOCOLS_STR) |
+           set_protocols(e, OPT_REDIR_PROTOCOLS, OPT_REDIR_PROTOCOLS_STR);
 }
 
 /* Only a handle without a running lookup may come here. */
@@ -1788,6 +1789,7 @@ static int add_conditions(struct attempt *a) {
 static unsigned set_request(struct attempt *a) {
     const struct fetcher_request *rq = &a->transfer->rq;
     const char *method = request_method(rq);
+    CURL *e = a->easy;
     unsigned bad = 0;
     SET(URL, rq->url);
     SET(HEADERFUNCTION, on_header);
@@ -3168,7 +3170,7 @@ static void out_flush(struct fetcher *f, struct out *o, bool ready) {
     o->used = o->error ? 0 : o->used - done;
     if (o->watched != (o->used > 0))
         (void)fetcher_watch(f, o->fd, (o->watched = o->used > 0) ? FETCHER_WRITE : 0, out_ready, o);
-    if (o->error)
+    if (o->error && o->drained)         /* without stderr it goes on, without stdout there's no use */
         fetcher_stop(f);
     else if (o->was_full && o->used == 0 && o->drained) {
         o->was_full = false;
@@ -3608,11 +3610,10 @@ static void stdout_drained(struct fetcher *f, void *arg) {
 }
 
 /* Options that are libcurl's own business. The trust is in the named file alone: no other directory. */
-static int job_setup(void *easy, void *arg) {
+static int job_setup(void *e, void *arg) {
     struct program *p = ((struct job *)arg)->p;
     struct settings *s = &p->s;
     unsigned bad = 0;
-    struct { void *easy; } pass = {easy}, *a = &pass;
     if (s->agent) SET(USERAGENT, s->agent);
     if (s->user) SET(USERPWD, s->user);
     if (s->proxy) SET(PROXY, s->proxy);
@@ -3863,8 +3864,8 @@ static void on_signal(int number) {
 
 /* Cookies are read once and written once, by a handle that does nothing else. */
 static int cookies_move(struct program *p, bool save) {
-    struct { CURL *easy; } at = {curl_easy_init()}, *a = &at;
-    unsigned bad = a->easy == NULL;
+    CURL *e = curl_easy_init();
+    unsigned bad = e == NULL;
     if (!p->cookies && (p->cookies = curl_share_init()) == NULL)
         bad = 1;
     if (!bad) {
@@ -3877,7 +3878,7 @@ static int cookies_move(struct program *p, bool save) {
             SET(COOKIELIST, "RELOAD");
         }
     }
-    curl_easy_cleanup(a->easy);
+    curl_easy_cleanup(e);
     return bad ? usage("cannot use %s for cookies", p->s.cookies) : 0;
 }
 
@@ -3969,13 +3970,14 @@ static int program_run(struct program *p, char **url) {
     return program_close(p);
 }
 
-/* Descriptors 0 to 2 are taken up, so that no file of ours is written to by an error message. */
+/* Descriptors 0 to 2 are taken up, so that no error message is written into a file of ours; for reading,
+ * so that output which was closed stays an error. */
 int main(int argc, char **argv) {
     struct program *p = calloc(1, sizeof *p);
     char **url = calloc((size_t)argc + 1, sizeof *url);
     const char **headers = calloc((size_t)argc + 1, sizeof *headers);
     int fd, status = 1;
-    while ((fd = open("/dev/null", O_RDWR)) >= 0 && fd <= 2) continue;
+    while ((fd = open("/dev/null", O_RDONLY)) >= 0 && fd <= 2) continue;
     if (fd > 2)
         close(fd);
     if (!p || !url || !headers) return usage("out of memory");

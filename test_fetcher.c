@@ -2810,7 +2810,11 @@ static void test_closed_output(void) {
     c = SH(command);
     ok(said(&c, 1, "cannot write to standard output: No space"), "a full one too");
     child_free(&c);
-    snprintf(command, sizeof command, "./fetcher -q -d %s '%s' >&- 2>&- <&-", in_work("c"),
+    snprintf(command, sizeof command, "./fetcher -d %s '%s' >&-", work, url("/x?size=5"));
+    c = SH(command);
+    ok(said(&c, 1, "cannot write to standard output: Bad file"), "and one that was closed before");
+    child_free(&c);
+    snprintf(command, sizeof command, "./fetcher -q -d %s '%s' nonsense >&- 2>&- <&-; test $? = 1", in_work("c"),
              url("/closed?size=5000"));
     c = SH(command);
     ok(c.status == 0 && file_is(in_work("c/closed"), 5000, "/closed", 0),
