@@ -742,8 +742,8 @@ static void write_file(const char *path, const char *text, size_t n) {
 }
 
 static void test_begin(void) {
-    strcpy(work, "/tmp/fetcher-test-XXXXXX");
-    if (!mkdtemp(work) || (f = fetcher_new()) == NULL)
+    snprintf(work, sizeof work, "/tmp/fetcher-test-%d", (int)getpid());
+    if (mkdir(work, 0700) < 0 || (f = fetcher_new()) == NULL)
         die("begin");
     server_open(&server, f, 0);
 }
@@ -1801,19 +1801,14 @@ static void test_parking(void) {
     ok(good.code == FETCHER_OK, "they hold nothing else up");
     forget(&good);
     before = clock_us();
-    for (int i = 0; i < 15; i++)
-        fetcher_cancel(f, o[i].id ? o[i].id : tree_first(f->transfers)->key + (0 * i) > 0
-                       ? (fetcher_id)tree_first(f->transfers)->key : 0);
     for (struct node *n = tree_first(f->transfers); n; n = tree_from(f->transfers, n->key + 1, 0))
         fetcher_cancel(f, (fetcher_id)n->key);
     until(f->count == 0);
     for (int i = done = 0; i < 30; i++)
         done += o[i].calls == 1 && o[i].code == FETCHER_CANCELLED;
     ok(done == 30 && clock_us() - before < 2000000, "a hanging lookup can be cancelled, at once");
-    fetcher_stats(f, &st);
-    ok(st.lookups == 16, "given up or not, they count: %d", st.lookups);
-    fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/", .on_done = keep_outcome,
-                  .arg = &good});
+    ok(fetcher_stats(f, &st) == 0 && st.lookups == 16, "given up or not, they count: %d", st.lookups);
+    fetcher_get(f, "http://hang.test/", keep_outcome, &good);
     fetcher_step(f, 0);
     ok(f->running == 0, "so another one waits");
     fetcher_cancel(f, (fetcher_id)tree_first(f->transfers)->key);
@@ -1920,6 +1915,10 @@ static void test_file(void) {
        "or what exists is skipped, without a request");
     ok(!exists(in_work("sub/dir/file.bin.part.meta")), "a .meta that was left behind alone is removed");
     forget(&o);
+}
+
+static void test_file_whole(void) {
+    struct outcome o;
     o = FETCH(.url = url("/f?status=404"), .path = in_work("none"), .retries = -1);
     ok(o.code == FETCHER_HTTP && !exists(in_work("none")), "an error page never becomes a file");
     forget(&o);
@@ -2623,6 +2622,11 @@ static void test_options(void) {
     c = RUN("-x", url(""), "-o", "-", "http://proxied.test/echo");
     ok(strstr(c.text[0] ? c.text[0] : "", "") && seen("http://proxied.test/echo")->count == 1, "-x PROXY");
     child_free(&c);
+}
+
+static void test_limiting_options(void) {
+    struct child c;
+    struct stat st;
     c = RUN("-qv", "-j2", "--per-host=1", "-d", work, url("/x?size=1"));
     ok(c.status == 0, "short options may be joined to each other and to their values");
     child_free(&c);
@@ -2636,7 +2640,6 @@ static void test_options(void) {
     ok(c.status == 0 && exists(in_work("trace")), "--trace FILE");
     child_free(&c);
     c = RUN("-R", "-d", in_work("r"), url("/time?size=1"));
-    struct stat st;
     ok(c.status == 0 && stat(in_work("r/time"), &st) == 0 && st.st_mtime == 784111777, "-R");
     child_free(&c);
     c = RUN("--no-clobber", "-d", in_work("r"), url("/time?size=1"));
@@ -2649,7 +2652,11 @@ static void test_options(void) {
     c = RUN("--compressed", "-o", "-", url("/z?gzip=1"));
     ok(c.status == 0 && strcmp(c.text[0], "hello, world\n") == 0, "--compressed");
     child_free(&c);
+}
+
+static void test_login_options(void) {
     char jar[200], netrc[200], command[900];
+    struct child c;
     snprintf(jar, sizeof jar, "127.0.0.1\tFALSE\t/\tFALSE\t0\tsweet\tyes\n");
     write_file(in_work("jar"), jar, strlen(jar));
     c = RUN("--cookies", in_work("jar"), "-o", "-", url("/echo"));
@@ -2835,53 +2842,52 @@ static void test_long_list(void) {
     child_free(&c);
 }
 
-/* kill -9 at random moments, and start again until all is there: the files are right, nothing is left,
- * and what was there is not fetched again. */
-static void test_kill(void) {
-    static const int64_t size = 6000000;
+/* Run a list, killed at random moments, until it comes to its end. Returns how often it was killed. */
+static int run_and_kill(const char *list, const char *dir, int *status) {
+    const char *argv[] = {"./fetcher", "-q", "--no-clobber", "-i", list, "-d", dir, NULL};
     unsigned random = 12345;
-    int64_t sent = 0;
-    int kills = 0, good = 0;
-    char list[1000] = "", line[200];
     struct child c;
-    for (int i = 0; i < 4; i++) {
-        snprintf(line, sizeof line, "%s k%d\n", url("/kill%d?size=%d&slow=20000", i, (int)size), i);
-        strcat(list, line);
-    }
-    write_file(in_work("list"), list, strlen(list));
-    for (;;) {
-        const char *argv[] = {"./fetcher", "-q", "--no-clobber", "-i", in_work("list"), "-d",
-                              in_work("k"), NULL};
+    for (int kills = 0;; kills++) {
         usec end;
         child_start(&c, argv);
         random = random * 1103515245 + 12345;
         end = clock_us() + 5000 + random / 65536 % 90000;
         while (clock_us() < end && c.open[0])
             fetcher_step(f, 5);
-        if (kills < 50 && c.open[0]) {
+        if (kills < 50 && c.open[0])
             kill(c.pid, SIGKILL);
-            kills++;
-            child_wait(&c);
-            child_free(&c);
-            continue;
-        }
         child_wait(&c);
-        break;
+        child_free(&c);
+        *status = c.status;
+        if (c.status == 0 || kills == 50)
+            return kills;
     }
+}
+
+/* The files are right, nothing is left, and what was there is not fetched again. */
+static void test_kill(void) {
+    static const int size = 6000000;
+    char list[1000] = "", text[700], name[20];
+    int kills, status, good = 0;
+    int64_t sent = 0;
     for (int i = 0; i < 4; i++) {
-        char name[20], target[20];
-        snprintf(name, sizeof name, "k/k%d", i);
-        snprintf(target, sizeof target, "/kill%d", i);
-        good += file_is(in_work(name), size, target, 0);
-        sent += seen("/kill%d?size=%d&slow=20000", i, (int)size)->sent;
+        snprintf(text, sizeof text, "%s k%d\n", url("/kill%d?size=%d&slow=20000", i, size), i);
+        strcat(list, text);
     }
-    ok(c.status == 0 && good == 4 && names_in(in_work("k")) == 4,
-       "killed at %d random moments: 4 files are right, no .part or .meta is left (%d names)", kills,
-       names_in(in_work("k")));
-    /* What was on the way when it was killed is lost: the buffers of socket and server, each time. */
-    ok((double)sent < 4. * (double)size + kills * 4 * 400000., "%.1f MB were sent for %.1f MB",
-       (double)sent / 1e6, 4. * (double)size / 1e6);
-    child_free(&c);
+    write_file(in_work("list"), list, strlen(list));
+    snprintf(text, sizeof text, "%s", in_work("k"));
+    kills = run_and_kill(in_work("list"), text, &status);
+    for (int i = 0; i < 4; i++) {
+        snprintf(name, sizeof name, "k/k%d", i);
+        snprintf(text, sizeof text, "/kill%d", i);
+        good += file_is(in_work(name), size, text, 0);
+        sent += seen("/kill%d?size=%d&slow=20000", i, size)->sent;
+    }
+    ok(status == 0 && good == 4 && names_in(in_work("k")) == 4,
+       "killed at %d random moments: 4 files are right, no .part or .meta is left", kills);
+    /* What was on the way when it was killed is lost: the buffers of the sockets, each time. */
+    ok((double)sent < 4. * size + kills * 4 * 100000., "%.1f MB were sent for %.1f MB",
+       (double)sent / 1e6, 4. * size / 1e6);
 }
 
 static void test_readme(void) {
@@ -2927,11 +2933,11 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(slice), TEST(meter), TEST(memory), TEST(request), TEST(redirect), TEST(urls), TEST(failures),
     TEST(timeouts), TEST(stream), TEST(pause), TEST(reentrancy), TEST(ids), TEST(exactly_once),
     TEST(two_fetchers), TEST(manners), TEST(limits), TEST(priority), TEST(parking),
-    TEST(free_in_lookup), TEST(connect_timeout), TEST(one_lookup_a_host), TEST(many), TEST(file),
+    TEST(free_in_lookup), TEST(connect_timeout), TEST(one_lookup_a_host), TEST(many), TEST(file), TEST(file_whole),
     TEST(file_trouble), TEST(disk_full), TEST(names), TEST(dispositions), TEST(directory), TEST(retry),
     TEST(backoff), TEST(retry_after), TEST(resume), TEST(interrupted_often), TEST(server_restart), TEST(resume_changed), TEST(stream_retry),
     TEST(foreign_part), TEST(pause_holds), TEST(skip_repeated), TEST(repeat), TEST(repeat_failure), TEST(two_on_one_target), TEST(random_faults), TEST(rate),
-    TEST(idle), TEST(program), TEST(back_pressure), TEST(options), TEST(help), TEST(bad_usage),
+    TEST(idle), TEST(program), TEST(back_pressure), TEST(options), TEST(limiting_options), TEST(login_options), TEST(help), TEST(bad_usage),
     TEST(bad_lists), TEST(json), TEST(signals), TEST(closed_output), TEST(long_list), TEST(kill),
     TEST(readme), TEST(demo),
 };
