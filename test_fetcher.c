@@ -65,7 +65,7 @@ struct server {
     struct fetcher *f;
     int fd, port;
     int busy, busy_max;         /* requests being answered */
-    int accepted, requests;
+    int accepted, requests, accept_ms;  /* each accept() is followed by a rest of so long */
     struct conn *conns;
     struct counter *counters;
 };
@@ -217,7 +217,7 @@ static const char *const index_lines[] = {
     "  &random=7                  half of all requests fail, at random places",
     "  &redirect=URL &type=TYPE &disposition=VALUE &reason=PHRASE",
     "  &gzip=1 &endless=1 &garbage=1 &close=1 &idle=1 &nodate=1",
-    "/loop  /echo  /delay?ms=100",
+    "/loop  /echo  /delay?ms=100  /slow-accept?ms=100",
 };
 
 static void answer_index(struct conn *c) {
@@ -401,6 +401,9 @@ static void answer(struct conn *c, const char *target) {
     } else if (strncmp(target, "/loop", 5) == 0) {
         head_begin(c, 302, "Found");
         head_add(c, "Location: /loop\r\nContent-Length: 0\r\n\r\n");
+    } else if (strncmp(target, "/slow-accept", 12) == 0) {
+        s->accept_ms = (int)number(target, "ms", 100);
+        answer_text(c, 200, "OK", "text/plain", "accepting slowly\n");
     } else if (strncmp(target, "/delay", 6) == 0)
         c->timer = fetcher_timer(s->f, number(target, "ms", 100), answer_later, c);
     else if (number(target, "gzip", 0) || number(target, "endless", 0) || number(target, "garbage", 0))
@@ -507,10 +510,22 @@ static void conn_ready(struct fetcher *f, int fd, int events, void *arg) {
         conn_read(arg);
 }
 
+static void server_accept(struct fetcher *f, int fd, int events, void *arg);
+
+static void accept_again(struct fetcher *f, void *arg) {
+    struct server *s = arg;
+    if (s->fd >= 0 && fetcher_watch(f, s->fd, FETCHER_READ, server_accept, s) < 0)
+        die("watch");
+}
+
 static void server_accept(struct fetcher *f, int fd, int events, void *arg) {
     struct server *s = arg;
     struct conn *c;
-    (void)f, (void)events;
+    (void)events;
+    if (s->accept_ms) {
+        (void)fetcher_watch(f, fd, 0, NULL, NULL);
+        (void)fetcher_timer(f, s->accept_ms, accept_again, s);
+    }
     fd = accept(fd, NULL, NULL);
     if (fd < 0 || fd >= FD_SETSIZE || (c = calloc(1, sizeof *c)) == NULL) {
         if (fd >= 0)
@@ -2187,10 +2202,10 @@ static void test_resume(void) {
 }
 
 static void test_interrupted_often(void) {
-    const char *target = "/often?size=4000000&cut=200000&times=19";
+    const char *target = "/often?size=4200000&cut=200000&times=20";
     struct outcome o = FETCH(.url = url("%s", target), .path = in_work("often"), .retries = 30);
-    ok(o.code == FETCHER_OK && o.attempts == 20 && file_is(in_work("often"), 4000000, target, 0) &&
-       seen("%s", target)->sent <= 4400000, "interrupted 19 times: %d bytes were sent for 4000000",
+    ok(o.code == FETCHER_OK && o.attempts == 21 && file_is(in_work("often"), 4200000, target, 0) &&
+       seen("%s", target)->sent <= 4620000, "interrupted 20 times: %d bytes were sent for 4200000",
        (int)seen("%s", target)->sent);
     forget(&o);
 }
@@ -2505,6 +2520,15 @@ static void test_rate(void) {
            t[i].rate, t[i].transfers, rate);
         ok((double)(st.turns - before.turns) < 1000. * t[i].seconds, "and without spinning: %d turns a second",
            (int)(st.turns - before.turns) / t[i].seconds);
+        if (i == 0) {                   /* adjustable on the way */
+            fetcher_limit(own, 0, 0, 200000);
+            fetcher_stats(own, &before);
+            for (end = clock_us() + 2000000; clock_us() < end; )
+                fetcher_step(own, 20);
+            fetcher_stats(own, &st);
+            ok(st.received - before.received > 340000 && st.received - before.received < 460000,
+               "ten times the rate, on the way: %d bytes in 2 s", (int)(st.received - before.received));
+        }
         fetcher_free(own);
         f = previous;
         kill(pid, SIGKILL);
@@ -2569,6 +2593,110 @@ static void test_program(void) {
     child_free(&c);
     c = RUN("-o", "/dev/null", url("/n?size=10"));
     ok(c.status == 0, "-o /dev/null");
+    child_free(&c);
+}
+
+/* Each fault, as the user of the program meets it: what is said, what is on disk, how many requests
+ * were made. The file is "x", if there is one; sizes are 40000, so that it grows on disk. */
+static void test_faults(void) {
+    static const struct { const char *query, *words, *option; int status, size, requests; } t[] = {
+        {"slow=5000", "", "0", 0, 40000, 1}, {"chunked=1&slow=9000", "", "0", 0, 40000, 1},
+        {"stall=head", "stalled: no data for 0.3 s", "0", 1, -1, 1},
+        {"stall=20000&etag=none&modified=none", "stalled: no data for 0.3 s", "0", 1, -1, 1},
+        {"cut=30000&etag=none&modified=none", "cut short after 30000 of 40000 bytes", "0", 1, -1, 1},
+        {"cut=30000&times=1", "attempt 2 in", "1", 0, 40000, 2},
+        {"reset=0", "cut short", "0", 1, -1, 1}, {"length=30000", "", "0", 0, 30000, 1},
+        {"length=50000&close=1&etag=none&modified=none", "cut short after 40000 of 50000 bytes", "0", 1, -1, 1},
+        {"chunk=bad&etag=none&modified=none", "cut short", "0", 1, -1, 1},
+        {"status=429", "429 An Error", "0", 1, -1, 1}, {"status=503", "503 An Error", "0", 1, -1, 1},
+        {"status=429&times=1&retry-after=1", "429 An Error; attempt 2 in 1.0 s", "1", 0, 40000, 2},
+        {"status=503&times=1&retry-after=1", "503 An Error; attempt 2 in 1.0 s", "1", 0, 40000, 2},
+        {"status=500&times=2", "attempt 3 in", "2", 0, 40000, 3},
+        {"status=404", "404 An Error", "9", 1, -1, 1}, {"endless=1", "headers have no end", "0", 1, -1, 1},
+        {"redirect=/loop", "Maximum (20) redirects", "9", 1, -1, 1},
+        {"redirect=file:///etc/passwd", "can't be followed", "9", 1, -1, 1},
+        {"redirect=http://127.0.0.1:99999/", "can't be followed", "9", 1, -1, 1},
+        {"garbage=1", "HTTP/0.9", "0", 1, -1, 1}, {"gzip=1", "", "0", 0, 33, 1},
+        {"idle=1", "", "0", 0, 40000, 1}, {"length=-1", "", "0", 0, 40000, 1},
+    };
+    struct child c;
+    struct stat st;
+    char target[200];
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        snprintf(target, sizeof target, "/fault%zu?size=40000&%s", i, t[i].query);
+        c = RUN("-o", in_work("x"), "--retry", t[i].option, "--stall-timeout", "0.3", url("%s", target));
+        ok(said(&c, t[i].status, t[i].words) && seen("%s", target)->count == t[i].requests &&
+           (stat(in_work("x"), &st) == 0 ? st.st_size : -1) == t[i].size &&
+           names_in(work) == (t[i].size >= 0), "fault: %s", t[i].query);
+        child_free(&c);
+        unlink(in_work("x"));
+    }
+}
+
+static void test_slow_accept(void) {
+    calls = 0;
+    server.accept_ms = 30;
+    fetcher_limit(f, 8, 8, 0);
+    for (int i = 0; i < 8; i++)
+        fetcher_get(f, url("/accepted?close=1"), count_done, NULL);
+    until(calls == 8);
+    ok(calls == 8 && f->failed == 0, "a server that accepts slowly");
+    server.accept_ms = 0;
+    calls = 0;
+    for (int i = 0; i < 5; i++) {
+        fetcher_get(f, url("/idle?idle=1"), count_done, NULL);
+        until(calls == i + 1);
+    }
+    ok(f->failed == 0, "a server that closes idle connections");
+}
+
+static void test_continue(void) {
+    const char *u = url("/cc?size=900000&slow=30000");
+    const char *argv[] = {"./fetcher", "-o", in_work("cc"), u, NULL};
+    struct stat st;
+    struct child c;
+    for (int i = 0; i < 2; i++) {
+        child_start(&c, argv);
+        until(stat(in_work("cc.part"), &st) == 0 && st.st_size > 200000);
+        kill(c.pid, SIGINT);
+        child_wait(&c);
+        child_free(&c);
+        stat(in_work("cc.part"), &st);
+        seen("/cc?size=900000&slow=30000")->sent = 0;
+        c = i == 0 ? RUN("-o", in_work("cc"), "-q", u) : RUN("-o", in_work("cc"), "-q", "--no-continue", u);
+        ok(c.status == 0 && file_is(in_work("cc"), 900000, "/cc", 0) && names_in(work) == 1 &&
+           (seen("/cc?size=900000&slow=30000")->sent < 800000) == (i == 0),
+           i == 0 ? "an interrupted run is continued by the next" : "but not with --no-continue");
+        child_free(&c);
+        unlink(in_work("cc"));
+    }
+}
+
+/* The password of a URL is used, and is not to be found anywhere else. */
+static void test_password(void) {
+    char u[300], command[900];
+    struct child c;
+    snprintf(u, sizeof u, "http://joe:secret@%s", url("/pw?size=900000&cut=300000") + 7);
+    c = RUN("-o", in_work("pw"), "--retry", "0", "-v", "--json", "--trace", in_work("trace"), u);
+    ok(c.status == 1 && exists(in_work("pw.part.meta")) && !strstr(c.text[0], "secret") &&
+       !strstr(c.text[1], "secret") && strstr(c.text[0], "joe@"), "a password is not shown");
+    child_free(&c);
+    snprintf(command, sizeof command, "grep -r secret %s", work);
+    c = SH(command);
+    ok(c.status == 1, "and not written");
+    child_free(&c);
+}
+
+static void test_every(void) {
+    const char *argv[] = {"./fetcher", "--every", "1s", "--json", "-d", work, url("/ev?size=500"), NULL};
+    struct child c;
+    child_start(&c, argv);
+    until(seen("/ev?size=500")->count == 3);
+    kill(c.pid, SIGTERM);
+    child_wait(&c);
+    ok(c.status == 143 && strstr(c.text[0], "\"changed\":true}") && strstr(c.text[0], "\"changed\":false}") &&
+       strstr(c.text[0], "\"event\":\"cancelled\"") && file_is(in_work("ev"), 500, "/ev", 0) &&
+       names_in(work) == 1, "--every TIME: changed, then unchanged");
     child_free(&c);
 }
 
@@ -2939,7 +3067,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(foreign_part), TEST(pause_holds), TEST(skip_repeated), TEST(repeat), TEST(repeat_failure), TEST(two_on_one_target), TEST(random_faults), TEST(rate),
     TEST(idle), TEST(program), TEST(back_pressure), TEST(options), TEST(limiting_options), TEST(login_options), TEST(help), TEST(bad_usage),
     TEST(bad_lists), TEST(json), TEST(signals), TEST(closed_output), TEST(long_list), TEST(kill),
-    TEST(readme), TEST(demo),
+    TEST(faults), TEST(slow_accept), TEST(continue), TEST(password), TEST(every), TEST(readme), TEST(demo),
 };
 
 static int serve_forever(int port) {
