@@ -2651,10 +2651,12 @@ static void test_slow_accept(void) {
 }
 
 static void test_continue(void) {
-    const char *u = url("/cc?size=900000&slow=30000");
-    const char *argv[] = {"./fetcher", "-o", in_work("cc"), u, NULL};
+    char u[200], path[300];
+    const char *argv[] = {"./fetcher", "-o", path, u, NULL};
     struct stat st;
     struct child c;
+    snprintf(u, sizeof u, "%s", url("/cc?size=900000&slow=30000"));
+    snprintf(path, sizeof path, "%s", in_work("cc"));
     for (int i = 0; i < 2; i++) {
         child_start(&c, argv);
         until(stat(in_work("cc.part"), &st) == 0 && st.st_size > 200000);
@@ -2663,7 +2665,7 @@ static void test_continue(void) {
         child_free(&c);
         stat(in_work("cc.part"), &st);
         seen("/cc?size=900000&slow=30000")->sent = 0;
-        c = i == 0 ? RUN("-o", in_work("cc"), "-q", u) : RUN("-o", in_work("cc"), "-q", "--no-continue", u);
+        c = i == 0 ? RUN("-o", path, "-q", u) : RUN("-o", path, "-q", "--no-continue", u);
         ok(c.status == 0 && file_is(in_work("cc"), 900000, "/cc", 0) && names_in(work) == 1 &&
            (seen("/cc?size=900000&slow=30000")->sent < 800000) == (i == 0),
            i == 0 ? "an interrupted run is continued by the next" : "but not with --no-continue");
