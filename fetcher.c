@@ -408,8 +408,7 @@ static void tree_remove(struct node **at, struct node *n) {
     struct node *half[2] = {n->child[0], n->child[1]}, *top;
     int side;
     if (!n->in) return;
-    while (*at != n)
-        at = &(*at)->child[node_before(*at, n)];
+    while (*at != n) at = &(*at)->child[node_before(*at, n)];
     for (; half[0] && half[1]; half[side] = *at) {      /* merge what it leaves behind */
         side = node_weight(half[0]) < node_weight(half[1]);
         *at = top = half[side];
@@ -488,8 +487,7 @@ static void text_clean(char *to, size_t room, const char *from, char instead) {
 
 static bool text_is_clean(const char *s) {
     size_t n;
-    while (*s && (n = utf8_length(s)) > 0)
-        s += n;
+    while (*s && (n = utf8_length(s)) > 0) s += n;
     return *s == '\0';
 }
 
@@ -535,8 +533,7 @@ static int watch_set(struct fetcher *f, int fd, enum class class, int events,
     f->host_watches += w->class == HOST;
     if (events && fd > f->top)
         f->top = fd;
-    while (f->top >= 0 && f->watch[f->top].class == NOBODY)
-        f->top--;
+    while (f->top >= 0 && f->watch[f->top].class == NOBODY) f->top--;
     return 0;
 }
 
@@ -773,8 +770,7 @@ static void turn_end(struct fetcher *f) {
     usec stall = f->now - m->began;
     uint64_t serial;
     int i = 0;
-    while (i < FETCHER_BUCKETS - 1 && stall >= stall_bound(i))
-        i++;
+    while (i < FETCHER_BUCKETS - 1 && stall >= stall_bound(i)) i++;
     m->stalls[i]++;
     m->turns++;
     if (stall > m->record_us) {
@@ -789,7 +785,7 @@ static void turn_end(struct fetcher *f) {
 }
 
 /* What the network does in a turn stands below: what is due, what has ended, what waits. */
-static void guest_kick(struct fetcher *f), finish_phase(struct fetcher *f), start_phase(struct fetcher *f);
+static void guest_kick(struct fetcher *), finish_phase(struct fetcher *), start_phase(struct fetcher *);
 
 static void turn(struct fetcher *f) {
     turn_begin(f);
@@ -875,8 +871,7 @@ int fetcher_step(struct fetcher *f, int64_t max_ms) {
 
 int fetcher_run(struct fetcher *f) {
     int left = busy(f) < 0 ? -1 : alive(f);
-    while (left > 0 && !f->stopped)
-        left = fetcher_step(f, -1);
+    while (left > 0 && !f->stopped) left = fetcher_step(f, -1);
     if (left >= 0)
         f->stopped = false;
     return left < 0 ? -1 : 0;
@@ -1092,9 +1087,9 @@ static unsigned set_protocols(CURL *easy, int mask, int list) {
     return c == CURLE_UNKNOWN_OPTION ? (curl_easy_setopt)(easy, (CURLoption)list, "http,https") : c;
 }
 
-/* libcurl reads into a buffer for each handle. A big one saves system calls: measured with 1 GiB, 256 KiB
- * cost half the CPU of 16; with small files it makes no difference. So few get much, and many little:
- * 2 MiB in all, but 16 KiB each at least. Small ones keep a low rate limit smooth. */
+/* libcurl reads into a buffer for each handle. A big one saves system calls: measured with 1 GiB, 256
+ * KiB cost half the CPU of 16; with small files it makes no difference. So few get much, and many
+ * little: 2 MiB in all, but 16 KiB each at least. Small ones keep a low rate limit smooth. */
 static long buffer_size(const struct fetcher *f) {
     int64_t size = 2 * 1024 * 1024 / (f->running + 1);
     size = size > 262144 ? 262144 : size < 16384 ? 16384 : size;
@@ -1148,7 +1143,7 @@ static void attempt_free(struct attempt *a) {
     free(a);
 }
 
-/* How long did it take until the way to the server was open, and the request could go out? 0: it isn't. */
+/* How long did it take until the connection was there, and the request could go out? 0: it isn't. */
 static usec connect_time(const struct attempt *a) {
     curl_off_t ready = 0;
     curl_easy_getinfo(a->easy, CURLINFO_PRETRANSFER_TIME_T, &ready);
@@ -1475,8 +1470,7 @@ static size_t on_header(char *data, size_t one, size_t size, void *arg) {
         return 0;
     }
     memcpy(line, data, n);
-    while (n > 0 && isspace((unsigned char)line[n - 1]))
-        n--;
+    while (n > 0 && isspace((unsigned char)line[n - 1])) n--;
     line[n] = '\0';
     if (strncmp(line, "HTTP/", 5) == 0) {
         head_status(&a->head, line);
@@ -2007,8 +2001,7 @@ static void name_cut(char *name, size_t most) {
     char *dot = strrchr(name, '.');
     size_t n = strlen(name), tail = dot && strlen(dot) <= 16 ? strlen(dot) : 0, keep = most - tail;
     if (n <= most) return;
-    while (keep > 0 && (name[keep] & 0xc0) == 0x80)
-        keep--;
+    while (keep > 0 && (name[keep] & 0xc0) == 0x80) keep--;
     memmove(name + keep, name + n - tail, tail + 1);
 }
 
@@ -2019,8 +2012,7 @@ static void name_make_safe(char *to, size_t room, const char *from) {
         if (*s == '/' || *s == '\\')
             from = s + 1;
     text_clean(to, room, *from ? from : "index.html", '_');
-    for (char *c = to; *c == '.'; c++)
-        *c = '_';
+    for (char *c = to; *c == '.'; c++) *c = '_';
     name_cut(to, NAME_CUT);
 }
 
@@ -2487,8 +2479,7 @@ static const struct sink file_sink = {file_open, file_begin, file_take, file_com
  */
 static void sleep_until_round(struct fetcher *f, struct transfer *t) {
     usec every = limit_us(t->rq.every_ms), step = every;
-    for (int i = 0; i < t->failed_rounds && step < HOUR_US; i++)
-        step *= 2;
+    for (int i = 0; i < t->failed_rounds && step < HOUR_US; i++) step *= 2;
     t->round += step * ((f->now - t->round) / step + 1);
     t->attempts = t->failures = 0;
     timer_arm(f, &t->timer, t->round + random_below(f, every / 20));
@@ -2871,8 +2862,7 @@ static size_t request_copy(struct fetcher_request *to, const struct fetcher_requ
     size_t size = 0, count = 0;
     const char **headers;
     *to = *from;
-    while (from->headers && from->headers[count])
-        count++;
+    while (from->headers && from->headers[count]) count++;
     headers = stow(&at, &size, from->headers, from->headers ? (count + 1) * sizeof *headers : 0);
     to->headers = headers;
     for (size_t i = 0; i < count; i++) {
@@ -3241,7 +3231,6 @@ static void out_json(struct out *o, const char *key, const char *text) {
  */
 struct settings {
     char *output, *dir, *list, *agent, *user, *proxy, *method, *data, *cacert, *trace, *cookies;
-    char *resolve;
     const char **headers;
     int header_count;
     int64_t jobs, per_host, retries, total_ms, connect_ms, stall_ms, every_ms, rate, max_bytes;
@@ -3249,7 +3238,7 @@ struct settings {
     bool again, no_continue, help, version;
 };
 
-enum kind { FLAG, TEXT, HEADER, DATA, COUNT, TIME, SIZE };
+enum kind { FLAG, TEXT, SECRET, HEADER, DATA, COUNT, TIME, SIZE };
 
 static const struct option {
     char letter;
@@ -3291,7 +3280,7 @@ static const struct option {
     {0, "stall-timeout", "SECONDS", TIME, AT(stall_ms), "give up after SECONDS of silence (30)"},
     {0, "stats", NULL, FLAG, AT(stats), "at the end tell what the loop did"},
     {0, "trace", "FILE", TEXT, AT(trace), "write a line about each turn of the loop"},
-    {'u', "user", "NAME:PASSWORD", TEXT, AT(user), "log in"},
+    {'u', "user", "NAME:PASSWORD", SECRET, AT(user), "log in"},
     {'V', "version", NULL, FLAG, AT(version), "show versions and exit"},
     {'v', "verbose", NULL, FLAG, AT(verbose), "tell more"},
 };
@@ -3344,6 +3333,13 @@ static int read_data(char **data, const char *text) {
     return 0;
 }
 
+/* A copy; what others see of the argument (by ps) is overwritten. */
+static char *hidden(char *arg) {
+    char *copy = text_join(arg, "");
+    memset(arg, '*', strlen(arg));
+    return copy;
+}
+
 static int option_set(struct settings *s, const struct option *o, char *value) {
     static const double seconds[] = {1000, 1000, 60000, 3600000, 86400000}, one[] = {1};
     static const double bytes[] = {1, 1024, 1024, 1048576, 1048576, 1073741824, 1073741824};
@@ -3353,6 +3349,10 @@ static int option_set(struct settings *s, const struct option *o, char *value) {
     case FLAG:
         *(bool *)field = true;
         return 0;
+    case SECRET:
+        free(s->user);
+        s->user = hidden(value);
+        return s->user ? 0 : usage("out of memory");
     case TEXT:
         *(char **)(void *)field = value;
         return *value ? 0 : usage("--%s needs a value that isn't empty", o->name);
@@ -3507,8 +3507,7 @@ static void complain(struct program *p, const char *what, const char *why) {
 /* 1536 becomes "1.5 KiB". */
 static const char *size_text(char *to, size_t room, double bytes) {
     int i = 0;
-    for (; bytes >= 1023.95 && i < 5; i++)
-        bytes /= 1024;
+    for (; bytes >= 1023.95 && i < 5; i++) bytes /= 1024;
     snprintf(to, room, i ? "%.1f %ciB" : "%.0f %cytes", bytes, "bKMGTP"[i]);
     return to;
 }
@@ -3639,11 +3638,9 @@ static struct fetcher_request job_request(const struct settings *s) {
 
 /* DIR/NAME; without a name the library finds one. */
 static char *job_path(const struct settings *s, const char *name) {
-    const char *dir = s->dir ? s->dir : ".";
-    char *base, *path;
-    if (name && (*name == '/' || !s->dir)) return text_join(name, "");
-    base = text_join(dir, dir[strlen(dir) - 1] == '/' ? "" : "/");
-    path = base ? text_join(base, name ? name : "") : NULL;
+    const char *dir = name && (*name == '/' || !s->dir) ? "" : s->dir ? s->dir : ".";
+    char *base = text_join(dir, *dir && dir[strlen(dir) - 1] != '/' ? "/" : "");
+    char *path = base ? text_join(base, name ? name : "") : NULL;
     free(base);
     return path;
 }
@@ -3699,8 +3696,7 @@ static bool name_escapes(const char *name) {
 
 static void list_line(struct program *p, char *line, size_t n) {
     char *url = line + strspn(line, " \t"), *name;
-    while (n > 0 && strchr(" \t\r", line[n - 1]))
-        line[--n] = '\0';
+    while (n > 0 && strchr(" \t\r", line[n - 1])) line[--n] = '\0';
     p->list.line++;
     if (strlen(line) != n)
         list_refuse(p, "a NUL is in the line");
@@ -3779,8 +3775,8 @@ static void feed(struct fetcher *f, void *arg) {
     struct list *l = &p->list;
     size_t window = p->s.jobs > 500 ? (size_t)p->s.jobs * 2 : 1000;
     bool room, line = true;
-    while ((room = !p->out.error && fetcher_count(f) < window && !out_full(&p->out)) && ((line = list_take(p)) ||
-           (!l->eof && !l->polled)))
+    while ((room = !p->out.error && fetcher_count(f) < window && !out_full(&p->out)) &&
+           ((line = list_take(p)) || (!l->eof && !l->polled)))
         if (!line)
             list_read(p);
     list_watch(p, room && !l->eof && l->polled);
@@ -3862,21 +3858,20 @@ static void on_signal(int number) {
 
 /* -- from start to end ------------------------------------------------------------------------------ */
 
-/* Cookies are read once and written once, by a handle that does nothing else. */
+/* Cookies are read once and written once, by a handle that does nothing else. (What could not be made is
+ * NULL, which libcurl refuses.) */
 static int cookies_move(struct program *p, bool save) {
     CURL *e = curl_easy_init();
-    unsigned bad = e == NULL;
-    if (!p->cookies && (p->cookies = curl_share_init()) == NULL)
-        bad = 1;
-    if (!bad) {
-        bad |= curl_share_setopt(p->cookies, CURLSHOPT_SHARE, CURL_LOCK_DATA_COOKIE);
-        SET(SHARE, p->cookies);
-        if (save)
-            SET(COOKIEJAR, p->s.cookies);
-        else {
-            SET(COOKIEFILE, p->s.cookies);
-            SET(COOKIELIST, "RELOAD");
-        }
+    unsigned bad = 0;
+    if (!p->cookies)
+        p->cookies = curl_share_init();
+    bad |= curl_share_setopt(p->cookies, CURLSHOPT_SHARE, CURL_LOCK_DATA_COOKIE);
+    SET(SHARE, p->cookies);
+    if (save)
+        SET(COOKIEJAR, p->s.cookies);
+    else {
+        SET(COOKIEFILE, p->s.cookies);
+        SET(COOKIELIST, "RELOAD");
     }
     curl_easy_cleanup(e);
     return bad ? usage("cannot use %s for cookies", p->s.cookies) : 0;
@@ -3949,6 +3944,8 @@ static int program_close(struct program *p) {
         p->status = 1;
     if (p->s.cookies && cookies_move(p, true))
         p->status = 1;
+    signal(SIGINT, SIG_DFL);            /* a handler must not find a fetcher that is gone */
+    signal(SIGTERM, SIG_DFL);
     fetcher_free(p->f);
     if (p->cookies)
         curl_share_cleanup(p->cookies);
@@ -3961,8 +3958,7 @@ static int program_run(struct program *p, char **url) {
     if ((p->status = list_open(p)) != 0 || (p->status = program_open(p)) != 0) return p->status;
     if (!(curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_ASYNCHDNS))
         complain(p, "warning", "this libcurl has no asynchronous resolver: a slow name blocks all");
-    for (; *url; url++)
-        job_start(p, *url, p->s.output);
+    for (; *url; url++) job_start(p, *url, p->s.output);
     feed(p->f, p);
     if (p->progress)
         (void)fetcher_timer(p->f, 200, progress, p);
@@ -3988,6 +3984,7 @@ int main(int argc, char **argv) {
     if (status == 0 && !p->s.help && !p->s.version)
         status = program_run(p, url);
     free(p->s.data);
+    free(p->s.user);
     free(headers);
     free(url);
     free(p);

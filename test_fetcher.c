@@ -2786,7 +2786,19 @@ static void test_limiting_options(void) {
 
 static void test_login_options(void) {
     char jar[200], netrc[200], command[900];
+    const char *argv[] = {"./fetcher", "-u", "joe:secret", "-d", work, url("/slow?size=90000&slow=900"), NULL};
     struct child c;
+    child_start(&c, argv);
+    until(seen("/slow?size=90000&slow=900")->count);
+    snprintf(command, sizeof command, "/proc/%d/cmdline", (int)c.pid);
+    FILE *file = fopen(command, "r");
+    size_t n = file ? fread(netrc, 1, sizeof netrc - 1, file) : 0;
+    ok(!file || (n > 20 && memcmp(netrc + 13, "**********", 11) == 0), "a password isn't seen by ps");
+    if (file)
+        fclose(file);
+    kill(c.pid, SIGKILL);
+    child_wait(&c);
+    child_free(&c);
     snprintf(jar, sizeof jar, "127.0.0.1\tFALSE\t/\tFALSE\t0\tsweet\tyes\n");
     write_file(in_work("jar"), jar, strlen(jar));
     c = RUN("--cookies", in_work("jar"), "-o", "-", url("/echo"));
