@@ -1474,7 +1474,7 @@ static size_t on_header(char *data, size_t one, size_t size, void *arg) {
     line[n] = '\0';
     if (strncmp(line, "HTTP/", 5) == 0) {
         head_status(&a->head, line);
-        a->transfer->host->shares = line[5] >= '2';
+        a->transfer->host->shares = a->transfer->host->tls && line[5] >= '2';
     } else if (!a->head.decided && (colon = strchr(line, ':')) != NULL) {
         *colon++ = '\0';
         head_field(&a->head, line, colon + strspn(colon, " \t"));
@@ -1647,11 +1647,11 @@ static void count_bytes(struct fetcher *f, struct transfer *t, size_t n) {
 
 static int body_take(struct attempt *a, const char *data, size_t n) {
     struct transfer *t = a->transfer;
-    int64_t fresh = (int64_t)n > t->body->skip ? (int64_t)n - t->body->skip : 0;
+    struct body *b = t->body;
     if (a->again || (!a->head.decided && decide(a) < 0)) return -1;
     if (a->complete || (t->code != FETCHER_OK && !t->body->page))   /* nobody wants it */
         return (a->drained += n) > DRAIN_MAX ? -1 : 0;
-    if (t->rq.max_bytes >= 0 && fresh > t->rq.max_bytes - t->body->have)
+    if (t->rq.max_bytes >= 0 && (int64_t)n - b->skip > t->rq.max_bytes - b->have)
         return fail(t, FETCHER_TOO_BIG, "more than %" PRId64 " bytes", t->rq.max_bytes);
     return t->sink->take(t, data, n);
 }
@@ -1672,7 +1672,7 @@ static size_t on_body(char *data, size_t one, size_t n, void *arg) {
     struct attempt *a = arg;
     int result;
     (void)one;
-    if (!a->transfer) return 0;
+    if (!a->transfer || (a->transfer->want & WANT_CANCEL)) return n + 1;
     if (out_of_breath(a)) return CURL_WRITEFUNC_PAUSE;
     a->f->meter.touched = (fetcher_id)a->transfer->id.key;
     a->moved = listening(a->f);

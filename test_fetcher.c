@@ -1518,6 +1518,26 @@ static void test_stream(void) {
     forget(&o);
 }
 
+static int cancelling_data(struct fetcher *on, const void *data, size_t size, void *arg) {
+    struct fetcher_info info;
+    (void)data, (void)size, (void)arg;
+    calls++;
+    (void)fetcher_info(on, 1, &info);
+    fetcher_cancel(on, 1);
+    return 0;
+}
+
+static void test_cancel(void) {
+    struct outcome o = {0};
+    fetcher_id id;
+    calls = 0;
+    id = fetcher_start(f, &(struct fetcher_request){.url = url("/cancel?size=900000"),
+                       .on_data = cancelling_data, .on_done = keep_outcome, .arg = &o});
+    until(o.calls);
+    ok(id == 1 && o.code == FETCHER_CANCELLED && calls == 1,
+       "a stream that is cancelled by its reader brings nothing more");
+}
+
 static void test_pause(void) {
     struct fetcher_info info;
     struct outcome o = {0};
@@ -2272,6 +2292,10 @@ static void test_stream_retry(void) {
     o = FETCH(.url = url("/s?size=400000&cut=100000&times=1&range=ignore"), .on_data = stream_keep);
     ok(o.code == FETCHER_OK && streamed_size == 400000 && is_content(streamed, 400000, "/s", 0),
        "also where ranges are ignored: what was handed on is skipped");
+    streamed_size = 0;
+    o = FETCH(.url = url("/tiny?size=10000&cut=9000&times=1&range=ignore"), .on_data = stream_keep,
+              .max_bytes = 10000);
+    ok(o.code == FETCHER_OK && streamed_size == 10000, "what is skipped does not count against max_bytes");
     streamed_size = 0;
     o = FETCH(.url = url("/s?size=400000&cut=240000&cut2=120000&times=2&range=later"),
               .on_data = stream_keep, .max_bytes = 400000);
@@ -3073,7 +3097,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(tree), TEST(timers), TEST(timer_in_a_turn), TEST(timer_stops_timer), TEST(stale_news), TEST(watches),
     TEST(fd_setsize), TEST(post), TEST(post_threads), TEST(run), TEST(eintr), TEST(foreign_loop),
     TEST(slice), TEST(meter), TEST(memory), TEST(request), TEST(redirect), TEST(urls), TEST(failures),
-    TEST(timeouts), TEST(stream), TEST(pause), TEST(reentrancy), TEST(ids), TEST(exactly_once),
+    TEST(timeouts), TEST(stream), TEST(cancel), TEST(pause), TEST(reentrancy), TEST(ids), TEST(exactly_once),
     TEST(two_fetchers), TEST(manners), TEST(limits), TEST(priority), TEST(parking),
     TEST(free_in_lookup), TEST(connect_timeout), TEST(one_lookup_a_host), TEST(many), TEST(file), TEST(file_whole),
     TEST(file_trouble), TEST(disk_full), TEST(names), TEST(dispositions), TEST(directory), TEST(retry),
