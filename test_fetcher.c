@@ -1817,8 +1817,8 @@ static void test_parking(void) {
     struct outcome o[30], good = {0};
     struct fetcher_stats st;
     char name[60];
-    usec before;
     int done;
+    usec before;
     memset(o, 0, sizeof o);
     if (pipe(hang_pipe) < 0)
         die("pipe");
@@ -1842,7 +1842,8 @@ static void test_parking(void) {
     for (int i = done = 0; i < 30; i++)
         done += o[i].calls == 1 && o[i].code == FETCHER_CANCELLED;
     ok(done == 30 && clock_us() - before < 2000000, "a hanging lookup can be cancelled, at once");
-    ok(fetcher_stats(f, &st) == 0 && st.lookups == 16, "given up or not, they count: %d", st.lookups);
+    fetcher_stats(f, &st);
+    ok(st.lookups == 16, "given up or not, they count: %d", st.lookups);
     fetcher_get(f, "http://hang.test/", keep_outcome, &good);
     fetcher_step(f, 0);
     ok(f->running == 0, "so another one waits");
