@@ -53,9 +53,9 @@
 #endif
 
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <glob.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdarg.h>
@@ -165,7 +165,7 @@ enum {
     DRAIN_MAX = 65536,          /* of an error page, to keep the connection */
     SMALL_MAX = 16384,          /* a file this small is written when it is whole */
     NAME_CUT = 240,             /* 255 less ".part.meta" and a number */
-    PROGRESS_US = 100000,
+    PROGRESS_US = 100000, SCOUT_US = 50000,
     KNOWN_US = 50000000,        /* libcurl remembers an address for 60 s */
     MEMORY_USUAL = 64 * 1024 * 1024,
     LIMIT_USUAL_MS = 30000,     /* connect, stall */
@@ -262,7 +262,7 @@ struct attempt {
     bool again;                 /* ask once more, without waiting */
     bool done;                  /* libcurl says so, with a result */
     CURLcode result;
-    usec began, moved;          /* moved: when a byte came, on the listening clock */
+    usec began, moved;          /* when a byte came; both on the listening clock */
     int64_t sent;               /* bytes of the request's body, when last looked at */
     size_t head_bytes, drained;
     struct head head;
@@ -422,8 +422,7 @@ static void tree_remove(struct node **at, struct node *n) {
 static struct node *tree_from(struct node *n, int64_t key, uint64_t seq) {
     struct node probe = {key, seq, {NULL, NULL}, false}, *best = NULL;
     while (n) {
-        if (!node_before(n, &probe))
-            best = n;
+        if (!node_before(n, &probe)) best = n;
         n = n->child[node_before(n, &probe)];
     }
     return best;
@@ -531,8 +530,7 @@ static int watch_set(struct fetcher *f, int fd, enum class class, int events,
     FD_CLR(fd, &f->wr);
     *w = (struct watch){events ? class : NOBODY, events, cb, arg};
     f->host_watches += w->class == HOST;
-    if (events && fd > f->top)
-        f->top = fd;
+    if (events && fd > f->top) f->top = fd;
     while (f->top >= 0 && f->watch[f->top].class == NOBODY) f->top--;
     return 0;
 }
@@ -619,8 +617,7 @@ fetcher_id fetcher_timer(struct fetcher *f, int64_t ms, void (*cb)(struct fetche
     t->arg = arg;
     t->id.key = TIMER_ID | (int64_t)++f->serial;
     tree_add(&f->timer_ids, &t->id);
-    if (!f->busy)
-        clock_read(f);
+    if (!f->busy) clock_read(f);
     timer_arm(f, t, f->now + (ms < FOREVER / 1000 ? ms * 1000 : FOREVER));
     return (fetcher_id)t->id.key;
 }
@@ -710,8 +707,7 @@ static void serve(struct fetcher *f, enum class class, enum phase phase) {
             f->first = fd;
             return;
         }
-        if (class == GUEST && f->deaf)
-            FD_CLR(fd, &f->rd);
+        if (class == GUEST && f->deaf) FD_CLR(fd, &f->rd);
         if ((events = watch_take(f, fd)) != 0)
             f->watch[fd].cb(f, fd, events, f->watch[fd].arg);
         step_done(f, phase, fd);
@@ -778,8 +774,7 @@ static void turn_end(struct fetcher *f) {
         m->record = m->worst;
     }
     serial = f->serial;
-    if (m->trace)
-        trace_line(f, stall);
+    if (m->trace) trace_line(f, stall);
     f->more |= f->serial != serial;     /* the trace's callback has started something */
     f->busy = false;
 }
@@ -816,11 +811,9 @@ int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd) {
         w = &f->watch[fd];
         if ((w->events & FETCHER_READ) && !(w->class == GUEST && f->deaf))
             FD_SET(fd, rd);
-        if (w->events & FETCHER_WRITE)
-            FD_SET(fd, wr);
+        if (w->events & FETCHER_WRITE) FD_SET(fd, wr);
     }
-    if (f->top > *maxfd)
-        *maxfd = f->top;
+    if (f->top > *maxfd) *maxfd = f->top;
     f->meter.may_sleep = sleep_ms(f) * 1000;
     return (int)(f->meter.may_sleep / 1000);
 }
@@ -854,14 +847,12 @@ int fetcher_step(struct fetcher *f, int64_t max_ms) {
     FD_ZERO(&rd);
     FD_ZERO(&wr);
     ms = fetcher_prepare(f, &rd, &wr, &maxfd);
-    if (max_ms >= 0 && ms > max_ms)
-        ms = (int)max_ms;
+    if (max_ms >= 0 && ms > max_ms) ms = (int)max_ms;
     tv.tv_sec = ms / 1000;
     tv.tv_usec = ms % 1000 * 1000;
     if (select(maxfd + 1, &rd, &wr, NULL, &tv) < 0) {
         /* The sets say nothing now. EINTR: what the handler posted ends the next select. */
-        if (errno == EBADF)
-            watch_drop_closed(f);
+        if (errno == EBADF) watch_drop_closed(f);
         FD_ZERO(&rd);
         FD_ZERO(&wr);
     }
@@ -872,8 +863,7 @@ int fetcher_step(struct fetcher *f, int64_t max_ms) {
 int fetcher_run(struct fetcher *f) {
     int left = busy(f) < 0 ? -1 : alive(f);
     while (left > 0 && !f->stopped) left = fetcher_step(f, -1);
-    if (left >= 0)
-        f->stopped = false;
+    if (left >= 0) f->stopped = false;
     return left < 0 ? -1 : 0;
 }
 
@@ -972,8 +962,7 @@ static void lookup_over(struct attempt *a) {
  * too (CURLOPT_PIPEWAIT), but then starts hundreds in one call. */
 static void scout_over(struct attempt *a, bool found) {
     struct host *h = a->transfer ? a->transfer->host : NULL;
-    if (h && found)
-        h->known = a->f->now + KNOWN_US;
+    if (h && found) h->known = a->f->now + KNOWN_US;
     if (h && a->scout) {
         h->looking--;
         mark(a->f, a->transfer, 0);
@@ -984,8 +973,7 @@ static void scout_over(struct attempt *a, bool found) {
 static int on_resolver_start(void *resolver, void *reserved, void *arg) {
     struct attempt *a = arg;
     (void)resolver, (void)reserved;
-    if (a->transfer)
-        lookup_begins(a, LOOKUP_RUNNING);
+    if (a->transfer) lookup_begins(a, LOOKUP_RUNNING);
     return 0;
 }
 
@@ -997,8 +985,7 @@ static curl_socket_t on_open_socket(void *arg, curlsocktype purpose, struct curl
     (void)purpose;
     lookup_over(a);
     if (!a->transfer) return CURL_SOCKET_BAD;
-    if (!a->transfer->host->tls)
-        scout_over(a, true);
+    if (!a->transfer->host->tls) scout_over(a, true);
     fd = socket(address->family, address->socktype, address->protocol);
     if (fd >= 0 && (fd >= FD_SETSIZE || set_flags(fd, 0) < 0)) {
         close(fd);
@@ -1065,19 +1052,18 @@ static void guest_next_kick(struct fetcher *f) {
     if (curl_multi_timeout(f->multi, &ms) != CURLM_OK || ms < 0 || ms > SLEEP_MAX_MS)
         ms = SLEEP_MAX_MS;
     timer_disarm(f, &f->kick);
-    if (f->attempts && !f->kick_due)
-        timer_arm(f, &f->kick, f->now + ms * 1000);
+    if (f->attempts && !f->kick_due) timer_arm(f, &f->kick, f->now + ms * 1000);
 }
 
 /* Does OpenSSL find certificates here by their hash? */
 static bool hashed_directory(const char *path) {
-    char *pattern = path ? text_join(path, "/????????.0") : NULL;
-    glob_t found;
-    bool any = pattern && glob(pattern, GLOB_NOSORT, NULL, &found) == 0;
-    if (any)
-        globfree(&found);
-    free(pattern);
-    return any;
+    DIR *dir = path ? opendir(path) : NULL;
+    struct dirent *entry;
+    bool found = false;
+    while (dir && !found && (entry = readdir(dir)) != NULL)
+        found = strspn(entry->d_name, "0123456789abcdef") == 8 && !strcmp(entry->d_name + 8, ".0");
+    if (dir) closedir(dir);
+    return found;
 }
 
 /* http and https only, for redirects as well: other schemes block (telnet, file), or reach what a
@@ -1204,8 +1190,7 @@ static void guest_close(struct fetcher *f) {
     }
     if (parked && quick)
         (void)(curl_multi_setopt)(f->multi, (CURLMoption)MOPT_QUICK_EXIT, 1L);
-    if (quick || !parked)
-        curl_multi_cleanup(f->multi);
+    if (quick || !parked) curl_multi_cleanup(f->multi);
     free(f->capath);
 }
 
@@ -1219,8 +1204,7 @@ static void guest_close(struct fetcher *f) {
 /* -- hosts and the queue -------------------------------------------------------------------------- */
 
 static void host_unready(struct host *h) {
-    if (h->ready_in)
-        tree_remove(h->ready_in, &h->ready);
+    if (h->ready_in) tree_remove(h->ready_in, &h->ready);
     h->ready_in = NULL;
 }
 
@@ -1292,13 +1276,14 @@ static struct host *host_next(struct fetcher *f) {
     struct node *known = tree_first(f->ready[0]), *best = known;
     struct node *unknown = f->lookups < LOOKUPS_MAX ? tree_first(f->ready[1]) : NULL;
     struct host *h;
-    if (unknown && (!known || node_before(unknown, known)))
-        best = unknown;
+    if (unknown && (!known || node_before(unknown, known))) best = unknown;
     h = best ? container_of(best, struct host, ready) : NULL;
     if (!h || best == unknown || h->numeric || host_known(f, h)) return h;
     host_place(f, h);                   /* what was known is so no more */
     return host_next(f);
 }
+
+static usec limit_us(int64_t ms) { return ms < 0 || ms > FOREVER / 1000 ? FOREVER : ms * 1000; }
 
 static void set_state(struct fetcher *f, struct transfer *t, enum fetcher_state state) {
     struct fetcher_info info;
@@ -1317,6 +1302,8 @@ static void enqueue(struct fetcher *f, struct transfer *t, bool in_front) {
     f->waiting++;
     host_place(f, t->host);
     t->state = FETCHER_WAITING;         /* without on_progress: we may be in fetcher_start */
+    if (t->attempts > 0)
+        timer_arm(f, &t->timer, t->began + limit_us(t->rq.total_ms));
     f->more |= !f->busy;
 }
 
@@ -1379,8 +1366,7 @@ static char *url_shown(const char *url) {
     if (u && curl_url_set(u, CURLUPART_URL, url, CURLU_NON_SUPPORT_SCHEME) == CURLUE_OK &&
         curl_url_set(u, CURLUPART_PASSWORD, NULL, 0) == CURLUE_OK)
         part = url_part(u, CURLUPART_URL, 0);
-    if (strchr(url, '@'))
-        url = part ? part : strrchr(url, '@');
+    if (strchr(url, '@')) url = part ? part : strrchr(url, '@');
     if ((clean = malloc(strlen(url) + 1)) != NULL)
         text_clean(clean, strlen(url) + 1, url, '?');
     curl_free(part);
@@ -1500,6 +1486,7 @@ static bool modified_is_sure(struct body *b) {
 /* What proves that bytes of two answers belong together; NULL: nothing does. A weak ETag (W/"...")
  * says "much the same", which isn't enough to join two halves. */
 static const char *validator(struct body *b) {
+    if (b->no_range) return NULL;
     if (b->etag[0] == '"' && !b->no_etag) return b->etag;
     return modified_is_sure(b) ? b->modified : NULL;
 }
@@ -1529,16 +1516,18 @@ static bool document_differs(const struct head *h, const struct body *b) {
 static int accept_part(struct attempt *a) {
     struct body *b = a->transfer->body;
     const struct head *h = &a->head;
-    if (!a->ranged)
-        return a->transfer->own_range ? 0 : fail(a->transfer, FETCHER_PROTOCOL,
-                                                 "the server sent a part that was not asked for");
+    if (!a->ranged && (!a->transfer->own_range || (b->have && a->transfer->rq.on_data)))
+        return fail(a->transfer, FETCHER_PROTOCOL, "the server sent a part that was not asked for");
+    if (!a->ranged) {
+        b->length = -1;
+        return 0;
+    }
     if (h->range_first != b->have || document_differs(h, b) ||
         (h->range_total >= 0 && b->length >= 0 && h->range_total != b->length)) {
         b->no_range = true;
         return ask_again(a);
     }
-    if (h->range_total >= 0)
-        b->length = h->range_total;
+    if (h->range_total >= 0) b->length = h->range_total;
     b->skip = 0;
     return 0;
 }
@@ -1574,7 +1563,8 @@ static int accept_whole(struct attempt *a) {
 static int accept_error(struct attempt *a) {
     struct transfer *t = a->transfer;
     const struct head *h = &a->head;
-    if (h->status == 416 && a->ranged && h->range_total == t->body->have) {
+    if (h->status == 416 && a->ranged && h->range_total == t->body->have &&
+        !document_differs(h, t->body) && t->body->length <= t->body->have) {
         a->complete = true;
         return 0;
     }
@@ -1621,9 +1611,8 @@ static void budget_spend(struct fetcher *f, size_t n) {
     usec elapsed = f->now - f->filled;
     if (!f->rate) return;
     f->filled = f->now;
-    f->budget += elapsed > 1000000 ? f->rate : f->rate * elapsed / 1000000;
-    if (f->budget > f->rate / 10)
-        f->budget = f->rate / 10;
+    f->budget += (int64_t)((double)f->rate * (double)elapsed / 1e6);
+    if (f->budget > f->rate / 10) f->budget = f->rate / 10;
     f->budget -= (int64_t)n;
     if (f->budget < 0 && !f->deaf) {
         f->deaf = true;
@@ -1698,8 +1687,7 @@ static int body_room(struct transfer *t, size_t more) {
     if (need <= b->room) return 0;
     if (b->length >= 0 && b->length < MEMORY_USUAL && room <= (size_t)b->length)
         room = (size_t)b->length + 1;
-    if (room < need)
-        room = need;
+    if (room < need) room = need;
     if ((data = realloc(b->data, room)) == NULL) return fail_memory(t);
     b->data = data;
     b->room = room;
@@ -1717,8 +1705,7 @@ static int memory_take(struct transfer *t, const char *data, size_t n) {
 
 /* An error page that came in place of the document is no start of it. */
 static int memory_open(struct transfer *t) {
-    if (t->body->page)
-        t->body->have = 0;
+    if (t->body->page) t->body->have = 0;
     t->body->page = false;
     return 0;
 }
@@ -1772,7 +1759,7 @@ static int add_conditions(struct attempt *a) {
     char range[48];
     if (b->whole && b->etag[0]) return header_add(a, "If-None-Match: ", b->etag);
     if (b->whole && b->modified[0]) return header_add(a, "If-Modified-Since: ", b->modified);
-    if (b->whole || b->have == 0 || b->no_range || !validator(b)) return 0;
+    if (b->whole || b->have == 0 || !validator(b)) return 0;
     a->ranged = true;
     a->from = b->have;
     snprintf(range, sizeof range, "%" PRId64 "-", b->have);
@@ -1791,8 +1778,7 @@ static unsigned set_request(struct attempt *a) {
     SET(WRITEFUNCTION, on_body);
     SET(WRITEDATA, a);
     SET(HTTPHEADER, a->headers);
-    if (rq->flags & FETCHER_COMPRESSED)
-        SET(ACCEPT_ENCODING, "");
+    if (rq->flags & FETCHER_COMPRESSED) SET(ACCEPT_ENCODING, "");
     if (rq->body) {
         SET(POSTFIELDSIZE_LARGE, (curl_off_t)rq->body_size);
         SET(POSTFIELDS, rq->body);
@@ -1814,8 +1800,7 @@ static int attempt_new(struct fetcher *f, struct transfer *t) {
     t->attempt = a;
     a->transfer = t;
     a->f = f;
-    a->began = f->now;
-    a->moved = listening(f);
+    a->began = a->moved = listening(f);
     for (; header && *header; header++)
         if (header_add(a, "", *header) < 0) return -1;
     if (add_conditions(a) < 0) return -1;
@@ -1827,8 +1812,6 @@ static int attempt_new(struct fetcher *f, struct transfer *t) {
 }
 
 /* -- time limits ---------------------------------------------------------------------------------- */
-
-static usec limit_us(int64_t ms) { return ms < 0 || ms > FOREVER / 1000 ? FOREVER : ms * 1000; }
 
 /* When does the running attempt run into a limit? Until it is connected connect_ms counts, then the
  * silence; but bytes of its own that go out are no silence, nor is a reader that paused it. */
@@ -1847,13 +1830,15 @@ static usec attempt_deadline(struct attempt *a) {
         due = a->f->now + limit_us(rq->stall_ms) - (listening(a->f) - a->moved) +
               (a->head_bytes ? 0 : connect_time(a));
     else
-        due = a->began + limit_us(rq->connect_ms);
+        due = a->f->now + limit_us(rq->connect_ms) - (listening(a->f) - a->began);
     return due < total ? due : total;
 }
 
-/* It is looked at once more after stall_ms: by then the connection may be there. */
+/* It is looked at once more after stall_ms: by then the connection may be there. Where others wait for
+ * that, sooner. */
 static void deadline_arm(struct fetcher *f, struct transfer *t) {
-    usec due = attempt_deadline(t->attempt), look = f->now + limit_us(t->rq.stall_ms);
+    usec due = attempt_deadline(t->attempt);
+    usec look = f->now + (t->attempt->scout ? SCOUT_US : limit_us(t->rq.stall_ms));
     timer_arm(f, &t->timer, due < look ? due : look);
 }
 
@@ -1871,9 +1856,11 @@ static void fail_timeout(struct fetcher *f, struct transfer *t) {
  * due, not at each byte. */
 static void transfer_due(struct fetcher *f, void *arg) {
     struct transfer *t = arg;
-    if (!t->attempt)                    /* the end of a wait */
-        enqueue(f, t, false);
-    else if (attempt_deadline(t->attempt) > f->now)
+    if (t->attempt && t->attempt->scout && connect_time(t->attempt) > 0)
+        scout_over(t->attempt, true);
+    if (!t->attempt && (t->attempts == 0 || f->now < t->began + limit_us(t->rq.total_ms)))
+        enqueue(f, t, false);           /* the end of a wait */
+    else if (t->attempt && attempt_deadline(t->attempt) > f->now)
         deadline_arm(f, t);
     else {
         fail_timeout(f, t);
@@ -1924,8 +1911,7 @@ static void fail_curl(struct attempt *a, CURLcode c) {
     long os = 0;
     curl_easy_getinfo(a->easy, CURLINFO_EFFECTIVE_URL, &url);
     curl_easy_getinfo(a->easy, CURLINFO_OS_ERRNO, &os);
-    if (url && !url_origin(url, origin, sizeof origin))
-        host = origin;
+    if (url && !url_origin(url, origin, sizeof origin)) host = origin;
     host = strstr(host, "://") + 3;
     if (code == FETCHER_NO_HOST && c == CURLE_COULDNT_RESOLVE_HOST)
         fail(t, code, "could not find host %.*s", (int)(strrchr(host, ':') - host), host);
@@ -1977,8 +1963,7 @@ static void retry_later(struct fetcher *f, struct transfer *t) {
     usec total = t->began + limit_us(t->rq.total_ms), due;
     t->failures++;
     due = f->now + random_below(f, bound < BACKOFF_MAX_US ? bound : BACKOFF_MAX_US);
-    if (due < t->host->rest)
-        due = t->host->rest;
+    if (due < t->host->rest) due = t->host->rest;
     timer_arm(f, &t->timer, due < total ? due : total);
     set_state(f, t, FETCHER_RETRYING);
 }
@@ -2022,8 +2007,7 @@ static const char *read_value(const char *s, char *to, size_t room) {
     size_t n = 0;
     for (s += quoted; *s && !strchr(quoted ? "\"" : "; \t", *s); s++) {
         s += quoted && *s == '\\' && s[1];
-        if (n + 1 < room)
-            to[n++] = *s;
+        if (n + 1 < room) to[n++] = *s;
     }
     to[n] = '\0';
     return s;
@@ -2087,8 +2071,7 @@ static bool in_directory(const struct transfer *t) {
 
 static int path_set(struct transfer *t, char **path, const char *name) {
     char safe[1024] = "";
-    if (name)
-        name_make_safe(safe, sizeof safe, name);
+    if (name) name_make_safe(safe, sizeof safe, name);
     free(*path);
     *path = text_join(t->rq.path, safe);
     return *path ? 0 : fail_memory(t);
@@ -2123,8 +2106,7 @@ static bool meta_read(const char *part, struct meta *m) {
     ssize_t n = fd < 0 ? -1 : read(fd, m->text, sizeof m->text - 1);
     const char *length;
     free(path);
-    if (fd >= 0)
-        close(fd);
+    if (fd >= 0) close(fd);
     if (n <= 0) return false;
     m->text[n] = '\0';
     m->url = "";
@@ -2135,15 +2117,13 @@ static bool meta_read(const char *part, struct meta *m) {
     *end = '\0';
     length = end + 1;
     m->length = text_number(&length);
-    if (*length == '\n' || strcmp(length, "-1\n") == 0)
-        m->url = m->text;
+    if (*length == '\n' || strcmp(length, "-1\n") == 0) m->url = m->text;
     return true;
 }
 
 static void meta_remove(struct body *b) {
     char *path = b->meta ? text_join(b->part, ".meta") : NULL;
-    if (path)
-        unlink(path);
+    if (path) unlink(path);
     free(path);
     b->meta = false;
 }
@@ -2207,8 +2187,9 @@ static int part_lock(const char *part, int flags) {
 static bool part_usable(struct transfer *t, int fd, const char *part) {
     struct meta m;
     struct stat st;
-    if (fstat(fd, &st) == 0 && st.st_size == 0) return true;
-    return meta_read(part, &m) && *m.url && (!in_directory(t) || strcmp(m.url, shown_url(t)) == 0);
+    bool meta = meta_read(part, &m);
+    if (fstat(fd, &st) == 0 && st.st_size == 0) return !meta || *m.url;
+    return meta && *m.url && (!in_directory(t) || strcmp(m.url, shown_url(t)) == 0);
 }
 
 /* Something is in the way of this .part: try it again (0), or the next number (1), or fail (-1). */
@@ -2275,13 +2256,14 @@ static int part_find(struct transfer *t) {
         if ((b->part = name_numbered(b->base, number, ".part")) == NULL) return fail_memory(t);
         if (!meta_read(b->part, &m)) return 0;
         if (strcmp(m.url, shown_url(t)) != 0) continue;
-        if ((b->fd = part_lock(b->part, 0)) >= 0) break;
+        if ((b->fd = part_lock(b->part, 0)) >= 0) break;        /* now nobody changes its .meta */
         if (errno == ENOENT) {          /* killed after the rename: only the .meta is left */
             b->meta = true;
             meta_remove(b);
         } else if (part_obstacle(t, b->part, true) < 0) return -1;
     }
-    part_continue(t, &m);
+    if (meta_read(b->part, &m) && strcmp(m.url, shown_url(t)) == 0)
+        part_continue(t, &m);
     return 0;
 }
 
@@ -2303,8 +2285,7 @@ static int part_spill(struct transfer *t, bool more) {
     struct body *b = t->body;
     size_t n = (size_t)b->have;
     if (part_open(t) < 0) return -1;
-    if (more)
-        meta_write(t);
+    if (more) meta_write(t);
     b->have = 0;
     if (part_write(t, b->data, n) < 0) return -1;
     free(b->data);
@@ -2337,7 +2318,7 @@ static int file_open(struct transfer *t) {
     free(name);
     if (result < 0 || (b->path = text_join(b->base, "")) == NULL) return fail_memory(t);
     result = file_look(t);
-    if (result < 0 || (t->rq.flags & FETCHER_FRESH)) return result;
+    if (result < 0 || b->no_range || (t->rq.flags & FETCHER_FRESH)) return result;
     return part_find(t) < 0 ? -1 : result;
 }
 
@@ -2351,8 +2332,7 @@ static int file_begin(struct transfer *t) {
     if (b->fd < 0) return 0;
     if (ftruncate(b->fd, b->have) < 0 || lseek(b->fd, b->have, SEEK_SET) < 0)
         return fail_file(t, "cut", b->part);
-    if (b->have == 0)
-        meta_write(t);
+    if (b->have == 0) meta_write(t);
     return 0;
 }
 
@@ -2408,13 +2388,18 @@ static int place_beside(struct transfer *t) {
             b->path = path;
             return 0;
         }
-        if (errno != EEXIST)
-            fail_file(t, "make", path);
+        if (errno != EEXIST) fail_file(t, "make", path);
         free(path);
         if (t->code != FETCHER_OK) return -1;
         number = number ? number + 1 : free_number(b->path);
     }
     return fail_memory(t);
+}
+
+/* Nobody may have moved our .part away while it grew, and put another in its place. */
+static bool part_stands(const struct body *b) {
+    struct stat st;
+    return lstat(b->part, &st) == 0 && same_file(b->fd, &st);
 }
 
 static bool replaces(const struct transfer *t) {
@@ -2423,6 +2408,7 @@ static bool replaces(const struct transfer *t) {
 
 static int file_place(struct transfer *t) {
     struct body *b = t->body;
+    if (b->meta && !part_stands(b)) return fail(t, FETCHER_FILE, "%s was taken away", b->part);
     if (!replaces(t) && t->rq.existing == FETCHER_KEEP_BOTH) return place_beside(t);
     if (replaces(t) && file_look(t) < 0) return -1;
     if ((replaces(t) ? rename(b->part, b->path) : rename_new(b->part, b->path)) == 0) return 0;
@@ -2458,7 +2444,7 @@ static int file_commit(struct transfer *t) {
 static void file_drop(struct transfer *t) {
     struct body *b = t->body;
     if (b->fd >= 0) {
-        if (b->have == 0 || !b->meta || !validator(b)) {
+        if ((b->have == 0 || !b->meta || !validator(b)) && part_stands(b)) {
             unlink(b->part);
             meta_remove(b);
         }
@@ -2508,8 +2494,7 @@ static void body_next_round(struct transfer *t) {
 
 static void transfer_free(struct fetcher *f, struct transfer *t) {
     attempt_free(t->attempt);
-    if (t->body)
-        t->sink->drop(t);
+    if (t->body) t->sink->drop(t);
     free(t->body);
     free(t->shown);
     timer_disarm(f, &t->timer);
@@ -2533,8 +2518,7 @@ static void transfer_stop(struct fetcher *f, struct transfer *t) {
     dequeue(f, t);
     timer_disarm(f, &t->timer);
     f->running -= t->in_flight;
-    if (t->host)
-        t->host->running -= t->in_flight;
+    if (t->host) t->host->running -= t->in_flight;
     t->in_flight = t->held = false;
     if (a) {
         tree_remove(&f->breathless, &a->breath);
@@ -2547,8 +2531,7 @@ static void transfer_stop(struct fetcher *f, struct transfer *t) {
         lookup_over(a);
         curl_multi_remove_handle(f->multi, a->easy);
     }
-    if (t->host)
-        host_place(f, t->host);
+    if (t->host) host_place(f, t->host);
 }
 
 static usec time_of(CURL *easy, CURLINFO info) {
@@ -2588,10 +2571,8 @@ static void tell(struct fetcher *f, struct transfer *t, bool last) {
         .changed = !t->unchanged, .last = last,
     };
     char *allocated = NULL;
-    if (t->attempt)
-        allocated = result_from_curl(t, &r, type, sizeof type);
-    if (t->rq.on_done)
-        t->rq.on_done(f, &r, t->rq.arg);
+    if (t->attempt) allocated = result_from_curl(t, &r, type, sizeof type);
+    if (t->rq.on_done) t->rq.on_done(f, &r, t->rq.arg);
     free(allocated);
 }
 
@@ -2612,8 +2593,7 @@ static bool round_over(struct fetcher *f, struct transfer *t) {
     if (last)
         transfer_free(f, t);
     else {
-        if (t->body)
-            body_next_round(t);
+        if (t->body) body_next_round(t);
         sleep_until_round(f, t);
     }
     return !last;
@@ -2635,10 +2615,8 @@ static void judge(struct attempt *a) {
         fail_curl(a, a->result);
     else if (!a->head.decided)
         decide(a);                      /* an answer without a body */
-    if (t->code != FETCHER_OK || a->again || t->unchanged || t->own_range || is_head(t) ||
-        b->length <= b->have)
-        return;
-    if (a->ranged && b->have > a->from)
+    if (t->code != FETCHER_OK || a->again || !a->ranged || b->length <= b->have) return;
+    if (b->have > a->from)
         ask_again(a);
     else
         fail_cut_short(t, "");
@@ -2648,13 +2626,11 @@ static void judge(struct attempt *a) {
  * on only when that says so. */
 static bool attempt_over(struct fetcher *f, struct transfer *t) {
     bool again, held = t->held;
-    if (t->attempt && t->attempt->done)
-        judge(t->attempt);
+    if (t->attempt && t->attempt->done) judge(t->attempt);
     again = t->attempt && t->attempt->again;
     t->want &= ~(unsigned)WANT_END;
     transfer_stop(f, t);
-    if (!again && t->code == FETCHER_OK && !t->unchanged)
-        t->sink->commit(t);
+    if (!again && t->code == FETCHER_OK && !t->unchanged) t->sink->commit(t);
     if (!again && (t->code == FETCHER_OK || !t->host || !may_retry(f, t))) return round_over(f, t);
     attempt_forget(t);
     if (held)
@@ -2683,14 +2659,13 @@ static int transfer_launch(struct fetcher *f, struct transfer *t) {
         t->unchanged = true;
         return -1;
     }
-    if (!t->rq.on_data && t->body->have && (t->body->no_range || !validator(t->body)))
+    if (!t->rq.on_data && t->body->have && !validator(t->body))
         t->body->have = 0;              /* what can't be continued is no start */
     if (attempt_new(f, t) < 0) return -1;
     if (!host_known(f, t->host)) {
         t->attempt->scout = true;
         t->host->looking++;
-        if (!t->host->numeric)
-            lookup_begins(t->attempt, LOOKUP_EXPECTED);
+        if (!t->host->numeric) lookup_begins(t->attempt, LOOKUP_EXPECTED);
     }
     t->attempts++;
     t->in_flight = true;
@@ -2759,6 +2734,7 @@ static void pause_now(struct fetcher *f, struct transfer *t) {
     if (t->state == FETCHER_PAUSED) return;
     if (t->in_flight && (t->rq.on_data || t->body->no_range)) {
         t->held = true;
+        scout_over(t->attempt, false);
         tree_remove(&f->breathless, &t->attempt->breath);
         curl_easy_pause(t->attempt->easy, CURLPAUSE_ALL);
     } else {
@@ -2868,11 +2844,9 @@ static size_t request_copy(struct fetcher_request *to, const struct fetcher_requ
     for (size_t i = 0; i < count; i++) {
         char *copy = stow_text(&at, &size, from->headers[i]);
 
-        if (headers)
-            headers[i] = copy;
+        if (headers) headers[i] = copy;
     }
-    if (from->body && !from->body_size)
-        to->body_size = strlen(from->body);
+    if (from->body && !from->body_size) to->body_size = strlen(from->body);
     to->body = stow(&at, &size, from->body, from->body ? to->body_size : 0);
     to->method = stow_text(&at, &size, from->method);
     to->path = stow_text(&at, &size, from->path);
@@ -2891,8 +2865,7 @@ static void request_defaults(struct transfer *t) {
     rq->total_ms = or_usual(rq->total_ms, -1);
     rq->max_bytes = or_usual(rq->max_bytes, memory ? MEMORY_USUAL : -1);
     rq->retries = (int)or_usual(rq->retries, RETRIES_USUAL);
-    if (rq->path)
-        rq->flags &= ~FETCHER_COMPRESSED;
+    if (rq->path) rq->flags &= ~FETCHER_COMPRESSED;
     if (rq->every_ms && rq->existing == FETCHER_KEEP_BOTH)
         rq->existing = FETCHER_OVERWRITE;
     for (const char *const *h = rq->headers; h && *h; h++)
@@ -2942,8 +2915,7 @@ fetcher_id fetcher_start(struct fetcher *f, const struct fetcher_request *rq) {
     t->id.key = (int64_t)++f->last_id;
     tree_add(&f->transfers, &t->id);
     f->count++;
-    if (!f->busy)
-        clock_read(f);
+    if (!f->busy) clock_read(f);
     t->round = f->now;
     if (t->host)
         enqueue(f, t, false);
@@ -2962,8 +2934,7 @@ fetcher_id fetcher_get(struct fetcher *f, const char *url,
 
 static struct transfer *transfer_find(struct fetcher *f, fetcher_id id) {
     struct node *n = tree_find(f->transfers, id);
-    if (!n)
-        errno = ENOENT;
+    if (!n) errno = ENOENT;
     return n ? container_of(n, struct transfer, id) : NULL;
 }
 
@@ -2972,8 +2943,7 @@ static int want(struct fetcher *f, fetcher_id id, unsigned what, unsigned opposi
     struct transfer *t = transfer_find(f, id);
     if (!t) return -1;
     t->want &= ~opposite;
-    if (t->state != FETCHER_ENDED)
-        mark(f, t, what);
+    if (t->state != FETCHER_ENDED) mark(f, t, what);
     return 0;
 }
 
@@ -3003,21 +2973,16 @@ static void rate_set(struct fetcher *f, int64_t rate) {
     f->budget = 0;
     f->filled = f->now;
     timer_disarm(f, &f->hear);
-    if (f->deaf)
-        hear_again(f, NULL);
+    if (f->deaf) hear_again(f, NULL);
 }
 
 int fetcher_limit(struct fetcher *f, int total, int per_host, int64_t bytes_per_second) {
     struct node *n;
     if (total < -1 || per_host < -1 || bytes_per_second < -1) return err(EINVAL);
-    if (!f->busy)
-        clock_read(f);
-    if (total)
-        f->limit_total = total;
-    if (per_host)
-        f->limit_host = per_host;
-    if (bytes_per_second)
-        rate_set(f, bytes_per_second);
+    if (!f->busy) clock_read(f);
+    if (total) f->limit_total = total;
+    if (per_host) f->limit_host = per_host;
+    if (bytes_per_second) rate_set(f, bytes_per_second);
     guest_limit(f);
     for (n = tree_first(f->hosts); n; n = tree_from(f->hosts, n->key, n->seq + 1))
         host_place(f, container_of(n, struct host, name));
@@ -3093,8 +3058,7 @@ void fetcher_free(struct fetcher *f) {
     if (!f || f->busy) return;
     f->busy = f->closing = true;
     free_all(f);
-    if (f->multi)
-        guest_close(f);
+    if (f->multi) guest_close(f);
     for (int i = 0; i < 2; i++)
         if (f->pipe[i] >= 0)
             close(f->pipe[i]);
@@ -3136,8 +3100,7 @@ static void out_open(struct out *o, int fd) {
     o->fd = tty || pipe ? open(tty && ttyname(fd) ? ttyname(fd) : name,
                                O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC) : fd;
     o->chunked = o->fd < 0;
-    if (o->fd < 0)
-        o->fd = fd;
+    if (o->fd < 0) o->fd = fd;
 }
 
 static void out_ready(struct fetcher *f, int fd, int events, void *arg);
@@ -3150,13 +3113,11 @@ static void out_flush(struct fetcher *f, struct out *o, bool ready) {
         n = write(o->fd, o->data + done, o->chunked && o->used - done > PIPE_BUF ? PIPE_BUF
                                                                                : o->used - done);
         if (n < 0 && errno == EAGAIN) break;
-        if (n < 0 && errno != EINTR)
-            o->error = errno;
+        if (n < 0 && errno != EINTR) o->error = errno;
         done += n > 0 ? (size_t)n : 0;
         ready = false;
     }
-    if (done)
-        memmove(o->data, o->data + done, o->used - done);
+    if (done) memmove(o->data, o->data + done, o->used - done);
     o->used = o->error ? 0 : o->used - done;
     if (o->watched != (o->used > 0))
         (void)fetcher_watch(f, o->fd, (o->watched = o->used > 0) ? FETCHER_WRITE : 0, out_ready, o);
@@ -3218,8 +3179,7 @@ static void out_json(struct out *o, const char *key, const char *text) {
         else if (n == 0)
             out_add(o, "\xef\xbf\xbd", 3);
         else {
-            if (*text == '"' || *text == '\\')
-                out_add(o, "\\", 1);
+            if (*text == '"' || *text == '\\') out_add(o, "\\", 1);
             out_add(o, text, n);
         }
     }
@@ -3316,20 +3276,16 @@ static int read_data(char **data, const char *text) {
     if (!all || (*text == '@' && !file))
         return usage("cannot read %s: %s", text + 1, strerror(errno));
     *data = all;
-    if (used > 0)
-        all[used++] = '&';
+    if (used > 0) all[used++] = '&';
     all[used] = '\0';
-    if (!file)
-        strcpy(all + used, text);
+    if (!file) strcpy(all + used, text);
     for (; file && (c = getc(file)) != EOF; *data = all) {
-        if (c != '\r' && c != '\n' && c != '\0')
-            all[used++] = (char)c;
+        if (c != '\r' && c != '\n' && c != '\0') all[used++] = (char)c;
         if (used + 1 == room && (all = realloc(*data, room *= 2)) == NULL)
             return usage("out of memory");
         all[used] = '\0';
     }
-    if (file)
-        fclose(file);
+    if (file) fclose(file);
     return 0;
 }
 
@@ -3481,7 +3437,7 @@ struct program {
     struct node *jobs;          /* those that have not ended */
     uint64_t started, refused;  /* jobs; lines of the list that were none */
     int status;
-    bool progress;              /* a line on the terminal */
+    bool progress, feeding;     /* a line on the terminal; in feed() */
     CURLSH *cookies;
     FILE *trace;
     usec began;
@@ -3494,8 +3450,7 @@ static void feed(struct fetcher *f, void *arg);
 
 /* A line on stderr; a progress line makes room for it, and comes again. */
 static void complain(struct program *p, const char *what, const char *why) {
-    if (p->progress)
-        out_printf(&p->err, "\r\033[K");
+    if (p->progress) out_printf(&p->err, "\r\033[K");
     out_printf(&p->err, "fetcher: ");
     out_text(&p->err, what);
     out_printf(&p->err, ": ");
@@ -3534,8 +3489,7 @@ static void tell_plain(struct program *p, const struct fetcher_result *r) {
     struct out *o = p->s.output && strcmp(p->s.output, "-") == 0 ? &p->err : &p->out;
     char size[32];
     if (p->s.quiet || (o == &p->err && !p->s.verbose)) return;
-    if (p->progress)
-        out_printf(&p->err, "\r\033[K");
+    if (p->progress) out_printf(&p->err, "\r\033[K");
     out_flush(p->f, &p->err, false);
     out_text(o, r->path ? file_shown(r->path) : r->url);
     out_printf(o, !r->changed ? r->attempts ? ": unchanged" : ": exists, skipped" : ": %s in %.2f s",
@@ -3553,8 +3507,7 @@ static void tell_plain(struct program *p, const struct fetcher_result *r) {
 static void job_done(struct fetcher *f, const struct fetcher_result *r, void *arg) {
     struct job *j = arg;
     struct program *p = j->p;
-    if (r->code && !p->status)
-        p->status = 1;
+    if (r->code && !p->status) p->status = 1;
     if (p->s.json)
         tell_json(p, r);
     else if (!r->code)
@@ -3565,7 +3518,6 @@ static void job_done(struct fetcher *f, const struct fetcher_result *r, void *ar
         tree_remove(&p->jobs, &j->id);
         free(j);
     }
-    out_flush(f, &p->out, false);
     feed(f, p);
 }
 
@@ -3704,8 +3656,7 @@ static void list_line(struct program *p, char *line, size_t n) {
         list_refuse(p, "the line is empty");
     else if (*url != '#') {
         name = url + strcspn(url, " \t");
-        if (*name)
-            *name++ = '\0';
+        if (*name) *name++ = '\0';
         name += strspn(name, " \t");
         if (*name && name_escapes(name))
             list_refuse(p, "the name leads out of the directory");
@@ -3775,10 +3726,15 @@ static void feed(struct fetcher *f, void *arg) {
     struct list *l = &p->list;
     size_t window = p->s.jobs > 500 ? (size_t)p->s.jobs * 2 : 1000;
     bool room, line = true;
-    while ((room = !p->out.error && fetcher_count(f) < window && !out_full(&p->out)) &&
-           ((line = list_take(p)) || (!l->eof && !l->polled)))
-        if (!line)
-            list_read(p);
+    if (p->feeding) return;             /* what is flushed below calls back */
+    p->feeding = true;
+    do {
+        while ((room = !p->out.error && fetcher_count(f) < window && !out_full(&p->out)) &&
+               ((line = list_take(p)) || (!l->eof && !l->polled)))
+            if (!line) list_read(p);
+        out_flush(f, &p->out, false);
+    } while (!room && !p->out.error && fetcher_count(f) < window && !p->out.was_full);
+    p->feeding = false;
     list_watch(p, room && !l->eof && l->polled);
 }
 
@@ -3838,6 +3794,11 @@ static void trace(struct fetcher *f, const char *line, void *arg) {
     fprintf(arg, "%s\n", line);
 }
 
+static void give_up(struct fetcher *f, void *arg) {
+    (void)arg;
+    fetcher_stop(f);
+}
+
 /* The first signal ends it cleanly: what is there of a file is kept. */
 static void interrupted(struct fetcher *f, void *arg) {
     struct program *p = arg;
@@ -3845,13 +3806,14 @@ static void interrupted(struct fetcher *f, void *arg) {
     for (struct node *n = tree_first(p->jobs); n; n = tree_from(p->jobs, n->key + 1, 0))
         (void)fetcher_cancel(f, (fetcher_id)n->key);
     p->status = 128 + (int)signals_seen;
+    if (p->out.watched)                 /* its reader may have stopped */
+        (void)fetcher_timer(f, 500, give_up, p);
     if (!p->s.quiet)
         complain(p, "interrupted", "the same command goes on where it was");
 }
 
 static void on_signal(int number) {
-    if (signals_seen)
-        _exit(128 + number);
+    if (signals_seen) _exit(128 + number);
     signals_seen = number;
     (void)fetcher_post(signalled->f, interrupted, signalled);
 }
@@ -3861,10 +3823,11 @@ static void on_signal(int number) {
 /* Cookies are read once and written once, by a handle that does nothing else. (What could not be made is
  * NULL, which libcurl refuses.) */
 static int cookies_move(struct program *p, bool save) {
+    int fd = open(p->s.cookies, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);     /* can it be written? */
     CURL *e = curl_easy_init();
-    unsigned bad = 0;
-    if (!p->cookies)
-        p->cookies = curl_share_init();
+    unsigned bad = fd < 0;
+    if (fd >= 0) close(fd);
+    if (!p->cookies) p->cookies = curl_share_init();
     bad |= curl_share_setopt(p->cookies, CURLSHOPT_SHARE, CURL_LOCK_DATA_COOKIE);
     SET(SHARE, p->cookies);
     if (save)
@@ -3922,8 +3885,7 @@ static int program_open(struct program *p) {
         fprintf(stderr, "fetcher: cannot write %s: %s\n", p->s.trace, strerror(errno));
         return 1;
     }
-    if (p->trace)
-        fetcher_trace(p->f, trace, p->trace);
+    if (p->trace) fetcher_trace(p->f, trace, p->trace);
     fetcher_limit(p->f, (int)p->s.jobs, (int)p->s.per_host, p->s.rate);
     return p->s.cookies ? cookies_move(p, false) : 0;
 }
@@ -3931,24 +3893,21 @@ static int program_open(struct program *p) {
 static int program_close(struct program *p) {
     const char *why = p->out.error ? strerror(p->out.error) : NULL;
     list_end(p);
-    if (p->progress)
-        out_printf(&p->err, "\r\033[K");
-    if (p->s.stats)
-        tell_stats(p);
+    if (p->progress) out_printf(&p->err, "\r\033[K");
+    if (p->s.stats) tell_stats(p);
     out_flush(p->f, &p->out, false);
     out_flush(p->f, &p->err, false);
-    while ((p->out.watched || p->err.watched) && fetcher_step(p->f, -1) > 0) continue;
+    while (!signals_seen && (p->out.watched || p->err.watched) && fetcher_step(p->f, -1) > 0)
+        continue;
     if (why || p->out.error)
         complain(p, "cannot write to standard output", why ? why : strerror(p->out.error));
     if (p->out.error || (p->trace && (ferror(p->trace) || fclose(p->trace))))
         p->status = 1;
-    if (p->s.cookies && cookies_move(p, true))
-        p->status = 1;
+    if (p->s.cookies && cookies_move(p, true)) p->status = 1;
     signal(SIGINT, SIG_DFL);            /* a handler must not find a fetcher that is gone */
     signal(SIGTERM, SIG_DFL);
     fetcher_free(p->f);
-    if (p->cookies)
-        curl_share_cleanup(p->cookies);
+    if (p->cookies) curl_share_cleanup(p->cookies);
     free(p->out.data);
     free(p->err.data);
     return p->status;
@@ -3960,8 +3919,7 @@ static int program_run(struct program *p, char **url) {
         complain(p, "warning", "this libcurl has no asynchronous resolver: a slow name blocks all");
     for (; *url; url++) job_start(p, *url, p->s.output);
     feed(p->f, p);
-    if (p->progress)
-        (void)fetcher_timer(p->f, 200, progress, p);
+    if (p->progress) (void)fetcher_timer(p->f, 200, progress, p);
     fetcher_run(p->f);
     return program_close(p);
 }
@@ -3974,8 +3932,7 @@ int main(int argc, char **argv) {
     const char **headers = calloc((size_t)argc + 1, sizeof *headers);
     int fd, status = 1;
     while ((fd = open("/dev/null", O_RDONLY)) >= 0 && fd <= 2) continue;
-    if (fd > 2)
-        close(fd);
+    if (fd > 2) close(fd);
     if (!p || !url || !headers) return usage("out of memory");
     p->s.headers = headers;
     p->s.retries = RETRIES_USUAL;

@@ -1813,6 +1813,19 @@ int getaddrinfo(const char *node, const char *service, const struct addrinfo *hi
     return real(node, service, hints, result);
 }
 
+static void hang_begin(void) {
+    if (pipe(hang_pipe) < 0)
+        die("pipe");
+    lookups_begun = 0;
+}
+
+static void hang_end(void) {
+    (void)!write(hang_pipe[1], "x", 1);
+    until(f->lookups == 0);
+    close(hang_pipe[0]);
+    close(hang_pipe[1]);
+}
+
 static void test_parking(void) {
     struct outcome o[30], good = {0};
     struct fetcher_stats st;
@@ -1820,8 +1833,7 @@ static void test_parking(void) {
     int done;
     usec before;
     memset(o, 0, sizeof o);
-    if (pipe(hang_pipe) < 0)
-        die("pipe");
+    hang_begin();
     fetcher_limit(f, 100, 0, 0);
     for (int i = 0; i < 30; i++) {
         snprintf(name, sizeof name, "http://hang%d.test/", i);
@@ -1848,11 +1860,8 @@ static void test_parking(void) {
     fetcher_step(f, 0);
     ok(f->running == 0, "so another one waits");
     fetcher_cancel(f, (fetcher_id)tree_first(f->transfers)->key);
-    (void)!write(hang_pipe[1], "x", 1);
-    until(f->lookups == 0);
+    hang_end();
     ok(f->lookups == 0 && f->attempts == NULL, "when the lookups end, the parked handles are freed");
-    close(hang_pipe[0]);
-    close(hang_pipe[1]);
 }
 
 /* At the end: cleaning up must not wait for a lookup that hangs. */
@@ -1860,10 +1869,8 @@ static void test_free_in_lookup(void) {
     struct fetcher *own = fetcher_new(), *previous = f;
     struct outcome o = {0};
     usec before;
-    if (pipe(hang_pipe) < 0)
-        die("pipe");
+    hang_begin();
     f = own;
-    lookups_begun = 0;
     fetcher_get(own, "http://hang.test/", keep_outcome, &o);
     until(lookups_begun);
     before = clock_us();
@@ -1877,9 +1884,7 @@ static void test_free_in_lookup(void) {
 
 static void test_connect_timeout(void) {
     struct outcome o = {0};
-    if (pipe(hang_pipe) < 0)
-        die("pipe");
-    lookups_begun = 0;
+    hang_begin();
     fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/", .connect_ms = 3000,
                   .retries = -1, .on_done = keep_outcome, .arg = &o});
     until(lookups_begun);
@@ -1887,10 +1892,7 @@ static void test_connect_timeout(void) {
     until(o.calls);
     ok(o.code == FETCHER_TIMEOUT && strcmp(o.message, "no connection after 3 s") == 0,
        "a lookup that hangs runs into connect_ms: %s", o.message);
-    (void)!write(hang_pipe[1], "x", 1);
-    until(f->lookups == 0);
-    close(hang_pipe[0]);
-    close(hang_pipe[1]);
+    hang_end();
 }
 
 static void test_one_lookup_a_host(void) {
@@ -2358,9 +2360,7 @@ static void test_pause_holds(void) {
     until(o.calls == 2);
     fetcher_cancel(f, id);
     until(f->count == 0);
-    if (pipe(hang_pipe) < 0)
-        die("pipe");
-    lookups_begun = 0;
+    hang_begin();
     o.calls = 0;
     id = fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/", .on_data = pause_once,
                        .on_done = keep_outcome, .arg = &o});
@@ -2514,51 +2514,50 @@ static int swallow(struct fetcher *on, const void *data, size_t size, void *arg)
     return 0;
 }
 
+/* Bytes a second, and turns a second, over a while. */
+static double measure_rate(struct fetcher *own, int seconds, double *turns) {
+    struct fetcher_stats before, st;
+    usec begin = clock_us();
+    fetcher_stats(own, &before);
+    while (clock_us() < begin + seconds * 1000000)
+        fetcher_step(own, 20);
+    fetcher_stats(own, &st);
+    *turns = (double)(st.turns - before.turns) / seconds;
+    return (double)(st.received - before.received) * 1e6 / (double)(clock_us() - begin);
+}
+
+/* The server is in a process of its own, so that each has its own loop. */
+static void test_one_rate(int limit, int transfers, int seconds) {
+    struct fetcher *own = fetcher_new(), *previous = f;
+    struct fetcher_stats st;
+    double rate, turns;
+    pid_t pid = fork();
+    while (pid == 0)
+        fetcher_step(f, 1000);
+    f = own;
+    fetcher_limit(own, 100, 100, limit);
+    for (int n = 0; n < transfers; n++)
+        fetcher_start(own, &(struct fetcher_request){.url = url("/rate?size=600000000"),
+                      .on_data = swallow});
+    until(fetcher_stats(own, &st) == 0 && st.received > limit / 4);
+    rate = measure_rate(own, seconds, &turns);
+    ok(rate > limit * .9 && rate < limit * 1.1, "%d bytes/s with %d in flight: %.0f", limit, transfers,
+       rate);
+    ok(turns < 1000, "and without spinning: %.0f turns a second", turns);
+    fetcher_limit(own, 0, 0, limit * 5);
+    rate = measure_rate(own, 2, &turns);
+    ok(rate > limit * 4.2 && rate < limit * 5.8, "five times as much, on the way: %.0f", rate);
+    fetcher_free(own);
+    f = previous;
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+}
+
 static void test_rate(void) {
-    static const struct { int rate, transfers, seconds; } t[] = {
-        {20000, 1, 10}, {20000, 50, 10}, {20000000, 1, 2}, {20000000, 50, 2}};
-    struct fetcher_stats st, before;
-    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
-        struct fetcher *own = fetcher_new(), *previous = f;
-        pid_t pid;
-        usec begin, end;
-        double rate;
-        /* The server in a process of its own, so that each has its own loop. */
-        f = own;
-        if ((pid = fork()) == 0) {
-            f = previous;
-            for (;;)
-                fetcher_step(f, 1000);
-        }
-        fetcher_limit(own, 100, 100, t[i].rate);
-        for (int n = 0; n < t[i].transfers; n++)
-            fetcher_start(own, &(struct fetcher_request){.url = url("/rate?size=60000000"),
-                          .on_data = swallow});
-        until(fetcher_stats(own, &before) == 0 && before.received > t[i].rate / 4);
-        begin = clock_us();
-        end = begin + t[i].seconds * 1000000;
-        while (clock_us() < end)
-            fetcher_step(own, 20);
-        fetcher_stats(own, &st);
-        rate = (double)(st.received - before.received) * 1e6 / (double)(clock_us() - begin);
-        ok(rate > t[i].rate * .9 && rate < t[i].rate * 1.1, "%d bytes/s with %d in flight: %.0f",
-           t[i].rate, t[i].transfers, rate);
-        ok((double)(st.turns - before.turns) < 1000. * t[i].seconds, "and without spinning: %d turns a second",
-           (int)(st.turns - before.turns) / t[i].seconds);
-        if (i == 0) {                   /* adjustable on the way */
-            fetcher_limit(own, 0, 0, 200000);
-            fetcher_stats(own, &before);
-            for (end = clock_us() + 2000000; clock_us() < end; )
-                fetcher_step(own, 20);
-            fetcher_stats(own, &st);
-            ok(st.received - before.received > 340000 && st.received - before.received < 460000,
-               "ten times the rate, on the way: %d bytes in 2 s", (int)(st.received - before.received));
-        }
-        fetcher_free(own);
-        f = previous;
-        kill(pid, SIGKILL);
-        waitpid(pid, NULL, 0);
-    }
+    test_one_rate(20000, 1, 10);
+    test_one_rate(20000, 50, 10);
+    test_one_rate(20000000, 1, 2);
+    test_one_rate(20000000, 50, 2);
 }
 
 static void test_idle(void) {
