@@ -207,7 +207,7 @@ static const char *const index_lines[] = {
     "  &cut=500 &reset=500        end, or reset the connection after 500 bytes",
     "  &stall=500 &stall=head     say nothing more after 500 bytes, or nothing at all",
     "  &length=2000               announce another length",
-    "  &chunked=1 &chunk=bad      chunked, and badly so",
+    "  &chunked=1 &chunk=bad      chunked, and badly so; &both=1 with a length too, a wrong one",
     "  &status=503 &retry-after=2 an error; Retry-After in seconds or as a date",
     "  &times=2                   the fault in the first 2 requests only",
     "  &etag=weak &etag=none      validators; &modified=none likewise",
@@ -267,7 +267,8 @@ static int64_t range_first(struct conn *c, const char *target, const char *etag)
 
 static void answer_length(struct conn *c, const char *target, int64_t size) {
     if (number(target, "chunked", 0) || param_is(target, "chunk", "bad"))
-        head_add(c, "Transfer-Encoding: chunked\r\n");
+        head_add(c, "Transfer-Encoding: chunked\r\n%s", number(target, "both", 0) ?
+                 "Content-Length: 999999\r\n" : "");
     else if (number(target, "length", 0) >= 0)
         head_add(c, "Content-Length: %" PRId64 "\r\n", number(target, "length", size));
 }
@@ -2190,6 +2191,37 @@ static void test_retry_after(void) {
     forget(&b);
 }
 
+/* The total limit counts in the queue too, while the host rests. */
+static void test_total(void) {
+    struct outcome o = {0};
+    struct fetcher_info info;
+    const char *path = "/total?status=429&retry-after=100";
+    fetcher_id id = fetcher_start(f, &(struct fetcher_request){.url = url("%s", path), .total_ms = 3000,
+                                  .on_done = keep_outcome, .arg = &o});
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_RETRYING);
+    f->skew += 3000000;
+    until(o.calls);
+    ok(o.code == FETCHER_HTTP && seen("%s", path)->count == 1, "a host that rests longer than that: %s",
+       o.message);
+    forget(&o);
+}
+
+/* A debt of many seconds is paid once. */
+static void test_slow_rate(void) {
+    struct outcome o = {0};
+    usec before = f->now;
+    fetcher_limit(f, 0, 0, 300);
+    fetcher_get(f, url("/slowest?size=6000"), keep_outcome, &o);
+    while (!o.calls && f->now - before < 100000000) {
+        if (f->deaf)
+            f->skew += f->hear.due.key - f->now;
+        fetcher_step(f, 1);
+    }
+    ok(o.code == FETCHER_OK && f->now - before < 24000000, "6000 bytes at 300 a second: %.1f s",
+       (double)(f->now - before) / 1e6);
+    forget(&o);
+}
+
 static void test_resume(void) {
     static const struct { const char *query; int requests; int64_t most; const char *what; } t[] = {
         {"cut=200000&times=1", 2, 400000, "a strong ETag"},
@@ -2285,6 +2317,63 @@ static int stream_keep(struct fetcher *on, const void *data, size_t size, void *
     return 0;
 }
 
+/* Bytes of a range that the caller asked for are no start of the document. */
+static void test_own_range(void) {
+    const char *range[] = {"Range: bytes=100000-", NULL};
+    struct outcome o;
+    o = FETCH(.url = url("/or?size=400000&cut=200000&times=2"), .path = in_work("or"), .retries = -1);
+    o = FETCH(.url = url("/or?size=400000&cut=200000&times=2"), .path = in_work("or"), .retries = -1,
+              .headers = range);
+    ok(o.code == FETCHER_CUT_SHORT, "a range of the caller's own, cut short");
+    o = FETCH(.url = url("/or?size=400000&cut=200000&times=2"), .path = in_work("or"));
+    ok(o.code == FETCHER_OK && file_is(in_work("or"), 400000, "/or", 0), "is not taken for the start");
+    streamed_size = 0;
+    o = FETCH(.url = url("/ors?size=400000&cut=20000&times=1"), .on_data = stream_keep, .headers = range);
+    ok(o.code == FETCHER_PROTOCOL && streamed_size == 20000, "nor is its start streamed twice: %s",
+       o.message);
+}
+
+/* A 416 says that we have all there is; but of what? */
+static void test_complete(void) {
+    struct outcome o;
+    char meta[300];
+    snprintf(meta, sizeof meta, "%s\n\"old\"\n100\n", url("/full?size=100&range=416"));
+    write_file(in_work("full.part.meta"), meta, strlen(meta));
+    write_file(in_work("full.part"), meta, 100);
+    o = FETCH(.url = url("/full?size=100&range=416"), .path = in_work("full"));
+    ok(o.code == FETCHER_OK && file_is(in_work("full"), 100, "/full", 0), "all of another document");
+    snprintf(meta, sizeof meta, "%s\n\"v%u\"\n100\n", url("/full?size=100"), seed_of("/full", 0));
+    write_file(in_work("again.part.meta"), meta, strlen(meta));
+    rename(in_work("full"), in_work("again.part"));
+    o = FETCH(.url = url("/full?size=100"), .path = in_work("again"));
+    ok(o.code == FETCHER_OK && o.received == 0 && file_is(in_work("again"), 100, "/full", 0) &&
+       names_in(work) == 1, "all of this one: nothing is fetched");
+    o = FETCH(.url = url("/both?size=5000&chunked=1&both=1"));
+    ok(o.code == FETCHER_OK && o.size == 5000, "chunks count, not a length beside them");
+    forget(&o);
+}
+
+/* The .part is taken away, and another put in its place. */
+static void test_part_replaced(void) {
+    struct outcome o = {0};
+    struct fetcher_info info;
+    int64_t size;
+    fetcher_id id;
+    id = fetcher_start(f, &(struct fetcher_request){.url = url("/taken?size=400000&slow=20000"),
+                       .path = in_work("taken"), .on_done = keep_outcome, .arg = &o});
+    until(fetcher_info(f, id, &info) == 0 && info.bytes > 100000);
+    unlink(in_work("taken.part"));
+    write_file(in_work("taken.part"), "other", 5);
+    until(o.calls);
+    free(slurp(in_work("taken.part"), &size));
+    ok(o.code == FETCHER_FILE && !exists(in_work("taken")) && size == 5, "%s", o.message);
+    write_file(in_work("empty.part"), "", 0);
+    write_file(in_work("empty.part.meta"), "mine", 4);
+    o = FETCH(.url = url("/taken?size=400000"), .path = in_work("empty"));
+    free(slurp(in_work("empty.part.meta"), &size));
+    ok(o.code == FETCHER_OK && size == 4, "a foreign .meta beside an empty .part is left alone");
+}
+
 static void test_stream_retry(void) {
     struct outcome o;
     streamed_size = 0;
@@ -2360,8 +2449,20 @@ static void test_pause_holds(void) {
     until(o.calls == 2);
     fetcher_cancel(f, id);
     until(f->count == 0);
+    paused = o.calls = 0;
+    fetcher_start(f, &(struct fetcher_request){.url = url("/pr?size=100000&stall=20000"), .retries = -1,
+                  .on_data = pause_once, .on_progress = resume_paused, .on_done = keep_outcome, .arg = &o});
+    until(o.calls);
+    ok(o.code == FETCHER_REFUSED && o.total_us < 5000000, "a reader that refuses what it paused: %s",
+       o.message);
+    forget(&o);
+}
+
+static void test_pause_in_lookup(void) {
+    struct outcome o = {0};
+    struct fetcher_info info;
+    fetcher_id id;
     hang_begin();
-    o.calls = 0;
     id = fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/", .on_data = pause_once,
                        .on_done = keep_outcome, .arg = &o});
     until(lookups_begun);
@@ -2374,12 +2475,19 @@ static void test_pause_holds(void) {
     ok(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED, "a stream whose lookup fails");
     fetcher_cancel(f, id);
     until(o.calls);
-    paused = o.calls = 0;
-    fetcher_start(f, &(struct fetcher_request){.url = url("/pr?size=100000&stall=20000"), .retries = -1,
-                  .on_data = pause_once, .on_progress = resume_paused, .on_done = keep_outcome, .arg = &o});
-    until(o.calls);
-    ok(o.code == FETCHER_REFUSED && o.total_us < 5000000, "a reader that refuses what it paused: %s",
-       o.message);
+    close(hang_pipe[0]);
+    close(hang_pipe[1]);
+    hang_begin();
+    id = fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/", .on_data = pause_once});
+    fetcher_get(f, "http://hang.test/", NULL, NULL);
+    until(lookups_begun);
+    ok(f->running == 1, "others wait for a scout");
+    fetcher_pause(f, id);
+    until(f->running == 2);
+    ok(f->running == 2, "but not for one that is paused");
+    fetcher_cancel(f, id);
+    fetcher_cancel(f, id + 1);
+    hang_end();
     forget(&o);
 }
 
@@ -2914,6 +3022,12 @@ static void test_bad_lists(void) {
         child_free(&c);
     }
     free(longest);
+    char many[2200];
+    memset(many, '\n', 2000);
+    snprintf(many + 2000, 200, "%s good\n", url("/good?size=3"));
+    c = RUN_FED(many, strlen(many), "--json", "-i", "-", "-d", in_work("dash"));
+    ok(c.status == 1 && file_is(in_work("dash/good"), 3, "/good", 0), "a good line behind 2000 bad ones");
+    child_free(&c);
     char dash[200];
     snprintf(dash, sizeof dash, "%s -\n", url("/dash?size=7"));
     c = RUN_FED(dash, strlen(dash), "-i", "-", "-d", in_work("dash"));
@@ -2961,6 +3075,27 @@ static void test_signals(void) {
            "signal %d ends it cleanly, and keeps the .part", number[i]);
         child_free(&c);
     }
+}
+
+/* The reader of stdout has stopped: an interrupt ends it all the same. */
+static void test_stopped_reader(void) {
+    const char *argv[] = {"./fetcher", "-o", "-", url("/stopped?size=9000000"), NULL};
+    struct child c;
+    usec before;
+    child_start(&c, argv);
+    fetcher_watch(f, c.out[0], 0, NULL, NULL);
+    until(seen("/stopped?size=9000000")->sent > 100000);
+    kill(c.pid, SIGINT);
+    before = clock_us();
+    until(!c.open[1]);
+    ok(clock_us() - before < 5000000, "an interrupt with a stopped reader");
+    fetcher_watch(f, c.out[0], FETCHER_READ, child_ready, &c);
+    child_wait(&c);
+    ok(c.status == 130, "ends with status 130");
+    child_free(&c);
+    c = RUN("--cookies", "/none/jar", url("/x"));
+    ok(said(&c, 2, "cannot use /none/jar for cookies"), "a cookie jar that can't be written");
+    child_free(&c);
 }
 
 static void test_closed_output(void) {
@@ -3101,10 +3236,11 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(two_fetchers), TEST(manners), TEST(limits), TEST(priority), TEST(parking),
     TEST(free_in_lookup), TEST(connect_timeout), TEST(one_lookup_a_host), TEST(many), TEST(file), TEST(file_whole),
     TEST(file_trouble), TEST(disk_full), TEST(names), TEST(dispositions), TEST(directory), TEST(retry),
-    TEST(backoff), TEST(retry_after), TEST(resume), TEST(interrupted_often), TEST(server_restart), TEST(resume_changed), TEST(stream_retry),
-    TEST(foreign_part), TEST(pause_holds), TEST(skip_repeated), TEST(repeat), TEST(repeat_failure), TEST(two_on_one_target), TEST(random_faults), TEST(rate),
+    TEST(backoff), TEST(retry_after), TEST(total), TEST(slow_rate), TEST(own_range), TEST(complete), TEST(part_replaced),
+    TEST(resume), TEST(interrupted_often), TEST(server_restart), TEST(resume_changed), TEST(stream_retry),
+    TEST(foreign_part), TEST(pause_holds), TEST(pause_in_lookup), TEST(skip_repeated), TEST(repeat), TEST(repeat_failure), TEST(two_on_one_target), TEST(random_faults), TEST(rate),
     TEST(idle), TEST(program), TEST(back_pressure), TEST(options), TEST(limiting_options), TEST(login_options), TEST(help), TEST(bad_usage),
-    TEST(bad_lists), TEST(json), TEST(signals), TEST(closed_output), TEST(long_list), TEST(kill),
+    TEST(bad_lists), TEST(json), TEST(signals), TEST(stopped_reader), TEST(closed_output), TEST(long_list), TEST(kill),
     TEST(faults), TEST(slow_accept), TEST(continue), TEST(password), TEST(every), TEST(readme), TEST(demo),
 };
 
