@@ -41,7 +41,7 @@
  * place, the turn; a transfer does through struct sink.
  */
 
-/* ===================================================================================== Portability
+/* =================================================================================== Portability
  * The only conditional compilation of the library. What stands below may rely on C99, POSIX.1-2008
  * and libcurl 7.62; what is newer is asked for here, and done without where it is missing.
  */
@@ -76,7 +76,8 @@
 #include "fetcher.h"
 
 /* Options by their numbers, since the libcurl found at run time may know more than the headers
- * found at build time. One that is unknown is an error that can be ignored, or has an older twin. */
+ * found at build time. One that is unknown is an error that can be ignored, or has an older
+ * twin. */
 enum {
     OPT_PROTOCOLS = 181, OPT_REDIR_PROTOCOLS = 182,                 /* masks, to be gone one day */
     OPT_PROTOCOLS_STR = 10318, OPT_REDIR_PROTOCOLS_STR = 10319,     /* 7.85 */
@@ -151,7 +152,7 @@ static const char *default_capath(const curl_version_info_data *v) {
     return v ? NULL : "";
 }
 
-/* =========================================================================================== Types
+/* ========================================================================================= Types
  * Every struct. The loop's tables come first, then libcurl's and the transfers', then the fetcher
  * that holds them all.
  */
@@ -279,7 +280,7 @@ struct body {
     int64_t length;             /* of the whole; -1: not known */
     bool page, whole;           /* it is an error page, of no use; complete: the last round's */
     bool no_etag, no_range;     /* If-Range with an ETag is ignored; nothing may be continued */
-    int modified_sure;          /* Last-Modified proves as much as a strong ETag; -1: not asked yet */
+    int modified_sure;          /* Last-Modified proves as much as a strong ETag; -1: not asked */
     bool meta, placed;          /* the .part has its .meta; path is ours, from an earlier round */
     int fd;                     /* the .part; -1: not open */
     char *part, *base, *path;   /* its name; that without ".part"; the file's, as far as known */
@@ -375,7 +376,7 @@ struct fetcher {
     int64_t received;
 };
 
-/* =========================================================================================== Tools
+/* ========================================================================================= Tools
  * An ordered tree, random numbers, and text from outside made safe.
  */
 static bool node_before(const struct node *a, const struct node *b) {
@@ -451,8 +452,8 @@ static bool rune_unsafe(uint32_t c) {
            (c >= 0xd800 && c <= 0xdfff) || c > 0x10ffff;
 }
 
-/* The bytes of the UTF-8 character at s; 0 if it is broken or unsafe. Broken are the over-long forms
- * as well, which hide a '/' from a careless check. */
+/* The bytes of the UTF-8 character at s; 0 if it is broken or unsafe. Broken are the over-long
+ * forms as well, which hide a '/' from a careless check. */
 static size_t utf8_length(const char *text) {
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
     const unsigned char *s = (const unsigned char *)text;
@@ -514,7 +515,7 @@ static int64_t text_number(const char **s) {
     return n;
 }
 
-/* ===================================================================================== Descriptors
+/* =================================================================================== Descriptors
  * The watch table. select() takes descriptors below FD_SETSIZE only, and FD_SET past that writes to
  * memory that isn't ours: so everything that is watched passes the one check in watch_set.
  */
@@ -567,7 +568,7 @@ static void watch_drop_closed(struct fetcher *f) {
     f->busy = false;
 }
 
-/* ========================================================================================== Timers
+/* ======================================================================================== Timers
  * Deadlines on the monotonic clock. A timer stands inside what it belongs to, or is made by
  * fetcher_timer.
  */
@@ -595,7 +596,8 @@ static struct timer *timer_due(struct fetcher *f) {
     return container_of(first, struct timer, due);
 }
 
-/* A timer of the host's is gone before its callback runs, which may stop it, or do anything else. */
+/* A timer of the host's is gone before its callback runs, which may stop it, or do anything
+ * else. */
 static void timer_run(struct fetcher *f, struct timer *t) {
     struct timer due = *t;
     if (t->id.key)
@@ -629,12 +631,12 @@ int fetcher_timer_stop(struct fetcher *f, fetcher_id id) {
     return 0;
 }
 
-/* ============================================================================================ Post
+/* ========================================================================================== Post
  * The self-pipe: the one door for signal handlers and other threads. write() may be called from a
- * signal handler, and what is not longer than PIPE_BUF goes into a pipe whole or not at all: so the
- * pipe carries the calls themselves, in order, and needs neither lock nor memory. And since it is a
- * descriptor, a signal that comes just before select() ends that at once, where a flag would be seen
- * too late.
+ * signal handler, and what is not longer than PIPE_BUF goes into a pipe whole or not at all: so
+ * the pipe carries the calls themselves, in order, and needs neither lock nor memory. And since
+ * it is a descriptor, a signal that comes just before select() ends that at once, where a flag
+ * would be seen too late.
  */
 int fetcher_post(struct fetcher *f, void (*cb)(struct fetcher *, void *), void *arg) {
     struct call call;
@@ -668,7 +670,7 @@ static int post_open(struct fetcher *f) {
     return watch_set(f, f->pipe[0], POST, FETCHER_READ, post_ready, NULL);
 }
 
-/* ======================================================================================== The turn
+/* ====================================================================================== The turn
  * Prepare, dispatch, step, run, stop; the slice; the stall meter; the trace.
  */
 
@@ -694,9 +696,9 @@ static bool slice_left(struct fetcher *f, enum phase phase) {
     return false;
 }
 
-/* Call the watches of one class that are ready. For the network's sockets the slice counts, and
- * where it ended the next turn begins: by this rotation the last of 900 sockets is heard. In debt to
- * the rate limit there is no more reading. A host's callback is never put off. */
+/* Call the watches of one class that are ready. For the network's sockets the slice counts,
+ * and where it ended the next turn begins: by this rotation the last of 900 sockets is heard.
+ * In debt to the rate limit there is no more reading. A host's callback is never put off. */
 static void serve(struct fetcher *f, enum class class, enum phase phase) {
     int n = f->top + 1, first = class == GUEST ? f->first : 0, fd, events;
     for (int i = 0; i < n; i++) {
@@ -780,7 +782,8 @@ static void turn_end(struct fetcher *f) {
 }
 
 /* What the network does in a turn stands below: what is due, what has ended, what waits. */
-static void guest_kick(struct fetcher *), finish_phase(struct fetcher *), start_phase(struct fetcher *);
+static void guest_kick(struct fetcher *), finish_phase(struct fetcher *);
+static void start_phase(struct fetcher *);
 
 static void turn(struct fetcher *f) {
     turn_begin(f);
@@ -872,7 +875,8 @@ int fetcher_stop(struct fetcher *f) {
     return 0;
 }
 
-int fetcher_trace(struct fetcher *f, void (*cb)(struct fetcher *, const char *, void *), void *arg) {
+int fetcher_trace(struct fetcher *f, void (*cb)(struct fetcher *, const char *, void *),
+                  void *arg) {
     f->meter.trace = cb;
     f->meter.trace_arg = arg;
     return 0;
@@ -898,8 +902,8 @@ static usec stall_p99(const struct meter *m) {
 int fetcher_stats(struct fetcher *f, struct fetcher_stats *s) {
     *s = (struct fetcher_stats){
         .turns = f->meter.turns, .done = f->done, .failed = f->failed, .cancelled = f->cancelled,
-        .received = f->received, .running = f->running, .waiting = f->waiting, .lookups = f->lookups,
-        .stall_max_us = f->meter.record_us,
+        .received = f->received, .running = f->running, .waiting = f->waiting,
+        .lookups = f->lookups, .stall_max_us = f->meter.record_us,
         .stall_p99_us = f->meter.turns ? stall_p99(&f->meter) : 0,
     };
     culprit_text(s->culprit, sizeof s->culprit, &f->meter.record);
@@ -907,7 +911,7 @@ int fetcher_stats(struct fetcher *f, struct fetcher_stats *s) {
     return 0;
 }
 
-/* =============================================================================== libcurl as a guest
+/* ============================================================================ libcurl as a guest
  * libcurl uses the four sections above as any host could: it has descriptors watched, and is told
  * when they are ready. What is particular to it:
  *
@@ -919,8 +923,8 @@ int fetcher_stats(struct fetcher *f, struct fetcher_stats *s) {
  *   until the lookup ends by itself; it is refused a socket then.
  */
 
-/* Have the finish phase look at a transfer: the one way from anywhere, libcurl's callbacks included,
- * to what libcurl forbids there. */
+/* Have the finish phase look at a transfer: the one way from anywhere, libcurl's callbacks
+ * included, to what libcurl forbids there. */
 static void mark(struct fetcher *f, struct transfer *t, unsigned want) {
     t->want |= want;
     f->more |= !f->busy;
@@ -957,9 +961,9 @@ static void lookup_over(struct attempt *a) {
     a->lookup = NO_LOOKUP;
 }
 
-/* The first transfer to a host is its scout: the others wait until it has found the address, and with
- * TLS an answer, for then it is known whether all can share one connection. libcurl can wait like that
- * too (CURLOPT_PIPEWAIT), but then starts hundreds in one call. */
+/* The first transfer to a host is its scout: the others wait until it has found the address,
+ * and with TLS an answer, for then it is known whether all can share one connection. libcurl
+ * can wait like that too (CURLOPT_PIPEWAIT), but then starts hundreds in one call. */
 static void scout_over(struct attempt *a, bool found) {
     struct host *h = a->transfer ? a->transfer->host : NULL;
     if (h && found) h->known = a->f->now + KNOWN_US;
@@ -979,7 +983,8 @@ static int on_resolver_start(void *resolver, void *reserved, void *arg) {
 
 /* libcurl asks for a socket, so the lookup is over. A parked handle gets none, which ends it; and a
  * descriptor that select() can't take is none. */
-static curl_socket_t on_open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address) {
+static curl_socket_t on_open_socket(void *arg, curlsocktype purpose,
+                                    struct curl_sockaddr *address) {
     struct attempt *a = arg;
     int fd;
     (void)purpose;
@@ -1001,8 +1006,9 @@ static void socket_action(struct fetcher *f, curl_socket_t fd, int mask) {
     (void)curl_multi_socket_action(f->multi, fd, mask, &running);
 }
 
-/* libcurl 8.20.0 forgets to read its wake-up descriptor after a lookup, and would spin. It is the
- * one whose easy handle isn't ours; on that version `wakeup` marks it, and it is read empty here. */
+/* libcurl 8.20.0 forgets to read its wake-up descriptor after a lookup, and would spin. It is
+ * the one whose easy handle isn't ours; on that version `wakeup` marks it, and it is read
+ * empty here. */
 static void socket_ready(struct fetcher *f, int fd, int events, void *wakeup) {
     int mask = (events & FETCHER_READ ? CURL_CSELECT_IN : 0) |
                (events & FETCHER_WRITE ? CURL_CSELECT_OUT : 0) |
@@ -1073,9 +1079,10 @@ static unsigned set_protocols(CURL *easy, int mask, int list) {
     return c == CURLE_UNKNOWN_OPTION ? (curl_easy_setopt)(easy, (CURLoption)list, "http,https") : c;
 }
 
-/* libcurl reads into a buffer for each handle. A big one saves system calls: measured with 1 GiB, 256
- * KiB cost half the CPU of 16; with small files it makes no difference. So few get much, and many
- * little: 2 MiB in all, but 16 KiB each at least. Small ones keep a low rate limit smooth. */
+/* libcurl reads into a buffer for each handle. A big one saves system calls: measured with 1
+ * GiB, 256 KiB cost half the CPU of 16; with small files it makes no difference. So few get
+ * much, and many little: 2 MiB in all, but 16 KiB each at least. Small ones keep a low rate
+ * limit smooth. */
 static long buffer_size(const struct fetcher *f) {
     int64_t size = 2 * 1024 * 1024 / (f->running + 1);
     size = size > 262144 ? 262144 : size < 16384 ? 16384 : size;
@@ -1129,7 +1136,8 @@ static void attempt_free(struct attempt *a) {
     free(a);
 }
 
-/* How long did it take until the connection was there, and the request could go out? 0: it isn't. */
+/* How long did it take until the connection was there, and the request could go out? 0: it
+ * isn't. */
 static usec connect_time(const struct attempt *a) {
     curl_off_t ready = 0;
     curl_easy_getinfo(a->easy, CURLINFO_PRETRANSFER_TIME_T, &ready);
@@ -1194,14 +1202,14 @@ static void guest_close(struct fetcher *f) {
     free(f->capath);
 }
 
-/* ======================================================================================= Transfers
- * A transfer waits in its host's queue, is attempted, and ends or is attempted again. The attempt is
- * libcurl's business, the rest is ours: the queue (libcurl's own holds everything up in single calls
- * of 50 ms), the limits, the time limits (libcurl's wait for its resolver), and what an answer means
- * for the bytes that are there.
+/* ===================================================================================== Transfers
+ * A transfer waits in its host's queue, is attempted, and ends or is attempted again. The attempt
+ * is libcurl's business, the rest is ours: the queue (libcurl's own holds everything up in single
+ * calls of 50 ms), the limits, the time limits (libcurl's wait for its resolver), and what an
+ * answer means for the bytes that are there.
  */
 
-/* -- hosts and the queue -------------------------------------------------------------------------- */
+/* -- hosts and the queue --------------------------------------------------------------------- */
 
 static void host_unready(struct host *h) {
     if (h->ready_in) tree_remove(h->ready_in, &h->ready);
@@ -1270,8 +1278,8 @@ static struct host *host_get(struct fetcher *f, const char *origin) {
     return h;
 }
 
-/* Whose turn is it? The higher priority's, then the host's that has waited longest. While all lookups
- * are in use, only a host whose address is known can start. */
+/* Whose turn is it? The higher priority's, then the host's that has waited longest. While all
+ * lookups are in use, only a host whose address is known can start. */
 static struct host *host_next(struct fetcher *f) {
     struct node *known = tree_first(f->ready[0]), *best = known;
     struct node *unknown = f->lookups < LOOKUPS_MAX ? tree_first(f->ready[1]) : NULL;
@@ -1314,15 +1322,15 @@ static void dequeue(struct fetcher *f, struct transfer *t) {
     host_place(f, t->host);
 }
 
-/* -- URLs ----------------------------------------------------------------------------------------- */
+/* -- URLs ------------------------------------------------------------------------------------ */
 
 static char *url_part(CURLU *u, CURLUPart part, unsigned flags) {
     char *text = NULL;
     return curl_url_get(u, part, &text, flags) == CURLUE_OK ? text : NULL;
 }
 
-/* Take a URL apart: its origin, such as "https://example.org:443". Returns what is wrong with it, or
- * NULL. */
+/* Take a URL apart: its origin, such as "https://example.org:443". Returns what is wrong with
+ * it, or NULL. */
 static const char *url_origin(const char *url, char *origin, size_t room) {
     CURLU *u = curl_url();
     CURLUcode c = u ? curl_url_set(u, CURLUPART_URL, url, CURLU_NON_SUPPORT_SCHEME)
@@ -1387,7 +1395,7 @@ static char *url_name(const char *url) {
     return name;
 }
 
-/* -- the head of the answer ----------------------------------------------------------------------- */
+/* -- the head of the answer ------------------------------------------------------------------ */
 
 /* "bytes 100-199/1000"; in a 416 a star stands in place of the range. */
 static void read_content_range(struct head *h, const char *s) {
@@ -1439,8 +1447,8 @@ static void head_field(struct head *h, const char *name, const char *value) {
         text_field(h->disposition, sizeof h->disposition, value);
 }
 
-/* libcurl calls this with a line, not ended by NUL. (Its own reader, curl_easy_header, came with 7.83
- * and only answers when the head is complete.) */
+/* libcurl calls this with a line, not ended by NUL. (Its own reader, curl_easy_header, came
+ * with 7.83 and only answers when the head is complete.) */
 static size_t on_header(char *data, size_t one, size_t size, void *arg) {
     struct attempt *a = arg;
     char line[1024], *colon;
@@ -1468,11 +1476,11 @@ static size_t on_header(char *data, size_t one, size_t size, void *arg) {
     return size;
 }
 
-/* -- what the answer means for the body ----------------------------------------------------------- */
+/* -- what the answer means for the body ------------------------------------------------------ */
 
-/* A Last-Modified proves as much as a strong ETag only if the document had been left alone for a while
- * when it was sent (RFC 9110, 8.8.2.2; a minute is the older and safer rule). To read dates is slow, so
- * this waits until somebody asks. */
+/* A Last-Modified proves as much as a strong ETag only if the document had been left alone for
+ * a while when it was sent (RFC 9110, 8.8.2.2; a minute is the older and safer rule). To read
+ * dates is slow, so this waits until somebody asks. */
 static bool modified_is_sure(struct body *b) {
     time_t modified, date;
     if (b->modified_sure < 0) {
@@ -1532,9 +1540,9 @@ static int accept_part(struct attempt *a) {
     return 0;
 }
 
-/* A 200: the whole, though we may have a part of it. Some servers know If-Range with a date only: if
- * the ETag is the same, that is worth one more request. A stream can't be taken back: it goes on if
- * the bytes are proved the same, and those that were handed on are skipped. */
+/* A 200: the whole, though we may have a part of it. Some servers know If-Range with a date
+ * only: if the ETag is the same, that is worth one more request. A stream can't be taken back:
+ * it goes on if the bytes are proved the same, and those that were handed on are skipped. */
 static int accept_whole(struct attempt *a) {
     struct transfer *t = a->transfer;
     struct body *b = t->body;
@@ -1558,8 +1566,8 @@ static int accept_whole(struct attempt *a) {
     return 0;
 }
 
-/* An error, but for the 416 that says we have all there is. Its page may be of use to a person: it is
- * kept in memory, if that is where the body goes and nothing better is there. */
+/* An error, but for the 416 that says we have all there is. Its page may be of use to a
+ * person: it is kept in memory, if that is where the body goes and nothing better is there. */
 static int accept_error(struct attempt *a) {
     struct transfer *t = a->transfer;
     const struct head *h = &a->head;
@@ -1596,7 +1604,7 @@ static int decide(struct attempt *a) {
     return t->sink->begin(t);
 }
 
-/* -- the body ------------------------------------------------------------------------------------- */
+/* -- the body -------------------------------------------------------------------------------- */
 
 static void hear_again(struct fetcher *f, void *arg) {
     (void)arg;
@@ -1604,9 +1612,9 @@ static void hear_again(struct fetcher *f, void *arg) {
     f->deaf_sum += f->now - f->deaf_since;
 }
 
-/* The rate is limited by not listening: what we don't read the kernel doesn't acknowledge, and the
- * sender waits. A tenth of a second's bytes may be saved up; and once in debt we listen again only when
- * there is enough for 20 ms, or each packet would cost a turn. */
+/* The rate is limited by not listening: what we don't read the kernel doesn't acknowledge, and
+ * the sender waits. A tenth of a second's bytes may be saved up; and once in debt we listen
+ * again only when there is enough for 20 ms, or each packet would cost a turn. */
 static void budget_spend(struct fetcher *f, size_t n) {
     usec elapsed = f->now - f->filled;
     if (!f->rate) return;
@@ -1645,8 +1653,9 @@ static int body_take(struct attempt *a, const char *data, size_t n) {
     return t->sink->take(t, data, n);
 }
 
-/* One call to libcurl may go on for as long as data keeps coming (7.88 read 12 MB in one, 60 ms). So
- * when the slice or the budget is spent it is made to stop, by a pause that the finish phase ends. */
+/* One call to libcurl may go on for as long as data keeps coming (7.88 read 12 MB in one, 60
+ * ms). So when the slice or the budget is spent it is made to stop, by a pause that the finish
+ * phase ends. */
 static bool out_of_breath(struct attempt *a) {
     struct fetcher *f = a->f;
     bool fed = f->meter.fed;
@@ -1678,8 +1687,8 @@ static size_t on_body(char *data, size_t one, size_t n, void *arg) {
     return n;
 }
 
-/* Room for `more` bytes and a NUL. What was announced is taken at once, if it is not absurd; else it
- * grows by half, so that all copying together stays a small part of the work. */
+/* Room for `more` bytes and a NUL. What was announced is taken at once, if it is not absurd;
+ * else it grows by half, so that all copying together stays a small part of the work. */
 static int body_room(struct transfer *t, size_t more) {
     struct body *b = t->body;
     size_t need = (size_t)b->have + more + 1, room = b->room + b->room / 2;
@@ -1741,7 +1750,7 @@ static int stream_take(struct transfer *t, const char *data, size_t n) {
 
 static const struct sink stream_sink = {nothing, nothing, stream_take, nothing, memory_drop};
 
-/* -- an attempt ----------------------------------------------------------------------------------- */
+/* -- an attempt ------------------------------------------------------------------------------ */
 
 static int header_add(struct attempt *a, const char *name, const char *value) {
     char *line = text_join(name, value);
@@ -1811,7 +1820,7 @@ static int attempt_new(struct fetcher *f, struct transfer *t) {
     return 0;
 }
 
-/* -- time limits ---------------------------------------------------------------------------------- */
+/* -- time limits ----------------------------------------------------------------------------- */
 
 /* When does the running attempt run into a limit? Until it is connected connect_ms counts, then the
  * silence; but bytes of its own that go out are no silence, nor is a reader that paused it. */
@@ -1834,8 +1843,8 @@ static usec attempt_deadline(struct attempt *a) {
     return due < total ? due : total;
 }
 
-/* It is looked at once more after stall_ms: by then the connection may be there. Where others wait for
- * that, sooner. */
+/* It is looked at once more after stall_ms: by then the connection may be there. Where others
+ * wait for that, sooner. */
 static void deadline_arm(struct fetcher *f, struct transfer *t) {
     usec due = attempt_deadline(t->attempt);
     usec look = f->now + (t->attempt->scout ? SCOUT_US : limit_us(t->rq.stall_ms));
@@ -1868,7 +1877,7 @@ static void transfer_due(struct fetcher *f, void *arg) {
     }
 }
 
-/* -- failure and retry ---------------------------------------------------------------------------- */
+/* -- failure and retry ----------------------------------------------------------------------- */
 
 /* libcurl's reasons, by ours. What isn't here is FETCHER_OTHER. */
 static const struct { CURLcode curl; enum fetcher_code code; } reason[] = {
@@ -1896,8 +1905,8 @@ static enum fetcher_code code_of(const struct attempt *a, CURLcode c) {
 
 static void fail_cut_short(struct transfer *t, const char *why) {
     if (t->body->length > 0)
-        fail(t, FETCHER_CUT_SHORT, "cut short after %" PRId64 " of %" PRId64 " bytes", t->body->have,
-             t->body->length);
+        fail(t, FETCHER_CUT_SHORT, "cut short after %" PRId64 " of %" PRId64 " bytes",
+             t->body->have, t->body->length);
     else
         fail(t, FETCHER_CUT_SHORT, "cut short: %s", why);
 }
@@ -1956,8 +1965,8 @@ static bool may_retry(struct fetcher *f, const struct transfer *t) {
     }
 }
 
-/* Exponential backoff with full jitter: anything up to a bound that doubles, so that many that failed
- * together don't come back together. */
+/* Exponential backoff with full jitter: anything up to a bound that doubles, so that many that
+ * failed together don't come back together. */
 static void retry_later(struct fetcher *f, struct transfer *t) {
     usec bound = (usec)BACKOFF_FIRST_US << (t->failures < 6 ? t->failures : 6);
     usec total = t->began + limit_us(t->rq.total_ms), due;
@@ -1968,18 +1977,18 @@ static void retry_later(struct fetcher *f, struct transfer *t) {
     set_state(f, t, FETCHER_RETRYING);
 }
 
-/* =========================================================================================== Files
+/* ========================================================================================= Files
  * A file appears under its name only when it is whole. Its first 16 KiB stay in memory, so that a
- * small file is made, written and renamed in one go; a larger one grows in NAME.part. Beside it stands
- * NAME.part.meta, which says what the bytes belong to: so another process can go on, and no file of
- * somebody else's is taken for one of ours.
+ * small file is made, written and renamed in one go; a larger one grows in NAME.part. Beside it
+ * stands NAME.part.meta, which says what the bytes belong to: so another process can go on, and
+ * no file of somebody else's is taken for one of ours.
  *
- * A .part is locked while it is written. Names come from outside and are made safe, no symbolic link
- * is followed, and what is in the way is gone round or refused, not overwritten. write() to a file
- * can block, and there is no portable remedy: so writes are small, and nothing is flushed.
+ * A .part is locked while it is written. Names come from outside and are made safe, no symbolic
+ * link is followed, and what is in the way is gone round or refused, not overwritten. write() to
+ * a file can block, and there is no portable remedy: so writes are small, and nothing is flushed.
  */
 
-/* -- names ---------------------------------------------------------------------------------------- */
+/* -- names ----------------------------------------------------------------------------------- */
 
 /* Cut a name on a character's boundary, but keep its extension. */
 static void name_cut(char *name, size_t most) {
@@ -2091,7 +2100,7 @@ static int make_directories(char *path) {
     return result ? err(result) : 0;
 }
 
-/* -- the .meta: a line each for the URL, the validator and the length ------------------------------- */
+/* -- the .meta: a line each for the URL, the validator and the length ------------------------ */
 
 struct meta {
     char text[4096];            /* what is longer isn't written, and so not resumed */
@@ -2128,9 +2137,9 @@ static void meta_remove(struct body *b) {
     b->meta = false;
 }
 
-/* Written in one piece, while the .part is empty: so it never speaks of bytes that are not there. Best
- * effort (the disk may be full, or the name taken by somebody's file): without one the download works,
- * and can't be continued by another process. */
+/* Written in one piece, while the .part is empty: so it never speaks of bytes that are not
+ * there. Best effort (the disk may be full, or the name taken by somebody's file): without one
+ * the download works, and can't be continued by another process. */
 static void meta_write(struct transfer *t) {
     struct body *b = t->body;
     struct meta there;
@@ -2148,7 +2157,7 @@ static void meta_write(struct transfer *t) {
     close(fd);
 }
 
-/* -- the .part ------------------------------------------------------------------------------------ */
+/* -- the .part ------------------------------------------------------------------------------- */
 
 static bool same_file(int fd, const struct stat *st) {
     struct stat other;
@@ -2167,8 +2176,8 @@ static bool held_here(struct fetcher *f, const char *part) {
     return false;
 }
 
-/* Open a .part and lock it. -1 with EWOULDBLOCK: somebody writes it; EEXIST: it isn't a plain file, or
- * was renamed a moment ago. */
+/* Open a .part and lock it. -1 with EWOULDBLOCK: somebody writes it; EEXIST: it isn't a plain
+ * file, or was renamed a moment ago. */
 static int part_lock(const char *part, int flags) {
     int fd = open(part, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | flags, 0666), why = EEXIST;
     struct stat st;
@@ -2182,8 +2191,9 @@ static int part_lock(const char *part, int flags) {
     return err(why);
 }
 
-/* May a .part that is there already be used? Only with a .meta: otherwise it is somebody's file that is
- * named like one of ours. And what another URL left is only given up where its name was asked for. */
+/* May a .part that is there already be used? Only with a .meta: otherwise it is somebody's
+ * file that is named like one of ours. And what another URL left is only given up where its
+ * name was asked for. */
 static bool part_usable(struct transfer *t, int fd, const char *part) {
     struct meta m;
     struct stat st;
@@ -2294,7 +2304,7 @@ static int part_spill(struct transfer *t, bool more) {
     return 0;
 }
 
-/* -- the sink ------------------------------------------------------------------------------------- */
+/* -- the sink -------------------------------------------------------------------------------- */
 
 /* Is something there that we may not replace (-1), or that makes fetching needless (1)? */
 static int file_look(struct transfer *t) {
@@ -2418,9 +2428,9 @@ static int file_place(struct transfer *t) {
     return 0;
 }
 
-/* Some file systems tell of a full disk only when a file is closed; but to close this one gives up the
- * lock. So it is closed under its name, which then is taken back; and where that replaces another file,
- * a copy is closed before. */
+/* Some file systems tell of a full disk only when a file is closed; but to close this one
+ * gives up the lock. So it is closed under its name, which then is taken back; and where that
+ * replaces another file, a copy is closed before. */
 static int file_commit(struct transfer *t) {
     struct body *b = t->body;
     int fd, copy;
@@ -2458,7 +2468,7 @@ static void file_drop(struct transfer *t) {
 
 static const struct sink file_sink = {file_open, file_begin, file_take, file_commit, file_drop};
 
-/* ========================================================================================= Repeats
+/* ======================================================================================= Repeats
  * A repeating transfer sleeps between its rounds. They lie on a grid of its interval, so nothing
  * drifts; those that the machine slept through are left out, so nothing bursts; a little jitter on
  * each lets many that began together spread. Rounds that fail double the interval, up to an hour.
@@ -2472,8 +2482,8 @@ static void sleep_until_round(struct fetcher *f, struct transfer *t) {
     set_state(f, t, FETCHER_SLEEPING);
 }
 
-/* A whole document makes the next request conditional, and gives its bytes back; a part of a file or
- * memory is kept to be continued. */
+/* A whole document makes the next request conditional, and gives its bytes back; a part of a
+ * file or memory is kept to be continued. */
 static void body_next_round(struct transfer *t) {
     struct body *b = t->body;
     b->whole |= t->code == FETCHER_OK;
@@ -2485,12 +2495,12 @@ static void body_next_round(struct transfer *t) {
     b->page = false;
 }
 
-/* ============================================================================================ Life
+/* ========================================================================================== Life
  * How a transfer begins, goes on and ends, and a fetcher too: here all that stands above is put
  * together.
  */
 
-/* -- the end -------------------------------------------------------------------------------------- */
+/* -- the end --------------------------------------------------------------------------------- */
 
 static void transfer_free(struct fetcher *f, struct transfer *t) {
     attempt_free(t->attempt);
@@ -2511,8 +2521,8 @@ static void attempt_forget(struct transfer *t) {
     t->attempt = NULL;
 }
 
-/* The transfer leaves the queue, the clock and the wire. Its handle is kept for what can be asked of
- * it; unless a lookup runs, for then it is parked. */
+/* The transfer leaves the queue, the clock and the wire. Its handle is kept for what can be
+ * asked of it; unless a lookup runs, for then it is parked. */
 static void transfer_stop(struct fetcher *f, struct transfer *t) {
     struct attempt *a = t->attempt;
     dequeue(f, t);
@@ -2541,7 +2551,8 @@ static usec time_of(CURL *easy, CURLINFO info) {
 }
 
 /* What only libcurl knows. Returns what is to be freed after the callback. */
-static char *result_from_curl(struct transfer *t, struct fetcher_result *r, char *clean, size_t room) {
+static char *result_from_curl(struct transfer *t, struct fetcher_result *r, char *clean,
+                              size_t room) {
     CURL *e = t->attempt->easy;
     char *url = NULL, *type = NULL, *shown = NULL;
     curl_easy_getinfo(e, CURLINFO_EFFECTIVE_URL, &url);
@@ -2576,8 +2587,8 @@ static void tell(struct fetcher *f, struct transfer *t, bool last) {
     free(allocated);
 }
 
-/* Tell, and then sleep until the next round, or go (false). Before the callback runs all is in order,
- * since it may do what it likes. */
+/* Tell, and then sleep until the next round, or go (false). Before the callback runs all is in
+ * order, since it may do what it likes. */
 static bool round_over(struct fetcher *f, struct transfer *t) {
     bool last = !t->rq.every_ms || t->code == FETCHER_CANCELLED || !t->host;
     *(t->code == FETCHER_OK ? &f->done : t->code == FETCHER_CANCELLED ? &f->cancelled : &f->failed)
@@ -2606,8 +2617,8 @@ static void cancel_now(struct fetcher *f, struct transfer *t) {
     round_over(f, t);
 }
 
-/* libcurl is done with it: was that good? It knows the length of the answer only, and that may be of a
- * part that ends before the document does; then there is more to ask for. */
+/* libcurl is done with it: was that good? It knows the length of the answer only, and that may
+ * be of a part that ends before the document does; then there is more to ask for. */
 static void judge(struct attempt *a) {
     struct transfer *t = a->transfer;
     struct body *b = t->body;
@@ -2622,8 +2633,8 @@ static void judge(struct attempt *a) {
         fail_cut_short(t, "");
 }
 
-/* An attempt has come to its end, and maybe the transfer (false). One whose reader has paused it goes
- * on only when that says so. */
+/* An attempt has come to its end, and maybe the transfer (false). One whose reader has paused
+ * it goes on only when that says so. */
 static bool attempt_over(struct fetcher *f, struct transfer *t) {
     bool again, held = t->held;
     if (t->attempt && t->attempt->done) judge(t->attempt);
@@ -2642,7 +2653,7 @@ static bool attempt_over(struct fetcher *f, struct transfer *t) {
     return true;
 }
 
-/* -- the beginning -------------------------------------------------------------------------------- */
+/* -- the beginning --------------------------------------------------------------------------- */
 
 static int body_new(struct transfer *t) {
     if (!t->body && (t->body = calloc(1, sizeof *t->body)) == NULL) return fail_memory(t);
@@ -2717,7 +2728,8 @@ static void collect(struct fetcher *f) {
 
 static void start_phase(struct fetcher *f) {
     struct host *h;
-    while (f->running < in_flight_most(f) && (h = host_next(f)) != NULL && slice_left(f, IN_START)) {
+    while (f->running < in_flight_most(f) && (h = host_next(f)) != NULL &&
+           slice_left(f, IN_START)) {
         transfer_begin(f, container_of(tree_first(h->queue), struct transfer, queued));
         step_done(f, IN_START, -1);
     }
@@ -2726,7 +2738,7 @@ static void start_phase(struct fetcher *f) {
     guest_next_kick(f);
 }
 
-/* -- what was marked, and what has ended ------------------------------------------------------------ */
+/* -- what was marked, and what has ended ----------------------------------------------------- */
 
 /* A GET gives its connection back, and will ask for the rest. A stream, or a request that can't be
  * sent twice, is held by libcurl, which stops reading. */
@@ -2804,7 +2816,7 @@ static void finish_phase(struct fetcher *f) {
     }
 }
 
-/* -- the caller's side ---------------------------------------------------------------------------- */
+/* -- the caller's side ----------------------------------------------------------------------- */
 
 static int request_check(const struct fetcher_request *r) {
     for (const char *const *h = r->headers; h && *h; h++)
@@ -2832,9 +2844,10 @@ static char *stow_text(char **at, size_t *size, const char *text) {
     return stow(at, size, text, text ? strlen(text) + 1 : 0);
 }
 
-/* Copy all that a request points to behind the transfer: called twice, first (at is NULL) to find out
- * how much that is. The pointers come first, for their alignment. */
-static size_t request_copy(struct fetcher_request *to, const struct fetcher_request *from, char *at) {
+/* Copy all that a request points to behind the transfer: called twice, first (at is NULL) to
+ * find out how much that is. The pointers come first, for their alignment. */
+static size_t request_copy(struct fetcher_request *to, const struct fetcher_request *from,
+                           char *at) {
     size_t size = 0, count = 0;
     const char **headers;
     *to = *from;
@@ -2999,8 +3012,9 @@ int fetcher_info(struct fetcher *f, fetcher_id id, struct fetcher_info *info) {
     until = t->state == FETCHER_RETRYING || t->state == FETCHER_SLEEPING ? t->timer.due.key :
             t->state == FETCHER_WAITING ? t->host->rest : 0;
     *info = (struct fetcher_info){
-        .id = id, .state = t->state, .url = shown_url(t), .path = b && b->path ? b->path : t->rq.path,
-        .message = t->message, .status = t->status, .attempts = t->attempts,
+        .id = id, .state = t->state, .url = shown_url(t),
+        .path = b && b->path ? b->path : t->rq.path, .message = t->message, .status = t->status,
+        .attempts = t->attempts,
         .priority = t->rq.priority, .bytes = b ? b->have : 0, .total = b ? b->length : -1,
         .speed = t->in_flight ? t->speed : 0,
         .wait_ms = until > f->now ? (until - f->now) / 1000 : -1,
@@ -3012,13 +3026,13 @@ size_t fetcher_count(struct fetcher *f) { return f->count; }
 
 const char *fetcher_strerror(enum fetcher_code code) {
     static const char *const word[] = {
-        "ok", "cancelled", "bad_url", "no_host", "no_connection", "tls", "timeout", "http", "redirect",
-        "cut_short", "too_big", "file", "protocol", "refused", "no_memory", "other"
+        "ok", "cancelled", "bad_url", "no_host", "no_connection", "tls", "timeout", "http",
+        "redirect", "cut_short", "too_big", "file", "protocol", "refused", "no_memory", "other"
     };
     return (unsigned)code < sizeof word / sizeof *word ? word[code] : "other";
 }
 
-/* -- a fetcher ------------------------------------------------------------------------------------ */
+/* -- a fetcher ------------------------------------------------------------------------------- */
 
 struct fetcher *fetcher_new(void) {
     struct fetcher *f;
@@ -3068,10 +3082,10 @@ void fetcher_free(struct fetcher *f) {
 }
 
 #ifdef FETCHER_MAIN
-/* ==================================================================================== Plain output
- * The program begins here. Its output goes through the same loop as everything else: what the reader
- * of a pipe or a stopped terminal does not take waits in a buffer, and whoever fills it is told to
- * wait as well.
+/* ================================================================================== Plain output
+ * The program begins here. Its output goes through the same loop as everything else: what the
+ * reader of a pipe or a stopped terminal does not take waits in a buffer, and whoever fills it is
+ * told to wait as well.
  */
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -3095,7 +3109,8 @@ struct out {
 static void out_open(struct out *o, int fd) {
     char name[32];
     struct stat st;
-    bool tty = isatty(fd), pipe = fstat(fd, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode));
+    bool tty = isatty(fd);
+    bool pipe = fstat(fd, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode));
     snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
     o->fd = tty || pipe ? open(tty && ttyname(fd) ? ttyname(fd) : name,
                                O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC) : fd;
@@ -3121,7 +3136,7 @@ static void out_flush(struct fetcher *f, struct out *o, bool ready) {
     o->used = o->error ? 0 : o->used - done;
     if (o->watched != (o->used > 0))
         (void)fetcher_watch(f, o->fd, (o->watched = o->used > 0) ? FETCHER_WRITE : 0, out_ready, o);
-    if (o->error && o->drained)         /* without stderr it goes on, without stdout there's no use */
+    if (o->error && o->drained)         /* without stderr it goes on, without stdout it's no use */
         fetcher_stop(f);
     else if (o->was_full && o->used == 0 && o->drained) {
         o->was_full = false;
@@ -3186,7 +3201,7 @@ static void out_json(struct out *o, const char *key, const char *text) {
     out_add(o, "\"", 1);
 }
 
-/* ========================================================================================= Options
+/* ======================================================================================= Options
  * One table serves the parser and the help.
  */
 struct settings {
@@ -3194,8 +3209,8 @@ struct settings {
     const char **headers;
     int header_count;
     int64_t jobs, per_host, retries, total_ms, connect_ms, stall_ms, every_ms, rate, max_bytes;
-    bool quiet, verbose, json, stats, insecure, netrc, compressed, remote_time, no_clobber, overwrite;
-    bool again, no_continue, help, version;
+    bool quiet, verbose, json, stats, insecure, netrc, compressed, remote_time, no_clobber;
+    bool overwrite, again, no_continue, help, version;
 };
 
 enum kind { FLAG, TEXT, SECRET, HEADER, DATA, COUNT, TIME, SIZE };
@@ -3211,7 +3226,7 @@ static const struct option {
     {'A', "user-agent", "NAME", TEXT, AT(agent), "call yourself NAME"},
     {0, "cacert", "FILE", TEXT, AT(cacert), "trust the certificates in FILE, and no others"},
     {0, "compressed", NULL, FLAG, AT(compressed), "accept gzip and the like (for -o -)"},
-    {0, "connect-timeout", "SECONDS", TIME, AT(connect_ms), "give up connecting after SECONDS (30)"},
+    {0, "connect-timeout", "SECONDS", TIME, AT(connect_ms), "give up connecting after this (30)"},
     {'c', "continue", NULL, FLAG, AT(again), "go on with what an earlier run has left (usual)"},
     {0, "cookies", "FILE", TEXT, AT(cookies), "read cookies from FILE and keep them there"},
     {'d', "dir", "DIR", TEXT, AT(dir), "save into DIR"},
@@ -3219,7 +3234,7 @@ static const struct option {
     {0, "every", "TIME", TIME, AT(every_ms), "fetch again every TIME: 30s, 5m, 1h"},
     {'H', "header", "LINE", HEADER, AT(headers), "send the header LINE too"},
     {'h', "help", NULL, FLAG, AT(help), "show this help and exit"},
-    {'i', "input-file", "FILE", TEXT, AT(list), "fetch the list in FILE (-: stdin); URL [NAME] a line"},
+    {'i', "input-file", "FILE", TEXT, AT(list), "fetch a list (-: stdin); a line is URL [NAME]"},
     {'k', "insecure", NULL, FLAG, AT(insecure), "trust any server"},
     {'j', "jobs", "N", COUNT, AT(jobs), "fetch N at the same time (16)"},
     {0, "json", NULL, FLAG, AT(json), "tell in JSON, an object a line"},
@@ -3245,14 +3260,16 @@ static const struct option {
     {'v', "verbose", NULL, FLAG, AT(verbose), "tell more"},
 };
 
-static int usage(const char *format, ...) {
+/* One clear line, before the loop is there to print it; arguments come from outside as well. */
+static int refuse(int status, const char *format, ...) {
+    char text[600], clean[600];
     va_list args;
     va_start(args, format);
-    fputs("fetcher: ", stderr);
-    vfprintf(stderr, format, args);
+    vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    fputs("\nTry 'fetcher --help' for more information.\n", stderr);
-    return 2;
+    text_clean(clean, sizeof clean, text, '?');
+    fprintf(stderr, "fetcher: %s\n%s", clean, status == 2 ? "Try fetcher --help.\n" : "");
+    return status;
 }
 
 /* A decimal number and a unit; the units' factors stand one behind the other. -1: it is none. */
@@ -3260,8 +3277,8 @@ static int64_t read_amount(const char *text, const char *units, const double *fa
     char *end;
     double value = strtod(text, &end);
     const char *unit = *end ? strchr(units, *end) : units;
-    if (end == text || !isdigit((unsigned char)end[-1]) || !isdigit((unsigned char)*text) || !unit ||
-        (*end && end[1]))
+    if (end == text || !isdigit((unsigned char)end[-1]) || !isdigit((unsigned char)*text) ||
+        !unit || (*end && end[1]))
         return -1;
     value *= factor[unit - units];
     return value < 9e15 ? (int64_t)value : -1;
@@ -3274,7 +3291,7 @@ static int read_data(char **data, const char *text) {
     char *all = realloc(*data, room);
     int c;
     if (!all || (*text == '@' && !file))
-        return usage("cannot read %s: %s", text + 1, strerror(errno));
+        return refuse(2, "cannot read %s: %s", text + 1, strerror(errno));
     *data = all;
     if (used > 0) all[used++] = '&';
     all[used] = '\0';
@@ -3282,7 +3299,7 @@ static int read_data(char **data, const char *text) {
     for (; file && (c = getc(file)) != EOF; *data = all) {
         if (c != '\r' && c != '\n' && c != '\0') all[used++] = (char)c;
         if (used + 1 == room && (all = realloc(*data, room *= 2)) == NULL)
-            return usage("out of memory");
+            return refuse(2, "out of memory");
         all[used] = '\0';
     }
     if (file) fclose(file);
@@ -3308,13 +3325,14 @@ static int option_set(struct settings *s, const struct option *o, char *value) {
     case SECRET:
         free(s->user);
         s->user = hidden(value);
-        return s->user ? 0 : usage("out of memory");
+        return s->user ? 0 : refuse(2, "out of memory");
     case TEXT:
         *(char **)(void *)field = value;
-        return *value ? 0 : usage("--%s needs a value that isn't empty", o->name);
+        return *value ? 0 : refuse(2, "--%s needs a value that isn't empty", o->name);
     case HEADER:
         s->headers[s->header_count++] = value;
-        return strpbrk(value, "\r\n") || !strpbrk(value, ":;") ? usage("not a header: %s", value) : 0;
+        return !strpbrk(value, "\r\n") && strpbrk(value, ":;") ? 0
+               : refuse(2, "not a header: %s", value);
     case DATA:
         return read_data((char **)(void *)field, value);
     case COUNT: n = read_amount(value, "", one); break;
@@ -3323,7 +3341,7 @@ static int option_set(struct settings *s, const struct option *o, char *value) {
     }
     *(int64_t *)(void *)field = n;
     if (n < 0 || (o->kind == COUNT && (n > 1000000 || (n == 0 && strcmp(o->name, "retry")))))
-        return usage("--%s: not a %s: %s", o->name, o->kind == TIME ? "time" : "number", value);
+        return refuse(2, "--%s: not a %s: %s", o->name, o->kind == TIME ? "time" : "number", value);
     return 0;
 }
 
@@ -3350,12 +3368,13 @@ static int options_read(struct settings *s, char **argv, char **url) {
         }
         if ((over = strcmp(arg, "--") == 0)) continue;
         if ((o = option_find(arg, strcspn(arg, "="))) == NULL)
-            return usage("unknown option %s", arg);
+            return refuse(2, "unknown option %s", arg);
         is_long = arg[1] == '-';
         value = is_long ? strchr(arg, '=') : arg + 1;
         value = value && (is_long || value[1]) ? value + 1 : NULL;
-        if (o->arg && !value && (value = *++argv) == NULL) return usage("%s needs %s", arg, o->arg);
-        if (!o->arg && value && is_long) return usage("--%s takes no value", o->name);
+        if (o->arg && !value && (value = *++argv) == NULL)
+            return refuse(2, "%s needs %s", arg, o->arg);
+        if (!o->arg && value && is_long) return refuse(2, "--%s takes no value", o->name);
         if (!o->arg && value) {         /* after the q of -qv there is -v */
             memmove(arg + 1, value, strlen(value) + 1);
             argv--;
@@ -3368,19 +3387,20 @@ static int options_read(struct settings *s, char **argv, char **url) {
 static int contradiction(const struct settings *s, char **url) {
     bool to_stdout = s->output && strcmp(s->output, "-") == 0;
     struct stat st;
-    if (!url[0] && !s->list) return usage("no URL");
+    if (!url[0] && !s->list) return refuse(2, "no URL");
     if (s->output && stat(s->output, &st) == 0 && S_ISDIR(st.st_mode))
-        return usage("-o %s: this is a directory; -d saves into one", s->output);
+        return refuse(2, "-o %s: this is a directory; -d saves into one", s->output);
     if (s->dir && access(s->dir, W_OK | X_OK) < 0 && errno != ENOENT)
-        return usage("cannot write to %s: %s", s->dir, strerror(errno));
-    if (s->output && (s->list || url[1])) return usage("-o names one file, and so takes one URL");
+        return refuse(2, "cannot write to %s: %s", s->dir, strerror(errno));
+    if (s->output && (s->list || url[1]))
+        return refuse(2, "-o names one file, and so takes one URL");
     if (to_stdout && (s->json || s->every_ms || s->remote_time))
-        return usage("-o - leaves no room for --json, --every or --remote-time");
+        return refuse(2, "-o - leaves no room for --json, --every or --remote-time");
     if (s->no_clobber && s->overwrite)
-        return usage("--no-clobber and --overwrite contradict each other");
+        return refuse(2, "--no-clobber and --overwrite contradict each other");
     if (s->again && s->no_continue)
-        return usage("--continue and --no-continue contradict each other");
-    if (s->every_ms && s->every_ms < 1000) return usage("--every: at least 1s");
+        return refuse(2, "--continue and --no-continue contradict each other");
+    if (s->every_ms && s->every_ms < 1000) return refuse(2, "--every: at least 1s");
     return 0;
 }
 
@@ -3395,8 +3415,8 @@ static int help(void) {
                  o->arg ? o->arg : "");
         printf("%-33s %s\n", left, o->help);
     }
-    puts("\nA file appears under its name only when it is whole; until then it is NAME.part, and an\n"
-         "interrupted run is continued by the next one. Sizes take k, M or G; times s, m, h or d.\n\n"
+    puts("\nA file appears under its name only when it is whole; until then it is NAME.part,\n"
+         "and the next run goes on with it. Sizes take k, M or G; times s, m, h or d.\n\n"
          "Exit status: 0 all was fetched, 1 something failed, 2 wrong usage; 130 and 143 after\n"
          "an interrupt and SIGTERM.");
     return fflush(stdout) || ferror(stdout) ? 1 : 0;
@@ -3413,7 +3433,7 @@ static int version(void) {
     return fflush(stdout) || ferror(stdout) ? 1 : 0;
 }
 
-/* ============================================================================================ Main
+/* ========================================================================================== Main
  * Fetch what the command line and the list name, and tell about it.
  */
 struct job {
@@ -3492,13 +3512,14 @@ static void tell_plain(struct program *p, const struct fetcher_result *r) {
     if (p->progress) out_printf(&p->err, "\r\033[K");
     out_flush(p->f, &p->err, false);
     out_text(o, r->path ? file_shown(r->path) : r->url);
-    out_printf(o, !r->changed ? r->attempts ? ": unchanged" : ": exists, skipped" : ": %s in %.2f s",
+    out_printf(o, r->changed ? ": %s in %.2f s" : r->attempts ? ": unchanged"
+                                                               : ": exists, skipped",
                size_text(size, sizeof size, (double)r->bytes), MS(r->total_us) / 1000);
     if (p->s.verbose) {
         out_printf(o, " from ");
         out_text(o, r->final_url);
-        out_printf(o, " (status %d, attempts %d; ms: lookup %.1f, connect %.1f, TLS %.1f, first byte "
-                   "%.1f)", r->status, r->attempts, MS(r->lookup_us), MS(r->connect_us),
+        out_printf(o, " (status %d, attempts %d; ms: lookup %.1f, connect %.1f, TLS %.1f, "
+                   "first byte %.1f)", r->status, r->attempts, MS(r->lookup_us), MS(r->connect_us),
                    MS(r->tls_us), MS(r->first_byte_us));
     }
     out_printf(o, "\n");
@@ -3560,7 +3581,8 @@ static void stdout_drained(struct fetcher *f, void *arg) {
     feed(f, p);
 }
 
-/* Options that are libcurl's own business. The trust is in the named file alone: no other directory. */
+/* Options that are libcurl's own business. The trust is in the named file alone: no other
+ * directory. */
 static int job_setup(void *e, void *arg) {
     struct program *p = ((struct job *)arg)->p;
     struct settings *s = &p->s;
@@ -3621,7 +3643,7 @@ static void job_start(struct program *p, const char *url, const char *name) {
     free(path);
 }
 
-/* -- the list ------------------------------------------------------------------------------------- */
+/* -- the list -------------------------------------------------------------------------------- */
 
 static void list_refuse(struct program *p, const char *why) {
     char where[64];
@@ -3719,8 +3741,8 @@ static void list_end(struct program *p) {
     p->list.begin = p->list.end = 0;
 }
 
-/* The list is read only as fast as the queue drains: a pipe of a million URLs is never held in memory.
- * A regular file would always be ready, so it is read when there is room. */
+/* The list is read only as fast as the queue drains: a pipe of a million URLs is never held in
+ * memory. A regular file would always be ready, so it is read when there is room. */
 static void feed(struct fetcher *f, void *arg) {
     struct program *p = arg;
     struct list *l = &p->list;
@@ -3744,15 +3766,13 @@ static int list_open(struct program *p) {
     l->eof = !p->s.list;
     if (l->eof) return 0;
     l->fd = strcmp(p->s.list, "-") == 0 ? 0 : open(p->s.list, O_RDONLY | O_CLOEXEC);
-    if (l->fd < 0 || fstat(l->fd, &st) < 0 || (S_ISDIR(st.st_mode) && (errno = EISDIR))) {
-        fprintf(stderr, "fetcher: cannot read %s: %s\n", p->s.list, strerror(errno));
-        return 1;
-    }
+    if (l->fd < 0 || fstat(l->fd, &st) < 0 || (S_ISDIR(st.st_mode) && (errno = EISDIR)))
+        return refuse(1, "cannot read %s: %s", p->s.list, strerror(errno));
     l->polled = !S_ISREG(st.st_mode);
     return 0;
 }
 
-/* -- on the way ------------------------------------------------------------------------------------ */
+/* -- on the way ------------------------------------------------------------------------------ */
 
 /* Seconds left: of a single file by its bytes, of many by their number. */
 static double time_left(struct program *p, const struct fetcher_stats *st) {
@@ -3778,8 +3798,8 @@ static void progress(struct fetcher *f, void *arg) {
     fetcher_stats(f, &st);
     if ((rest = time_left(p, &st)) >= 0 && rest < 360000)
         snprintf(left, sizeof left, "%d:%02d", (int)rest / 60, (int)rest % 60);
-    snprintf(line, sizeof line, "%" PRIu64 "/%" PRIu64 "%s done, %" PRIu64 " failed  %s  %s/s  %s left",
-             st.done, p->started, p->list.eof ? "" : "+", st.failed,
+    snprintf(line, sizeof line, "%" PRIu64 "/%" PRIu64 "%s done, %" PRIu64 " failed  %s  %s/s  "
+             "%s left", st.done, p->started, p->list.eof ? "" : "+", st.failed,
              size_text(got, sizeof got, (double)st.received),
              size_text(speed, sizeof speed, (double)st.received / (seconds + .001)), left);
     if (p->err.used == 0 && p->started)
@@ -3818,10 +3838,10 @@ static void on_signal(int number) {
     (void)fetcher_post(signalled->f, interrupted, signalled);
 }
 
-/* -- from start to end ------------------------------------------------------------------------------ */
+/* -- from start to end ----------------------------------------------------------------------- */
 
-/* Cookies are read once and written once, by a handle that does nothing else. (What could not be made is
- * NULL, which libcurl refuses.) */
+/* Cookies are read once and written once, by a handle that does nothing else. (What could not
+ * be made is NULL, which libcurl refuses.) */
 static int cookies_move(struct program *p, bool save) {
     int fd = open(p->s.cookies, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);     /* can it be written? */
     CURL *e = curl_easy_init();
@@ -3837,7 +3857,7 @@ static int cookies_move(struct program *p, bool save) {
         SET(COOKIELIST, "RELOAD");
     }
     curl_easy_cleanup(e);
-    return bad ? usage("cannot use %s for cookies", p->s.cookies) : 0;
+    return bad ? refuse(2, "cannot use %s for cookies", p->s.cookies) : 0;
 }
 
 static void tell_stats(struct program *p) {
@@ -3854,8 +3874,8 @@ static void tell_stats(struct program *p) {
         out_json(&p->out, "culprit", st.culprit);
         out_printf(&p->out, "}\n");
     } else
-        out_printf(&p->err, "%" PRIu64 " done, %" PRIu64 " failed, %s in %.2f s; %" PRIu64 " turns, "
-                   "longest wait %.2f ms (%s), 99%% below %.2f ms\n", st.done, st.failed,
+        out_printf(&p->err, "%" PRIu64 " done, %" PRIu64 " failed, %s in %.2f s; %" PRIu64
+                   " turns, longest wait %.2f ms (%s), 99%% below %.2f ms\n", st.done, st.failed,
                    size_text(size, sizeof size, (double)st.received), seconds, st.turns,
                    MS(st.stall_max_us), st.culprit, MS(st.stall_p99_us));
 }
@@ -3870,7 +3890,7 @@ static int program_open(struct program *p) {
     memset(&action, 0, sizeof action);
     action.sa_handler = SIG_IGN;
     sigaction(SIGPIPE, &action, NULL);
-    if ((p->f = fetcher_new()) == NULL) return usage("cannot start: %s", strerror(errno));
+    if ((p->f = fetcher_new()) == NULL) return refuse(2, "cannot start: %s", strerror(errno));
     signalled = p;
     action.sa_handler = on_signal;
     sigaction(SIGINT, &action, NULL);
@@ -3881,10 +3901,8 @@ static int program_open(struct program *p) {
     p->out.arg = p;
     p->progress = isatty(2) && !p->s.quiet && !p->s.json && !p->s.every_ms;
     p->began = p->f->now;
-    if (p->s.trace && (p->trace = fopen(p->s.trace, "w")) == NULL) {
-        fprintf(stderr, "fetcher: cannot write %s: %s\n", p->s.trace, strerror(errno));
-        return 1;
-    }
+    if (p->s.trace && (p->trace = fopen(p->s.trace, "w")) == NULL)
+        return refuse(1, "cannot write %s: %s", p->s.trace, strerror(errno));
     if (p->trace) fetcher_trace(p->f, trace, p->trace);
     fetcher_limit(p->f, (int)p->s.jobs, (int)p->s.per_host, p->s.rate);
     return p->s.cookies ? cookies_move(p, false) : 0;
@@ -3924,8 +3942,8 @@ static int program_run(struct program *p, char **url) {
     return program_close(p);
 }
 
-/* Descriptors 0 to 2 are taken up, so that no error message is written into a file of ours; for reading,
- * so that output which was closed stays an error. */
+/* Descriptors 0 to 2 are taken up, so that no error message is written into a file of ours;
+ * for reading, so that output which was closed stays an error. */
 int main(int argc, char **argv) {
     struct program *p = calloc(1, sizeof *p);
     char **url = calloc((size_t)argc + 1, sizeof *url);
@@ -3933,7 +3951,7 @@ int main(int argc, char **argv) {
     int fd, status = 1;
     while ((fd = open("/dev/null", O_RDONLY)) >= 0 && fd <= 2) continue;
     if (fd > 2) close(fd);
-    if (!p || !url || !headers) return usage("out of memory");
+    if (!p || !url || !headers) return refuse(2, "out of memory");
     p->s.headers = headers;
     p->s.retries = RETRIES_USUAL;
     if ((status = options_read(&p->s, argv, url)) == 0)

@@ -2977,6 +2977,7 @@ static void test_help(void) {
 static void test_bad_usage(void) {
     static const struct { const char *argv[8], *words; int status; } t[] = {
         {{NULL}, "no URL", 2}, {{"--nonsense", "http://a.b/"}, "unknown option --nonsense", 2},
+        {{"--\x1b[2J\xff", "http://a.b/"}, "unknown option --?[2J?", 2},
         {{"-o"}, "-o needs FILE", 2}, {{"-o", "x", "http://a.b/", "http://c.d/"}, "one file", 2},
         {{"-o", "x", "-i", "list"}, "one file", 2}, {{"-j", "many", "http://a.b/"}, "not a number: many", 2},
         {{"-m", "-1", "http://a.b/"}, "not a time: -1", 2}, {{"--quiet=yes", "http://a.b/"}, "no value", 2},
