@@ -25,7 +25,7 @@
 #include <pthread.h>
 #include <sys/wait.h>
 
-/* ============================================================================================= TAP */
+/* ------------------------------------------------------------------------ TAP */
 
 static int passed, failed, skipped;
 
@@ -51,7 +51,7 @@ static void die(const char *what) {
     exit(1);
 }
 
-/* ====================================================================================== The server */
+/* ------------------------------------------------------------------------ The server */
 
 struct counter {                /* of the requests for one target */
     struct counter *next;
@@ -578,7 +578,7 @@ static void server_close(struct server *s) {
     }
 }
 
-/* ========================================================================================= Helpers */
+/* ------------------------------------------------------------------------ Helpers */
 
 static struct fetcher *f;       /* of the test that runs, with its server */
 static struct server server;
@@ -773,7 +773,7 @@ static void test_end(void) {
     nftw(work, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
-/* -- a child process: the program -------------------------------------------------------------------- */
+/* -- a child process: the program -- */
 
 struct child {
     pid_t pid;
@@ -900,7 +900,7 @@ static bool said(const struct child *c, int status, const char *words) {
     return false;
 }
 
-/* ======================================================================================== The loop */
+/* ------------------------------------------------------------------------ The loop */
 
 static int calls;               /* a callback's count, where that is all */
 static char log_text[400];      /* and the order, where that counts */
@@ -1303,7 +1303,7 @@ static void test_meter(void) {
     close(fd[1]);
 }
 
-/* ===================================================================================== The library */
+/* ------------------------------------------------------------------------ The library */
 
 static void test_memory(void) {
     struct outcome o = FETCH(.url = url("/a?size=100000&type=text/x"));
@@ -1556,7 +1556,7 @@ static void test_pause(void) {
     forget(&o);
 }
 
-/* -- rules ------------------------------------------------------------------------------------------- */
+/* -- rules -- */
 
 static int stale_errors, busy_errors, worked;
 
@@ -1748,7 +1748,7 @@ static void test_manners(void) {
     close(same);
 }
 
-/* -- the queue --------------------------------------------------------------------------------------- */
+/* -- the queue -- */
 
 static void log_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
     (void)on;
@@ -1924,7 +1924,7 @@ static void test_many(void) {
     ok(st.done == 2000 && st.failed == 0, "2000 transfers, as many at a time as can be");
 }
 
-/* ===================================================================================== Files */
+/* ------------------------------------------------------------------------ Files */
 
 static void test_file(void) {
     char *path = in_work("sub/dir/file.bin");
@@ -2103,7 +2103,7 @@ static void test_directory(void) {
     ok(names_in(dir) == 8 && names_in(work) == 1, "nothing was written elsewhere");
 }
 
-/* ===================================================================================== Not giving up */
+/* ------------------------------------------------------------------------ Not giving up */
 
 static void test_retry(void) {
     static const char *const passing[] = {"status=503", "status=429", "status=408", "status=500",
@@ -2690,7 +2690,7 @@ static void test_idle(void) {
        (int)(st.turns - before.turns));
 }
 
-/* ===================================================================================== The program */
+/* ------------------------------------------------------------------------ The program */
 
 static void test_program(void) {
     struct child c;
@@ -3226,7 +3226,7 @@ static void test_demo(void) {
     child_free(&c);
 }
 
-/* ============================================================================================ Main */
+/* ------------------------------------------------------------------------ Main */
 
 static const struct { const char *name; void (*run)(void); } test[] = {
 #define TEST(name) {#name, test_##name}
