@@ -990,7 +990,10 @@ static curl_socket_t on_open_socket(void *arg, curlsocktype purpose,
     (void)purpose;
     lookup_over(a);
     if (!a->transfer) return CURL_SOCKET_BAD;
-    if (!a->transfer->host->tls) scout_over(a, true);
+    if (!a->transfer->host->tls)
+        scout_over(a, true);
+    else if (a->scout)                  /* look soon whether the connection is there */
+        timer_arm(a->f, &a->transfer->timer, a->f->now + SCOUT_US);
     fd = socket(address->family, address->socktype, address->protocol);
     if (fd >= 0 && (fd >= FD_SETSIZE || set_flags(fd, 0) < 0)) {
         close(fd);
@@ -1847,7 +1850,8 @@ static usec attempt_deadline(struct attempt *a) {
  * wait for that, sooner. */
 static void deadline_arm(struct fetcher *f, struct transfer *t) {
     usec due = attempt_deadline(t->attempt);
-    usec look = f->now + (t->attempt->scout ? SCOUT_US : limit_us(t->rq.stall_ms));
+    bool soon = t->attempt->scout && t->attempt->lookup == NO_LOOKUP;
+    usec look = f->now + (soon ? SCOUT_US : limit_us(t->rq.stall_ms));
     timer_arm(f, &t->timer, due < look ? due : look);
 }
 
