@@ -1207,7 +1207,7 @@ static void test_foreign_loop(void) {
     forget(&o);
 }
 
-/* Each piece of data costs its callback 3 ms, by the clock. So after each the slice is spent, and the
+/* Each piece of data costs its callback 30 ms, by the clock. So after each the slice is spent, and the
  * host's descriptor must be looked at before the next. */
 static void count_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
     (void)on, (void)r, (void)arg;
@@ -1218,7 +1218,7 @@ static int looks, pieces, pieces_between;
 
 static int slow_data(struct fetcher *on, const void *data, size_t size, void *arg) {
     (void)data, (void)size, (void)arg;
-    on->skew += 3000;
+    on->skew += 30000;
     pieces_between = ++pieces > pieces_between ? pieces : pieces_between;
     return 0;
 }
@@ -1246,7 +1246,7 @@ static void test_slice(void) {
     ok(calls == 20 && pieces_between <= 4, "the slice: no more than %d pieces between two looks at the host (%d looks)",
        pieces_between, looks);
     fetcher_stats(f, &st);
-    ok(st.stall_max_us >= 3000 && strstr(st.culprit, "transfer"), "the meter names its culprit: %s",
+    ok(st.stall_max_us >= 30000 && strstr(st.culprit, "transfer"), "the meter names its culprit: %s",
        st.culprit);
     fetcher_watch(f, fd[1], 0, NULL, NULL);
     close(fd[0]);
@@ -2741,8 +2741,8 @@ static void test_faults(void) {
         {"length=50000&close=1&etag=none&modified=none", "cut short after 40000 of 50000 bytes", "0", 1, -1, 1},
         {"chunk=bad&etag=none&modified=none", "cut short", "0", 1, -1, 1},
         {"status=429", "429 An Error", "0", 1, -1, 1}, {"status=503", "503 An Error", "0", 1, -1, 1},
-        {"status=429&times=1&retry-after=1", "429 An Error; attempt 2 in 1.0 s", "1", 0, 40000, 2},
-        {"status=503&times=1&retry-after=1", "503 An Error; attempt 2 in 1.0 s", "1", 0, 40000, 2},
+        {"status=429&times=1&retry-after=1", "429 An Error; attempt 2 in", "1", 0, 40000, 2},
+        {"status=503&times=1&retry-after=1", "503 An Error; attempt 2 in", "1", 0, 40000, 2},
         {"status=500&times=2", "attempt 3 in", "2", 0, 40000, 3},
         {"status=404", "404 An Error", "9", 1, -1, 1}, {"endless=1", "headers have no end", "0", 1, -1, 1},
         {"redirect=/loop", "Maximum (20) redirects", "9", 1, -1, 1},
@@ -2756,7 +2756,8 @@ static void test_faults(void) {
     char target[200];
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
         snprintf(target, sizeof target, "/fault%zu?size=40000&%s", i, t[i].query);
-        c = RUN("-o", in_work("x"), "--retry", t[i].option, "--stall-timeout", "0.3", url("%s", target));
+        c = RUN("-o", in_work("x"), "--retry", t[i].option, "--stall-timeout",
+                strstr(t[i].query, "stall") ? "0.3" : "20", url("%s", target));
         ok(said(&c, t[i].status, t[i].words) && seen("%s", target)->count == t[i].requests &&
            (stat(in_work("x"), &st) == 0 ? st.st_size : -1) == t[i].size &&
            names_in(work) == (t[i].size >= 0), "fault: %s", t[i].query);
