@@ -1147,6 +1147,8 @@ static usec connect_time(const struct attempt *a) {
     return ready;
 }
 
+static bool connected(const struct attempt *a) { return a->head_bytes > 0 || connect_time(a) > 0; }
+
 /* Hand a handle to libcurl. The one kick lets it begin: without, a hundred new handles would all
  * begin in one call, outside any slice. */
 static int attempt_launch(struct attempt *a) {
@@ -1155,7 +1157,7 @@ static int attempt_launch(struct attempt *a) {
     a->all.key = (int64_t)++f->serial;
     tree_add(&f->attempts, &a->all);
     socket_action(f, CURL_SOCKET_TIMEOUT, 0);
-    if (a->lookup != LOOKUP_RUNNING && connect_time(a) > 0) {   /* by a connection that was there */
+    if (a->lookup != LOOKUP_RUNNING && connected(a)) {  /* by a connection that was there */
         lookup_over(a);
         scout_over(a, true);
     }
@@ -1838,7 +1840,7 @@ static usec attempt_deadline(struct attempt *a) {
     }
     if (a->transfer->held)
         due = a->f->now + FOREVER;
-    else if (connect_time(a) > 0 || a->head_bytes > 0)
+    else if (connected(a))
         due = a->f->now + limit_us(rq->stall_ms) - (listening(a->f) - a->moved) +
               (a->head_bytes ? 0 : connect_time(a));
     else
@@ -1859,7 +1861,7 @@ static void fail_timeout(struct fetcher *f, struct transfer *t) {
     const struct fetcher_request *rq = &t->rq;
     if (f->now - t->began >= limit_us(rq->total_ms))
         fail(t, FETCHER_TIMEOUT, "not done after %g s", MS(rq->total_ms));
-    else if (connect_time(t->attempt) > 0 || t->attempt->head_bytes > 0)
+    else if (connected(t->attempt))
         fail(t, FETCHER_TIMEOUT, "stalled: no data for %g s", MS(rq->stall_ms));
     else
         fail(t, FETCHER_TIMEOUT, "no connection after %g s", MS(rq->connect_ms));
@@ -1869,7 +1871,7 @@ static void fail_timeout(struct fetcher *f, struct transfer *t) {
  * due, not at each byte. */
 static void transfer_due(struct fetcher *f, void *arg) {
     struct transfer *t = arg;
-    if (t->attempt && t->attempt->scout && connect_time(t->attempt) > 0)
+    if (t->attempt && t->attempt->scout && connected(t->attempt))
         scout_over(t->attempt, true);
     if (!t->attempt && (t->attempts == 0 || f->now < t->began + limit_us(t->rq.total_ms)))
         enqueue(f, t, false);           /* the end of a wait */
@@ -2660,7 +2662,7 @@ static bool attempt_over(struct fetcher *f, struct transfer *t) {
 /* -- the beginning --------------------------------------------------------------------------- */
 
 static int body_new(struct transfer *t) {
-    if (!t->body && (t->body = calloc(1, sizeof *t->body)) == NULL) return fail_memory(t);
+    if ((t->body = calloc(1, sizeof *t->body)) == NULL) return fail_memory(t);
     t->body->length = t->body->fd = -1;
     t->body->no_range = t->own_range || (t->rq.flags & FETCHER_COMPRESSED) ||
                         strcmp(request_method(&t->rq), "GET") != 0;
