@@ -46,7 +46,7 @@
  * and libcurl 7.62; what is newer is asked for here, and done without where it is missing.
  */
 #ifndef _GNU_SOURCE
-#define _GNU_SOURCE 1           /* renameat2; elsewhere without effect */
+#define _GNU_SOURCE 1           /* renameat2, wcwidth; elsewhere without effect */
 #endif
 #ifndef _FILE_OFFSET_BITS
 #define _FILE_OFFSET_BITS 64    /* files over 2 GiB on 32-bit machines */
@@ -76,8 +76,7 @@
 #include "fetcher.h"
 
 /* Options by their numbers, since the libcurl found at run time may know more than the headers
- * found at build time. One that is unknown is an error that can be ignored, or has an older
- * twin. */
+ * found at build time. One that is unknown is an error that can be ignored, or has an older twin. */
 enum {
     OPT_PROTOCOLS = 181, OPT_REDIR_PROTOCOLS = 182,                 /* masks, to be gone one day */
     OPT_PROTOCOLS_STR = 10318, OPT_REDIR_PROTOCOLS_STR = 10319,     /* 7.85 */
@@ -122,10 +121,8 @@ static int fd_make_room(int fd) {
  * moved up; 96 are left to the host, to lookups and the rest. */
 static int fd_capacity(void) {
     struct rlimit limit = {64, 64};
-    int most = FD_SETSIZE - 96;
     getrlimit(RLIMIT_NOFILE, &limit);
-    if (limit.rlim_cur < (rlim_t)2 * FD_SETSIZE)
-        most = ((int)limit.rlim_cur - 96) / 2;
+    int most = limit.rlim_cur < (rlim_t)2 * FD_SETSIZE ? ((int)limit.rlim_cur - 96) / 2 : FD_SETSIZE;
     return most > FD_SETSIZE - 96 ? FD_SETSIZE - 96 : most > 1 ? most : 1;
 }
 
@@ -188,26 +185,27 @@ struct node {
     bool in;                    /* in a tree */
 };
 
+typedef void call_fn(struct fetcher *, void *);
+typedef void watch_fn(struct fetcher *, int fd, int events, void *);
+
 /* A descriptor that the loop waits for. The class decides in which phase it is served. */
 enum class { NOBODY, POST, HOST, GUEST };
 
 struct watch {
     enum class class;
     int events;                 /* FETCHER_READ | FETCHER_WRITE */
-    void (*cb)(struct fetcher *, int, int, void *);
+    watch_fn *cb;
+    void *arg;
+};
+
+struct call {                   /* also what goes through the self-pipe */
+    call_fn *cb;
     void *arg;
 };
 
 struct timer {
-    struct node due;            /* key: on the fetcher's clock */
-    struct node id;             /* key 0: one of the library's own */
-    void (*cb)(struct fetcher *, void *);
-    void *arg;
-};
-
-struct call {                   /* what goes through the self-pipe */
-    void (*cb)(struct fetcher *, void *);
-    void *arg;
+    struct node due, id;        /* key: on the fetcher's clock; 0: one of the library's own */
+    struct call call;
 };
 
 enum phase { IN_POST, IN_HOST, IN_TIMERS, IN_SOCKETS, IN_FINISH, IN_START, PHASES };
@@ -223,7 +221,7 @@ struct meter {
     usec began, mark, slept, may_sleep;         /* of this turn; mark: of the present step */
     struct step worst, record;  /* of this turn; of that with the longest stall, which took ... */
     usec record_us;
-    usec took[PHASES];          /* of this turn */
+    usec took[PHASES];          /* of this turn, as are the steps */
     int steps[PHASES];
     fetcher_id touched;         /* the transfer that the present step works for */
     bool fed;                   /* the present step has brought data */
@@ -233,15 +231,16 @@ struct meter {
     void *trace_arg;
 };
 
+/* What tells documents apart, and a part from another's: each "" if absent or too long. */
+struct proof { char etag[200], modified[48], date[48]; };
+
 /* The head of the answer that is coming in; that of a redirect is overwritten. */
 struct head {
     int status;
     bool decided;               /* the body has been given its place */
-    int64_t length;             /* Content-Length; -1: not given */
-    int64_t range_first, range_total;   /* Content-Range; -1: not given */
-    int64_t retry_after_us;     /* -1: not given */
-    char reason[80], etag[200], modified[48], date[48];     /* "" if absent or too long */
-    char disposition[600];
+    int64_t length, range_first, range_total, retry_after_us;       /* -1: not given */
+    struct proof proof;
+    char reason[80], disposition[600];
 };
 
 enum lookup { NO_LOOKUP, LOOKUP_EXPECTED, LOOKUP_RUNNING };
@@ -252,19 +251,17 @@ struct attempt {
     CURL *easy;
     struct fetcher *f;
     struct transfer *transfer;  /* NULL: parked */
-    struct node all;            /* in f->attempts */
-    struct node breath;         /* in f->breathless: libcurl was made to stop reading */
+    struct node all, breath;    /* in f->attempts; f->breathless: libcurl was made to stop reading */
     struct curl_slist *headers;
     enum lookup lookup;
     bool scout;                 /* the others for its host wait for it */
-    bool ranged;                /* it asks for the rest ... */
-    int64_t from;               /* ... behind these bytes, */
+    bool ranged;                /* it asks for the rest behind `from` bytes, */
     bool complete;              /* which is nothing (416): no body is wanted */
     bool again;                 /* ask once more, without waiting */
     bool done;                  /* libcurl says so, with a result */
     CURLcode result;
+    int64_t from, sent;         /* sent: bytes of the request's body, when last looked at */
     usec began, moved;          /* when a byte came; both on the listening clock */
-    int64_t sent;               /* bytes of the request's body, when last looked at */
     size_t head_bytes, drained;
     struct head head;
     char error[CURL_ERROR_SIZE];
@@ -284,7 +281,7 @@ struct body {
     bool meta, placed;          /* the .part has its .meta; path is ours, from an earlier round */
     int fd;                     /* the .part; -1: not open */
     char *part, *base, *path;   /* its name; that without ".part"; the file's, as far as known */
-    char etag[200], modified[48], date[48];     /* as in struct head */
+    struct proof proof;
 };
 
 /* Where a body goes. Each returns 0, or -1 after fail(). */
@@ -301,10 +298,10 @@ enum want { WANT_CANCEL = 1, WANT_PAUSE = 2, WANT_RESUME = 4, WANT_END = 8 };
 struct transfer {
     struct fetcher *f;
     struct node id, queued;     /* queued in its host; key: -2 * priority, less 1 to go first */
+    struct node mark;           /* the finish phase is to look at it, and do what ... */
+    unsigned want;              /* ... says */
     struct fetcher_request rq;  /* its strings stand behind this struct */
     enum fetcher_state state;
-    struct node mark;           /* the finish phase is to look at it ... */
-    unsigned want;              /* ... and to do this */
     struct timer timer;         /* a time limit, the next attempt, or the next round */
     struct host *host;          /* NULL: bad URL */
     struct attempt *attempt;    /* NULL: not running */
@@ -317,7 +314,7 @@ struct transfer {
     usec began, round;          /* this round's first attempt; when it was due, without jitter */
     usec progressed, speed_since;
     int64_t speed_bytes, speed, received;
-    enum fetcher_code code;     /* what on_done will be told */
+    enum fetcher_code code;     /* what on_done will be told, with the status and message */
     int status;
     char message[200];
 };
@@ -361,9 +358,8 @@ struct fetcher {
     bool kick_due;
     int lookups, running;       /* names being looked up; transfers in flight */
 
-    struct node *transfers, *hosts;
+    struct node *transfers, *hosts, *marked;
     struct node *ready[2];      /* hosts that may start one: their address known, unknown */
-    struct node *marked;
     bool closing;
     int limit_total, limit_host, capacity;
     int64_t rate, budget;       /* bytes a second, 0: no limit; bytes that may come, < 0: debt */
@@ -391,14 +387,13 @@ static uint64_t node_weight(const struct node *n) {
 }
 
 static void tree_add(struct node **at, struct node *n) {
-    struct node **end[2] = {&n->child[1], &n->child[0]}, *rest;
-    int side;
-    while (*at && node_weight(*at) > node_weight(n))
-        at = &(*at)->child[node_before(*at, n)];
-    for (rest = *at; rest; rest = *end[side]) {         /* split what is there in two */
-        side = node_before(rest, n);
+    struct node **end[2] = {&n->child[1], &n->child[0]};
+    while (*at && node_weight(*at) > node_weight(n)) at = &(*at)->child[node_before(*at, n)];
+    for (struct node *rest = *at; rest;) {              /* split what is there in two */
+        int side = node_before(rest, n);
         *end[side] = rest;
         end[side] = &rest->child[side];
+        rest = *end[side];
     }
     *end[0] = *end[1] = NULL;
     *at = n;
@@ -406,33 +401,42 @@ static void tree_add(struct node **at, struct node *n) {
 }
 
 static void tree_remove(struct node **at, struct node *n) {
-    struct node *half[2] = {n->child[0], n->child[1]}, *top;
-    int side;
+    struct node *half[2] = {n->child[0], n->child[1]};
     if (!n->in) return;
     while (*at != n) at = &(*at)->child[node_before(*at, n)];
-    for (; half[0] && half[1]; half[side] = *at) {      /* merge what it leaves behind */
-        side = node_weight(half[0]) < node_weight(half[1]);
-        *at = top = half[side];
-        at = &top->child[!side];
+    while (half[0] && half[1]) {                        /* merge what it leaves behind */
+        int side = node_weight(half[0]) < node_weight(half[1]);
+        *at = half[side];
+        at = &(*at)->child[!side];
+        half[side] = *at;
     }
     *at = half[0] ? half[0] : half[1];
     n->in = false;
 }
 
-/* The first node that is not before (key, seq). */
-static struct node *tree_from(struct node *n, int64_t key, uint64_t seq) {
+/* The first node that is not before (key, seq); or, backwards, the last one that is. */
+static struct node *tree_near(struct node *n, int64_t key, uint64_t seq, bool backwards) {
     struct node probe = {key, seq, {NULL, NULL}, false}, *best = NULL;
     while (n) {
-        if (!node_before(n, &probe)) best = n;
-        n = n->child[node_before(n, &probe)];
+        bool before = node_before(n, &probe);
+        if (before == backwards) best = n;
+        n = n->child[before];
     }
     return best;
 }
 
-static struct node *tree_first(struct node *n) { return tree_from(n, INT64_MIN, 0); }
+static struct node *tree_from(struct node *tree, int64_t key, uint64_t seq) {
+    return tree_near(tree, key, seq, false);
+}
 
-static struct node *tree_find(struct node *n, uint64_t id) {
-    n = tree_from(n, (int64_t)id, 0);
+static struct node *tree_first(struct node *tree) { return tree_from(tree, INT64_MIN, 0); }
+
+static struct node *tree_next(struct node *tree, const struct node *n) {
+    return tree_from(tree, n->key, n->seq + 1);
+}
+
+static struct node *tree_find(struct node *tree, uint64_t id) {
+    struct node *n = tree_from(tree, (int64_t)id, 0);
     return n && n->key == (int64_t)id ? n : NULL;
 }
 
@@ -452,9 +456,9 @@ static bool rune_unsafe(uint32_t c) {
            (c >= 0xd800 && c <= 0xdfff) || c > 0x10ffff;
 }
 
-/* The bytes of the UTF-8 character at s; 0 if it is broken or unsafe. Broken are the over-long
- * forms as well, which hide a '/' from a careless check. */
-static size_t utf8_length(const char *text) {
+/* The bytes of the UTF-8 character at text, and what it is; 0 if it is broken or unsafe. Broken are
+ * the over-long forms as well, which hide a '/' from a careless check. */
+static size_t utf8_decode(const char *text, uint32_t *rune) {
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
     const unsigned char *s = (const unsigned char *)text;
     size_t n = s[0] < 0x80 ? 1 : s[0] < 0xc0 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 :
@@ -464,30 +468,27 @@ static size_t utf8_length(const char *text) {
         if ((s[i] & 0xc0) != 0x80) return 0;
         c = c << 6 | (s[i] & 0x3fu);
     }
+    *rune = c;
     return n == 0 || c < least[n] || rune_unsafe(c) ? 0 : n;
+}
+
+static size_t utf8_length(const char *text) {
+    uint32_t rune;
+    return utf8_decode(text, &rune);
 }
 
 /* Copy text from outside for the eye: whole characters only, what is unsafe replaced. */
 static void text_clean(char *to, size_t room, const char *from, char instead) {
-    size_t n;
-    while (*from) {
-        n = utf8_length(from);
-        if (room <= (n ? n : 1)) break;
-        if (n)
-            memcpy(to, from, n);
-        else
-            *to = instead;
-        n = n ? n : 1;
-        to += n;
-        from += n;
-        room -= n;
+    for (size_t good, n; *from; from += n, to += n, room -= n) {
+        n = (good = utf8_length(from)) ? good : 1;
+        if (room <= n) break;
+        memcpy(to, good ? from : &instead, n);
     }
     *to = '\0';
 }
 
 static bool text_is_clean(const char *s) {
-    size_t n;
-    while (*s && (n = utf8_length(s)) > 0) s += n;
+    for (size_t n; *s && (n = utf8_length(s)) > 0;) s += n;
     return *s == '\0';
 }
 
@@ -500,10 +501,7 @@ static void text_field(char *to, size_t room, const char *from) {
 static char *text_join(const char *a, const char *b) {
     size_t na = strlen(a), nb = strlen(b);
     char *joined = malloc(na + nb + 1);
-    if (joined) {
-        memcpy(joined, a, na);
-        memcpy(joined + na, b, nb + 1);
-    }
+    if (joined) memcpy(joined, a, na), memcpy(joined + na, b, nb + 1);
     return joined;
 }
 
@@ -519,11 +517,10 @@ static int64_t text_number(const char **s) {
  * The watch table. select() takes descriptors below FD_SETSIZE only, and FD_SET past that writes to
  * memory that isn't ours: so everything that is watched passes the one check in watch_set.
  */
-static int watch_set(struct fetcher *f, int fd, enum class class, int events,
-                     void (*cb)(struct fetcher *, int, int, void *), void *arg) {
-    struct watch *w;
+static int watch_set(struct fetcher *f, int fd, enum class class, int events, watch_fn *cb,
+                     void *arg) {
     if (fd < 0 || fd >= FD_SETSIZE) return err(fd < 0 ? EINVAL : EMFILE);
-    w = &f->watch[fd];
+    struct watch *w = &f->watch[fd];
     f->host_watches -= w->class == HOST;
     /* Rule 4: what select said belongs to the watch that was. libcurl uses descriptor numbers again
      * within one call, so this is no rare case. */
@@ -536,11 +533,9 @@ static int watch_set(struct fetcher *f, int fd, enum class class, int events,
     return 0;
 }
 
-int fetcher_watch(struct fetcher *f, int fd, int events,
-                  void (*cb)(struct fetcher *, int, int, void *), void *arg) {
+int fetcher_watch(struct fetcher *f, int fd, int events, watch_fn *cb, void *arg) {
     if ((events & ~(FETCHER_READ | FETCHER_WRITE)) || (events && !cb)) return err(EINVAL);
-    if (fd >= 0 && fd < FD_SETSIZE &&
-        (f->watch[fd].class == GUEST || f->watch[fd].class == POST))
+    if (fd >= 0 && fd < FD_SETSIZE && (f->watch[fd].class == GUEST || f->watch[fd].class == POST))
         return err(EBUSY);
     return watch_set(f, fd, HOST, events, cb, arg);
 }
@@ -557,10 +552,9 @@ static int watch_take(struct fetcher *f, int fd) {
 /* select() said EBADF: somebody closed a descriptor and left its watch. Find it and tell its owner;
  * to go on with it in the set would spin. */
 static void watch_drop_closed(struct fetcher *f) {
-    struct watch w;
     f->busy = true;
     for (int fd = 0; fd <= f->top; fd++) {
-        w = f->watch[fd];
+        struct watch w = f->watch[fd];
         if (w.class == NOBODY || fcntl(fd, F_GETFD) >= 0 || errno != EBADF) continue;
         watch_set(f, fd, NOBODY, 0, NULL, NULL);
         w.cb(f, fd, FETCHER_GONE, w.arg);
@@ -592,31 +586,25 @@ static void timer_free(struct fetcher *f, struct timer *t) {
 /* Rule 5: only what was due when the turn began, and was made before it. */
 static struct timer *timer_due(struct fetcher *f) {
     struct node *first = tree_first(f->timers);
-    if (!first || first->key > f->turn_now || first->seq > f->turn_serial) return NULL;
-    return container_of(first, struct timer, due);
+    bool due = first && first->key <= f->turn_now && first->seq <= f->turn_serial;
+    return due ? container_of(first, struct timer, due) : NULL;
 }
 
-/* A timer of the host's is gone before its callback runs, which may stop it, or do anything
- * else. */
+/* A host's timer is gone before its callback runs, which may stop it, or do anything else. */
 static void timer_run(struct fetcher *f, struct timer *t) {
-    struct timer due = *t;
+    struct call call = t->call;
     if (t->id.key)
         timer_free(f, t);
     else
         timer_disarm(f, t);
-    due.cb(f, due.arg);
+    call.cb(f, call.arg);
 }
 
-fetcher_id fetcher_timer(struct fetcher *f, int64_t ms, void (*cb)(struct fetcher *, void *),
-                         void *arg) {
-    struct timer *t = NULL;
-    if (ms < 0 || !cb)
-        errno = EINVAL;
-    else if ((t = calloc(1, sizeof *t)) == NULL)
-        errno = ENOMEM;
+fetcher_id fetcher_timer(struct fetcher *f, int64_t ms, call_fn *cb, void *arg) {
+    struct timer *t = ms < 0 || !cb ? NULL : calloc(1, sizeof *t);
+    if (!t) errno = ms < 0 || !cb ? EINVAL : ENOMEM;
     if (!t) return 0;
-    t->cb = cb;
-    t->arg = arg;
+    t->call = (struct call){cb, arg};
     t->id.key = TIMER_ID | (int64_t)++f->serial;
     tree_add(&f->timer_ids, &t->id);
     if (!f->busy) clock_read(f);
@@ -638,16 +626,14 @@ int fetcher_timer_stop(struct fetcher *f, fetcher_id id) {
  * it is a descriptor, a signal that comes just before select() ends that at once, where a flag
  * would be seen too late.
  */
-int fetcher_post(struct fetcher *f, void (*cb)(struct fetcher *, void *), void *arg) {
+int fetcher_post(struct fetcher *f, call_fn *cb, void *arg) {
     struct call call;
     int saved = errno;
     ssize_t n;
-    memset(&call, 0, sizeof call);
+    memset(&call, 0, sizeof call);      /* its padding too: all of it is written */
     call.cb = cb;
     call.arg = arg;
-    do
-        n = write(f->pipe[1], &call, sizeof call);
-    while (n < 0 && errno == EINTR);
+    while ((n = write(f->pipe[1], &call, sizeof call)) < 0 && errno == EINTR) continue;
     if (n < 0) return -1;
     errno = saved;
     return 0;
@@ -659,8 +645,7 @@ static void post_ready(struct fetcher *f, int fd, int events, void *arg) {
     struct call call[64];
     ssize_t n = read(fd, call, sizeof call);
     (void)events, (void)arg;
-    for (ssize_t i = 0; i < n / (ssize_t)sizeof *call; i++)
-        call[i].cb(f, call[i].arg);
+    for (ssize_t i = 0; i < n / (ssize_t)sizeof *call; i++) call[i].cb(f, call[i].arg);
 }
 
 static int post_open(struct fetcher *f) {
@@ -677,13 +662,11 @@ static int post_open(struct fetcher *f) {
 /* A step of a phase is over: charge it, and read the clock for the next. */
 static void step_done(struct fetcher *f, enum phase phase, int fd) {
     struct meter *m = &f->meter;
-    usec took;
     clock_read(f);
-    took = f->now - m->mark;
+    usec took = f->now - m->mark;
     m->took[phase] += took;
     m->steps[phase]++;
-    if (took > m->worst.took)
-        m->worst = (struct step){phase, took, fd, m->touched};
+    if (took > m->worst.took) m->worst = (struct step){phase, took, fd, m->touched};
     m->mark = f->now;
     m->touched = 0;
     m->fed = false;
@@ -696,13 +679,13 @@ static bool slice_left(struct fetcher *f, enum phase phase) {
     return false;
 }
 
-/* Call the watches of one class that are ready. For the network's sockets the slice counts,
- * and where it ended the next turn begins: by this rotation the last of 900 sockets is heard.
- * In debt to the rate limit there is no more reading. A host's callback is never put off. */
+/* Call the watches of one class that are ready. For the network's sockets the slice counts, and
+ * where it ended the next turn begins: by this rotation the last of 900 sockets is heard. In debt
+ * to the rate limit there is no more reading. A host's callback is never put off. */
 static void serve(struct fetcher *f, enum class class, enum phase phase) {
-    int n = f->top + 1, first = class == GUEST ? f->first : 0, fd, events;
+    int n = f->top + 1, first = class == GUEST ? f->first : 0, events;
     for (int i = 0; i < n; i++) {
-        fd = (first + i) % n;
+        int fd = (first + i) % n;
         if (f->watch[fd].class != class || !(FD_ISSET(fd, &f->rd) || FD_ISSET(fd, &f->wr)))
             continue;
         if (class == GUEST && !slice_left(f, phase)) {
@@ -710,15 +693,13 @@ static void serve(struct fetcher *f, enum class class, enum phase phase) {
             return;
         }
         if (class == GUEST && f->deaf) FD_CLR(fd, &f->rd);
-        if ((events = watch_take(f, fd)) != 0)
-            f->watch[fd].cb(f, fd, events, f->watch[fd].arg);
+        if ((events = watch_take(f, fd)) != 0) f->watch[fd].cb(f, fd, events, f->watch[fd].arg);
         step_done(f, phase, fd);
     }
 }
 
 static void run_timers(struct fetcher *f) {
-    struct timer *t;
-    while ((t = timer_due(f)) != NULL && slice_left(f, IN_TIMERS)) {
+    for (struct timer *t; (t = timer_due(f)) != NULL && slice_left(f, IN_TIMERS);) {
         timer_run(f, t);
         step_done(f, IN_TIMERS, -1);
     }
@@ -746,16 +727,15 @@ static const char *const phase_name[PHASES] = {
 static void trace_line(struct fetcher *f, usec stall) {
     struct meter *m = &f->meter;
     char line[400], fd[32];
-    size_t n;
     snprintf(fd, sizeof fd, "descriptor %d", m->woke);
-    n = (size_t)snprintf(line, sizeof line, "turn %" PRIu64 ": slept %.2f of %.0f ms, woke for %s",
-                         m->turns, MS(m->slept), MS(m->may_sleep), m->woke >= 0 ? fd :
-                         m->steps[IN_TIMERS] ? "a timer" : "work left over, or time");
+    int n = snprintf(line, sizeof line, "turn %" PRIu64 ": slept %.2f of %.0f ms, woke for %s",
+                     m->turns, MS(m->slept), MS(m->may_sleep), m->woke >= 0 ? fd :
+                     m->steps[IN_TIMERS] ? "a timer" : "work left over, or time");
     for (int i = 0; i < PHASES; i++)
         if (m->steps[i])
-            n += (size_t)snprintf(line + n, sizeof line - n, "; %s %d in %.2f ms", phase_name[i],
-                                  m->steps[i], MS(m->took[i]));
-    snprintf(line + n, sizeof line - n, "; all %.2f ms%s", MS(stall),
+            n += snprintf(line + n, sizeof line - (size_t)n, "; %s %d in %.2f ms", phase_name[i],
+                          m->steps[i], MS(m->took[i]));
+    snprintf(line + n, sizeof line - (size_t)n, "; all %.2f ms%s", MS(stall),
              f->more ? ", more left over" : "");
     m->trace(f, line, m->trace_arg);
 }
@@ -766,7 +746,6 @@ static usec stall_bound(int i) { return ((usec)125 << i) / 2; }
 static void turn_end(struct fetcher *f) {
     struct meter *m = &f->meter;
     usec stall = f->now - m->began;
-    uint64_t serial;
     int i = 0;
     while (i < FETCHER_BUCKETS - 1 && stall >= stall_bound(i)) i++;
     m->stalls[i]++;
@@ -775,7 +754,7 @@ static void turn_end(struct fetcher *f) {
         m->record_us = stall;
         m->record = m->worst;
     }
-    serial = f->serial;
+    uint64_t serial = f->serial;
     if (m->trace) trace_line(f, stall);
     f->more |= f->serial != serial;     /* the trace's callback has started something */
     f->busy = false;
@@ -808,12 +787,10 @@ static int sleep_ms(struct fetcher *f) {
 }
 
 int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd) {
-    struct watch *w;
     clock_read(f);
     for (int fd = 0; fd <= f->top; fd++) {
-        w = &f->watch[fd];
-        if ((w->events & FETCHER_READ) && !(w->class == GUEST && f->deaf))
-            FD_SET(fd, rd);
+        struct watch *w = &f->watch[fd];
+        if ((w->events & FETCHER_READ) && !(w->class == GUEST && f->deaf)) FD_SET(fd, rd);
         if (w->events & FETCHER_WRITE) FD_SET(fd, wr);
     }
     if (f->top > *maxfd) *maxfd = f->top;
@@ -821,17 +798,13 @@ int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd) {
     return (int)(f->meter.may_sleep / 1000);
 }
 
-/* Rule 3. */
-static int busy(struct fetcher *f) { return f->busy ? err(EBUSY) : 0; }
-
 int fetcher_dispatch(struct fetcher *f, const fd_set *rd, const fd_set *wr) {
-    if (busy(f) < 0) return -1;
+    if (f->busy) return err(EBUSY);
     f->rd = *rd;
     f->wr = *wr;
     f->meter.woke = -1;
     for (int fd = f->top; fd >= 0 && f->meter.trace; fd--)
-        if (FD_ISSET(fd, rd) || FD_ISSET(fd, wr))
-            f->meter.woke = fd;
+        if (FD_ISSET(fd, rd) || FD_ISSET(fd, wr)) f->meter.woke = fd;
     f->meter.slept = clock_us() + f->skew - f->now;
     turn(f);
     return 0;
@@ -843,16 +816,14 @@ static bool alive(const struct fetcher *f) {
 }
 
 int fetcher_step(struct fetcher *f, int64_t max_ms) {
-    struct timeval tv;
     fd_set rd, wr;
-    int maxfd = -1, ms;
-    if (busy(f) < 0) return -1;
+    int maxfd = -1;
+    if (f->busy) return err(EBUSY);
     FD_ZERO(&rd);
     FD_ZERO(&wr);
-    ms = fetcher_prepare(f, &rd, &wr, &maxfd);
+    int ms = fetcher_prepare(f, &rd, &wr, &maxfd);
     if (max_ms >= 0 && ms > max_ms) ms = (int)max_ms;
-    tv.tv_sec = ms / 1000;
-    tv.tv_usec = ms % 1000 * 1000;
+    struct timeval tv = {ms / 1000, ms % 1000 * 1000};
     if (select(maxfd + 1, &rd, &wr, NULL, &tv) < 0) {
         /* The sets say nothing now. EINTR: what the handler posted ends the next select. */
         if (errno == EBADF) watch_drop_closed(f);
@@ -864,10 +835,10 @@ int fetcher_step(struct fetcher *f, int64_t max_ms) {
 }
 
 int fetcher_run(struct fetcher *f) {
-    int left = busy(f) < 0 ? -1 : alive(f);
-    while (left > 0 && !f->stopped) left = fetcher_step(f, -1);
-    if (left >= 0) f->stopped = false;
-    return left < 0 ? -1 : 0;
+    if (f->busy) return err(EBUSY);
+    for (bool left = alive(f); left && !f->stopped;) left = fetcher_step(f, -1) > 0;
+    f->stopped = false;
+    return 0;
 }
 
 int fetcher_stop(struct fetcher *f) {
@@ -882,31 +853,27 @@ int fetcher_trace(struct fetcher *f, void (*cb)(struct fetcher *, const char *, 
     return 0;
 }
 
-static void culprit_text(char *to, size_t room, const struct step *s) {
-    size_t n = (size_t)snprintf(to, room, "%s %.2f ms", phase_name[s->phase], MS(s->took));
-    if (s->fd >= 0)
-        n += (size_t)snprintf(to + n, room - n, ", descriptor %d", s->fd);
-    if (s->transfer)
-        snprintf(to + n, room - n, ", transfer %" PRIu64, s->transfer);
-}
-
 /* The bound below which 99 of 100 turns stayed. */
 static usec stall_p99(const struct meter *m) {
     uint64_t seen = 0;
     int i = 0;
-    while (i < FETCHER_BUCKETS - 1 && (seen += m->stalls[i]) < m->turns - m->turns / 100)
-        i++;
-    return stall_bound(i) < m->record_us ? stall_bound(i) : m->record_us;
+    while (i < FETCHER_BUCKETS - 1 && (seen += m->stalls[i]) < m->turns - m->turns / 100) i++;
+    return !m->turns ? 0 : stall_bound(i) < m->record_us ? stall_bound(i) : m->record_us;
 }
 
 int fetcher_stats(struct fetcher *f, struct fetcher_stats *s) {
+    const struct step *r = &f->meter.record;
+    char fd[32] = "", transfer[40] = "";
     *s = (struct fetcher_stats){
         .turns = f->meter.turns, .done = f->done, .failed = f->failed, .cancelled = f->cancelled,
         .received = f->received, .running = f->running, .waiting = f->waiting,
         .lookups = f->lookups, .stall_max_us = f->meter.record_us,
-        .stall_p99_us = f->meter.turns ? stall_p99(&f->meter) : 0,
+        .stall_p99_us = stall_p99(&f->meter),
     };
-    culprit_text(s->culprit, sizeof s->culprit, &f->meter.record);
+    if (r->fd >= 0) snprintf(fd, sizeof fd, ", descriptor %d", r->fd);
+    if (r->transfer) snprintf(transfer, sizeof transfer, ", transfer %" PRIu64, r->transfer);
+    snprintf(s->culprit, sizeof s->culprit, "%s %.2f ms%s%s", phase_name[r->phase], MS(r->took), fd,
+             transfer);
     memcpy(s->stalls, f->meter.stalls, sizeof s->stalls);
     return 0;
 }
@@ -928,10 +895,9 @@ int fetcher_stats(struct fetcher *f, struct fetcher_stats *s) {
 static void mark(struct fetcher *f, struct transfer *t, unsigned want) {
     t->want |= want;
     f->more |= !f->busy;
-    if (!t->mark.in) {
-        t->mark.key = (int64_t)++f->serial;
-        tree_add(&f->marked, &t->mark);
-    }
+    if (t->mark.in) return;
+    t->mark.key = (int64_t)++f->serial;
+    tree_add(&f->marked, &t->mark);
 }
 
 /* Why a transfer failed; the first reason counts. Text from outside may be in it, so it is cleaned.
@@ -951,14 +917,9 @@ static int fail(struct transfer *t, enum fetcher_code code, const char *format, 
 static const char *shown_url(const struct transfer *t) { return t->shown ? t->shown : t->rq.url; }
 static int fail_memory(struct transfer *t) { return fail(t, FETCHER_NO_MEMORY, "out of memory"); }
 
-static void lookup_begins(struct attempt *a, enum lookup lookup) {
-    a->f->lookups += a->lookup == NO_LOOKUP;
+static void lookup_set(struct attempt *a, enum lookup lookup) {
+    a->f->lookups += (lookup != NO_LOOKUP) - (a->lookup != NO_LOOKUP);
     a->lookup = lookup;
-}
-
-static void lookup_over(struct attempt *a) {
-    a->f->lookups -= a->lookup != NO_LOOKUP;
-    a->lookup = NO_LOOKUP;
 }
 
 /* The first transfer to a host is its scout: the others wait until it has found the address,
@@ -977,29 +938,25 @@ static void scout_over(struct attempt *a, bool found) {
 static int on_resolver_start(void *resolver, void *reserved, void *arg) {
     struct attempt *a = arg;
     (void)resolver, (void)reserved;
-    if (a->transfer) lookup_begins(a, LOOKUP_RUNNING);
+    if (a->transfer) lookup_set(a, LOOKUP_RUNNING);
     return 0;
 }
 
 /* libcurl asks for a socket, so the lookup is over. A parked handle gets none, which ends it; and a
  * descriptor that select() can't take is none. */
-static curl_socket_t on_open_socket(void *arg, curlsocktype purpose,
-                                    struct curl_sockaddr *address) {
+static curl_socket_t on_open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *addr) {
     struct attempt *a = arg;
-    int fd;
     (void)purpose;
-    lookup_over(a);
+    lookup_set(a, NO_LOOKUP);
     if (!a->transfer) return CURL_SOCKET_BAD;
     if (!a->transfer->host->tls)
         scout_over(a, true);
     else if (a->scout)                  /* look soon whether the connection is there */
         timer_arm(a->f, &a->transfer->timer, a->f->now + SCOUT_US);
-    fd = socket(address->family, address->socktype, address->protocol);
-    if (fd >= 0 && (fd >= FD_SETSIZE || set_flags(fd, 0) < 0)) {
-        close(fd);
-        return CURL_SOCKET_BAD;
-    }
-    return fd;
+    int fd = socket(addr->family, addr->socktype, addr->protocol);
+    if (fd < 0 || (fd < FD_SETSIZE && set_flags(fd, 0) == 0)) return fd;
+    close(fd);
+    return CURL_SOCKET_BAD;
 }
 
 /* Errors need no answer here: what they mean for a transfer comes as its DONE message, or runs into
@@ -1009,17 +966,15 @@ static void socket_action(struct fetcher *f, curl_socket_t fd, int mask) {
     (void)curl_multi_socket_action(f->multi, fd, mask, &running);
 }
 
-/* libcurl 8.20.0 forgets to read its wake-up descriptor after a lookup, and would spin. It is
- * the one whose easy handle isn't ours; on that version `wakeup` marks it, and it is read
- * empty here. */
+/* libcurl 8.20.0 forgets to read its wake-up descriptor after a lookup, and would spin. It is the
+ * one whose easy handle isn't ours; on that version `wakeup` marks it, and it is read empty here. */
 static void socket_ready(struct fetcher *f, int fd, int events, void *wakeup) {
-    int mask = (events & FETCHER_READ ? CURL_CSELECT_IN : 0) |
-               (events & FETCHER_WRITE ? CURL_CSELECT_OUT : 0) |
-               (events & FETCHER_GONE ? CURL_CSELECT_ERR : 0);
     char unread[64];
     if (wakeup && fcntl(fd, F_GETFL) & O_NONBLOCK)
         while (read(fd, unread, sizeof unread) > 0) continue;
-    socket_action(f, fd, mask);
+    socket_action(f, fd, (events & FETCHER_READ ? CURL_CSELECT_IN : 0) |
+                         (events & FETCHER_WRITE ? CURL_CSELECT_OUT : 0) |
+                         (events & FETCHER_GONE ? CURL_CSELECT_ERR : 0));
 }
 
 /* A descriptor out of select()'s range can only be one of libcurl's resolver, which it polls by its
@@ -1029,8 +984,7 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *un
     int events = what == CURL_POLL_REMOVE ? 0 : what;   /* CURL_POLL_IN, OUT, INOUT are as ours */
     char *ours = "";
     (void)unused;
-    if (f->curl_version == 0x081400)
-        curl_easy_getinfo(easy, CURLINFO_PRIVATE, &ours);
+    if (f->curl_version == 0x081400) curl_easy_getinfo(easy, CURLINFO_PRIVATE, &ours);
     if (fd >= 0 && fd < FD_SETSIZE)
         watch_set(f, fd, GUEST, events, socket_ready, ours ? NULL : f);
     return 0;
@@ -1067,10 +1021,9 @@ static void guest_next_kick(struct fetcher *f) {
 /* Does OpenSSL find certificates here by their hash? */
 static bool hashed_directory(const char *path) {
     DIR *dir = path ? opendir(path) : NULL;
-    struct dirent *entry;
     bool found = false;
-    while (dir && !found && (entry = readdir(dir)) != NULL)
-        found = strspn(entry->d_name, "0123456789abcdef") == 8 && !strcmp(entry->d_name + 8, ".0");
+    for (struct dirent *e; dir && !found && (e = readdir(dir)) != NULL;)
+        found = strspn(e->d_name, "0123456789abcdef") == 8 && !strcmp(e->d_name + 8, ".0");
     if (dir) closedir(dir);
     return found;
 }
@@ -1082,15 +1035,13 @@ static unsigned set_protocols(CURL *easy, int mask, int list) {
     return c == CURLE_UNKNOWN_OPTION ? (curl_easy_setopt)(easy, (CURLoption)list, "http,https") : c;
 }
 
-/* libcurl reads into a buffer for each handle. A big one saves system calls: measured with 1
- * GiB, 256 KiB cost half the CPU of 16; with small files it makes no difference. So few get
- * much, and many little: 2 MiB in all, but 16 KiB each at least. Small ones keep a low rate
- * limit smooth. */
+/* libcurl reads into a buffer for each handle. A big one saves system calls: measured with 1 GiB,
+ * 256 KiB cost half the CPU of 16; with small files it makes no difference. So few get much, and
+ * many little: 2 MiB in all, but 16 KiB each at least. Small ones keep a low rate limit smooth. */
 static long buffer_size(const struct fetcher *f) {
     int64_t size = 2 * 1024 * 1024 / (f->running + 1);
     size = size > 262144 ? 262144 : size < 16384 ? 16384 : size;
-    if (f->rate && size > f->rate / 64)
-        size = f->rate / 64 > 1024 ? f->rate / 64 : 1024;
+    if (f->rate && size > f->rate / 64) size = f->rate / 64 > 1024 ? f->rate / 64 : 1024;
     return (long)size;
 }
 
@@ -1120,8 +1071,7 @@ static unsigned set_common(struct attempt *a) {
     SET(PIPEWAIT, a->transfer->host->shares ? 1L : 0L);
     SET(BUFFERSIZE, buffer_size(a->f));
     SET(USERAGENT, "fetcher/" FETCHER_VERSION);
-    if (a->f->capath)
-        curl_easy_setopt(e, CURLOPT_CAINFO, NULL);    /* unknown to a libcurl without TLS */
+    if (a->f->capath) curl_easy_setopt(e, CURLOPT_CAINFO, NULL);    /* unknown without TLS */
     curl_easy_setopt(e, CURLOPT_CAPATH, a->f->capath);
     return bad | set_protocols(e, OPT_PROTOCOLS, OPT_PROTOCOLS_STR) |
            set_protocols(e, OPT_REDIR_PROTOCOLS, OPT_REDIR_PROTOCOLS_STR);
@@ -1130,7 +1080,7 @@ static unsigned set_common(struct attempt *a) {
 /* Only a handle without a running lookup may come here. */
 static void attempt_free(struct attempt *a) {
     if (!a) return;
-    lookup_over(a);
+    lookup_set(a, NO_LOOKUP);
     tree_remove(&a->f->breathless, &a->breath);
     tree_remove(&a->f->attempts, &a->all);
     curl_multi_remove_handle(a->f->multi, a->easy);
@@ -1139,12 +1089,15 @@ static void attempt_free(struct attempt *a) {
     free(a);
 }
 
-/* How long did it take until the connection was there, and the request could go out? 0: it
- * isn't. */
+static usec time_of(CURL *easy, CURLINFO info) {
+    curl_off_t us = 0;
+    curl_easy_getinfo(easy, info, &us);
+    return us;
+}
+
+/* How long did it take until the request could go out? 0: there is no connection yet. */
 static usec connect_time(const struct attempt *a) {
-    curl_off_t ready = 0;
-    curl_easy_getinfo(a->easy, CURLINFO_PRETRANSFER_TIME_T, &ready);
-    return ready;
+    return time_of(a->easy, CURLINFO_PRETRANSFER_TIME_T);
 }
 
 static bool connected(const struct attempt *a) { return a->head_bytes > 0 || connect_time(a) > 0; }
@@ -1158,18 +1111,18 @@ static int attempt_launch(struct attempt *a) {
     tree_add(&f->attempts, &a->all);
     socket_action(f, CURL_SOCKET_TIMEOUT, 0);
     if (a->lookup != LOOKUP_RUNNING && connected(a)) {  /* by a connection that was there */
-        lookup_over(a);
+        lookup_set(a, NO_LOOKUP);
         scout_over(a, true);
     }
     return 0;
 }
 
-/* How many may be in flight. The connection cache never holds fewer, or keep-alive would be lost,
- * nor many more, or idle connections would use the descriptors up. */
 static int in_flight_most(const struct fetcher *f) {
     return f->limit_total > 0 && f->limit_total < f->capacity ? f->limit_total : f->capacity;
 }
 
+/* The connection cache never holds fewer than may be in flight, or keep-alive would be lost, nor
+ * many more, or idle connections would use the descriptors up. */
 static void guest_limit(struct fetcher *f) {
     long most = in_flight_most(f);
     (void)curl_multi_setopt(f->multi, CURLMOPT_MAXCONNECTS, most < 16 ? 16L : most);
@@ -1184,7 +1137,7 @@ static int guest_open(struct fetcher *f) {
         return err(ENOMEM);
     /* So that twelve hung lookups don't hold up the thirteenth; unknown before 8.20. */
     (void)(curl_multi_setopt)(f->multi, (CURLMoption)MOPT_RESOLVE_THREADS_MAX, 64L);
-    f->kick.cb = kick_is_due;
+    f->kick.call.cb = kick_is_due;
     f->curl_version = v->version_num;
     if (hashed_directory(capath) && (f->capath = text_join(capath, "")) == NULL) return err(ENOMEM);
     guest_limit(f);
@@ -1195,14 +1148,12 @@ static int guest_open(struct fetcher *f) {
  * with an older one they and their multi are left to the operating system rather than wait. */
 static void guest_close(struct fetcher *f) {
     bool quick = f->curl_version >= 0x075700, parked = f->attempts != NULL;
-    struct attempt *a;
     while (f->attempts && quick) {
-        a = container_of(f->attempts, struct attempt, all);
+        struct attempt *a = container_of(f->attempts, struct attempt, all);
         (curl_easy_setopt)(a->easy, (CURLoption)OPT_QUICK_EXIT, 1L);
         attempt_free(a);
     }
-    if (parked && quick)
-        (void)(curl_multi_setopt)(f->multi, (CURLMoption)MOPT_QUICK_EXIT, 1L);
+    if (parked && quick) (void)(curl_multi_setopt)(f->multi, (CURLMoption)MOPT_QUICK_EXIT, 1L);
     if (quick || !parked) curl_multi_cleanup(f->multi);
     free(f->capath);
 }
@@ -1249,16 +1200,8 @@ static void host_forget(struct fetcher *f, struct host *h) {
 }
 
 static void host_rested(struct fetcher *f, void *arg) {
-    struct host *h = arg;
-    host_place(f, h);
-    host_forget(f, h);
-}
-
-static void host_rest(struct fetcher *f, struct host *h, usec until) {
-    if (until <= h->rest) return;
-    h->rest = until;
-    timer_arm(f, &h->timer, until);
-    host_place(f, h);
+    host_place(f, arg);
+    host_forget(f, arg);
 }
 
 /* The host of an origin such as "https://example.org:443". Hashes that collide share their limits,
@@ -1266,16 +1209,13 @@ static void host_rest(struct fetcher *f, struct host *h, usec until) {
 static struct host *host_get(struct fetcher *f, const char *origin) {
     const char *name = strstr(origin, "://") + 3;
     uint64_t hash = 0xcbf29ce484222325u;        /* FNV-1a */
-    struct node *n;
-    struct host *h;
-    for (const char *s = origin; *s; s++)
-        hash = (hash ^ (unsigned char)*s) * 0x100000001b3u;
-    if ((n = tree_find(f->hosts, hash)) != NULL) return container_of(n, struct host, name);
-    if ((h = calloc(1, sizeof *h)) == NULL) return NULL;
+    for (const char *s = origin; *s; s++) hash = (hash ^ (unsigned char)*s) * 0x100000001b3u;
+    struct node *n = tree_find(f->hosts, hash);
+    struct host *h = n ? container_of(n, struct host, name) : calloc(1, sizeof *h);
+    if (n || !h) return h;
     h->name.key = (int64_t)hash;
     h->ready.seq = ++f->serial;
-    h->timer.cb = host_rested;
-    h->timer.arg = h;
+    h->timer.call = (struct call){host_rested, h};
     h->tls = strncmp(origin, "https", 5) == 0;
     h->numeric = *name == '[' || strncmp(name, "localhost:", 10) == 0 ||
                  strspn(name, "0123456789.:") == strlen(name);
@@ -1288,9 +1228,8 @@ static struct host *host_get(struct fetcher *f, const char *origin) {
 static struct host *host_next(struct fetcher *f) {
     struct node *known = tree_first(f->ready[0]), *best = known;
     struct node *unknown = f->lookups < LOOKUPS_MAX ? tree_first(f->ready[1]) : NULL;
-    struct host *h;
     if (unknown && (!known || node_before(unknown, known))) best = unknown;
-    h = best ? container_of(best, struct host, ready) : NULL;
+    struct host *h = best ? container_of(best, struct host, ready) : NULL;
     if (!h || best == unknown || h->numeric || host_known(f, h)) return h;
     host_place(f, h);                   /* what was known is so no more */
     return host_next(f);
@@ -1301,10 +1240,9 @@ static usec limit_us(int64_t ms) { return ms < 0 || ms > FOREVER / 1000 ? FOREVE
 static void set_state(struct fetcher *f, struct transfer *t, enum fetcher_state state) {
     struct fetcher_info info;
     t->state = state;
-    if (t->rq.on_progress && fetcher_info(f, (fetcher_id)t->id.key, &info) == 0) {
-        t->progressed = f->now;
-        t->rq.on_progress(f, &info, t->rq.arg);
-    }
+    if (!t->rq.on_progress || fetcher_info(f, (fetcher_id)t->id.key, &info) < 0) return;
+    t->progressed = f->now;
+    t->rq.on_progress(f, &info, t->rq.arg);
 }
 
 static void enqueue(struct fetcher *f, struct transfer *t, bool in_front) {
@@ -1315,8 +1253,7 @@ static void enqueue(struct fetcher *f, struct transfer *t, bool in_front) {
     f->waiting++;
     host_place(f, t->host);
     t->state = FETCHER_WAITING;         /* without on_progress: we may be in fetcher_start */
-    if (t->attempts > 0)
-        timer_arm(f, &t->timer, t->began + limit_us(t->rq.total_ms));
+    if (t->attempts > 0) timer_arm(f, &t->timer, t->began + limit_us(t->rq.total_ms));
     f->more |= !f->busy;
 }
 
@@ -1334,8 +1271,7 @@ static char *url_part(CURLU *u, CURLUPart part, unsigned flags) {
     return curl_url_get(u, part, &text, flags) == CURLUE_OK ? text : NULL;
 }
 
-/* Take a URL apart: its origin, such as "https://example.org:443". Returns what is wrong with
- * it, or NULL. */
+/* Take a URL apart: its origin, such as "https://example.org:443". Returns what is wrong, or NULL. */
 static const char *url_origin(const char *url, char *origin, size_t room) {
     CURLU *u = curl_url();
     CURLUcode c = u ? curl_url_set(u, CURLUPART_URL, url, CURLU_NON_SUPPORT_SCHEME)
@@ -1357,13 +1293,6 @@ static const char *url_origin(const char *url, char *origin, size_t room) {
     return wrong;
 }
 
-static const char *url_look(const char *url, char *origin, size_t room) {
-    for (const char *s = url; *s; s++)
-        if ((unsigned char)*s <= ' ' || *s == 0x7f)
-            return "not a URL: a space or control character is in it";
-    return strlen(url) > URL_MAX ? "the URL is too long" : url_origin(url, origin, room);
-}
-
 /* Was the scheme left out? "example.org/x" is what people type: a host with a dot, or localhost. */
 static bool url_lacks_scheme(const char *url) {
     size_t n = strcspn(url, ":/?#");
@@ -1380,8 +1309,7 @@ static char *url_shown(const char *url) {
         curl_url_set(u, CURLUPART_PASSWORD, NULL, 0) == CURLUE_OK)
         part = url_part(u, CURLUPART_URL, 0);
     if (strchr(url, '@')) url = part ? part : strrchr(url, '@');
-    if ((clean = malloc(strlen(url) + 1)) != NULL)
-        text_clean(clean, strlen(url) + 1, url, '?');
+    if ((clean = malloc(strlen(url) + 1)) != NULL) text_clean(clean, strlen(url) + 1, url, '?');
     curl_free(part);
     curl_url_cleanup(u);
     return clean;
@@ -1389,13 +1317,11 @@ static char *url_shown(const char *url) {
 
 /* The last part of the path, decoded first, so that "%2e%2e%2f" is seen for what it is. */
 static char *url_name(const char *url) {
-    const char *path = strstr(url, "://") + 3, *slash;
-    size_t n = strcspn(path, "?#");
-    char *decoded, *name;
-    for (slash = path + n; slash > path && slash[-1] != '/'; slash--) continue;
-    n -= (size_t)(slash - path);
-    decoded = n && slash > path ? curl_easy_unescape(NULL, slash, (int)n, NULL) : NULL;
-    name = text_join(decoded ? decoded : "", "");
+    const char *path = strstr(url, "://") + 3, *slash = path + strcspn(path, "?#"), *end = slash;
+    while (slash > path && slash[-1] != '/') slash--;
+    char *decoded = slash > path && end > slash
+                  ? curl_easy_unescape(NULL, slash, (int)(end - slash), NULL) : NULL;
+    char *name = text_join(decoded ? decoded : "", "");
     curl_free(decoded);
     return name;
 }
@@ -1407,18 +1333,17 @@ static void read_content_range(struct head *h, const char *s) {
     if (strncasecmp(s, "bytes ", 6) != 0) return;
     s += 6;
     h->range_first = text_number(&s);
-    if ((s = strchr(s, '/')) != NULL) {
-        s++;
-        h->range_total = text_number(&s);
-    }
+    if ((s = strchr(s, '/')) == NULL) return;
+    s++;
+    h->range_total = text_number(&s);
 }
 
 /* Seconds or a date, and an hour at most: a far date must not overflow. */
 static int64_t read_retry_after(const char *s) {
     int64_t seconds = text_number(&s);
-    time_t date;
     if (seconds < 0) {
-        if ((date = curl_getdate(s, NULL)) < 0) return -1;
+        time_t date = curl_getdate(s, NULL);
+        if (date < 0) return -1;
         seconds = (int64_t)date - (int64_t)time(NULL);
     }
     return seconds < 0 ? 0 : seconds > 3600 ? HOUR_US : seconds * 1000000;
@@ -1430,37 +1355,32 @@ static void head_status(struct head *h, const char *line) {
     h->length = h->range_first = h->range_total = h->retry_after_us = -1;
     s += strspn(s, " ");
     h->status = (int)text_number(&s);
-    s += strspn(s, " ");
-    text_clean(h->reason, sizeof h->reason, s, '?');
+    text_clean(h->reason, sizeof h->reason, s + strspn(s, " "), '?');
 }
 
 static void head_field(struct head *h, const char *name, const char *value) {
-    const char *s = value;
-    if (strcasecmp(name, "Content-Length") == 0)
-        h->length = text_number(&s);
-    else if (strcasecmp(name, "Content-Range") == 0)
-        read_content_range(h, value);
-    else if (strcasecmp(name, "Retry-After") == 0)
-        h->retry_after_us = read_retry_after(value);
-    else if (strcasecmp(name, "ETag") == 0)
-        text_field(h->etag, sizeof h->etag, value);
-    else if (strcasecmp(name, "Last-Modified") == 0)
-        text_field(h->modified, sizeof h->modified, value);
-    else if (strcasecmp(name, "Date") == 0)
-        text_field(h->date, sizeof h->date, value);
-    else if (strcasecmp(name, "Content-Disposition") == 0)
-        text_field(h->disposition, sizeof h->disposition, value);
+    const struct { const char *name; char *to; size_t room; } text[] = {
+        {"ETag", h->proof.etag, sizeof h->proof.etag},
+        {"Last-Modified", h->proof.modified, sizeof h->proof.modified},
+        {"Date", h->proof.date, sizeof h->proof.date},
+        {"Content-Disposition", h->disposition, sizeof h->disposition},
+    };
+    for (size_t i = 0; i < sizeof text / sizeof *text; i++)
+        if (strcasecmp(name, text[i].name) == 0) text_field(text[i].to, text[i].room, value);
+    if (strcasecmp(name, "Retry-After") == 0) h->retry_after_us = read_retry_after(value);
+    if (strcasecmp(name, "Content-Range") == 0) read_content_range(h, value);
+    if (strcasecmp(name, "Content-Length") == 0) h->length = text_number(&value);
 }
 
-/* libcurl calls this with a line, not ended by NUL. (Its own reader, curl_easy_header, came
- * with 7.83 and only answers when the head is complete.) */
+/* libcurl calls this with a line, not ended by NUL. (Its own reader, curl_easy_header, came with
+ * 7.83 and only answers when the head is complete.) */
 static size_t on_header(char *data, size_t one, size_t size, void *arg) {
     struct attempt *a = arg;
     char line[1024], *colon;
     size_t n = size < sizeof line ? size : sizeof line - 1;
     (void)one;
     if (!a->transfer) return 0;
-    lookup_over(a);
+    lookup_set(a, NO_LOOKUP);
     scout_over(a, true);
     a->moved = listening(a->f);
     a->f->meter.touched = (fetcher_id)a->transfer->id.key;
@@ -1483,33 +1403,26 @@ static size_t on_header(char *data, size_t one, size_t size, void *arg) {
 
 /* -- what the answer means for the body ------------------------------------------------------ */
 
-/* A Last-Modified proves as much as a strong ETag only if the document had been left alone for
- * a while when it was sent (RFC 9110, 8.8.2.2; a minute is the older and safer rule). To read
- * dates is slow, so this waits until somebody asks. */
-static bool modified_is_sure(struct body *b) {
-    time_t modified, date;
+/* What proves that bytes of two answers belong together; NULL: nothing does. A weak ETag (W/"...")
+ * says "much the same", which isn't enough to join two halves. A Last-Modified proves as much as
+ * a strong ETag only if the document had been left alone for a while when it was sent (RFC 9110,
+ * 8.8.2.2; a minute is the older and safer rule). To read dates is slow, so it waits until here. */
+static const char *dated_validator(struct body *b) {
     if (b->modified_sure < 0) {
-        modified = curl_getdate(b->modified, NULL);
-        date = curl_getdate(b->date, NULL);
+        time_t modified = curl_getdate(b->proof.modified, NULL);
+        time_t date = curl_getdate(b->proof.date, NULL);
         b->modified_sure = modified >= 0 && date >= 0 && date >= modified + 60;
     }
-    return b->modified_sure;
+    return b->modified_sure ? b->proof.modified : NULL;
 }
 
-/* What proves that bytes of two answers belong together; NULL: nothing does. A weak ETag (W/"...")
- * says "much the same", which isn't enough to join two halves. */
 static const char *validator(struct body *b) {
     if (b->no_range) return NULL;
-    if (b->etag[0] == '"' && !b->no_etag) return b->etag;
-    return modified_is_sure(b) ? b->modified : NULL;
+    return b->proof.etag[0] == '"' && !b->no_etag ? b->proof.etag : dated_validator(b);
 }
 
 static const char *request_method(const struct fetcher_request *rq) {
     return rq->method ? rq->method : rq->body ? "POST" : "GET";
-}
-
-static bool is_head(const struct transfer *t) {
-    return strcmp(request_method(&t->rq), "HEAD") == 0;
 }
 
 static int ask_again(struct attempt *a) {
@@ -1518,7 +1431,7 @@ static int ask_again(struct attempt *a) {
 }
 
 /* Is an answer about another document than the one we have a part of? */
-static bool document_differs(const struct head *h, const struct body *b) {
+static bool document_differs(const struct proof *h, const struct proof *b) {
     bool etags = h->etag[0] && b->etag[0], strong = etags && h->etag[0] == '"' && b->etag[0] == '"';
     if (etags && strcmp(h->etag, b->etag)) return true;
     return !strong && h->modified[0] && b->modified[0] && strcmp(h->modified, b->modified);
@@ -1531,16 +1444,12 @@ static int accept_part(struct attempt *a) {
     const struct head *h = &a->head;
     if (!a->ranged && (!a->transfer->own_range || (b->have && a->transfer->rq.on_data)))
         return fail(a->transfer, FETCHER_PROTOCOL, "the server sent a part that was not asked for");
-    if (!a->ranged) {
-        b->length = -1;
-        return 0;
-    }
-    if (h->range_first != b->have || document_differs(h, b) ||
-        (h->range_total >= 0 && b->length >= 0 && h->range_total != b->length)) {
-        b->no_range = true;
-        return ask_again(a);
-    }
-    if (h->range_total >= 0) b->length = h->range_total;
+    b->no_range |= a->ranged && (h->range_first != b->have ||
+                                 document_differs(&h->proof, &b->proof) ||
+                                 (h->range_total >= 0 && b->length >= 0 &&
+                                  h->range_total != b->length));
+    if (a->ranged && b->no_range) return ask_again(a);
+    if (!a->ranged || h->range_total >= 0) b->length = a->ranged ? h->range_total : -1;
     b->skip = 0;
     return 0;
 }
@@ -1552,21 +1461,16 @@ static int accept_whole(struct attempt *a) {
     struct transfer *t = a->transfer;
     struct body *b = t->body;
     const struct head *h = &a->head;
-    bool same = h->etag[0] == '"' && strcmp(h->etag, b->etag) == 0;
-    if (a->ranged && same && !b->no_etag && modified_is_sure(b) && !t->rq.on_data) {
+    bool same = h->proof.etag[0] == '"' && strcmp(h->proof.etag, b->proof.etag) == 0;
+    if (a->ranged && same && !b->no_etag && dated_validator(b) && !t->rq.on_data) {
         b->no_etag = true;
         return ask_again(a);
     }
     if (b->have && t->rq.on_data && !same)
         return fail(t, FETCHER_CUT_SHORT, "cut short, and the document may have changed since");
-    if (t->rq.on_data)
-        b->skip = b->have;
-    else
-        b->have = 0;
+    *(t->rq.on_data ? &b->skip : &b->have) = t->rq.on_data ? b->have : 0;
     b->length = t->rq.flags & FETCHER_COMPRESSED ? -1 : h->length;
-    memcpy(b->etag, h->etag, sizeof b->etag);
-    memcpy(b->modified, h->modified, sizeof b->modified);
-    memcpy(b->date, h->date, sizeof b->date);
+    b->proof = h->proof;
     b->modified_sure = -1;
     return 0;
 }
@@ -1575,20 +1479,21 @@ static int accept_whole(struct attempt *a) {
  * person: it is kept in memory, if that is where the body goes and nothing better is there. */
 static int accept_error(struct attempt *a) {
     struct transfer *t = a->transfer;
+    struct body *b = t->body;
     const struct head *h = &a->head;
-    if (h->status == 416 && a->ranged && h->range_total == t->body->have &&
-        !document_differs(h, t->body) && t->body->length <= t->body->have) {
-        a->complete = true;
-        return 0;
-    }
     if (h->status == 416 && a->ranged) {
-        t->body->no_range = true;
-        return ask_again(a);
+        a->complete = h->range_total == b->have && !document_differs(&h->proof, &b->proof) &&
+                      b->length <= b->have;
+        b->no_range |= !a->complete;
+        return a->complete ? 0 : ask_again(a);
     }
     fail(t, FETCHER_HTTP, "%d %s", h->status, h->reason);
-    if (h->retry_after_us >= 0)
-        host_rest(a->f, t->host, a->f->now + h->retry_after_us);
-    t->body->page = !t->rq.path && !t->rq.on_data && t->body->have == 0;
+    if (h->retry_after_us >= 0 && a->f->now + h->retry_after_us > t->host->rest) {
+        t->host->rest = a->f->now + h->retry_after_us;
+        timer_arm(a->f, &t->host->timer, t->host->rest);
+        host_place(a->f, t->host);
+    }
+    b->page = !t->rq.path && !t->rq.on_data && b->have == 0;
     return 0;
 }
 
@@ -1597,14 +1502,13 @@ static int decide(struct attempt *a) {
     struct transfer *t = a->transfer;
     int status = t->status = a->head.status;
     a->head.decided = true;
-    if (status == 304 && t->body->whole) {
-        t->unchanged = true;
-        return 0;
-    }
+    t->unchanged = status == 304 && t->body->whole;
+    if (t->unchanged) return 0;
     if (status < 200 || status > 299) return accept_error(a);
     t->body->whole = false;
     if ((status == 206 ? accept_part(a) : accept_whole(a)) < 0) return -1;
-    if (t->rq.max_bytes >= 0 && t->body->length > t->rq.max_bytes && !is_head(t))
+    if (t->rq.max_bytes >= 0 && t->body->length > t->rq.max_bytes &&
+        strcmp(request_method(&t->rq), "HEAD") != 0)
         return fail(t, FETCHER_TOO_BIG, "%" PRId64 " bytes are more than allowed", t->body->length);
     return t->sink->begin(t);
 }
@@ -1621,18 +1525,16 @@ static void hear_again(struct fetcher *f, void *arg) {
  * the sender waits. A tenth of a second's bytes may be saved up; and once in debt we listen
  * again only when there is enough for 20 ms, or each packet would cost a turn. */
 static void budget_spend(struct fetcher *f, size_t n) {
-    usec elapsed = f->now - f->filled;
     if (!f->rate) return;
+    f->budget += (int64_t)((double)f->rate * (double)(f->now - f->filled) / 1e6);
     f->filled = f->now;
-    f->budget += (int64_t)((double)f->rate * (double)elapsed / 1e6);
     if (f->budget > f->rate / 10) f->budget = f->rate / 10;
     f->budget -= (int64_t)n;
     if (f->budget < 0 && !f->deaf) {
         f->deaf = true;
         f->deaf_since = f->now;
     }
-    if (f->deaf)
-        timer_arm(f, &f->hear, f->now + 20000 - f->budget * 1000000 / f->rate);
+    if (f->deaf) timer_arm(f, &f->hear, f->now + 20000 - f->budget * 1000000 / f->rate);
 }
 
 static void count_bytes(struct fetcher *f, struct transfer *t, size_t n) {
@@ -1673,14 +1575,13 @@ static bool out_of_breath(struct attempt *a) {
 
 static size_t on_body(char *data, size_t one, size_t n, void *arg) {
     struct attempt *a = arg;
-    int result;
     (void)one;
     if (!a->transfer || (a->transfer->want & WANT_CANCEL)) return n + 1;
     if (out_of_breath(a)) return CURL_WRITEFUNC_PAUSE;
     a->f->meter.touched = (fetcher_id)a->transfer->id.key;
     a->moved = listening(a->f);
-    if ((result = body_take(a, data, n)) < 0)
-        return n + 1;                   /* anything but n ends it */
+    int result = body_take(a, data, n);
+    if (result < 0) return n + 1;       /* anything but n ends it */
     if (result == FETCHER_PAUSE) {
         a->transfer->held = true;
         set_state(a->f, a->transfer, FETCHER_PAUSED);
@@ -1697,12 +1598,12 @@ static size_t on_body(char *data, size_t one, size_t n, void *arg) {
 static int body_room(struct transfer *t, size_t more) {
     struct body *b = t->body;
     size_t need = (size_t)b->have + more + 1, room = b->room + b->room / 2;
-    char *data;
     if (need <= b->room) return 0;
     if (b->length >= 0 && b->length < MEMORY_USUAL && room <= (size_t)b->length)
         room = (size_t)b->length + 1;
     if (room < need) room = need;
-    if ((data = realloc(b->data, room)) == NULL) return fail_memory(t);
+    char *data = realloc(b->data, room);
+    if (!data) return fail_memory(t);
     b->data = data;
     b->room = room;
     return 0;
@@ -1724,18 +1625,13 @@ static int memory_open(struct transfer *t) {
     return 0;
 }
 
-static int memory_commit(struct transfer *t) {
-    if (body_room(t, 0) < 0) return -1;
-    t->body->data[t->body->have] = '\0';
-    return 0;
-}
+static int memory_commit(struct transfer *t) { return memory_take(t, "", 0); }
+static void memory_drop(struct transfer *t) { free(t->body->data); }
 
 static int nothing(struct transfer *t) {
     (void)t;
     return 0;
 }
-
-static void memory_drop(struct transfer *t) { free(t->body->data); }
 
 static const struct sink memory_sink = {
     memory_open, nothing, memory_take, memory_commit, memory_drop
@@ -1746,8 +1642,7 @@ static int stream_take(struct transfer *t, const char *data, size_t n) {
     size_t skip = b->skip < (int64_t)n ? (size_t)b->skip : n;
     int result = n > skip ? t->rq.on_data(t->f, data + skip, n - skip, t->rq.arg) : 0;
     if (result < 0) return fail(t, FETCHER_REFUSED, "its reader refused the data");
-    if (result == FETCHER_PAUSE)
-        return FETCHER_PAUSE;           /* all of it comes again */
+    if (result == FETCHER_PAUSE) return FETCHER_PAUSE;          /* all of it comes again */
     b->skip -= (int64_t)skip;
     b->have += (int64_t)(n - skip);
     return 0;
@@ -1771,8 +1666,9 @@ static int header_add(struct attempt *a, const char *name, const char *value) {
 static int add_conditions(struct attempt *a) {
     struct body *b = a->transfer->body;
     char range[48];
-    if (b->whole && b->etag[0]) return header_add(a, "If-None-Match: ", b->etag);
-    if (b->whole && b->modified[0]) return header_add(a, "If-Modified-Since: ", b->modified);
+    if (b->whole && b->proof.etag[0]) return header_add(a, "If-None-Match: ", b->proof.etag);
+    if (b->whole && b->proof.modified[0])
+        return header_add(a, "If-Modified-Since: ", b->proof.modified);
     if (b->whole || b->have == 0 || !validator(b)) return 0;
     a->ranged = true;
     a->from = b->have;
@@ -1806,7 +1702,6 @@ static unsigned set_request(struct attempt *a) {
 
 static int attempt_new(struct fetcher *f, struct transfer *t) {
     struct attempt *a = calloc(1, sizeof *a);
-    const char *const *header = t->rq.headers;
     if (!a || (a->easy = curl_easy_init()) == NULL) {
         free(a);
         return fail_memory(t);
@@ -1815,7 +1710,7 @@ static int attempt_new(struct fetcher *f, struct transfer *t) {
     a->transfer = t;
     a->f = f;
     a->began = a->moved = listening(f);
-    for (; header && *header; header++)
+    for (const char *const *header = t->rq.headers; header && *header; header++)
         if (header_add(a, "", *header) < 0) return -1;
     if (add_conditions(a) < 0) return -1;
     if (set_common(a) || set_request(a))
@@ -1831,20 +1726,19 @@ static int attempt_new(struct fetcher *f, struct transfer *t) {
  * silence; but bytes of its own that go out are no silence, nor is a reader that paused it. */
 static usec attempt_deadline(struct attempt *a) {
     const struct fetcher_request *rq = &a->transfer->rq;
-    usec total = a->transfer->began + limit_us(rq->total_ms), due;
-    curl_off_t sent = 0;
-    if (rq->body && curl_easy_getinfo(a->easy, CURLINFO_SIZE_UPLOAD_T, &sent) == CURLE_OK &&
-        sent > a->sent) {
+    usec total = a->transfer->began + limit_us(rq->total_ms), now = a->f->now, due;
+    int64_t sent = rq->body ? time_of(a->easy, CURLINFO_SIZE_UPLOAD_T) : 0;
+    if (sent > a->sent) {
         a->sent = sent;
         a->moved = listening(a->f);
     }
     if (a->transfer->held)
-        due = a->f->now + FOREVER;
+        due = now + FOREVER;
     else if (connected(a))
-        due = a->f->now + limit_us(rq->stall_ms) - (listening(a->f) - a->moved) +
+        due = now + limit_us(rq->stall_ms) - (listening(a->f) - a->moved) +
               (a->head_bytes ? 0 : connect_time(a));
     else
-        due = a->f->now + limit_us(rq->connect_ms) - (listening(a->f) - a->began);
+        due = now + limit_us(rq->connect_ms) - (listening(a->f) - a->began);
     return due < total ? due : total;
 }
 
@@ -1857,30 +1751,26 @@ static void deadline_arm(struct fetcher *f, struct transfer *t) {
     timer_arm(f, &t->timer, due < look ? due : look);
 }
 
-static void fail_timeout(struct fetcher *f, struct transfer *t) {
-    const struct fetcher_request *rq = &t->rq;
-    if (f->now - t->began >= limit_us(rq->total_ms))
-        fail(t, FETCHER_TIMEOUT, "not done after %g s", MS(rq->total_ms));
-    else if (connected(t->attempt))
-        fail(t, FETCHER_TIMEOUT, "stalled: no data for %g s", MS(rq->stall_ms));
-    else
-        fail(t, FETCHER_TIMEOUT, "no connection after %g s", MS(rq->connect_ms));
-}
-
 /* The one timer of a transfer; what it means depends on the state. A limit is looked at when it is
  * due, not at each byte. */
 static void transfer_due(struct fetcher *f, void *arg) {
     struct transfer *t = arg;
-    if (t->attempt && t->attempt->scout && connected(t->attempt))
-        scout_over(t->attempt, true);
-    if (!t->attempt && (t->attempts == 0 || f->now < t->began + limit_us(t->rq.total_ms)))
-        enqueue(f, t, false);           /* the end of a wait */
-    else if (t->attempt && attempt_deadline(t->attempt) > f->now)
-        deadline_arm(f, t);
-    else {
-        fail_timeout(f, t);
-        mark(f, t, WANT_END);
+    const struct fetcher_request *rq = &t->rq;
+    bool over = f->now - t->began >= limit_us(rq->total_ms), there;
+    if (!t->attempt && (t->attempts == 0 || !over)) {           /* the end of a wait */
+        enqueue(f, t, false);
+        return;
     }
+    there = t->attempt && connected(t->attempt);
+    if (there && t->attempt->scout) scout_over(t->attempt, true);
+    if (t->attempt && attempt_deadline(t->attempt) > f->now) {
+        deadline_arm(f, t);
+        return;
+    }
+    fail(t, FETCHER_TIMEOUT, over ? "not done after %g s" : there ? "stalled: no data for %g s"
+         : "no connection after %g s",
+         MS(over ? rq->total_ms : there ? rq->stall_ms : rq->connect_ms));
+    mark(f, t, WANT_END);
 }
 
 /* -- failure and retry ----------------------------------------------------------------------- */
@@ -1920,14 +1810,14 @@ static void fail_cut_short(struct transfer *t, const char *why) {
 /* Say it in words for a person: what, where (that may be where a redirect led), and why. */
 static void fail_curl(struct attempt *a, CURLcode c) {
     struct transfer *t = a->transfer;
-    const char *why = a->error[0] ? a->error : curl_easy_strerror(c), *host = "://the host:";
+    const char *why = a->error[0] ? a->error : curl_easy_strerror(c);
     enum fetcher_code code = code_of(a, c);
-    char origin[512], *url = NULL;
+    char origin[512], *url = NULL, *host;
     long os = 0;
     curl_easy_getinfo(a->easy, CURLINFO_EFFECTIVE_URL, &url);
     curl_easy_getinfo(a->easy, CURLINFO_OS_ERRNO, &os);
-    if (url && !url_origin(url, origin, sizeof origin)) host = origin;
-    host = strstr(host, "://") + 3;
+    if (!url || url_origin(url, origin, sizeof origin)) strcpy(origin, "://the host:");
+    host = strstr(origin, "://") + 3;
     if (code == FETCHER_NO_HOST && c == CURLE_COULDNT_RESOLVE_HOST)
         fail(t, code, "could not find host %.*s", (int)(strrchr(host, ':') - host), host);
     else if (code == FETCHER_NO_CONNECTION)
@@ -1936,10 +1826,8 @@ static void fail_curl(struct attempt *a, CURLcode c) {
         fail(t, code, "cannot trust %s: %s", host, why);
     else if (code == FETCHER_CUT_SHORT)
         fail_cut_short(t, why);
-    else if (code == FETCHER_REDIRECT)
-        fail(t, code, "a redirect can't be followed: %s", why);
     else
-        fail(t, code, "%s", why);
+        fail(t, code, "%s%s", code == FETCHER_REDIRECT ? "a redirect can't be followed: " : "", why);
 }
 
 static bool listed(const char *what, const char *list) {
@@ -1952,32 +1840,23 @@ static bool listed(const char *what, const char *list) {
 static bool may_retry(struct fetcher *f, const struct transfer *t) {
     bool harmless = listed(request_method(&t->rq), "GET HEAD PUT DELETE OPTIONS");
     char status[16];
-    if (f->closing || t->failures >= t->rq.retries ||
-        f->now - t->began >= limit_us(t->rq.total_ms))
+    if (f->closing || t->failures >= t->rq.retries || f->now - t->began >= limit_us(t->rq.total_ms))
         return false;
     snprintf(status, sizeof status, "%d", t->status);
-    switch (t->code) {
-    case FETCHER_NO_HOST:
-    case FETCHER_NO_CONNECTION:
-        return true;
-    case FETCHER_TIMEOUT:
-    case FETCHER_CUT_SHORT:
-    case FETCHER_PROTOCOL:
-        return harmless;
-    case FETCHER_HTTP:
+    if (t->code == FETCHER_HTTP)
         return listed(status, harmless ? "408 425 429 500 502 503 504" : "429 503");
-    default:
-        return false;
-    }
+    if (t->code == FETCHER_TIMEOUT || t->code == FETCHER_CUT_SHORT || t->code == FETCHER_PROTOCOL)
+        return harmless;
+    return t->code == FETCHER_NO_HOST || t->code == FETCHER_NO_CONNECTION;
 }
 
 /* Exponential backoff with full jitter: anything up to a bound that doubles, so that many that
  * failed together don't come back together. */
 static void retry_later(struct fetcher *f, struct transfer *t) {
     usec bound = (usec)BACKOFF_FIRST_US << (t->failures < 6 ? t->failures : 6);
-    usec total = t->began + limit_us(t->rq.total_ms), due;
+    usec total = t->began + limit_us(t->rq.total_ms);
+    usec due = f->now + random_below(f, bound < BACKOFF_MAX_US ? bound : BACKOFF_MAX_US);
     t->failures++;
-    due = f->now + random_below(f, bound < BACKOFF_MAX_US ? bound : BACKOFF_MAX_US);
     if (due < t->host->rest) due = t->host->rest;
     timer_arm(f, &t->timer, due < total ? due : total);
     set_state(f, t, FETCHER_RETRYING);
@@ -1996,24 +1875,19 @@ static void retry_later(struct fetcher *f, struct transfer *t) {
 
 /* -- names ----------------------------------------------------------------------------------- */
 
-/* Cut a name on a character's boundary, but keep its extension. */
-static void name_cut(char *name, size_t most) {
-    char *dot = strrchr(name, '.');
-    size_t n = strlen(name), tail = dot && strlen(dot) <= 16 ? strlen(dot) : 0, keep = most - tail;
-    if (n <= most) return;
-    while (keep > 0 && (name[keep] & 0xc0) == 0x80) keep--;
-    memmove(name + keep, name + n - tail, tail + 1);
-}
-
 /* A name from outside, as it may stand in a directory: no path, not hidden, nothing that a terminal
- * would act on, not too long, not empty. */
+ * would act on, not empty; and not too long: it is cut on a character's boundary, and keeps its
+ * extension. */
 static void name_make_safe(char *to, size_t room, const char *from) {
     for (const char *s = from; *s; s++)
-        if (*s == '/' || *s == '\\')
-            from = s + 1;
+        if (*s == '/' || *s == '\\') from = s + 1;
     text_clean(to, room, *from ? from : "index.html", '_');
     for (char *c = to; *c == '.'; c++) *c = '_';
-    name_cut(to, NAME_CUT);
+    char *dot = strrchr(to, '.');
+    size_t n = strlen(to), tail = dot && strlen(dot) <= 16 ? strlen(dot) : 0, keep = NAME_CUT - tail;
+    if (n <= NAME_CUT) return;
+    while (keep > 0 && (to[keep] & 0xc0) == 0x80) keep--;
+    memmove(to + keep, to + n - tail, tail + 1);
 }
 
 /* A value that may be quoted, of a header's parameter. Returns where it ends. */
@@ -2029,32 +1903,29 @@ static const char *read_value(const char *s, char *to, size_t room) {
 }
 
 /* The value of filename*: charset'language'percent-encoded (RFC 8187, which knows UTF-8 only). */
-static void read_extended(char *value, size_t room) {
+static void read_extended(char *name, size_t room, char *value) {
     char *text = strchr(value, '\''), *plain = NULL;
     text = text ? strchr(text + 1, '\'') : NULL;
-    if (text && (plain = curl_easy_unescape(NULL, text + 1, 0, NULL)) != NULL)
-        text_field(value, room, plain);
+    if (text) plain = curl_easy_unescape(NULL, text + 1, 0, NULL);
+    text_field(name, room, plain ? plain : value);
     curl_free(plain);
 }
 
 /* The name in a Content-Disposition: filename* before filename (RFC 6266). */
 static bool disposition_name(const char *s, char *name, size_t room) {
     char value[600];
-    const char *key;
-    size_t n;
+    bool extended = false;
     *name = '\0';
-    while ((s = strchr(s, ';')) != NULL) {
-        key = s + 1 + strspn(s + 1, " \t");
-        n = strcspn(key, "=; \t");
+    while (!extended && (s = strchr(s, ';')) != NULL) {
+        const char *key = s + 1 + strspn(s + 1, " \t");
+        size_t n = strcspn(key, "=; \t");
         s = key + n + strspn(key + n, " \t");
         if (*s != '=') continue;
         s = read_value(s + 1 + strspn(s + 1, " \t"), value, sizeof value);
-        if (n == 9 && strncasecmp(key, "filename*", n) == 0) {
-            read_extended(value, sizeof value);
-            text_field(name, room, value);
-            break;
-        }
-        if (n == 8 && strncasecmp(key, "filename", n) == 0)
+        extended = n == 9 && strncasecmp(key, "filename*", n) == 0;
+        if (extended)
+            read_extended(name, room, value);
+        else if (n == 8 && strncasecmp(key, "filename", n) == 0)
             text_field(name, room, value);
     }
     return *name != '\0';
@@ -2116,21 +1987,20 @@ struct meta {
 
 /* False: there is none, or an empty one. Without a url: it is none of ours. */
 static bool meta_read(const char *part, struct meta *m) {
-    char *path = text_join(part, ".meta"), *end;
+    char *path = text_join(part, ".meta"), *validator = NULL, *end = NULL;
     int fd = path ? open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC) : -1;
     ssize_t n = fd < 0 ? -1 : read(fd, m->text, sizeof m->text - 1);
-    const char *length;
     free(path);
     if (fd >= 0) close(fd);
     if (n <= 0) return false;
     m->text[n] = '\0';
     m->url = "";
-    if (strncmp(m->text, "http", 4) != 0 || (end = strchr(m->text, '\n')) == NULL) return true;
-    *end = '\0';
-    m->validator = end + 1;
-    if ((end = strchr(end + 1, '\n')) == NULL) return true;
-    *end = '\0';
-    length = end + 1;
+    if (strncmp(m->text, "http", 4) == 0) validator = strchr(m->text, '\n');
+    if (validator) end = strchr(validator + 1, '\n');
+    if (!end) return true;
+    *validator = *end = '\0';
+    m->validator = validator + 1;
+    const char *length = end + 1;
     m->length = text_number(&length);
     if (*length == '\n' || strcmp(length, "-1\n") == 0) m->url = m->text;
     return true;
@@ -2143,40 +2013,38 @@ static void meta_remove(struct body *b) {
     b->meta = false;
 }
 
-/* Written in one piece, while the .part is empty: so it never speaks of bytes that are not
- * there. Best effort (the disk may be full, or the name taken by somebody's file): without one
- * the download works, and can't be continued by another process. */
+/* Written in one piece, while the .part is empty: so it never speaks of bytes that are not there.
+ * Best effort (the disk may be full, or the name taken by somebody's file): without one the
+ * download works, and can't be continued by another process. */
 static void meta_write(struct transfer *t) {
     struct body *b = t->body;
-    struct meta there;
-    bool foreign = !b->meta && meta_read(b->part, &there) && !*there.url;
-    char text[4096], *path = foreign ? NULL : text_join(b->part, ".meta");
-    int fd = path ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
-                         0600) : -1;
-    int n = snprintf(text, sizeof text, "%s\n%s\n%" PRId64 "\n", shown_url(t),
+    struct meta m;
+    bool foreign = !b->meta && meta_read(b->part, &m) && !*m.url;
+    char *path = foreign ? NULL : text_join(b->part, ".meta");
+    int flags = O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+    int fd = path ? open(path, flags, 0600) : -1;
+    int n = snprintf(m.text, sizeof m.text, "%s\n%s\n%" PRId64 "\n", shown_url(t),
                      validator(b) ? validator(b) : "", b->length);
     free(path);
     if (fd < 0) return;
     b->meta = true;
-    if (n >= (int)sizeof text || write(fd, text, (size_t)n) != n)
-        meta_remove(b);
+    if (n >= (int)sizeof m.text || write(fd, m.text, (size_t)n) != n) meta_remove(b);
     close(fd);
 }
 
 /* -- the .part ------------------------------------------------------------------------------- */
 
-static bool same_file(int fd, const struct stat *st) {
-    struct stat other;
-    return fd >= 0 && fstat(fd, &other) == 0 && other.st_dev == st->st_dev &&
-           other.st_ino == st->st_ino;
+/* Is this file open at fd the one that stands under the name? */
+static bool stands_as(int fd, const char *path) {
+    struct stat st, other;
+    return fstat(fd, &st) == 0 && lstat(path, &other) == 0 && S_ISREG(other.st_mode) &&
+           other.st_dev == st.st_dev && other.st_ino == st.st_ino;
 }
 
 /* Does another transfer of this fetcher write it? */
 static bool held_here(struct fetcher *f, const char *part) {
-    struct node *n = tree_first(f->transfers);
-    struct transfer *t;
-    for (; n; n = tree_from(f->transfers, n->key + 1, 0)) {
-        t = container_of(n, struct transfer, id);
+    for (struct node *n = tree_first(f->transfers); n; n = tree_next(f->transfers, n)) {
+        struct transfer *t = container_of(n, struct transfer, id);
         if (t->body && t->body->fd >= 0 && strcmp(t->body->part, part) == 0) return true;
     }
     return false;
@@ -2191,21 +2059,10 @@ static int part_lock(const char *part, int flags) {
     if (flock(fd, LOCK_EX | LOCK_NB) < 0)
         why = errno;
     else if (flags & O_EXCL ? fstat(fd, &st) == 0 && st.st_size == 0    /* new, and still empty */
-             : lstat(part, &st) == 0 && S_ISREG(st.st_mode) && same_file(fd, &st))
+                            : stands_as(fd, part))
         return fd_make_room(fd);
     close(fd);
     return err(why);
-}
-
-/* May a .part that is there already be used? Only with a .meta: otherwise it is somebody's
- * file that is named like one of ours. And what another URL left is only given up where its
- * name was asked for. */
-static bool part_usable(struct transfer *t, int fd, const char *part) {
-    struct meta m;
-    struct stat st;
-    bool meta = meta_read(part, &m);
-    if (fstat(fd, &st) == 0 && st.st_size == 0) return !meta || *m.url;
-    return meta && *m.url && (!in_directory(t) || strcmp(m.url, shown_url(t)) == 0);
 }
 
 /* Something is in the way of this .part: try it again (0), or the next number (1), or fail (-1). */
@@ -2223,25 +2080,32 @@ static int part_obstacle(struct transfer *t, char *part, bool ours) {
     }
 }
 
-/* Start over. First the bytes go, and then what spoke of them. */
-static int part_empty(struct transfer *t) {
-    if (ftruncate(t->body->fd, 0) < 0) return fail_file(t, "cut", t->body->part);
-    t->body->meta = true;
-    meta_remove(t->body);
-    return 0;
+/* May a .part that is there already be used, emptied? Only with a .meta: otherwise it is somebody's
+ * file that is named like one of ours. And what another URL left is only given up where its name
+ * was asked for. First the bytes go, and then what spoke of them. */
+static bool part_reuse(struct transfer *t) {
+    struct body *b = t->body;
+    struct meta m;
+    struct stat st;
+    bool meta = meta_read(b->part, &m), ours = meta && *m.url;
+    if (fstat(b->fd, &st) < 0 || (st.st_size == 0 ? meta && !ours : !ours ||
+        (in_directory(t) && strcmp(m.url, shown_url(t)) != 0)) || ftruncate(b->fd, 0) < 0)
+        return false;
+    b->meta = true;
+    meta_remove(b);
+    return true;
 }
 
 /* A .part of our own: a new one, or one left over, under the first number that is free. */
 static int part_open(struct transfer *t) {
     struct body *b = t->body;
     unsigned long number = 0;
-    int step = 0;
-    for (; step >= 0; number += (unsigned)step) {
+    for (int step = 0; step >= 0; number += (unsigned)step) {
         free(b->part);
         if ((b->part = name_numbered(b->base, number, ".part")) == NULL) return fail_memory(t);
         if ((b->fd = part_lock(b->part, O_CREAT | O_EXCL)) >= 0) return 0;
         if (errno == EEXIST && (b->fd = part_lock(b->part, 0)) >= 0) {
-            if (part_usable(t, b->fd, b->part)) return part_empty(t);
+            if (part_reuse(t)) return 0;
             close(b->fd);
             errno = EEXIST;
         }
@@ -2255,11 +2119,12 @@ static int part_open(struct transfer *t) {
 static void part_continue(struct transfer *t, const struct meta *m) {
     struct body *b = t->body;
     struct stat st;
+    bool etag = *m->validator == '"';
     b->meta = true;
     b->length = m->length;
-    text_field(b->etag, sizeof b->etag, *m->validator == '"' ? m->validator : "");
-    text_field(b->modified, sizeof b->modified, *m->validator == '"' ? "" : m->validator);
-    b->modified_sure = b->modified[0] != '\0';
+    text_field(b->proof.etag, sizeof b->proof.etag, etag ? m->validator : "");
+    text_field(b->proof.modified, sizeof b->proof.modified, etag ? "" : m->validator);
+    b->modified_sure = b->proof.modified[0] != '\0';
     if (fstat(b->fd, &st) == 0 && validator(b) && (m->length < 0 || st.st_size <= m->length))
         b->have = st.st_size;
 }
@@ -2267,31 +2132,26 @@ static void part_continue(struct transfer *t, const struct meta *m) {
 static int part_find(struct transfer *t) {
     struct body *b = t->body;
     struct meta m;
-    for (unsigned long number = 0;; number++) {
+    for (unsigned long number = 0; b->fd < 0; number++) {
         free(b->part);
         if ((b->part = name_numbered(b->base, number, ".part")) == NULL) return fail_memory(t);
         if (!meta_read(b->part, &m)) return 0;
-        if (strcmp(m.url, shown_url(t)) != 0) continue;
-        if ((b->fd = part_lock(b->part, 0)) >= 0) break;        /* now nobody changes its .meta */
+        if (strcmp(m.url, shown_url(t)) != 0 || (b->fd = part_lock(b->part, 0)) >= 0) continue;
         if (errno == ENOENT) {          /* killed after the rename: only the .meta is left */
             b->meta = true;
             meta_remove(b);
         } else if (part_obstacle(t, b->part, true) < 0) return -1;
     }
-    if (meta_read(b->part, &m) && strcmp(m.url, shown_url(t)) == 0)
+    if (meta_read(b->part, &m) && strcmp(m.url, shown_url(t)) == 0)     /* nobody changes it now */
         part_continue(t, &m);
     return 0;
 }
 
 static int part_write(struct transfer *t, const char *data, size_t n) {
-    ssize_t written;
-    while (n > 0) {
-        written = write(t->body->fd, data, n);
-        if (written < 0 && errno == EINTR) continue;
+    for (ssize_t written; n > 0; data += written, n -= (size_t)written) {
+        while ((written = write(t->body->fd, data, n)) < 0 && errno == EINTR) continue;
         if (written < 0) return fail_file(t, "write", t->body->part);
         t->body->have += written;
-        data += written;
-        n -= (size_t)written;
     }
     return 0;
 }
@@ -2324,13 +2184,9 @@ static int file_look(struct transfer *t) {
 
 static int file_open(struct transfer *t) {
     struct body *b = t->body;
+    if (b->base) return file_look(t);   /* not the first attempt */
     char *name = in_directory(t) ? url_name(t->rq.url) : NULL;
-    int result;
-    if (b->base) {                      /* not the first attempt */
-        free(name);
-        return file_look(t);
-    }
-    result = path_set(t, &b->base, name);
+    int result = path_set(t, &b->base, name);
     free(name);
     if (result < 0 || (b->path = text_join(b->base, "")) == NULL) return fail_memory(t);
     result = file_look(t);
@@ -2359,36 +2215,22 @@ static int file_take(struct transfer *t, const char *data, size_t n) {
     return part_write(t, data, n);
 }
 
-static void file_set_time(struct transfer *t) {
-    struct timespec times[2] = {{0, UTIME_OMIT}, {0, 0}};
-    if (!(t->rq.flags & FETCHER_FILE_TIME)) return;
-    times[1].tv_sec = curl_getdate(t->body->modified, NULL);
-    if (times[1].tv_sec >= 0)
-        (void)futimens(t->body->fd, times);     /* best effort */
-}
-
-static bool name_exists(const char *path, unsigned long number) {
+static bool name_taken(const char *path, unsigned long number) {
     char *name = name_numbered(path, number, "");
     struct stat st;
-    bool exists = name && lstat(name, &st) == 0;
+    bool taken = name && lstat(name, &st) == 0;
     free(name);
-    return exists;
+    return taken;
 }
 
 /* The first number whose name is free, by doubling and then halving: a thousand files of one name
  * cost ten looks each. It is only a guess; the rename finds out. */
 static unsigned long free_number(const char *path) {
-    unsigned long taken = 0, vacant = 1, middle;
-    while (name_exists(path, vacant)) {
-        taken = vacant;
-        vacant *= 2;
-    }
+    unsigned long taken = 0, vacant = 1;
+    for (; name_taken(path, vacant); vacant *= 2) taken = vacant;
     while (taken + 1 < vacant) {
-        middle = taken + (vacant - taken) / 2;
-        if (name_exists(path, middle))
-            taken = middle;
-        else
-            vacant = middle;
+        unsigned long middle = taken + (vacant - taken) / 2;
+        *(name_taken(path, middle) ? &taken : &vacant) = middle;
     }
     return vacant;
 }
@@ -2397,8 +2239,7 @@ static unsigned long free_number(const char *path) {
 static int place_beside(struct transfer *t) {
     struct body *b = t->body;
     unsigned long number = 0;
-    char *path;
-    while ((path = name_numbered(b->path, number, "")) != NULL) {
+    for (char *path; (path = name_numbered(b->path, number, "")) != NULL;) {
         if (rename_new(b->part, path) == 0) {
             free(b->path);
             b->path = path;
@@ -2413,45 +2254,34 @@ static int place_beside(struct transfer *t) {
 }
 
 /* Nobody may have moved our .part away while it grew, and put another in its place. */
-static bool part_stands(const struct body *b) {
-    struct stat st;
-    return lstat(b->part, &st) == 0 && same_file(b->fd, &st);
-}
-
-static bool replaces(const struct transfer *t) {
-    return t->body->placed || t->rq.existing == FETCHER_OVERWRITE;
-}
-
 static int file_place(struct transfer *t) {
     struct body *b = t->body;
-    if (b->meta && !part_stands(b)) return fail(t, FETCHER_FILE, "%s was taken away", b->part);
-    if (!replaces(t) && t->rq.existing == FETCHER_KEEP_BOTH) return place_beside(t);
-    if (replaces(t) && file_look(t) < 0) return -1;
-    if ((replaces(t) ? rename(b->part, b->path) : rename_new(b->part, b->path)) == 0) return 0;
-    if (replaces(t) || errno != EEXIST) return fail_file(t, "make", b->path);
+    bool replace = b->placed || t->rq.existing == FETCHER_OVERWRITE;
+    if (b->meta && !stands_as(b->fd, b->part))
+        return fail(t, FETCHER_FILE, "%s was taken away", b->part);
+    if (!replace && t->rq.existing == FETCHER_KEEP_BOTH) return place_beside(t);
+    if (replace && file_look(t) < 0) return -1;
+    if ((replace ? rename(b->part, b->path) : rename_new(b->part, b->path)) == 0) return 0;
+    if (replace || errno != EEXIST) return fail_file(t, "make", b->path);
     t->unchanged = true;                /* to be skipped, but its name came late */
     unlink(b->part);
     return 0;
 }
 
-/* Some file systems tell of a full disk only when a file is closed; but to close this one
- * gives up the lock. So it is closed under its name, which then is taken back; and where that
- * replaces another file, a copy is closed before. */
+/* Some file systems tell of a full disk only when a file is closed; but to close this one gives up
+ * the lock. So a copy of the descriptor is closed first. */
 static int file_commit(struct transfer *t) {
     struct body *b = t->body;
-    int fd, copy;
+    struct timespec times[2] = {{0, UTIME_OMIT}, {-1, 0}};
     if (b->fd < 0 && part_spill(t, false) < 0) return -1;
-    file_set_time(t);
-    if (replaces(t) && (copy = dup(b->fd)) >= 0 && close(copy) < 0)
-        return fail_file(t, "write", b->part);
+    if (t->rq.flags & FETCHER_FILE_TIME) times[1].tv_sec = curl_getdate(b->proof.modified, NULL);
+    if (times[1].tv_sec >= 0) (void)futimens(b->fd, times);     /* best effort */
+    int copy = dup(b->fd);
+    if (copy >= 0 && close(copy) < 0) return fail_file(t, "write", b->part);
     if (file_place(t) < 0) return -1;
     meta_remove(b);
-    fd = b->fd;
+    close(b->fd);
     b->fd = -1;
-    if (close(fd) < 0 && !replaces(t) && !t->unchanged) {
-        unlink(b->path);
-        return fail_file(t, "write", b->path);
-    }
     b->placed |= !t->unchanged;
     return 0;
 }
@@ -2460,7 +2290,7 @@ static int file_commit(struct transfer *t) {
 static void file_drop(struct transfer *t) {
     struct body *b = t->body;
     if (b->fd >= 0) {
-        if ((b->have == 0 || !b->meta || !validator(b)) && part_stands(b)) {
+        if ((b->have == 0 || !b->meta || !validator(b)) && stands_as(b->fd, b->part)) {
             unlink(b->part);
             meta_remove(b);
         }
@@ -2508,8 +2338,13 @@ static void body_next_round(struct transfer *t) {
 
 /* -- the end --------------------------------------------------------------------------------- */
 
-static void transfer_free(struct fetcher *f, struct transfer *t) {
+static void attempt_forget(struct transfer *t) {
     attempt_free(t->attempt);
+    t->attempt = NULL;
+}
+
+static void transfer_free(struct fetcher *f, struct transfer *t) {
+    attempt_forget(t);
     if (t->body) t->sink->drop(t);
     free(t->body);
     free(t->shown);
@@ -2520,11 +2355,6 @@ static void transfer_free(struct fetcher *f, struct transfer *t) {
     }
     tree_remove(&f->marked, &t->mark);
     free(t);
-}
-
-static void attempt_forget(struct transfer *t) {
-    attempt_free(t->attempt);
-    t->attempt = NULL;
 }
 
 /* The transfer leaves the queue, the clock and the wire. Its handle is kept for what can be
@@ -2544,27 +2374,19 @@ static void transfer_stop(struct fetcher *f, struct transfer *t) {
         a->transfer = NULL;
         t->attempt = NULL;
     } else if (a) {
-        lookup_over(a);
+        lookup_set(a, NO_LOOKUP);
         curl_multi_remove_handle(f->multi, a->easy);
     }
     if (t->host) host_place(f, t->host);
 }
 
-static usec time_of(CURL *easy, CURLINFO info) {
-    curl_off_t us = 0;
-    curl_easy_getinfo(easy, info, &us);
-    return us;
-}
-
 /* What only libcurl knows. Returns what is to be freed after the callback. */
-static char *result_from_curl(struct transfer *t, struct fetcher_result *r, char *clean,
+static char *result_from_curl(CURL *e, const char *asked, struct fetcher_result *r, char *clean,
                               size_t room) {
-    CURL *e = t->attempt->easy;
     char *url = NULL, *type = NULL, *shown = NULL;
     curl_easy_getinfo(e, CURLINFO_EFFECTIVE_URL, &url);
     curl_easy_getinfo(e, CURLINFO_CONTENT_TYPE, &type);
-    if (url && strcmp(url, t->rq.url) != 0 && (shown = url_shown(url)) != NULL)
-        r->final_url = shown;
+    if (url && strcmp(url, asked) != 0 && (shown = url_shown(url)) != NULL) r->final_url = shown;
     text_clean(clean, room, type ? type : "", '?');
     r->lookup_us = time_of(e, CURLINFO_NAMELOOKUP_TIME_T);
     r->connect_us = time_of(e, CURLINFO_CONNECT_TIME_T);
@@ -2577,7 +2399,7 @@ static char *result_from_curl(struct transfer *t, struct fetcher_result *r, char
 static void tell(struct fetcher *f, struct transfer *t, bool last) {
     struct body *b = t->body;
     bool memory = b && b->data && !t->rq.path;
-    char type[200] = "";
+    char type[200] = "", *allocated = NULL;
     struct fetcher_result r = {
         .id = (fetcher_id)t->id.key, .code = t->code, .status = t->status,
         .message = t->code ? t->message : t->unchanged ? "unchanged" : "done",
@@ -2587,8 +2409,8 @@ static void tell(struct fetcher *f, struct transfer *t, bool last) {
         .bytes = b ? b->have : 0, .received = t->received, .attempts = t->attempts,
         .changed = !t->unchanged, .last = last,
     };
-    char *allocated = NULL;
-    if (t->attempt) allocated = result_from_curl(t, &r, type, sizeof type);
+    if (t->attempt)
+        allocated = result_from_curl(t->attempt->easy, t->rq.url, &r, type, sizeof type);
     if (t->rq.on_done) t->rq.on_done(f, &r, t->rq.arg);
     free(allocated);
 }
@@ -2642,7 +2464,7 @@ static void judge(struct attempt *a) {
 /* An attempt has come to its end, and maybe the transfer (false). One whose reader has paused
  * it goes on only when that says so. */
 static bool attempt_over(struct fetcher *f, struct transfer *t) {
-    bool again, held = t->held;
+    bool held = t->held, again;
     if (t->attempt && t->attempt->done) judge(t->attempt);
     again = t->attempt && t->attempt->again;
     t->want &= ~(unsigned)WANT_END;
@@ -2662,6 +2484,7 @@ static bool attempt_over(struct fetcher *f, struct transfer *t) {
 /* -- the beginning --------------------------------------------------------------------------- */
 
 static int body_new(struct transfer *t) {
+    if (t->body) return 0;
     if ((t->body = calloc(1, sizeof *t->body)) == NULL) return fail_memory(t);
     t->body->length = t->body->fd = -1;
     t->body->no_range = t->own_range || (t->rq.flags & FETCHER_COMPRESSED) ||
@@ -2670,19 +2493,16 @@ static int body_new(struct transfer *t) {
 }
 
 static int transfer_launch(struct fetcher *f, struct transfer *t) {
-    int result;
-    if ((!t->body && body_new(t) < 0) || (result = t->sink->open(t)) < 0) return -1;
-    if (result > 0) {                   /* nothing is to be fetched */
-        t->unchanged = true;
-        return -1;
-    }
+    int result = body_new(t) < 0 ? -1 : t->sink->open(t);
+    t->unchanged = result > 0;          /* nothing is to be fetched */
+    if (result != 0) return -1;
     if (!t->rq.on_data && t->body->have && !validator(t->body))
         t->body->have = 0;              /* what can't be continued is no start */
     if (attempt_new(f, t) < 0) return -1;
     if (!host_known(f, t->host)) {
         t->attempt->scout = true;
         t->host->looking++;
-        if (!t->host->numeric) lookup_begins(t->attempt, LOOKUP_EXPECTED);
+        if (!t->host->numeric) lookup_set(t->attempt, LOOKUP_EXPECTED);
     }
     t->attempts++;
     t->in_flight = true;
@@ -2699,7 +2519,6 @@ static void transfer_begin(struct fetcher *f, struct transfer *t) {
     t->code = FETCHER_OK;
     t->message[0] = '\0';
     t->status = 0;
-    t->unchanged = false;
     if (t->attempts == 0) {
         t->began = f->now;
         t->received = 0;
@@ -2718,13 +2537,12 @@ static void transfer_begin(struct fetcher *f, struct transfer *t) {
 /* What has ended according to libcurl is marked like everything else. */
 static void collect(struct fetcher *f) {
     struct attempt *a = NULL;
-    CURLMsg *m;
     int left;
-    while ((m = curl_multi_info_read(f->multi, &left)) != NULL) {
+    for (CURLMsg *m; (m = curl_multi_info_read(f->multi, &left)) != NULL;) {
         curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, &a);
         a->done = true;
         a->result = m->data.result;
-        lookup_over(a);
+        lookup_set(a, NO_LOOKUP);
         if (a->transfer)
             mark(f, a->transfer, WANT_END);
         else
@@ -2765,30 +2583,29 @@ static void pause_now(struct fetcher *f, struct transfer *t) {
 /* Data that was held comes from inside curl_easy_pause. Before 7.65 libcurl then forgets to look at
  * the socket again. */
 static void let_go(struct fetcher *f, struct attempt *a) {
-    CURLcode c;
     tree_remove(&f->breathless, &a->breath);
-    if ((c = curl_easy_pause(a->easy, CURLPAUSE_CONT)) != CURLE_OK) {
+    CURLcode c = curl_easy_pause(a->easy, CURLPAUSE_CONT);
+    if (c != CURLE_OK) {
         a->done = true;                 /* it says so here, and nowhere else */
         a->result = c;
         mark(f, a->transfer, WANT_END);
     }
     for (int fd = 0; fd <= f->top && f->curl_version < 0x074100; fd++)
-        if (f->watch[fd].class == GUEST)
-            socket_action(f, fd, CURL_CSELECT_IN);
+        if (f->watch[fd].class == GUEST) socket_action(f, fd, CURL_CSELECT_IN);
     f->kick_due = f->more = true;       /* what it does next, it does in a kick */
 }
 
+/* It goes on, or ends its wait for the next attempt or round. */
 static void resume_now(struct fetcher *f, struct transfer *t) {
-    if (t->state != FETCHER_PAUSED) return;
-    if (!t->held) {
+    bool waits = t->state == FETCHER_RETRYING || t->state == FETCHER_SLEEPING;
+    if (t->held) {
+        t->held = false;
+        t->attempt->moved = listening(f);
+        set_state(f, t, FETCHER_RUNNING);
+        deadline_arm(f, t);
+        let_go(f, t->attempt);
+    } else if (t->state == FETCHER_PAUSED || waits)
         enqueue(f, t, false);
-        return;
-    }
-    t->held = false;
-    t->attempt->moved = listening(f);
-    set_state(f, t, FETCHER_RUNNING);
-    deadline_arm(f, t);
-    let_go(f, t->attempt);
 }
 
 static void attend(struct fetcher *f, struct transfer *t) {
@@ -2796,8 +2613,7 @@ static void attend(struct fetcher *f, struct transfer *t) {
     t->want = 0;
     tree_remove(&f->marked, &t->mark);
     f->meter.touched = (fetcher_id)t->id.key;
-    if (t->host)
-        host_place(f, t->host);         /* a lookup may be over */
+    if (t->host) host_place(f, t->host);        /* a lookup may be over */
     if (want & WANT_CANCEL)
         cancel_now(f, t);
     else if (want & WANT_END) {
@@ -2824,25 +2640,21 @@ static void finish_phase(struct fetcher *f) {
 
 /* -- the caller's side ----------------------------------------------------------------------- */
 
-static int request_check(const struct fetcher_request *r) {
+static bool request_is_sound(const struct fetcher_request *r) {
     for (const char *const *h = r->headers; h && *h; h++)
-        if (strpbrk(*h, "\r\n")) return -1;
-    if (!r->url || (r->on_data && r->path) || (r->path && !*r->path) ||
-        (r->method && strpbrk(r->method, " \r\n\t")) || r->connect_ms < -1 || r->stall_ms < -1 ||
-        r->total_ms < -1 || r->max_bytes < -1 || r->retries < -1 || r->every_ms < 0 ||
-        (r->every_ms > 0 && r->every_ms < 1000) || (unsigned)r->existing > FETCHER_SKIP)
-        return -1;
-    return 0;
+        if (strpbrk(*h, "\r\n")) return false;
+    return r->url && !(r->on_data && r->path) && (!r->path || *r->path) &&
+           !(r->method && strpbrk(r->method, " \r\n\t")) && r->connect_ms >= -1 &&
+           r->stall_ms >= -1 && r->total_ms >= -1 && r->max_bytes >= -1 && r->retries >= -1 &&
+           (r->every_ms == 0 || r->every_ms >= 1000) && (unsigned)r->existing <= FETCHER_SKIP;
 }
 
 /* Copy a piece to *at and move that on; with *at NULL only count. */
 static void *stow(char **at, size_t *size, const void *from, size_t n) {
     char *to = *at;
     *size += n;
-    if (to && from) {
-        memcpy(to, from, n);
-        *at += n;
-    }
+    if (to && from) memcpy(to, from, n);
+    if (to && from) *at += n;
     return from ? to : NULL;
 }
 
@@ -2855,14 +2667,13 @@ static char *stow_text(char **at, size_t *size, const char *text) {
 static size_t request_copy(struct fetcher_request *to, const struct fetcher_request *from,
                            char *at) {
     size_t size = 0, count = 0;
-    const char **headers;
     *to = *from;
     while (from->headers && from->headers[count]) count++;
-    headers = stow(&at, &size, from->headers, from->headers ? (count + 1) * sizeof *headers : 0);
+    const char **headers = stow(&at, &size, from->headers,
+                                from->headers ? (count + 1) * sizeof *headers : 0);
     to->headers = headers;
     for (size_t i = 0; i < count; i++) {
         char *copy = stow_text(&at, &size, from->headers[i]);
-
         if (headers) headers[i] = copy;
     }
     if (from->body && !from->body_size) to->body_size = strlen(from->body);
@@ -2885,57 +2696,50 @@ static void request_defaults(struct transfer *t) {
     rq->max_bytes = or_usual(rq->max_bytes, memory ? MEMORY_USUAL : -1);
     rq->retries = (int)or_usual(rq->retries, RETRIES_USUAL);
     if (rq->path) rq->flags &= ~FETCHER_COMPRESSED;
-    if (rq->every_ms && rq->existing == FETCHER_KEEP_BOTH)
-        rq->existing = FETCHER_OVERWRITE;
+    if (rq->every_ms && rq->existing == FETCHER_KEEP_BOTH) rq->existing = FETCHER_OVERWRITE;
     for (const char *const *h = rq->headers; h && *h; h++)
         t->own_range |= strncasecmp(*h, "Range:", 6) == 0;
     t->sink = memory ? &memory_sink : rq->path ? &file_sink : &stream_sink;
 }
 
-/* A transfer without a host is one whose URL is wrong; it ends in a turn. */
-static struct transfer *transfer_new(struct fetcher *f, const struct fetcher_request *rq) {
-    struct fetcher_request copy;
-    struct transfer *t = calloc(1, sizeof *t + request_copy(&copy, rq, NULL));
+/* Is the URL good? One that isn't has no host, and ends in a turn. */
+static int transfer_look(struct fetcher *f, struct transfer *t) {
     char origin[512];
-    const char *wrong;
-    if (!t) return NULL;
-    request_copy(&t->rq, rq, (char *)(t + 1));
-    request_defaults(t);
-    t->f = f;
-    t->timer.cb = transfer_due;
-    t->timer.arg = t;
-    wrong = url_look(t->rq.url, origin, sizeof origin);
-    if ((wrong || strchr(t->rq.url, '@') || !text_is_clean(t->rq.url)) &&
-        (t->shown = url_shown(t->rq.url)) == NULL) {
-        free(t);
-        return NULL;
-    }
-    if (wrong)
+    const char *url = t->rq.url, *wrong = NULL;
+    for (const char *s = url; *s && !wrong; s++)
+        if ((unsigned char)*s <= ' ' || *s == 0x7f)
+            wrong = "not a URL: a space or control character is in it";
+    if (!wrong) wrong = strlen(url) > URL_MAX ? "the URL is too long"
+                                              : url_origin(url, origin, sizeof origin);
+    if ((wrong || strchr(url, '@') || !text_is_clean(url)) && (t->shown = url_shown(url)) == NULL)
+        return -1;
+    if (wrong) {
         fail(t, FETCHER_BAD_URL, "%s", wrong);
-    else if ((t->host = host_get(f, origin)) == NULL) {
-        free(t->shown);
-        free(t);
-        return NULL;
-    } else
-        t->host->users++;
-    return t;
+        return 0;
+    }
+    if ((t->host = host_get(f, origin)) != NULL) t->host->users++;
+    return t->host ? 0 : -1;
 }
 
 fetcher_id fetcher_start(struct fetcher *f, const struct fetcher_request *rq) {
-    struct transfer *t;
-    if (request_check(rq) < 0 || f->closing) {
-        errno = f->closing ? EBUSY : EINVAL;
+    struct fetcher_request copy;
+    bool good = request_is_sound(rq) && !f->closing;
+    struct transfer *t = good ? calloc(1, sizeof *t + request_copy(&copy, rq, NULL)) : NULL;
+    if (t) request_copy(&t->rq, rq, (char *)(t + 1));
+    if (t) request_defaults(t);
+    if (!t || transfer_look(f, t) < 0) {
+        if (t) free(t->shown);
+        free(t);
+        errno = f->closing ? EBUSY : good ? ENOMEM : EINVAL;
         return 0;
     }
-    if ((t = transfer_new(f, rq)) == NULL) {
-        errno = ENOMEM;
-        return 0;
-    }
+    if (!f->busy) clock_read(f);
+    t->f = f;
+    t->timer.call = (struct call){transfer_due, t};
+    t->round = f->now;
     t->id.key = (int64_t)++f->last_id;
     tree_add(&f->transfers, &t->id);
     f->count++;
-    if (!f->busy) clock_read(f);
-    t->round = f->now;
     if (t->host)
         enqueue(f, t, false);
     else {
@@ -2996,14 +2800,13 @@ static void rate_set(struct fetcher *f, int64_t rate) {
 }
 
 int fetcher_limit(struct fetcher *f, int total, int per_host, int64_t bytes_per_second) {
-    struct node *n;
     if (total < -1 || per_host < -1 || bytes_per_second < -1) return err(EINVAL);
     if (!f->busy) clock_read(f);
     if (total) f->limit_total = total;
     if (per_host) f->limit_host = per_host;
     if (bytes_per_second) rate_set(f, bytes_per_second);
     guest_limit(f);
-    for (n = tree_first(f->hosts); n; n = tree_from(f->hosts, n->key, n->seq + 1))
+    for (struct node *n = tree_first(f->hosts); n; n = tree_next(f->hosts, n))
         host_place(f, container_of(n, struct host, name));
     f->more |= !f->busy;
     return 0;
@@ -3011,18 +2814,15 @@ int fetcher_limit(struct fetcher *f, int total, int per_host, int64_t bytes_per_
 
 int fetcher_info(struct fetcher *f, fetcher_id id, struct fetcher_info *info) {
     struct transfer *t = transfer_find(f, id);
-    const struct body *b;
-    usec until;
     if (!t) return -1;
-    b = t->body;
-    until = t->state == FETCHER_RETRYING || t->state == FETCHER_SLEEPING ? t->timer.due.key :
-            t->state == FETCHER_WAITING ? t->host->rest : 0;
+    const struct body *b = t->body;
+    usec until = t->state == FETCHER_RETRYING || t->state == FETCHER_SLEEPING ? t->timer.due.key :
+                 t->state == FETCHER_WAITING ? t->host->rest : 0;
     *info = (struct fetcher_info){
         .id = id, .state = t->state, .url = shown_url(t),
         .path = b && b->path ? b->path : t->rq.path, .message = t->message, .status = t->status,
-        .attempts = t->attempts,
-        .priority = t->rq.priority, .bytes = b ? b->have : 0, .total = b ? b->length : -1,
-        .speed = t->in_flight ? t->speed : 0,
+        .attempts = t->attempts, .priority = t->rq.priority, .bytes = b ? b->have : 0,
+        .total = b ? b->length : -1, .speed = t->in_flight ? t->speed : 0,
         .wait_ms = until > f->now ? (until - f->now) / 1000 : -1,
     };
     return 0;
@@ -3050,38 +2850,27 @@ struct fetcher *fetcher_new(void) {
     f->limit_total = 16;
     f->limit_host = 6;
     f->capacity = fd_capacity();
-    f->hear.cb = hear_again;
+    f->hear.call.cb = hear_again;
     clock_read(f);
     f->random = (uint64_t)f->now ^ (uint64_t)getpid() << 32 ^ 1;
-    if (post_open(f) < 0 || guest_open(f) < 0) {
-        fetcher_free(f);
-        return NULL;
-    }
-    return f;
-}
-
-static void free_all(struct fetcher *f) {
-    struct host *h;
-    while (f->transfers)
-        cancel_now(f, container_of(f->transfers, struct transfer, id));
-    while (f->hosts) {
-        h = container_of(f->hosts, struct host, name);
-        h->rest = 0;
-        host_forget(f, h);
-    }
-    while (f->timer_ids)
-        timer_free(f, container_of(f->timer_ids, struct timer, id));
+    if (post_open(f) == 0 && guest_open(f) == 0) return f;
+    fetcher_free(f);
+    return NULL;
 }
 
 void fetcher_free(struct fetcher *f) {
     int saved = errno;
     if (!f || f->busy) return;
     f->busy = f->closing = true;
-    free_all(f);
+    while (f->transfers) cancel_now(f, container_of(f->transfers, struct transfer, id));
+    for (struct host *h; f->hosts; host_forget(f, h)) {
+        h = container_of(f->hosts, struct host, name);
+        h->rest = 0;
+    }
+    while (f->timer_ids) timer_free(f, container_of(f->timer_ids, struct timer, id));
     if (f->multi) guest_close(f);
     for (int i = 0; i < 2; i++)
-        if (f->pipe[i] >= 0)
-            close(f->pipe[i]);
+        if (f->pipe[i] >= 0) close(f->pipe[i]);
     free(f);
     curl_global_cleanup();
     errno = saved;

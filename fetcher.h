@@ -253,7 +253,8 @@ int fetcher_cancel(struct fetcher *f, fetcher_id id);
 
 /* Hold a transfer, and let it go on. A file or memory download gives its
  * connection back and is continued with a range request; a stream (on_data)
- * keeps it and is not read from. Pausing a paused one is no error. */
+ * keeps it and is not read from. Pausing a paused one is no error. Resuming
+ * also ends a wait for the next attempt or round. */
 int fetcher_pause(struct fetcher *f, fetcher_id id);
 int fetcher_resume(struct fetcher *f, fetcher_id id);
 
