@@ -93,30 +93,23 @@ static usec clock_us(void) {
     return (usec)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
 }
 
-static int err(int code) {
-    errno = code;
-    return -1;
-}
-
+static int err(int code) { errno = code; return -1; }
 /* Some systems have no pipe2(), and no SOCK_CLOEXEC. */
 static int set_flags(int fd, int status_flags) {
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) return -1;
     return status_flags ? fcntl(fd, F_SETFL, flags | status_flags) : 0;
 }
-
 /* Files need no place below FD_SETSIZE, sockets do: a file that took a low number moves up where
  * the limit allows it. Best effort. */
 static int fd_make_room(int fd) {
-    struct rlimit limit;
-    int higher;
+    struct rlimit limit; int higher;
     if (fd < FD_SETSIZE / 4 || getrlimit(RLIMIT_NOFILE, &limit) < 0 ||
         limit.rlim_cur <= FD_SETSIZE + 64 || (higher = fcntl(fd, F_DUPFD_CLOEXEC, FD_SETSIZE)) < 0)
         return fd;
     close(fd);
     return higher;
 }
-
 /* Transfers that there are descriptors for: a socket each, and a file each where files can't be
  * moved up; 96 are left to the host, to lookups and the rest. */
 static int fd_capacity(void) {
@@ -125,7 +118,6 @@ static int fd_capacity(void) {
     int most = limit.rlim_cur < (rlim_t)2 * FD_SETSIZE ? ((int)limit.rlim_cur - 96) / 2 : FD_SETSIZE;
     return most > FD_SETSIZE - 96 ? FD_SETSIZE - 96 : most > 1 ? most : 1;
 }
-
 /* Rename, unless the new name exists (EEXIST): in one step where the system can, by renameat2() on
  * Linux, by link() elsewhere; on a file system that has neither (FAT) with a gap between look and
  * leap that can't be closed. */
@@ -139,7 +131,6 @@ static int rename_new(const char *from, const char *to) {
     if (errno != EPERM && errno != EOPNOTSUPP && errno != ENOSYS && errno != EMLINK) return -1;
     return lstat(to, &st) == 0 ? err(EEXIST) : rename(from, to);
 }
-
 /* Where OpenSSL can look a certificate up by its hash; NULL: unknown. */
 static const char *default_capath(const curl_version_info_data *v) {
 #if LIBCURL_VERSION_NUM >= 0x074600
@@ -150,8 +141,7 @@ static const char *default_capath(const curl_version_info_data *v) {
 }
 
 /* ========================================================================================= Types
- * Every struct. The loop's tables come first, then libcurl's and the transfers', then the fetcher
- * that holds them all.
+ * The loop's tables come first, then libcurl's and the transfers', then the fetcher that holds all.
  */
 enum {
     SLICE_US = 2000,            /* a turn's work for the network, see Story */
@@ -165,15 +155,14 @@ enum {
     NAME_CUT = 240,             /* 255 less ".part.meta" and a number */
     PROGRESS_US = 100000, SCOUT_US = 50000,
     KNOWN_US = 50000000,        /* libcurl remembers an address for 60 s */
-    MEMORY_USUAL = 64 * 1024 * 1024,
-    LIMIT_USUAL_MS = 30000,     /* connect, stall */
-    RETRIES_USUAL = 5,
+    MEMORY_USUAL = 64 * 1024 * 1024, LIMIT_USUAL_MS = 30000, RETRIES_USUAL = 5,
     BACKOFF_FIRST_US = 1000000, BACKOFF_MAX_US = 60000000
 };
 #define HOUR_US (3600 * (usec)1000000)
 #define FOREVER (INT64_MAX / 4)         /* may be added to a time */
 #define TIMER_ID ((int64_t)1 << 62)     /* no id of a timer is one of a transfer */
-
+#define MS(us) ((double)(us) / 1000)
+#define COUNT_OF(array) (sizeof (array) / sizeof *(array))
 #define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
 
 /* A place in an ordered tree; by it, one kind of tree finds ids, sorts deadlines and queues by
@@ -187,21 +176,11 @@ struct node {
 
 typedef void call_fn(struct fetcher *, void *);
 typedef void watch_fn(struct fetcher *, int fd, int events, void *);
-
 /* A descriptor that the loop waits for. The class decides in which phase it is served. */
 enum class { NOBODY, POST, HOST, GUEST };
+struct watch { enum class class; int events; watch_fn *cb; void *arg; };
 
-struct watch {
-    enum class class;
-    int events;                 /* FETCHER_READ | FETCHER_WRITE */
-    watch_fn *cb;
-    void *arg;
-};
-
-struct call {                   /* also what goes through the self-pipe */
-    call_fn *cb;
-    void *arg;
-};
+struct call { call_fn *cb; void *arg; };        /* also what goes through the self-pipe */
 
 struct timer {
     struct node due, id;        /* key: on the fetcher's clock; 0: one of the library's own */
@@ -220,8 +199,7 @@ struct step {                   /* a piece of work, to be blamed */
 struct meter {
     usec began, mark, slept, may_sleep;         /* of this turn; mark: of the present step */
     struct step worst, record;  /* of this turn; of that with the longest stall, which took ... */
-    usec record_us;
-    usec took[PHASES];          /* of this turn, as are the steps */
+    usec record_us, took[PHASES];               /* took, steps: of this turn */
     int steps[PHASES];
     fetcher_id touched;         /* the transfer that the present step works for */
     bool fed;                   /* the present step has brought data */
@@ -230,10 +208,8 @@ struct meter {
     void (*trace)(struct fetcher *, const char *, void *);
     void *trace_arg;
 };
-
 /* What tells documents apart, and a part from another's: each "" if absent or too long. */
 struct proof { char etag[200], modified[48], date[48]; };
-
 /* The head of the answer that is coming in; that of a redirect is overwritten. */
 struct head {
     int status;
@@ -244,7 +220,6 @@ struct head {
 };
 
 enum lookup { NO_LOOKUP, LOOKUP_EXPECTED, LOOKUP_RUNNING };
-
 /* One request on the wire: libcurl's handle and what came of it. It outlives its transfer if that
  * is given up while libcurl looks a name up ("parked"). */
 struct attempt {
@@ -255,10 +230,8 @@ struct attempt {
     struct curl_slist *headers;
     enum lookup lookup;
     bool scout;                 /* the others for its host wait for it */
-    bool ranged;                /* it asks for the rest behind `from` bytes, */
-    bool complete;              /* which is nothing (416): no body is wanted */
-    bool again;                 /* ask once more, without waiting */
-    bool done;                  /* libcurl says so, with a result */
+    bool ranged, complete;      /* it asks for the rest behind `from` bytes; which is nothing (416) */
+    bool again, done;           /* ask once more, without waiting; libcurl says so, with a result */
     CURLcode result;
     int64_t from, sent;         /* sent: bytes of the request's body, when last looked at */
     usec began, moved;          /* when a byte came; both on the listening clock */
@@ -266,14 +239,12 @@ struct attempt {
     struct head head;
     char error[CURL_ERROR_SIZE];
 };
-
 /* What there is of a document, and the proof of what it belongs to: the bytes of earlier attempts
  * and rounds are of use as long as the validator holds. */
 struct body {
     char *data;                 /* in memory: all, or a file's first bytes */
     size_t room;
-    int64_t have;               /* bytes kept (of a stream: handed on) */
-    int64_t skip;               /* a stream's bytes that come a second time */
+    int64_t have, skip;         /* bytes kept (of a stream: handed on); those that come once more */
     int64_t length;             /* of the whole; -1: not known */
     bool page, whole;           /* it is an error page, of no use; complete: the last round's */
     bool no_etag, no_range;     /* If-Range with an ETag is ignored; nothing may be continued */
@@ -283,7 +254,6 @@ struct body {
     char *part, *base, *path;   /* its name; that without ".part"; the file's, as far as known */
     struct proof proof;
 };
-
 /* Where a body goes. Each returns 0, or -1 after fail(). */
 struct sink {
     int (*open)(struct transfer *);     /* before a request. 1: nothing is to be fetched */
@@ -318,17 +288,14 @@ struct transfer {
     int status;
     char message[200];
 };
-
 /* A host is scheme, name and port: what is limited, cooled down, and looked up. */
 struct host {
     struct node name;           /* key: hash of the origin */
-    struct node ready, *queue;  /* may start a transfer; those that wait */
-    struct node **ready_in;     /* NULL: in neither tree */
+    struct node ready, *queue, **ready_in;      /* may start (ready_in: NULL: no); those that wait */
     struct timer timer;         /* the end of its rest */
     size_t users;               /* transfers */
     int running, looking;       /* of them: in flight; its scouts, 0 or 1 */
-    bool numeric, tls;          /* needs no lookup; speaks https */
-    bool shares;                /* many transfers share a connection: HTTP/2 */
+    bool numeric, tls, shares;  /* needs no lookup; https; many share a connection: HTTP/2 */
     usec known, rest;           /* until when: its address is known; it wants to be left alone */
 };
 
@@ -336,15 +303,12 @@ struct fetcher {
     struct watch watch[FD_SETSIZE];
     int top, first;             /* the highest descriptor watched; where sockets are begun with */
     fd_set rd, wr;              /* the ready sets at hand */
-    int host_watches;
+    int host_watches, pipe[2];  /* the self-pipe: read, write */
 
     struct node *timers, *timer_ids;
     usec now, skew;             /* the turn's clock, and what is added to it */
     usec turn_now;              /* when the turn began, and the timers made until then */
     uint64_t turn_serial, serial;       /* of everything that comes in an order */
-
-    int pipe[2];                /* the self-pipe: read, write */
-
     bool busy, more, stopped;   /* in a turn: rule 3; work was left over: don't sleep */
     usec slice_end;
     struct meter meter;
@@ -355,12 +319,11 @@ struct fetcher {
     struct node *attempts;      /* the handles that libcurl has */
     struct node *breathless;    /* attempts that go on as soon as there is time, or budget */
     struct timer kick;
-    bool kick_due;
+    bool kick_due, closing;
     int lookups, running;       /* names being looked up; transfers in flight */
 
     struct node *transfers, *hosts, *marked;
     struct node *ready[2];      /* hosts that may start one: their address known, unknown */
-    bool closing;
     int limit_total, limit_host, capacity;
     int64_t rate, budget;       /* bytes a second, 0: no limit; bytes that may come, < 0: debt */
     usec filled;                /* when the budget was last filled */
@@ -378,7 +341,6 @@ struct fetcher {
 static bool node_before(const struct node *a, const struct node *b) {
     return a->key != b->key ? a->key < b->key : a->seq < b->seq;
 }
-
 /* The tree is a treap: ordered by key from left to right, and by weight from top to bottom. Weights
  * that look random make it as deep as a random one: some 2 log2(n). */
 static uint64_t node_weight(const struct node *n) {
@@ -391,12 +353,10 @@ static void tree_add(struct node **at, struct node *n) {
     while (*at && node_weight(*at) > node_weight(n)) at = &(*at)->child[node_before(*at, n)];
     for (struct node *rest = *at; rest;) {              /* split what is there in two */
         int side = node_before(rest, n);
-        *end[side] = rest;
-        end[side] = &rest->child[side];
+        *end[side] = rest; end[side] = &rest->child[side];
         rest = *end[side];
     }
-    *end[0] = *end[1] = NULL;
-    *at = n;
+    *end[0] = *end[1] = NULL; *at = n;
     n->in = true;
 }
 
@@ -406,14 +366,11 @@ static void tree_remove(struct node **at, struct node *n) {
     while (*at != n) at = &(*at)->child[node_before(*at, n)];
     while (half[0] && half[1]) {                        /* merge what it leaves behind */
         int side = node_weight(half[0]) < node_weight(half[1]);
-        *at = half[side];
-        at = &(*at)->child[!side];
+        *at = half[side]; at = &(*at)->child[!side];
         half[side] = *at;
     }
-    *at = half[0] ? half[0] : half[1];
-    n->in = false;
+    *at = half[0] ? half[0] : half[1]; n->in = false;
 }
-
 /* The first node that is not before (key, seq); or, backwards, the last one that is. */
 static struct node *tree_near(struct node *n, int64_t key, uint64_t seq, bool backwards) {
     struct node probe = {key, seq, {NULL, NULL}, false}, *best = NULL;
@@ -425,62 +382,43 @@ static struct node *tree_near(struct node *n, int64_t key, uint64_t seq, bool ba
     return best;
 }
 
-static struct node *tree_from(struct node *tree, int64_t key, uint64_t seq) {
-    return tree_near(tree, key, seq, false);
-}
-
-static struct node *tree_first(struct node *tree) { return tree_from(tree, INT64_MIN, 0); }
-
-static struct node *tree_next(struct node *tree, const struct node *n) {
-    return tree_from(tree, n->key, n->seq + 1);
-}
+#define tree_from(tree, key, seq) tree_near(tree, key, seq, false)
+#define tree_first(tree) tree_from(tree, INT64_MIN, 0)
+#define tree_next(tree, n) tree_from(tree, (n)->key, (n)->seq + 1)
 
 static struct node *tree_find(struct node *tree, uint64_t id) {
     struct node *n = tree_from(tree, (int64_t)id, 0);
     return n && n->key == (int64_t)id ? n : NULL;
 }
-
 /* xorshift64*: jitter has to be spread, not secret. */
 static int64_t random_below(struct fetcher *f, int64_t below) {
-    f->random ^= f->random >> 12;
-    f->random ^= f->random << 25;
+    f->random ^= f->random >> 12; f->random ^= f->random << 25;
     f->random ^= f->random >> 27;
     return below > 0 ? (int64_t)(f->random * 0x2545f4914f6cdd1du % (uint64_t)below) : 0;
 }
-
-/* Not to be shown: controls; separators; marks that turn the direction of the text, and so make
- * "exe.txt" of "txt.exe". */
-static bool rune_unsafe(uint32_t c) {
-    return c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x061c || (c >= 0x200e && c <= 0x200f) ||
-           (c >= 0x2028 && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069) || c == 0xfeff ||
-           (c >= 0xd800 && c <= 0xdfff) || c > 0x10ffff;
-}
-
-/* The bytes of the UTF-8 character at text, and what it is; 0 if it is broken or unsafe. Broken are
- * the over-long forms as well, which hide a '/' from a careless check. */
+/* The bytes of the UTF-8 character at text, and what it is. 0 if it is broken (over-long forms hide
+ * a '/' from a careless check) or not fit to be shown: controls, separators, and marks that turn
+ * the direction of text, and so make "exe.txt" of "txt.exe". */
 static size_t utf8_decode(const char *text, uint32_t *rune) {
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
     const unsigned char *s = (const unsigned char *)text;
-    size_t n = s[0] < 0x80 ? 1 : s[0] < 0xc0 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 :
-               s[0] < 0xf8 ? 4 : 0;
-    uint32_t c = n == 1 ? s[0] : s[0] & (0x7fu >> n);
+    size_t n = *s < 0x80 ? 1 : *s < 0xc0 ? 0 : *s < 0xe0 ? 2 : *s < 0xf0 ? 3 : *s < 0xf8 ? 4 : 0;
+    uint32_t c = n == 1 ? *s : *s & (0x7fu >> n);
     for (size_t i = 1; i < n; i++) {
         if ((s[i] & 0xc0) != 0x80) return 0;
         c = c << 6 | (s[i] & 0x3fu);
     }
     *rune = c;
-    return n == 0 || c < least[n] || rune_unsafe(c) ? 0 : n;
+    return n == 0 || c < least[n] || c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x061c ||
+           (c >= 0x200e && c <= 0x200f) || (c >= 0x2028 && c <= 0x202e) || c == 0xfeff ||
+           (c >= 0x2066 && c <= 0x2069) || (c >= 0xd800 && c <= 0xdfff) || c > 0x10ffff ? 0 : n;
 }
 
-static size_t utf8_length(const char *text) {
-    uint32_t rune;
-    return utf8_decode(text, &rune);
-}
-
+static size_t utf8_length(const char *text) { uint32_t rune; return utf8_decode(text, &rune); }
 /* Copy text from outside for the eye: whole characters only, what is unsafe replaced. */
 static void text_clean(char *to, size_t room, const char *from, char instead) {
     for (size_t good, n; *from; from += n, to += n, room -= n) {
-        n = (good = utf8_length(from)) ? good : 1;
+        n = (good = utf8_length(from)) > 0 ? good : 1;
         if (room <= n) break;
         memcpy(to, good ? from : &instead, n);
     }
@@ -491,7 +429,6 @@ static bool text_is_clean(const char *s) {
     for (size_t n; *s && (n = utf8_length(s)) > 0;) s += n;
     return *s == '\0';
 }
-
 /* Copy a field whole or not at all: half an ETag is worse than none. */
 static void text_field(char *to, size_t room, const char *from) {
     size_t n = strlen(from);
@@ -499,12 +436,10 @@ static void text_field(char *to, size_t room, const char *from) {
 }
 
 static char *text_join(const char *a, const char *b) {
-    size_t na = strlen(a), nb = strlen(b);
-    char *joined = malloc(na + nb + 1);
+    size_t na = strlen(a), nb = strlen(b); char *joined = malloc(na + nb + 1);
     if (joined) memcpy(joined, a, na), memcpy(joined + na, b, nb + 1);
     return joined;
 }
-
 /* A number of a protocol: digits only, no sign, no overflow; -1 if there is none. *s moves on. */
 static int64_t text_number(const char **s) {
     int64_t n = isdigit((unsigned char)**s) ? 0 : -1;
@@ -539,16 +474,6 @@ int fetcher_watch(struct fetcher *f, int fd, int events, watch_fn *cb, void *arg
         return err(EBUSY);
     return watch_set(f, fd, HOST, events, cb, arg);
 }
-
-/* Which of the events that are waited for have come? They are taken from the ready sets. */
-static int watch_take(struct fetcher *f, int fd) {
-    int events = (FD_ISSET(fd, &f->rd) ? FETCHER_READ : 0) |
-                 (FD_ISSET(fd, &f->wr) ? FETCHER_WRITE : 0);
-    FD_CLR(fd, &f->rd);
-    FD_CLR(fd, &f->wr);
-    return events & f->watch[fd].events;
-}
-
 /* select() said EBADF: somebody closed a descriptor and left its watch. Find it and tell its owner;
  * to go on with it in the set would spin. */
 static void watch_drop_closed(struct fetcher *f) {
@@ -572,32 +497,13 @@ static void timer_disarm(struct fetcher *f, struct timer *t) { tree_remove(&f->t
 
 static void timer_arm(struct fetcher *f, struct timer *t, usec due) {
     timer_disarm(f, t);
-    t->due.key = due;
-    t->due.seq = ++f->serial;
+    t->due.key = due; t->due.seq = ++f->serial;
     tree_add(&f->timers, &t->due);
 }
 
 static void timer_free(struct fetcher *f, struct timer *t) {
-    timer_disarm(f, t);
-    tree_remove(&f->timer_ids, &t->id);
+    timer_disarm(f, t); tree_remove(&f->timer_ids, &t->id);
     free(t);
-}
-
-/* Rule 5: only what was due when the turn began, and was made before it. */
-static struct timer *timer_due(struct fetcher *f) {
-    struct node *first = tree_first(f->timers);
-    bool due = first && first->key <= f->turn_now && first->seq <= f->turn_serial;
-    return due ? container_of(first, struct timer, due) : NULL;
-}
-
-/* A host's timer is gone before its callback runs, which may stop it, or do anything else. */
-static void timer_run(struct fetcher *f, struct timer *t) {
-    struct call call = t->call;
-    if (t->id.key)
-        timer_free(f, t);
-    else
-        timer_disarm(f, t);
-    call.cb(f, call.arg);
 }
 
 fetcher_id fetcher_timer(struct fetcher *f, int64_t ms, call_fn *cb, void *arg) {
@@ -627,32 +533,19 @@ int fetcher_timer_stop(struct fetcher *f, fetcher_id id) {
  * would be seen too late.
  */
 int fetcher_post(struct fetcher *f, call_fn *cb, void *arg) {
-    struct call call;
-    int saved = errno;
-    ssize_t n;
+    struct call call; int saved = errno; ssize_t n;
     memset(&call, 0, sizeof call);      /* its padding too: all of it is written */
-    call.cb = cb;
-    call.arg = arg;
+    call.cb = cb; call.arg = arg;
     while ((n = write(f->pipe[1], &call, sizeof call)) < 0 && errno == EINTR) continue;
     if (n < 0) return -1;
     errno = saved;
     return 0;
 }
-
 /* What one read brings, no more: a callback that posts again must not keep the loop here. Calls are
  * never split, since all that is read and written are multiples of one. */
 static void post_ready(struct fetcher *f, int fd, int events, void *arg) {
-    struct call call[64];
-    ssize_t n = read(fd, call, sizeof call);
-    (void)events, (void)arg;
+    struct call call[64]; ssize_t n = read(fd, call, sizeof call); (void)events, (void)arg;
     for (ssize_t i = 0; i < n / (ssize_t)sizeof *call; i++) call[i].cb(f, call[i].arg);
-}
-
-static int post_open(struct fetcher *f) {
-    if (pipe(f->pipe) < 0 || set_flags(f->pipe[0], O_NONBLOCK) < 0 ||
-        set_flags(f->pipe[1], O_NONBLOCK) < 0)
-        return -1;
-    return watch_set(f, f->pipe[0], POST, FETCHER_READ, post_ready, NULL);
 }
 
 /* ====================================================================================== The turn
@@ -664,21 +557,16 @@ static void step_done(struct fetcher *f, enum phase phase, int fd) {
     struct meter *m = &f->meter;
     clock_read(f);
     usec took = f->now - m->mark;
-    m->took[phase] += took;
-    m->steps[phase]++;
+    m->took[phase] += took; m->steps[phase]++;
     if (took > m->worst.took) m->worst = (struct step){phase, took, fd, m->touched};
-    m->mark = f->now;
-    m->touched = 0;
-    m->fed = false;
+    m->mark = f->now; m->touched = 0; m->fed = false;
 }
-
 /* May this phase go on? The first step of a phase is free, so that none starves. */
 static bool slice_left(struct fetcher *f, enum phase phase) {
     if (!f->meter.steps[phase] || f->now < f->slice_end) return true;
     f->more = true;
     return false;
 }
-
 /* Call the watches of one class that are ready. For the network's sockets the slice counts, and
  * where it ended the next turn begins: by this rotation the last of 900 sockets is heard. In debt
  * to the rate limit there is no more reading. A host's callback is never put off. */
@@ -688,45 +576,40 @@ static void serve(struct fetcher *f, enum class class, enum phase phase) {
         int fd = (first + i) % n;
         if (f->watch[fd].class != class || !(FD_ISSET(fd, &f->rd) || FD_ISSET(fd, &f->wr)))
             continue;
-        if (class == GUEST && !slice_left(f, phase)) {
-            f->first = fd;
-            return;
-        }
-        if (class == GUEST && f->deaf) FD_CLR(fd, &f->rd);
-        if ((events = watch_take(f, fd)) != 0) f->watch[fd].cb(f, fd, events, f->watch[fd].arg);
+        if (class == GUEST && !slice_left(f, phase)) { f->first = fd; return; }
+        events = (FD_ISSET(fd, &f->rd) && !(class == GUEST && f->deaf) ? FETCHER_READ : 0) |
+                 (FD_ISSET(fd, &f->wr) ? FETCHER_WRITE : 0);
+        FD_CLR(fd, &f->rd); FD_CLR(fd, &f->wr);
+        if (events &= f->watch[fd].events) f->watch[fd].cb(f, fd, events, f->watch[fd].arg);
         step_done(f, phase, fd);
     }
 }
-
+/* Rule 5: only what was due when the turn began, and was made before it. A host's timer is gone
+ * before its callback runs, which may stop it, or do anything else. */
 static void run_timers(struct fetcher *f) {
-    for (struct timer *t; (t = timer_due(f)) != NULL && slice_left(f, IN_TIMERS);) {
-        timer_run(f, t);
-        step_done(f, IN_TIMERS, -1);
+    for (struct node *n; (n = tree_first(f->timers)) != NULL && n->key <= f->turn_now &&
+                         n->seq <= f->turn_serial && slice_left(f, IN_TIMERS);) {
+        struct timer *t = container_of(n, struct timer, due); struct call call = t->call;
+        if (t->id.key) timer_free(f, t); else timer_disarm(f, t);
+        call.cb(f, call.arg); step_done(f, IN_TIMERS, -1);
     }
 }
 
 static void turn_begin(struct fetcher *f) {
     struct meter *m = &f->meter;
     clock_read(f);
-    f->busy = true;
-    f->more = false;
-    f->turn_now = m->began = m->mark = f->now;
+    f->busy = true; f->more = false; f->turn_now = m->began = m->mark = f->now;
     f->turn_serial = f->serial;
     m->worst = (struct step){IN_POST, 0, -1, 0};
     m->touched = 0;
-    memset(m->took, 0, sizeof m->took);
-    memset(m->steps, 0, sizeof m->steps);
+    memset(m->took, 0, sizeof m->took); memset(m->steps, 0, sizeof m->steps);
 }
 
-#define MS(us) ((double)(us) / 1000)
-
-static const char *const phase_name[PHASES] = {
-    "post", "host", "timers", "sockets", "finish", "start"
-};
+static const char *const phase_name[PHASES] =
+    {"post", "host", "timers", "sockets", "finish", "start"};
 
 static void trace_line(struct fetcher *f, usec stall) {
-    struct meter *m = &f->meter;
-    char line[400], fd[32];
+    struct meter *m = &f->meter; char line[400], fd[32];
     snprintf(fd, sizeof fd, "descriptor %d", m->woke);
     int n = snprintf(line, sizeof line, "turn %" PRIu64 ": slept %.2f of %.0f ms, woke for %s",
                      m->turns, MS(m->slept), MS(m->may_sleep), m->woke >= 0 ? fd :
@@ -739,51 +622,30 @@ static void trace_line(struct fetcher *f, usec stall) {
              f->more ? ", more left over" : "");
     m->trace(f, line, m->trace_arg);
 }
-
 /* Of the histogram's bucket i, exclusive: 62.5 us << i. */
 static usec stall_bound(int i) { return ((usec)125 << i) / 2; }
 
 static void turn_end(struct fetcher *f) {
-    struct meter *m = &f->meter;
-    usec stall = f->now - m->began;
-    int i = 0;
+    struct meter *m = &f->meter; usec stall = f->now - m->began; int i = 0;
     while (i < FETCHER_BUCKETS - 1 && stall >= stall_bound(i)) i++;
-    m->stalls[i]++;
-    m->turns++;
-    if (stall > m->record_us) {
-        m->record_us = stall;
-        m->record = m->worst;
-    }
+    m->stalls[i]++; m->turns++;
+    if (stall > m->record_us) { m->record_us = stall; m->record = m->worst; }
     uint64_t serial = f->serial;
     if (m->trace) trace_line(f, stall);
     f->more |= f->serial != serial;     /* the trace's callback has started something */
     f->busy = false;
 }
-
 /* What the network does in a turn stands below: what is due, what has ended, what waits. */
 static void guest_kick(struct fetcher *), finish_phase(struct fetcher *);
 static void start_phase(struct fetcher *);
 
 static void turn(struct fetcher *f) {
     turn_begin(f);
-    serve(f, POST, IN_POST);
-    serve(f, HOST, IN_HOST);
-    f->slice_end = f->now + SLICE_US;
-    run_timers(f);
-    f->slice_end = f->now + SLICE_US;
-    guest_kick(f);
-    serve(f, GUEST, IN_SOCKETS);
-    finish_phase(f);
-    start_phase(f);
-    turn_end(f);
-}
-
-/* Until the next deadline, rounded up so as not to wake too early. */
-static int sleep_ms(struct fetcher *f) {
-    struct node *first = tree_first(f->timers);
-    usec wait = first ? first->key - f->now : FOREVER;
-    if (f->more || wait <= 0) return 0;
-    return wait < SLEEP_MAX_MS * 1000 ? (int)((wait + 999) / 1000) : SLEEP_MAX_MS;
+    serve(f, POST, IN_POST); serve(f, HOST, IN_HOST);
+    f->slice_end = f->now + SLICE_US; run_timers(f);
+    f->slice_end = f->now + SLICE_US; guest_kick(f);
+    serve(f, GUEST, IN_SOCKETS); finish_phase(f);
+    start_phase(f); turn_end(f);
 }
 
 int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd) {
@@ -794,41 +656,38 @@ int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd) {
         if (w->events & FETCHER_WRITE) FD_SET(fd, wr);
     }
     if (f->top > *maxfd) *maxfd = f->top;
-    f->meter.may_sleep = sleep_ms(f) * 1000;
-    return (int)(f->meter.may_sleep / 1000);
+    struct node *next = tree_first(f->timers);
+    usec wait = f->more ? 0 : next ? next->key - f->now + 999 : FOREVER;     /* rounded up */
+    int ms = wait < 0 ? 0 : wait > SLEEP_MAX_MS * 1000 ? SLEEP_MAX_MS : (int)(wait / 1000);
+    f->meter.may_sleep = ms * 1000;
+    return ms;
 }
 
 int fetcher_dispatch(struct fetcher *f, const fd_set *rd, const fd_set *wr) {
     if (f->busy) return err(EBUSY);
-    f->rd = *rd;
-    f->wr = *wr;
-    f->meter.woke = -1;
+    f->rd = *rd; f->wr = *wr; f->meter.woke = -1;
     for (int fd = f->top; fd >= 0 && f->meter.trace; fd--)
         if (FD_ISSET(fd, rd) || FD_ISSET(fd, wr)) f->meter.woke = fd;
     f->meter.slept = clock_us() + f->skew - f->now;
     turn(f);
     return 0;
 }
-
 /* Can anything still happen? Given-up lookups and idle connections don't count: nobody waits. */
 static bool alive(const struct fetcher *f) {
     return f->transfers || f->timer_ids || f->host_watches > 0;
 }
 
 int fetcher_step(struct fetcher *f, int64_t max_ms) {
-    fd_set rd, wr;
-    int maxfd = -1;
+    fd_set rd, wr; int maxfd = -1;
     if (f->busy) return err(EBUSY);
-    FD_ZERO(&rd);
-    FD_ZERO(&wr);
+    FD_ZERO(&rd); FD_ZERO(&wr);
     int ms = fetcher_prepare(f, &rd, &wr, &maxfd);
     if (max_ms >= 0 && ms > max_ms) ms = (int)max_ms;
     struct timeval tv = {ms / 1000, ms % 1000 * 1000};
     if (select(maxfd + 1, &rd, &wr, NULL, &tv) < 0) {
         /* The sets say nothing now. EINTR: what the handler posted ends the next select. */
         if (errno == EBADF) watch_drop_closed(f);
-        FD_ZERO(&rd);
-        FD_ZERO(&wr);
+        FD_ZERO(&rd); FD_ZERO(&wr);
     }
     fetcher_dispatch(f, &rd, &wr);
     return alive(f);
@@ -841,10 +700,7 @@ int fetcher_run(struct fetcher *f) {
     return 0;
 }
 
-int fetcher_stop(struct fetcher *f) {
-    f->stopped = true;
-    return 0;
-}
+int fetcher_stop(struct fetcher *f) { f->stopped = true; return 0; }
 
 int fetcher_trace(struct fetcher *f, void (*cb)(struct fetcher *, const char *, void *),
                   void *arg) {
@@ -853,28 +709,21 @@ int fetcher_trace(struct fetcher *f, void (*cb)(struct fetcher *, const char *, 
     return 0;
 }
 
-/* The bound below which 99 of 100 turns stayed. */
-static usec stall_p99(const struct meter *m) {
-    uint64_t seen = 0;
-    int i = 0;
-    while (i < FETCHER_BUCKETS - 1 && (seen += m->stalls[i]) < m->turns - m->turns / 100) i++;
-    return !m->turns ? 0 : stall_bound(i) < m->record_us ? stall_bound(i) : m->record_us;
-}
-
 int fetcher_stats(struct fetcher *f, struct fetcher_stats *s) {
-    const struct step *r = &f->meter.record;
-    char fd[32] = "", transfer[40] = "";
+    const struct meter *m = &f->meter; const struct step *r = &m->record;
+    char fd[32] = "", transfer[40] = ""; uint64_t seen = 0; int i = 0;
+    while (i < FETCHER_BUCKETS - 1 && (seen += m->stalls[i]) < m->turns - m->turns / 100) i++;
     *s = (struct fetcher_stats){
-        .turns = f->meter.turns, .done = f->done, .failed = f->failed, .cancelled = f->cancelled,
+        .turns = m->turns, .done = f->done, .failed = f->failed, .cancelled = f->cancelled,
         .received = f->received, .running = f->running, .waiting = f->waiting,
-        .lookups = f->lookups, .stall_max_us = f->meter.record_us,
-        .stall_p99_us = stall_p99(&f->meter),
+        .lookups = f->lookups, .stall_max_us = m->record_us,    /* 99 of 100 stayed below: */
+        .stall_p99_us = stall_bound(i) < m->record_us ? stall_bound(i) : m->record_us,
     };
     if (r->fd >= 0) snprintf(fd, sizeof fd, ", descriptor %d", r->fd);
     if (r->transfer) snprintf(transfer, sizeof transfer, ", transfer %" PRIu64, r->transfer);
     snprintf(s->culprit, sizeof s->culprit, "%s %.2f ms%s%s", phase_name[r->phase], MS(r->took), fd,
              transfer);
-    memcpy(s->stalls, f->meter.stalls, sizeof s->stalls);
+    memcpy(s->stalls, m->stalls, sizeof s->stalls);
     return 0;
 }
 
@@ -893,21 +742,16 @@ int fetcher_stats(struct fetcher *f, struct fetcher_stats *s) {
 /* Have the finish phase look at a transfer: the one way from anywhere, libcurl's callbacks
  * included, to what libcurl forbids there. */
 static void mark(struct fetcher *f, struct transfer *t, unsigned want) {
-    t->want |= want;
-    f->more |= !f->busy;
+    t->want |= want; f->more |= !f->busy;
     if (t->mark.in) return;
-    t->mark.key = (int64_t)++f->serial;
-    tree_add(&f->marked, &t->mark);
+    t->mark.key = (int64_t)++f->serial; tree_add(&f->marked, &t->mark);
 }
-
 /* Why a transfer failed; the first reason counts. Text from outside may be in it, so it is cleaned.
  * Returns -1 for the caller to return. */
 static int fail(struct transfer *t, enum fetcher_code code, const char *format, ...) {
-    char text[2 * sizeof t->message];
-    va_list args;
+    char text[2 * sizeof t->message]; va_list args;
     if (t->code != FETCHER_OK) return -1;
-    t->code = code;
-    va_start(args, format);
+    t->code = code; va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
     text_clean(t->message, sizeof t->message, text, '?');
@@ -918,39 +762,30 @@ static const char *shown_url(const struct transfer *t) { return t->shown ? t->sh
 static int fail_memory(struct transfer *t) { return fail(t, FETCHER_NO_MEMORY, "out of memory"); }
 
 static void lookup_set(struct attempt *a, enum lookup lookup) {
-    a->f->lookups += (lookup != NO_LOOKUP) - (a->lookup != NO_LOOKUP);
-    a->lookup = lookup;
+    a->f->lookups += (lookup != NO_LOOKUP) - (a->lookup != NO_LOOKUP); a->lookup = lookup;
 }
-
 /* The first transfer to a host is its scout: the others wait until it has found the address,
  * and with TLS an answer, for then it is known whether all can share one connection. libcurl
  * can wait like that too (CURLOPT_PIPEWAIT), but then starts hundreds in one call. */
 static void scout_over(struct attempt *a, bool found) {
     struct host *h = a->transfer ? a->transfer->host : NULL;
     if (h && found) h->known = a->f->now + KNOWN_US;
-    if (h && a->scout) {
-        h->looking--;
-        mark(a->f, a->transfer, 0);
-    }
+    if (h && a->scout) { h->looking--; mark(a->f, a->transfer, 0); }
     a->scout = false;
 }
 
 static int on_resolver_start(void *resolver, void *reserved, void *arg) {
-    struct attempt *a = arg;
-    (void)resolver, (void)reserved;
+    struct attempt *a = arg; (void)resolver, (void)reserved;
     if (a->transfer) lookup_set(a, LOOKUP_RUNNING);
     return 0;
 }
-
 /* libcurl asks for a socket, so the lookup is over. A parked handle gets none, which ends it; and a
  * descriptor that select() can't take is none. */
 static curl_socket_t on_open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *addr) {
     struct attempt *a = arg;
-    (void)purpose;
-    lookup_set(a, NO_LOOKUP);
+    (void)purpose; lookup_set(a, NO_LOOKUP);
     if (!a->transfer) return CURL_SOCKET_BAD;
-    if (!a->transfer->host->tls)
-        scout_over(a, true);
+    if (!a->transfer->host->tls) scout_over(a, true);
     else if (a->scout)                  /* look soon whether the connection is there */
         timer_arm(a->f, &a->transfer->timer, a->f->now + SCOUT_US);
     int fd = socket(addr->family, addr->socktype, addr->protocol);
@@ -958,14 +793,12 @@ static curl_socket_t on_open_socket(void *arg, curlsocktype purpose, struct curl
     close(fd);
     return CURL_SOCKET_BAD;
 }
-
 /* Errors need no answer here: what they mean for a transfer comes as its DONE message, or runs into
  * its time limit. */
 static void socket_action(struct fetcher *f, curl_socket_t fd, int mask) {
     int running;
     (void)curl_multi_socket_action(f->multi, fd, mask, &running);
 }
-
 /* libcurl 8.20.0 forgets to read its wake-up descriptor after a lookup, and would spin. It is the
  * one whose easy handle isn't ours; on that version `wakeup` marks it, and it is read empty here. */
 static void socket_ready(struct fetcher *f, int fd, int events, void *wakeup) {
@@ -976,31 +809,23 @@ static void socket_ready(struct fetcher *f, int fd, int events, void *wakeup) {
                          (events & FETCHER_WRITE ? CURL_CSELECT_OUT : 0) |
                          (events & FETCHER_GONE ? CURL_CSELECT_ERR : 0));
 }
-
 /* A descriptor out of select()'s range can only be one of libcurl's resolver, which it polls by its
  * timeout as well. Never return -1: that ends every transfer. */
 static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused) {
     struct fetcher *f = arg;
     int events = what == CURL_POLL_REMOVE ? 0 : what;   /* CURL_POLL_IN, OUT, INOUT are as ours */
-    char *ours = "";
-    (void)unused;
+    char *ours = ""; (void)unused;
     if (f->curl_version == 0x081400) curl_easy_getinfo(easy, CURLINFO_PRIVATE, &ours);
-    if (fd >= 0 && fd < FD_SETSIZE)
-        watch_set(f, fd, GUEST, events, socket_ready, ours ? NULL : f);
+    if (fd >= 0 && fd < FD_SETSIZE) watch_set(f, fd, GUEST, events, socket_ready, ours ? NULL : f);
     return 0;
 }
-
 /* The time in which transfers could be heard: it stands still while the rate limit makes us deaf,
  * so that silence of our own making is no stall. */
 static usec listening(const struct fetcher *f) {
     return f->now - f->deaf_sum - (f->deaf ? f->now - f->deaf_since : 0);
 }
 
-static void kick_is_due(struct fetcher *f, void *arg) {
-    (void)arg;
-    f->kick_due = true;
-}
-
+static void kick_is_due(struct fetcher *f, void *arg) { (void)arg; f->kick_due = true; }
 /* A kick may read from sockets too: so there is none while in debt to the rate limit. */
 static void guest_kick(struct fetcher *f) {
     if (!f->kick_due || f->deaf) return;
@@ -1008,16 +833,6 @@ static void guest_kick(struct fetcher *f) {
     socket_action(f, CURL_SOCKET_TIMEOUT, 0);
     step_done(f, IN_SOCKETS, -1);
 }
-
-/* At the end of a turn: when does libcurl want the next kick? */
-static void guest_next_kick(struct fetcher *f) {
-    long ms = -1;
-    if (curl_multi_timeout(f->multi, &ms) != CURLM_OK || ms < 0 || ms > SLEEP_MAX_MS)
-        ms = SLEEP_MAX_MS;
-    timer_disarm(f, &f->kick);
-    if (f->attempts && !f->kick_due) timer_arm(f, &f->kick, f->now + ms * 1000);
-}
-
 /* Does OpenSSL find certificates here by their hash? */
 static bool hashed_directory(const char *path) {
     DIR *dir = path ? opendir(path) : NULL;
@@ -1027,14 +842,12 @@ static bool hashed_directory(const char *path) {
     if (dir) closedir(dir);
     return found;
 }
-
 /* http and https only, for redirects as well: other schemes block (telnet, file), or reach what a
  * URL from outside must not. The masks are old, and quick; a libcurl without them has the lists. */
 static unsigned set_protocols(CURL *easy, int mask, int list) {
     CURLcode c = (curl_easy_setopt)(easy, (CURLoption)mask, (long)PROTOCOL_HTTP_HTTPS);
     return c == CURLE_UNKNOWN_OPTION ? (curl_easy_setopt)(easy, (CURLoption)list, "http,https") : c;
 }
-
 /* libcurl reads into a buffer for each handle. A big one saves system calls: measured with 1 GiB,
  * 256 KiB cost half the CPU of 16; with small files it makes no difference. So few get much, and
  * many little: 2 MiB in all, but 16 KiB each at least. Small ones keep a low rate limit smooth. */
@@ -1055,64 +868,45 @@ static long buffer_size(const struct fetcher *f) {
  * distributions build it), since libcurl's cache of certificates needs there to be none. With
  * OpenSSL a hashed directory alone is better than both: only the one that is needed is read. */
 static unsigned set_common(struct attempt *a) {
-    CURL *e = a->easy;
-    unsigned bad = 0;
-    SET(PRIVATE, a);
-    SET(ERRORBUFFER, a->error);
-    SET(RESOLVER_START_FUNCTION, on_resolver_start);
-    SET(RESOLVER_START_DATA, a);
-    SET(OPENSOCKETFUNCTION, on_open_socket);
-    SET(OPENSOCKETDATA, a);
-    SET(NOSIGNAL, 1L);
-    SET(CONNECTTIMEOUT, 1000000L);
-    SET(FOLLOWLOCATION, 1L);
-    SET(MAXREDIRS, (long)REDIRECTS_MAX);
-    SET(SUPPRESS_CONNECT_HEADERS, 1L);
+    CURL *e = a->easy; unsigned bad = 0;
+    SET(PRIVATE, a); SET(ERRORBUFFER, a->error);
+    SET(RESOLVER_START_FUNCTION, on_resolver_start); SET(RESOLVER_START_DATA, a);
+    SET(OPENSOCKETFUNCTION, on_open_socket); SET(OPENSOCKETDATA, a);
+    SET(NOSIGNAL, 1L); SET(CONNECTTIMEOUT, 1000000L); SET(FOLLOWLOCATION, 1L);
+    SET(MAXREDIRS, (long)REDIRECTS_MAX); SET(SUPPRESS_CONNECT_HEADERS, 1L);
     SET(PIPEWAIT, a->transfer->host->shares ? 1L : 0L);
-    SET(BUFFERSIZE, buffer_size(a->f));
-    SET(USERAGENT, "fetcher/" FETCHER_VERSION);
+    SET(BUFFERSIZE, buffer_size(a->f)); SET(USERAGENT, "fetcher/" FETCHER_VERSION);
     if (a->f->capath) curl_easy_setopt(e, CURLOPT_CAINFO, NULL);    /* unknown without TLS */
     curl_easy_setopt(e, CURLOPT_CAPATH, a->f->capath);
     return bad | set_protocols(e, OPT_PROTOCOLS, OPT_PROTOCOLS_STR) |
            set_protocols(e, OPT_REDIR_PROTOCOLS, OPT_REDIR_PROTOCOLS_STR);
 }
-
 /* Only a handle without a running lookup may come here. */
 static void attempt_free(struct attempt *a) {
     if (!a) return;
     lookup_set(a, NO_LOOKUP);
-    tree_remove(&a->f->breathless, &a->breath);
-    tree_remove(&a->f->attempts, &a->all);
+    tree_remove(&a->f->breathless, &a->breath); tree_remove(&a->f->attempts, &a->all);
     curl_multi_remove_handle(a->f->multi, a->easy);
-    curl_easy_cleanup(a->easy);
-    curl_slist_free_all(a->headers);
+    curl_easy_cleanup(a->easy); curl_slist_free_all(a->headers);
     free(a);
 }
 
 static usec time_of(CURL *easy, CURLINFO info) {
     curl_off_t us = 0;
-    curl_easy_getinfo(easy, info, &us);
-    return us;
+    return curl_easy_getinfo(easy, info, &us) == CURLE_OK ? us : 0;
 }
-
 /* How long did it take until the request could go out? 0: there is no connection yet. */
-static usec connect_time(const struct attempt *a) {
-    return time_of(a->easy, CURLINFO_PRETRANSFER_TIME_T);
-}
-
+#define connect_time(a) time_of((a)->easy, CURLINFO_PRETRANSFER_TIME_T)
 static bool connected(const struct attempt *a) { return a->head_bytes > 0 || connect_time(a) > 0; }
-
 /* Hand a handle to libcurl. The one kick lets it begin: without, a hundred new handles would all
  * begin in one call, outside any slice. */
 static int attempt_launch(struct attempt *a) {
     struct fetcher *f = a->f;
     if (curl_multi_add_handle(f->multi, a->easy) != CURLM_OK) return -1;
-    a->all.key = (int64_t)++f->serial;
-    tree_add(&f->attempts, &a->all);
+    a->all.key = (int64_t)++f->serial; tree_add(&f->attempts, &a->all);
     socket_action(f, CURL_SOCKET_TIMEOUT, 0);
     if (a->lookup != LOOKUP_RUNNING && connected(a)) {  /* by a connection that was there */
-        lookup_set(a, NO_LOOKUP);
-        scout_over(a, true);
+        lookup_set(a, NO_LOOKUP); scout_over(a, true);
     }
     return 0;
 }
@@ -1120,7 +914,6 @@ static int attempt_launch(struct attempt *a) {
 static int in_flight_most(const struct fetcher *f) {
     return f->limit_total > 0 && f->limit_total < f->capacity ? f->limit_total : f->capacity;
 }
-
 /* The connection cache never holds fewer than may be in flight, or keep-alive would be lost, nor
  * many more, or idle connections would use the descriptors up. */
 static void guest_limit(struct fetcher *f) {
@@ -1137,13 +930,11 @@ static int guest_open(struct fetcher *f) {
         return err(ENOMEM);
     /* So that twelve hung lookups don't hold up the thirteenth; unknown before 8.20. */
     (void)(curl_multi_setopt)(f->multi, (CURLMoption)MOPT_RESOLVE_THREADS_MAX, 64L);
-    f->kick.call.cb = kick_is_due;
-    f->curl_version = v->version_num;
+    f->kick.call.cb = kick_is_due; f->curl_version = v->version_num;
     if (hashed_directory(capath) && (f->capath = text_join(capath, "")) == NULL) return err(ENOMEM);
     guest_limit(f);
     return 0;
 }
-
 /* At the very end handles may still be parked. A libcurl that can leave a lookup behind is told to;
  * with an older one they and their multi are left to the operating system rather than wait. */
 static void guest_close(struct fetcher *f) {
@@ -1166,44 +957,30 @@ static void guest_close(struct fetcher *f) {
  */
 
 /* -- hosts and the queue --------------------------------------------------------------------- */
-
-static void host_unready(struct host *h) {
-    if (h->ready_in) tree_remove(h->ready_in, &h->ready);
-    h->ready_in = NULL;
-}
+static void host_unready(struct host *h) { if (h->ready_in) tree_remove(h->ready_in, &h->ready); }
 
 static bool host_known(const struct fetcher *f, const struct host *h) {
     return h->known > f->now || (h->numeric && !h->tls);
 }
-
 /* May this host start a transfer, and needs it a lookup? One at a time as long as it is unknown: a
  * second handle would look the name up once more. */
 static void host_place(struct fetcher *f, struct host *h) {
-    struct node *first = tree_first(h->queue);
-    bool known = host_known(f, h);
+    struct node *first = tree_first(h->queue); bool known = host_known(f, h);
     host_unready(h);
     if (!first || h->rest > f->now || (!known && h->looking) ||
         (f->limit_host > 0 && h->running >= f->limit_host))
         return;
-    h->ready_in = &f->ready[known || h->numeric ? 0 : 1];
-    h->ready.key = first->key;
+    h->ready_in = &f->ready[known || h->numeric ? 0 : 1]; h->ready.key = first->key;
     tree_add(h->ready_in, &h->ready);
 }
-
 /* A host that nobody uses is forgotten, unless it asked for rest. */
 static void host_forget(struct fetcher *f, struct host *h) {
     if (h->users || h->rest > f->now) return;
-    host_unready(h);
-    timer_disarm(f, &h->timer);
-    tree_remove(&f->hosts, &h->name);
-    free(h);
+    host_unready(h); timer_disarm(f, &h->timer);
+    tree_remove(&f->hosts, &h->name); free(h);
 }
 
-static void host_rested(struct fetcher *f, void *arg) {
-    host_place(f, arg);
-    host_forget(f, arg);
-}
-
+static void host_rested(struct fetcher *f, void *arg) { host_place(f, arg); host_forget(f, arg); }
 /* The host of an origin such as "https://example.org:443". Hashes that collide share their limits,
  * no more. Literal addresses need no lookup, nor does localhost. */
 static struct host *host_get(struct fetcher *f, const char *origin) {
@@ -1222,7 +999,6 @@ static struct host *host_get(struct fetcher *f, const char *origin) {
     tree_add(&f->hosts, &h->name);
     return h;
 }
-
 /* Whose turn is it? The higher priority's, then the host's that has waited longest. While all
  * lookups are in use, only a host whose address is known can start. */
 static struct host *host_next(struct fetcher *f) {
@@ -1247,11 +1023,9 @@ static void set_state(struct fetcher *f, struct transfer *t, enum fetcher_state 
 
 static void enqueue(struct fetcher *f, struct transfer *t, bool in_front) {
     timer_disarm(f, &t->timer);
-    t->queued.key = -2 * (int64_t)t->rq.priority - in_front;
-    t->queued.seq = ++f->serial;
+    t->queued.key = -2 * (int64_t)t->rq.priority - in_front; t->queued.seq = ++f->serial;
     tree_add(&t->host->queue, &t->queued);
-    f->waiting++;
-    host_place(f, t->host);
+    f->waiting++; host_place(f, t->host);
     t->state = FETCHER_WAITING;         /* without on_progress: we may be in fetcher_start */
     if (t->attempts > 0) timer_arm(f, &t->timer, t->began + limit_us(t->rq.total_ms));
     f->more |= !f->busy;
@@ -1260,46 +1034,37 @@ static void enqueue(struct fetcher *f, struct transfer *t, bool in_front) {
 static void dequeue(struct fetcher *f, struct transfer *t) {
     if (!t->queued.in) return;
     tree_remove(&t->host->queue, &t->queued);
-    f->waiting--;
-    host_place(f, t->host);
+    f->waiting--; host_place(f, t->host);
 }
 
 /* -- URLs ------------------------------------------------------------------------------------ */
-
 static char *url_part(CURLU *u, CURLUPart part, unsigned flags) {
     char *text = NULL;
     return curl_url_get(u, part, &text, flags) == CURLUE_OK ? text : NULL;
 }
-
 /* Take a URL apart: its origin, such as "https://example.org:443". Returns what is wrong, or NULL. */
 static const char *url_origin(const char *url, char *origin, size_t room) {
     CURLU *u = curl_url();
     CURLUcode c = u ? curl_url_set(u, CURLUPART_URL, url, CURLU_NON_SUPPORT_SCHEME)
                     : CURLUE_OUT_OF_MEMORY;
     char *scheme = url_part(u, CURLUPART_SCHEME, 0), *host = url_part(u, CURLUPART_HOST, 0);
-    char *port = url_part(u, CURLUPART_PORT, CURLU_DEFAULT_PORT);
-    const char *wrong = "not a URL";
-    if (c == CURLUE_BAD_PORT_NUMBER)
-        wrong = "not a URL: its port is out of range";
+    char *port = url_part(u, CURLUPART_PORT, CURLU_DEFAULT_PORT); const char *wrong = "not a URL";
+    if (c == CURLUE_BAD_PORT_NUMBER) wrong = "not a URL: its port is out of range";
     else if (c == CURLUE_OK && scheme && strcasecmp(scheme, "http") && strcasecmp(scheme, "https"))
         wrong = "only http and https are fetched";
     else if (c == CURLUE_OK && scheme && host && *host && port &&
              snprintf(origin, room, "%s://%s:%s", scheme, host, port) < (int)room)
         wrong = NULL;
-    curl_free(scheme);
-    curl_free(host);
-    curl_free(port);
+    curl_free(scheme); curl_free(host); curl_free(port);
     curl_url_cleanup(u);
     return wrong;
 }
-
 /* Was the scheme left out? "example.org/x" is what people type: a host with a dot, or localhost. */
 static bool url_lacks_scheme(const char *url) {
     size_t n = strcspn(url, ":/?#");
     return strncmp(url + n, "://", 3) != 0 && n > 0 &&
            (memchr(url, '.', n) || (n == 9 && strncmp(url, "localhost", 9) == 0));
 }
-
 /* A copy fit for the eye, any password removed; NULL: no memory. What libcurl can't take apart is
  * shown from its '@' on only. */
 static char *url_shown(const char *url) {
@@ -1310,11 +1075,9 @@ static char *url_shown(const char *url) {
         part = url_part(u, CURLUPART_URL, 0);
     if (strchr(url, '@')) url = part ? part : strrchr(url, '@');
     if ((clean = malloc(strlen(url) + 1)) != NULL) text_clean(clean, strlen(url) + 1, url, '?');
-    curl_free(part);
-    curl_url_cleanup(u);
+    curl_free(part); curl_url_cleanup(u);
     return clean;
 }
-
 /* The last part of the path, decoded first, so that "%2e%2e%2f" is seen for what it is. */
 static char *url_name(const char *url) {
     const char *path = strstr(url, "://") + 3, *slash = path + strcspn(path, "?#"), *end = slash;
@@ -1327,17 +1090,12 @@ static char *url_name(const char *url) {
 }
 
 /* -- the head of the answer ------------------------------------------------------------------ */
-
 /* "bytes 100-199/1000"; in a 416 a star stands in place of the range. */
 static void read_content_range(struct head *h, const char *s) {
     if (strncasecmp(s, "bytes ", 6) != 0) return;
-    s += 6;
-    h->range_first = text_number(&s);
-    if ((s = strchr(s, '/')) == NULL) return;
-    s++;
-    h->range_total = text_number(&s);
+    s += 6; h->range_first = text_number(&s);
+    if ((s = strchr(s, '/')) != NULL) { s++; h->range_total = text_number(&s); }
 }
-
 /* Seconds or a date, and an hour at most: a far date must not overflow. */
 static int64_t read_retry_after(const char *s) {
     int64_t seconds = text_number(&s);
@@ -1349,11 +1107,8 @@ static int64_t read_retry_after(const char *s) {
     return seconds < 0 ? 0 : seconds > 3600 ? HOUR_US : seconds * 1000000;
 }
 
-static void head_status(struct head *h, const char *line) {
-    const char *s = line + strcspn(line, " ");
-    memset(h, 0, sizeof *h);
-    h->length = h->range_first = h->range_total = h->retry_after_us = -1;
-    s += strspn(s, " ");
+static void head_status(struct head *h, const char *s) {
+    *h = (struct head){.length = -1, .range_first = -1, .range_total = -1, .retry_after_us = -1};
     h->status = (int)text_number(&s);
     text_clean(h->reason, sizeof h->reason, s + strspn(s, " "), '?');
 }
@@ -1365,25 +1120,20 @@ static void head_field(struct head *h, const char *name, const char *value) {
         {"Date", h->proof.date, sizeof h->proof.date},
         {"Content-Disposition", h->disposition, sizeof h->disposition},
     };
-    for (size_t i = 0; i < sizeof text / sizeof *text; i++)
+    for (size_t i = 0; i < COUNT_OF(text); i++)
         if (strcasecmp(name, text[i].name) == 0) text_field(text[i].to, text[i].room, value);
     if (strcasecmp(name, "Retry-After") == 0) h->retry_after_us = read_retry_after(value);
     if (strcasecmp(name, "Content-Range") == 0) read_content_range(h, value);
     if (strcasecmp(name, "Content-Length") == 0) h->length = text_number(&value);
 }
-
 /* libcurl calls this with a line, not ended by NUL. (Its own reader, curl_easy_header, came with
  * 7.83 and only answers when the head is complete.) */
 static size_t on_header(char *data, size_t one, size_t size, void *arg) {
-    struct attempt *a = arg;
-    char line[1024], *colon;
-    size_t n = size < sizeof line ? size : sizeof line - 1;
-    (void)one;
+    struct attempt *a = arg; char line[1024], *colon;
+    size_t n = size < sizeof line ? size : sizeof line - 1; (void)one;
     if (!a->transfer) return 0;
-    lookup_set(a, NO_LOOKUP);
-    scout_over(a, true);
-    a->moved = listening(a->f);
-    a->f->meter.touched = (fetcher_id)a->transfer->id.key;
+    lookup_set(a, NO_LOOKUP); scout_over(a, true);
+    a->moved = listening(a->f); a->f->meter.touched = (fetcher_id)a->transfer->id.key;
     if ((a->head_bytes += size) > HEAD_MAX) {
         fail(a->transfer, FETCHER_TOO_BIG, "the answer's headers have no end");
         return 0;
@@ -1392,7 +1142,8 @@ static size_t on_header(char *data, size_t one, size_t size, void *arg) {
     while (n > 0 && isspace((unsigned char)line[n - 1])) n--;
     line[n] = '\0';
     if (strncmp(line, "HTTP/", 5) == 0) {
-        head_status(&a->head, line);
+        colon = line + strcspn(line, " ");
+        head_status(&a->head, colon + strspn(colon, " "));
         a->transfer->host->shares = a->transfer->host->tls && line[5] >= '2';
     } else if (!a->head.decided && (colon = strchr(line, ':')) != NULL) {
         *colon++ = '\0';
@@ -1402,7 +1153,6 @@ static size_t on_header(char *data, size_t one, size_t size, void *arg) {
 }
 
 /* -- what the answer means for the body ------------------------------------------------------ */
-
 /* What proves that bytes of two answers belong together; NULL: nothing does. A weak ETag (W/"...")
  * says "much the same", which isn't enough to join two halves. A Last-Modified proves as much as
  * a strong ETag only if the document had been left alone for a while when it was sent (RFC 9110,
@@ -1425,23 +1175,17 @@ static const char *request_method(const struct fetcher_request *rq) {
     return rq->method ? rq->method : rq->body ? "POST" : "GET";
 }
 
-static int ask_again(struct attempt *a) {
-    a->again = true;
-    return -1;
-}
-
+static int ask_again(struct attempt *a) { a->again = true; return -1; }
 /* Is an answer about another document than the one we have a part of? */
 static bool document_differs(const struct proof *h, const struct proof *b) {
     bool etags = h->etag[0] && b->etag[0], strong = etags && h->etag[0] == '"' && b->etag[0] == '"';
     if (etags && strcmp(h->etag, b->etag)) return true;
     return !strong && h->modified[0] && b->modified[0] && strcmp(h->modified, b->modified);
 }
-
 /* A 206 continues what we have only if it starts where we stopped, and is of the same document. A
  * server that gets this wrong is asked for the whole. */
 static int accept_part(struct attempt *a) {
-    struct body *b = a->transfer->body;
-    const struct head *h = &a->head;
+    struct body *b = a->transfer->body; const struct head *h = &a->head;
     if (!a->ranged && (!a->transfer->own_range || (b->have && a->transfer->rq.on_data)))
         return fail(a->transfer, FETCHER_PROTOCOL, "the server sent a part that was not asked for");
     b->no_range |= a->ranged && (h->range_first != b->have ||
@@ -1453,14 +1197,11 @@ static int accept_part(struct attempt *a) {
     b->skip = 0;
     return 0;
 }
-
 /* A 200: the whole, though we may have a part of it. Some servers know If-Range with a date
  * only: if the ETag is the same, that is worth one more request. A stream can't be taken back:
  * it goes on if the bytes are proved the same, and those that were handed on are skipped. */
 static int accept_whole(struct attempt *a) {
-    struct transfer *t = a->transfer;
-    struct body *b = t->body;
-    const struct head *h = &a->head;
+    struct transfer *t = a->transfer; struct body *b = t->body; const struct head *h = &a->head;
     bool same = h->proof.etag[0] == '"' && strcmp(h->proof.etag, b->proof.etag) == 0;
     if (a->ranged && same && !b->no_etag && dated_validator(b) && !t->rq.on_data) {
         b->no_etag = true;
@@ -1470,17 +1211,13 @@ static int accept_whole(struct attempt *a) {
         return fail(t, FETCHER_CUT_SHORT, "cut short, and the document may have changed since");
     *(t->rq.on_data ? &b->skip : &b->have) = t->rq.on_data ? b->have : 0;
     b->length = t->rq.flags & FETCHER_COMPRESSED ? -1 : h->length;
-    b->proof = h->proof;
-    b->modified_sure = -1;
+    b->proof = h->proof; b->modified_sure = -1;
     return 0;
 }
-
 /* An error, but for the 416 that says we have all there is. Its page may be of use to a
  * person: it is kept in memory, if that is where the body goes and nothing better is there. */
 static int accept_error(struct attempt *a) {
-    struct transfer *t = a->transfer;
-    struct body *b = t->body;
-    const struct head *h = &a->head;
+    struct transfer *t = a->transfer; struct body *b = t->body; const struct head *h = &a->head;
     if (h->status == 416 && a->ranged) {
         a->complete = h->range_total == b->have && !document_differs(&h->proof, &b->proof) &&
                       b->length <= b->have;
@@ -1496,11 +1233,9 @@ static int accept_error(struct attempt *a) {
     b->page = !t->rq.path && !t->rq.on_data && b->have == 0;
     return 0;
 }
-
 /* Called once for each final answer: with its first piece of body, or at its end if it has none. */
 static int decide(struct attempt *a) {
-    struct transfer *t = a->transfer;
-    int status = t->status = a->head.status;
+    struct transfer *t = a->transfer; int status = t->status = a->head.status;
     a->head.decided = true;
     t->unchanged = status == 304 && t->body->whole;
     if (t->unchanged) return 0;
@@ -1514,44 +1249,30 @@ static int decide(struct attempt *a) {
 }
 
 /* -- the body -------------------------------------------------------------------------------- */
-
 static void hear_again(struct fetcher *f, void *arg) {
-    (void)arg;
-    f->deaf = false;
-    f->deaf_sum += f->now - f->deaf_since;
+    (void)arg; f->deaf = false; f->deaf_sum += f->now - f->deaf_since;
 }
-
 /* The rate is limited by not listening: what we don't read the kernel doesn't acknowledge, and
  * the sender waits. A tenth of a second's bytes may be saved up; and once in debt we listen
  * again only when there is enough for 20 ms, or each packet would cost a turn. */
-static void budget_spend(struct fetcher *f, size_t n) {
+static void budget_spend(struct fetcher *f, int64_t n) {
     if (!f->rate) return;
     f->budget += (int64_t)((double)f->rate * (double)(f->now - f->filled) / 1e6);
-    f->filled = f->now;
-    if (f->budget > f->rate / 10) f->budget = f->rate / 10;
-    f->budget -= (int64_t)n;
-    if (f->budget < 0 && !f->deaf) {
-        f->deaf = true;
-        f->deaf_since = f->now;
-    }
+    f->filled = f->now; f->budget = (f->budget > f->rate / 10 ? f->rate / 10 : f->budget) - n;
+    if (f->budget < 0 && !f->deaf) { f->deaf = true; f->deaf_since = f->now; }
     if (f->deaf) timer_arm(f, &f->hear, f->now + 20000 - f->budget * 1000000 / f->rate);
 }
 
-static void count_bytes(struct fetcher *f, struct transfer *t, size_t n) {
+static void count_bytes(struct fetcher *f, struct transfer *t, int64_t n) {
     usec elapsed = f->now - t->speed_since;
-    t->received += (int64_t)n;
-    f->received += (int64_t)n;
-    t->speed_bytes += (int64_t)n;
+    t->received += n; f->received += n; t->speed_bytes += n;
     budget_spend(f, n);
     if (elapsed < 1000000) return;
-    t->speed = t->speed_bytes * 1000000 / elapsed;
-    t->speed_bytes = 0;
-    t->speed_since = f->now;
+    t->speed = t->speed_bytes * 1000000 / elapsed; t->speed_bytes = 0; t->speed_since = f->now;
 }
 
 static int body_take(struct attempt *a, const char *data, size_t n) {
-    struct transfer *t = a->transfer;
-    struct body *b = t->body;
+    struct transfer *t = a->transfer; struct body *b = t->body;
     if (a->again || (!a->head.decided && decide(a) < 0)) return -1;
     if (a->complete || (t->code != FETCHER_OK && !t->body->page))   /* nobody wants it */
         return (a->drained += n) > DRAIN_MAX ? -1 : 0;
@@ -1559,40 +1280,29 @@ static int body_take(struct attempt *a, const char *data, size_t n) {
         return fail(t, FETCHER_TOO_BIG, "more than %" PRId64 " bytes", t->rq.max_bytes);
     return t->sink->take(t, data, n);
 }
-
-/* One call to libcurl may go on for as long as data keeps coming (7.88 read 12 MB in one, 60
- * ms). So when the slice or the budget is spent it is made to stop, by a pause that the finish
- * phase ends. */
-static bool out_of_breath(struct attempt *a) {
-    struct fetcher *f = a->f;
-    bool fed = f->meter.fed;
-    f->meter.fed = true;
-    if (!fed || (!f->deaf && clock_us() + f->skew < f->slice_end)) return false;
-    a->breath.key = (int64_t)++f->serial;      /* it is in no tree: let_go took it out */
-    tree_add(&f->breathless, &a->breath);
-    return true;
-}
-
+/* One call to libcurl may go on for as long as data keeps coming (7.88 read 12 MB in one, 60 ms).
+ * So when the slice or the budget is spent it is paused, until the finish phase lets it go. */
 static size_t on_body(char *data, size_t one, size_t n, void *arg) {
-    struct attempt *a = arg;
-    (void)one;
-    if (!a->transfer || (a->transfer->want & WANT_CANCEL)) return n + 1;
-    if (out_of_breath(a)) return CURL_WRITEFUNC_PAUSE;
-    a->f->meter.touched = (fetcher_id)a->transfer->id.key;
-    a->moved = listening(a->f);
-    int result = body_take(a, data, n);
-    if (result < 0) return n + 1;       /* anything but n ends it */
-    if (result == FETCHER_PAUSE) {
-        a->transfer->held = true;
-        set_state(a->f, a->transfer, FETCHER_PAUSED);
+    struct attempt *a = arg; struct fetcher *f = a->f; struct transfer *t = a->transfer;
+    bool fed = f->meter.fed; (void)one;
+    if (!t || (t->want & WANT_CANCEL)) return n + 1;            /* anything but n ends it */
+    f->meter.fed = true;
+    if (fed && (f->deaf || clock_us() + f->skew >= f->slice_end)) {
+        a->breath.key = (int64_t)++f->serial;
+        tree_add(&f->breathless, &a->breath);
         return CURL_WRITEFUNC_PAUSE;
     }
-    count_bytes(a->f, a->transfer, n);
-    if (a->transfer->rq.on_progress && a->f->now - a->transfer->progressed >= PROGRESS_US)
-        set_state(a->f, a->transfer, FETCHER_RUNNING);
+    f->meter.touched = (fetcher_id)t->id.key; a->moved = listening(f);
+    int result = body_take(a, data, n);
+    if (result < 0) return n + 1;
+    if (result == FETCHER_PAUSE) {
+        t->held = true; set_state(f, t, FETCHER_PAUSED);
+        return CURL_WRITEFUNC_PAUSE;
+    }
+    count_bytes(f, t, (int64_t)n);
+    if (t->rq.on_progress && f->now - t->progressed >= PROGRESS_US) set_state(f, t, FETCHER_RUNNING);
     return n;
 }
-
 /* Room for `more` bytes and a NUL. What was announced is taken at once, if it is not absurd;
  * else it grows by half, so that all copying together stays a small part of the work. */
 static int body_room(struct transfer *t, size_t more) {
@@ -1604,8 +1314,7 @@ static int body_room(struct transfer *t, size_t more) {
     if (room < need) room = need;
     char *data = realloc(b->data, room);
     if (!data) return fail_memory(t);
-    b->data = data;
-    b->room = room;
+    b->data = data; b->room = room;
     return 0;
 }
 
@@ -1613,11 +1322,9 @@ static int memory_take(struct transfer *t, const char *data, size_t n) {
     struct body *b = t->body;
     if ((uint64_t)b->have + n > SIZE_MAX / 2 || body_room(t, n) < 0) return fail_memory(t);
     memcpy(b->data + b->have, data, n);
-    b->have += (int64_t)n;
-    b->data[b->have] = '\0';
+    b->have += (int64_t)n; b->data[b->have] = '\0';
     return 0;
 }
-
 /* An error page that came in place of the document is no start of it. */
 static int memory_open(struct transfer *t) {
     if (t->body->page) t->body->have = 0;
@@ -1628,30 +1335,23 @@ static int memory_open(struct transfer *t) {
 static int memory_commit(struct transfer *t) { return memory_take(t, "", 0); }
 static void memory_drop(struct transfer *t) { free(t->body->data); }
 
-static int nothing(struct transfer *t) {
-    (void)t;
-    return 0;
-}
+static int nothing(struct transfer *t) { (void)t; return 0; }
 
-static const struct sink memory_sink = {
-    memory_open, nothing, memory_take, memory_commit, memory_drop
-};
+static const struct sink memory_sink =
+    {memory_open, nothing, memory_take, memory_commit, memory_drop};
 
 static int stream_take(struct transfer *t, const char *data, size_t n) {
-    struct body *b = t->body;
-    size_t skip = b->skip < (int64_t)n ? (size_t)b->skip : n;
+    struct body *b = t->body; size_t skip = b->skip < (int64_t)n ? (size_t)b->skip : n;
     int result = n > skip ? t->rq.on_data(t->f, data + skip, n - skip, t->rq.arg) : 0;
     if (result < 0) return fail(t, FETCHER_REFUSED, "its reader refused the data");
     if (result == FETCHER_PAUSE) return FETCHER_PAUSE;          /* all of it comes again */
-    b->skip -= (int64_t)skip;
-    b->have += (int64_t)(n - skip);
+    b->skip -= (int64_t)skip; b->have += (int64_t)(n - skip);
     return 0;
 }
 
 static const struct sink stream_sink = {nothing, nothing, stream_take, nothing, memory_drop};
 
 /* -- an attempt ------------------------------------------------------------------------------ */
-
 static int header_add(struct attempt *a, const char *name, const char *value) {
     char *line = text_join(name, value);
     struct curl_slist *longer = line ? curl_slist_append(a->headers, line) : NULL;
@@ -1660,18 +1360,15 @@ static int header_add(struct attempt *a, const char *name, const char *value) {
     a->headers = longer;
     return 0;
 }
-
 /* What we have goes into the request: the whole document of an earlier round makes it conditional;
  * a part, with a proof, makes it ask for the rest. */
 static int add_conditions(struct attempt *a) {
-    struct body *b = a->transfer->body;
-    char range[48];
+    struct body *b = a->transfer->body; char range[48];
     if (b->whole && b->proof.etag[0]) return header_add(a, "If-None-Match: ", b->proof.etag);
     if (b->whole && b->proof.modified[0])
         return header_add(a, "If-Modified-Since: ", b->proof.modified);
     if (b->whole || b->have == 0 || !validator(b)) return 0;
-    a->ranged = true;
-    a->from = b->have;
+    a->ranged = true; a->from = b->have;
     snprintf(range, sizeof range, "%" PRId64 "-", b->have);
     return header_add(a, "Range: bytes=", range) < 0 ? -1 :
            header_add(a, "If-Range: ", validator(b));
@@ -1679,37 +1376,23 @@ static int add_conditions(struct attempt *a) {
 
 static unsigned set_request(struct attempt *a) {
     const struct fetcher_request *rq = &a->transfer->rq;
-    const char *method = request_method(rq);
-    CURL *e = a->easy;
-    unsigned bad = 0;
-    SET(URL, rq->url);
-    SET(HEADERFUNCTION, on_header);
-    SET(HEADERDATA, a);
-    SET(WRITEFUNCTION, on_body);
-    SET(WRITEDATA, a);
-    SET(HTTPHEADER, a->headers);
+    const char *method = request_method(rq); CURL *e = a->easy; unsigned bad = 0;
+    SET(URL, rq->url); SET(HEADERFUNCTION, on_header); SET(HEADERDATA, a);
+    SET(WRITEFUNCTION, on_body); SET(WRITEDATA, a); SET(HTTPHEADER, a->headers);
     if (rq->flags & FETCHER_COMPRESSED) SET(ACCEPT_ENCODING, "");
     if (rq->body) {
-        SET(POSTFIELDSIZE_LARGE, (curl_off_t)rq->body_size);
-        SET(POSTFIELDS, rq->body);
+        SET(POSTFIELDSIZE_LARGE, (curl_off_t)rq->body_size); SET(POSTFIELDS, rq->body);
     }
-    if (strcmp(method, "HEAD") == 0)
-        SET(NOBODY, 1L);
-    else if (strcmp(method, rq->body ? "POST" : "GET") != 0)
-        SET(CUSTOMREQUEST, method);
+    if (strcmp(method, "HEAD") == 0) SET(NOBODY, 1L);
+    else if (strcmp(method, rq->body ? "POST" : "GET") != 0) SET(CUSTOMREQUEST, method);
     return bad;
 }
 
 static int attempt_new(struct fetcher *f, struct transfer *t) {
     struct attempt *a = calloc(1, sizeof *a);
-    if (!a || (a->easy = curl_easy_init()) == NULL) {
-        free(a);
-        return fail_memory(t);
-    }
+    if (!a || (a->easy = curl_easy_init()) == NULL) { free(a); return fail_memory(t); }
     t->attempt = a;
-    a->transfer = t;
-    a->f = f;
-    a->began = a->moved = listening(f);
+    a->transfer = t; a->f = f; a->began = a->moved = listening(f);
     for (const char *const *header = t->rq.headers; header && *header; header++)
         if (header_add(a, "", *header) < 0) return -1;
     if (add_conditions(a) < 0) return -1;
@@ -1721,27 +1404,20 @@ static int attempt_new(struct fetcher *f, struct transfer *t) {
 }
 
 /* -- time limits ----------------------------------------------------------------------------- */
-
 /* When does the running attempt run into a limit? Until it is connected connect_ms counts, then the
  * silence; but bytes of its own that go out are no silence, nor is a reader that paused it. */
 static usec attempt_deadline(struct attempt *a) {
     const struct fetcher_request *rq = &a->transfer->rq;
     usec total = a->transfer->began + limit_us(rq->total_ms), now = a->f->now, due;
     int64_t sent = rq->body ? time_of(a->easy, CURLINFO_SIZE_UPLOAD_T) : 0;
-    if (sent > a->sent) {
-        a->sent = sent;
-        a->moved = listening(a->f);
-    }
-    if (a->transfer->held)
-        due = now + FOREVER;
+    if (sent > a->sent) { a->sent = sent; a->moved = listening(a->f); }
+    if (a->transfer->held) due = now + FOREVER;
     else if (connected(a))
         due = now + limit_us(rq->stall_ms) - (listening(a->f) - a->moved) +
               (a->head_bytes ? 0 : connect_time(a));
-    else
-        due = now + limit_us(rq->connect_ms) - (listening(a->f) - a->began);
+    else due = now + limit_us(rq->connect_ms) - (listening(a->f) - a->began);
     return due < total ? due : total;
 }
-
 /* It is looked at once more after stall_ms: by then the connection may be there. Where others
  * wait for that, sooner. */
 static void deadline_arm(struct fetcher *f, struct transfer *t) {
@@ -1750,12 +1426,10 @@ static void deadline_arm(struct fetcher *f, struct transfer *t) {
     usec look = f->now + (soon ? SCOUT_US : limit_us(t->rq.stall_ms));
     timer_arm(f, &t->timer, due < look ? due : look);
 }
-
 /* The one timer of a transfer; what it means depends on the state. A limit is looked at when it is
  * due, not at each byte. */
 static void transfer_due(struct fetcher *f, void *arg) {
-    struct transfer *t = arg;
-    const struct fetcher_request *rq = &t->rq;
+    struct transfer *t = arg; const struct fetcher_request *rq = &t->rq;
     bool over = f->now - t->began >= limit_us(rq->total_ms), there;
     if (!t->attempt && (t->attempts == 0 || !over)) {           /* the end of a wait */
         enqueue(f, t, false);
@@ -1763,10 +1437,7 @@ static void transfer_due(struct fetcher *f, void *arg) {
     }
     there = t->attempt && connected(t->attempt);
     if (there && t->attempt->scout) scout_over(t->attempt, true);
-    if (t->attempt && attempt_deadline(t->attempt) > f->now) {
-        deadline_arm(f, t);
-        return;
-    }
+    if (t->attempt && attempt_deadline(t->attempt) > f->now) { deadline_arm(f, t); return; }
     fail(t, FETCHER_TIMEOUT, over ? "not done after %g s" : there ? "stalled: no data for %g s"
          : "no connection after %g s",
          MS(over ? rq->total_ms : there ? rq->stall_ms : rq->connect_ms));
@@ -1774,7 +1445,6 @@ static void transfer_due(struct fetcher *f, void *arg) {
 }
 
 /* -- failure and retry ----------------------------------------------------------------------- */
-
 /* libcurl's reasons, by ours. What isn't here is FETCHER_OTHER. */
 static const struct { CURLcode curl; enum fetcher_code code; } reason[] = {
     {CURLE_COULDNT_RESOLVE_HOST, FETCHER_NO_HOST}, {CURLE_COULDNT_RESOLVE_PROXY, FETCHER_NO_HOST},
@@ -1791,41 +1461,30 @@ static const struct { CURLcode curl; enum fetcher_code code; } reason[] = {
     {CURLE_BAD_CONTENT_ENCODING, FETCHER_PROTOCOL}, {CURLE_OUT_OF_MEMORY, FETCHER_NO_MEMORY},
 };
 
-static enum fetcher_code code_of(const struct attempt *a, CURLcode c) {
-    if (c == CURLE_UNSUPPORTED_PROTOCOL && a->head.status == 0)
-        return FETCHER_PROTOCOL;        /* HTTP/0.9, or what looks like it */
-    for (size_t i = 0; i < sizeof reason / sizeof *reason; i++)
-        if (reason[i].curl == c) return reason[i].code;
-    return FETCHER_OTHER;
-}
-
 static void fail_cut_short(struct transfer *t, const char *why) {
     if (t->body->length > 0)
         fail(t, FETCHER_CUT_SHORT, "cut short after %" PRId64 " of %" PRId64 " bytes",
              t->body->have, t->body->length);
-    else
-        fail(t, FETCHER_CUT_SHORT, "cut short: %s", why);
+    else fail(t, FETCHER_CUT_SHORT, "cut short: %s", why);
 }
-
 /* Say it in words for a person: what, where (that may be where a redirect led), and why. */
 static void fail_curl(struct attempt *a, CURLcode c) {
     struct transfer *t = a->transfer;
     const char *why = a->error[0] ? a->error : curl_easy_strerror(c);
-    enum fetcher_code code = code_of(a, c);
-    char origin[512], *url = NULL, *host;
-    long os = 0;
+    enum fetcher_code code = FETCHER_OTHER; char origin[512], *url = NULL, *host; long os = 0;
     curl_easy_getinfo(a->easy, CURLINFO_EFFECTIVE_URL, &url);
     curl_easy_getinfo(a->easy, CURLINFO_OS_ERRNO, &os);
+    for (size_t i = 0; i < COUNT_OF(reason); i++) code = reason[i].curl == c ? reason[i].code : code;
+    if (c == CURLE_UNSUPPORTED_PROTOCOL && a->head.status == 0)
+        code = FETCHER_PROTOCOL;        /* HTTP/0.9, or what looks like it */
     if (!url || url_origin(url, origin, sizeof origin)) strcpy(origin, "://the host:");
     host = strstr(origin, "://") + 3;
     if (code == FETCHER_NO_HOST && c == CURLE_COULDNT_RESOLVE_HOST)
         fail(t, code, "could not find host %.*s", (int)(strrchr(host, ':') - host), host);
     else if (code == FETCHER_NO_CONNECTION)
         fail(t, code, "could not connect to %s: %s", host, os ? strerror((int)os) : why);
-    else if (code == FETCHER_TLS)
-        fail(t, code, "cannot trust %s: %s", host, why);
-    else if (code == FETCHER_CUT_SHORT)
-        fail_cut_short(t, why);
+    else if (code == FETCHER_TLS) fail(t, code, "cannot trust %s: %s", host, why);
+    else if (code == FETCHER_CUT_SHORT) fail_cut_short(t, why);
     else
         fail(t, code, "%s%s", code == FETCHER_REDIRECT ? "a redirect can't be followed: " : "", why);
 }
@@ -1834,12 +1493,10 @@ static bool listed(const char *what, const char *list) {
     const char *found = strstr(list, what);
     return found && (found == list || found[-1] == ' ') && strchr(" ", found[strlen(what)]);
 }
-
 /* May it be tried again? If what happened may pass; and if the server may have acted already, only
  * where that does no harm. */
 static bool may_retry(struct fetcher *f, const struct transfer *t) {
-    bool harmless = listed(request_method(&t->rq), "GET HEAD PUT DELETE OPTIONS");
-    char status[16];
+    bool harmless = listed(request_method(&t->rq), "GET HEAD PUT DELETE OPTIONS"); char status[16];
     if (f->closing || t->failures >= t->rq.retries || f->now - t->began >= limit_us(t->rq.total_ms))
         return false;
     snprintf(status, sizeof status, "%d", t->status);
@@ -1849,7 +1506,6 @@ static bool may_retry(struct fetcher *f, const struct transfer *t) {
         return harmless;
     return t->code == FETCHER_NO_HOST || t->code == FETCHER_NO_CONNECTION;
 }
-
 /* Exponential backoff with full jitter: anything up to a bound that doubles, so that many that
  * failed together don't come back together. */
 static void retry_later(struct fetcher *f, struct transfer *t) {
@@ -1874,7 +1530,6 @@ static void retry_later(struct fetcher *f, struct transfer *t) {
  */
 
 /* -- names ----------------------------------------------------------------------------------- */
-
 /* A name from outside, as it may stand in a directory: no path, not hidden, nothing that a terminal
  * would act on, not empty; and not too long: it is cut on a character's boundary, and keeps its
  * extension. */
@@ -1889,11 +1544,9 @@ static void name_make_safe(char *to, size_t room, const char *from) {
     while (keep > 0 && (to[keep] & 0xc0) == 0x80) keep--;
     memmove(to + keep, to + n - tail, tail + 1);
 }
-
 /* A value that may be quoted, of a header's parameter. Returns where it ends. */
 static const char *read_value(const char *s, char *to, size_t room) {
-    bool quoted = *s == '"';
-    size_t n = 0;
+    bool quoted = *s == '"'; size_t n = 0;
     for (s += quoted; *s && !strchr(quoted ? "\"" : "; \t", *s); s++) {
         s += quoted && *s == '\\' && s[1];
         if (n + 1 < room) to[n++] = *s;
@@ -1901,7 +1554,6 @@ static const char *read_value(const char *s, char *to, size_t room) {
     to[n] = '\0';
     return s;
 }
-
 /* The value of filename*: charset'language'percent-encoded (RFC 8187, which knows UTF-8 only). */
 static void read_extended(char *name, size_t room, char *value) {
     char *text = strchr(value, '\''), *plain = NULL;
@@ -1910,27 +1562,21 @@ static void read_extended(char *name, size_t room, char *value) {
     text_field(name, room, plain ? plain : value);
     curl_free(plain);
 }
-
 /* The name in a Content-Disposition: filename* before filename (RFC 6266). */
 static bool disposition_name(const char *s, char *name, size_t room) {
-    char value[600];
-    bool extended = false;
+    char value[600]; bool extended = false;
     *name = '\0';
     while (!extended && (s = strchr(s, ';')) != NULL) {
-        const char *key = s + 1 + strspn(s + 1, " \t");
-        size_t n = strcspn(key, "=; \t");
+        const char *key = s + 1 + strspn(s + 1, " \t"); size_t n = strcspn(key, "=; \t");
         s = key + n + strspn(key + n, " \t");
         if (*s != '=') continue;
         s = read_value(s + 1 + strspn(s + 1, " \t"), value, sizeof value);
         extended = n == 9 && strncasecmp(key, "filename*", n) == 0;
-        if (extended)
-            read_extended(name, room, value);
-        else if (n == 8 && strncasecmp(key, "filename", n) == 0)
-            text_field(name, room, value);
+        if (extended) read_extended(name, room, value);
+        else if (n == 8 && strncasecmp(key, "filename", n) == 0) text_field(name, room, value);
     }
     return *name != '\0';
 }
-
 /* "dir/name.ext" and 2 make "dir/name (2).ext"; 0 makes a plain copy. */
 static char *name_numbered(const char *path, unsigned long number, const char *suffix) {
     size_t size = strlen(path) + strlen(suffix) + 32;
@@ -1942,14 +1588,12 @@ static char *name_numbered(const char *path, unsigned long number, const char *s
         snprintf(numbered, size, "%.*s (%lu)%s%s", stem, path, number, path + stem, suffix);
     return numbered;
 }
-
 /* A long path is told by its end, so that the reason is not lost. */
 static int fail_file(struct transfer *t, const char *what, const char *path) {
     size_t n = strlen(path), most = 100;
     return fail(t, FETCHER_FILE, "could not %s %s%s: %s", what, n > most ? "..." : "",
                 n > most ? path + n - most : path, strerror(errno));
 }
-
 /* Does the request name a directory, and the server or the URL the file? */
 static bool in_directory(const struct transfer *t) {
     return t->rq.path[strlen(t->rq.path) - 1] == '/';
@@ -1958,33 +1602,27 @@ static bool in_directory(const struct transfer *t) {
 static int path_set(struct transfer *t, char **path, const char *name) {
     char safe[1024] = "";
     if (name) name_make_safe(safe, sizeof safe, name);
-    free(*path);
-    *path = text_join(t->rq.path, safe);
+    free(*path); *path = text_join(t->rq.path, safe);
     return *path ? 0 : fail_memory(t);
 }
-
 /* Make what is missing on the way to a file. If nothing was, that is an error: ENOENT. */
 static int make_directories(char *path) {
     int result = ENOENT;
     for (char *s = path + 1; (s = strchr(s, '/')) != NULL; s++) {
         *s = '\0';
-        if (mkdir(path, 0777) == 0)
-            result = 0;
-        else if (errno != EEXIST)
-            result = errno;
+        if (mkdir(path, 0777) == 0) result = 0;
+        else if (errno != EEXIST) result = errno;
         *s = '/';
     }
     return result ? err(result) : 0;
 }
 
 /* -- the .meta: a line each for the URL, the validator and the length ------------------------ */
-
 struct meta {
     char text[4096];            /* what is longer isn't written, and so not resumed */
     const char *url, *validator;
     int64_t length;
 };
-
 /* False: there is none, or an empty one. Without a url: it is none of ours. */
 static bool meta_read(const char *part, struct meta *m) {
     char *path = text_join(part, ".meta"), *validator = NULL, *end = NULL;
@@ -1993,13 +1631,11 @@ static bool meta_read(const char *part, struct meta *m) {
     free(path);
     if (fd >= 0) close(fd);
     if (n <= 0) return false;
-    m->text[n] = '\0';
-    m->url = "";
+    m->text[n] = '\0'; m->url = "";
     if (strncmp(m->text, "http", 4) == 0) validator = strchr(m->text, '\n');
     if (validator) end = strchr(validator + 1, '\n');
     if (!end) return true;
-    *validator = *end = '\0';
-    m->validator = validator + 1;
+    *validator = *end = '\0'; m->validator = validator + 1;
     const char *length = end + 1;
     m->length = text_number(&length);
     if (*length == '\n' || strcmp(length, "-1\n") == 0) m->url = m->text;
@@ -2009,16 +1645,13 @@ static bool meta_read(const char *part, struct meta *m) {
 static void meta_remove(struct body *b) {
     char *path = b->meta ? text_join(b->part, ".meta") : NULL;
     if (path) unlink(path);
-    free(path);
-    b->meta = false;
+    free(path); b->meta = false;
 }
-
 /* Written in one piece, while the .part is empty: so it never speaks of bytes that are not there.
  * Best effort (the disk may be full, or the name taken by somebody's file): without one the
  * download works, and can't be continued by another process. */
 static void meta_write(struct transfer *t) {
-    struct body *b = t->body;
-    struct meta m;
+    struct body *b = t->body; struct meta m;
     bool foreign = !b->meta && meta_read(b->part, &m) && !*m.url;
     char *path = foreign ? NULL : text_join(b->part, ".meta");
     int flags = O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
@@ -2033,14 +1666,12 @@ static void meta_write(struct transfer *t) {
 }
 
 /* -- the .part ------------------------------------------------------------------------------- */
-
 /* Is this file open at fd the one that stands under the name? */
 static bool stands_as(int fd, const char *path) {
     struct stat st, other;
     return fstat(fd, &st) == 0 && lstat(path, &other) == 0 && S_ISREG(other.st_mode) &&
            other.st_dev == st.st_dev && other.st_ino == st.st_ino;
 }
-
 /* Does another transfer of this fetcher write it? */
 static bool held_here(struct fetcher *f, const char *part) {
     for (struct node *n = tree_first(f->transfers); n; n = tree_next(f->transfers, n)) {
@@ -2049,22 +1680,19 @@ static bool held_here(struct fetcher *f, const char *part) {
     }
     return false;
 }
-
 /* Open a .part and lock it. -1 with EWOULDBLOCK: somebody writes it; EEXIST: it isn't a plain
  * file, or was renamed a moment ago. */
 static int part_lock(const char *part, int flags) {
     int fd = open(part, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | flags, 0666), why = EEXIST;
     struct stat st;
     if (fd < 0) return -1;
-    if (flock(fd, LOCK_EX | LOCK_NB) < 0)
-        why = errno;
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0) why = errno;
     else if (flags & O_EXCL ? fstat(fd, &st) == 0 && st.st_size == 0    /* new, and still empty */
                             : stands_as(fd, part))
         return fd_make_room(fd);
     close(fd);
     return err(why);
 }
-
 /* Something is in the way of this .part: try it again (0), or the next number (1), or fail (-1). */
 static int part_obstacle(struct transfer *t, char *part, bool ours) {
     switch (errno) {
@@ -2079,71 +1707,53 @@ static int part_obstacle(struct transfer *t, char *part, bool ours) {
         return fail_file(t, "make", part);
     }
 }
-
 /* May a .part that is there already be used, emptied? Only with a .meta: otherwise it is somebody's
  * file that is named like one of ours. And what another URL left is only given up where its name
  * was asked for. First the bytes go, and then what spoke of them. */
 static bool part_reuse(struct transfer *t) {
-    struct body *b = t->body;
-    struct meta m;
-    struct stat st;
+    struct body *b = t->body; struct meta m; struct stat st;
     bool meta = meta_read(b->part, &m), ours = meta && *m.url;
     if (fstat(b->fd, &st) < 0 || (st.st_size == 0 ? meta && !ours : !ours ||
         (in_directory(t) && strcmp(m.url, shown_url(t)) != 0)) || ftruncate(b->fd, 0) < 0)
         return false;
-    b->meta = true;
-    meta_remove(b);
+    b->meta = true; meta_remove(b);
     return true;
 }
-
 /* A .part of our own: a new one, or one left over, under the first number that is free. */
 static int part_open(struct transfer *t) {
-    struct body *b = t->body;
-    unsigned long number = 0;
+    struct body *b = t->body; unsigned long number = 0;
     for (int step = 0; step >= 0; number += (unsigned)step) {
         free(b->part);
         if ((b->part = name_numbered(b->base, number, ".part")) == NULL) return fail_memory(t);
         if ((b->fd = part_lock(b->part, O_CREAT | O_EXCL)) >= 0) return 0;
         if (errno == EEXIST && (b->fd = part_lock(b->part, 0)) >= 0) {
             if (part_reuse(t)) return 0;
-            close(b->fd);
-            errno = EEXIST;
+            close(b->fd); errno = EEXIST;
         }
         b->fd = -1;
         step = part_obstacle(t, b->part, false);
     }
     return -1;
 }
-
 /* Take up what an earlier run has left, if there is proof of what it is a part of. */
-static void part_continue(struct transfer *t, const struct meta *m) {
-    struct body *b = t->body;
-    struct stat st;
-    bool etag = *m->validator == '"';
-    b->meta = true;
-    b->length = m->length;
-    text_field(b->proof.etag, sizeof b->proof.etag, etag ? m->validator : "");
-    text_field(b->proof.modified, sizeof b->proof.modified, etag ? "" : m->validator);
-    b->modified_sure = b->proof.modified[0] != '\0';
-    if (fstat(b->fd, &st) == 0 && validator(b) && (m->length < 0 || st.st_size <= m->length))
-        b->have = st.st_size;
-}
-
 static int part_find(struct transfer *t) {
-    struct body *b = t->body;
-    struct meta m;
+    struct body *b = t->body; struct meta m; struct stat st;
     for (unsigned long number = 0; b->fd < 0; number++) {
         free(b->part);
         if ((b->part = name_numbered(b->base, number, ".part")) == NULL) return fail_memory(t);
         if (!meta_read(b->part, &m)) return 0;
         if (strcmp(m.url, shown_url(t)) != 0 || (b->fd = part_lock(b->part, 0)) >= 0) continue;
         if (errno == ENOENT) {          /* killed after the rename: only the .meta is left */
-            b->meta = true;
-            meta_remove(b);
+            b->meta = true; meta_remove(b);
         } else if (part_obstacle(t, b->part, true) < 0) return -1;
     }
-    if (meta_read(b->part, &m) && strcmp(m.url, shown_url(t)) == 0)     /* nobody changes it now */
-        part_continue(t, &m);
+    if (!meta_read(b->part, &m) || strcmp(m.url, shown_url(t)) != 0) return 0;  /* a moment ago */
+    bool etag = *m.validator == '"';
+    text_field(b->proof.etag, sizeof b->proof.etag, etag ? m.validator : "");
+    text_field(b->proof.modified, sizeof b->proof.modified, etag ? "" : m.validator);
+    b->meta = true; b->length = m.length; b->modified_sure = b->proof.modified[0] != '\0';
+    if (fstat(b->fd, &st) == 0 && validator(b) && (m.length < 0 || st.st_size <= m.length))
+        b->have = st.st_size;
     return 0;
 }
 
@@ -2155,23 +1765,19 @@ static int part_write(struct transfer *t, const char *data, size_t n) {
     }
     return 0;
 }
-
 /* What is in memory moves to disk; with a .meta, if more is to come. */
 static int part_spill(struct transfer *t, bool more) {
-    struct body *b = t->body;
-    size_t n = (size_t)b->have;
+    struct body *b = t->body; size_t n = (size_t)b->have;
     if (part_open(t) < 0) return -1;
     if (more) meta_write(t);
     b->have = 0;
     if (part_write(t, b->data, n) < 0) return -1;
     free(b->data);
-    b->data = NULL;
-    b->room = 0;
+    b->data = NULL; b->room = 0;
     return 0;
 }
 
 /* -- the sink -------------------------------------------------------------------------------- */
-
 /* Is something there that we may not replace (-1), or that makes fetching needless (1)? */
 static int file_look(struct transfer *t) {
     struct stat st;
@@ -2195,8 +1801,7 @@ static int file_open(struct transfer *t) {
 }
 
 static int file_begin(struct transfer *t) {
-    struct body *b = t->body;
-    char name[600];
+    struct body *b = t->body; char name[600];
     if (in_directory(t) && !b->placed &&
         disposition_name(t->attempt->head.disposition, name, sizeof name) &&
         path_set(t, &b->path, name) < 0)
@@ -2216,47 +1821,34 @@ static int file_take(struct transfer *t, const char *data, size_t n) {
 }
 
 static bool name_taken(const char *path, unsigned long number) {
-    char *name = name_numbered(path, number, "");
-    struct stat st;
+    char *name = name_numbered(path, number, ""); struct stat st;
     bool taken = name && lstat(name, &st) == 0;
     free(name);
     return taken;
 }
-
-/* The first number whose name is free, by doubling and then halving: a thousand files of one name
- * cost ten looks each. It is only a guess; the rename finds out. */
-static unsigned long free_number(const char *path) {
-    unsigned long taken = 0, vacant = 1;
-    for (; name_taken(path, vacant); vacant *= 2) taken = vacant;
-    while (taken + 1 < vacant) {
-        unsigned long middle = taken + (vacant - taken) / 2;
-        *(name_taken(path, middle) ? &taken : &vacant) = middle;
-    }
-    return vacant;
-}
-
-/* The name that was asked for, or, if it is taken, the next with a number. */
+/* The name that was asked for, or, if it is taken, the next with a number. The first that is free
+ * is found by doubling and then halving: a thousand files of one name cost ten looks each. It is
+ * only a guess; the rename finds out. */
 static int place_beside(struct transfer *t) {
-    struct body *b = t->body;
-    unsigned long number = 0;
-    for (char *path; (path = name_numbered(b->path, number, "")) != NULL;) {
-        if (rename_new(b->part, path) == 0) {
-            free(b->path);
-            b->path = path;
-            return 0;
-        }
+    struct body *b = t->body; unsigned long taken = 0, number = 0, middle;
+    for (char *path; (path = name_numbered(b->path, number, "")) != NULL; number++) {
+        if (rename_new(b->part, path) == 0) { free(b->path); b->path = path; return 0; }
         if (errno != EEXIST) fail_file(t, "make", path);
         free(path);
         if (t->code != FETCHER_OK) return -1;
-        number = number ? number + 1 : free_number(b->path);
+        if (number) continue;
+        for (number = 1; name_taken(b->path, number); number *= 2) taken = number;
+        while (taken + 1 < number) {
+            middle = taken + (number - taken) / 2;
+            *(name_taken(b->path, middle) ? &taken : &number) = middle;
+        }
+        number--;
     }
     return fail_memory(t);
 }
-
 /* Nobody may have moved our .part away while it grew, and put another in its place. */
 static int file_place(struct transfer *t) {
-    struct body *b = t->body;
-    bool replace = b->placed || t->rq.existing == FETCHER_OVERWRITE;
+    struct body *b = t->body; bool replace = b->placed || t->rq.existing == FETCHER_OVERWRITE;
     if (b->meta && !stands_as(b->fd, b->part))
         return fail(t, FETCHER_FILE, "%s was taken away", b->part);
     if (!replace && t->rq.existing == FETCHER_KEEP_BOTH) return place_beside(t);
@@ -2267,7 +1859,6 @@ static int file_place(struct transfer *t) {
     unlink(b->part);
     return 0;
 }
-
 /* Some file systems tell of a full disk only when a file is closed; but to close this one gives up
  * the lock. So a copy of the descriptor is closed first. */
 static int file_commit(struct transfer *t) {
@@ -2279,27 +1870,20 @@ static int file_commit(struct transfer *t) {
     int copy = dup(b->fd);
     if (copy >= 0 && close(copy) < 0) return fail_file(t, "write", b->part);
     if (file_place(t) < 0) return -1;
-    meta_remove(b);
-    close(b->fd);
-    b->fd = -1;
-    b->placed |= !t->unchanged;
+    meta_remove(b); close(b->fd);
+    b->fd = -1; b->placed |= !t->unchanged;
     return 0;
 }
-
 /* A .part stays if another process can continue it. */
 static void file_drop(struct transfer *t) {
     struct body *b = t->body;
     if (b->fd >= 0) {
         if ((b->have == 0 || !b->meta || !validator(b)) && stands_as(b->fd, b->part)) {
-            unlink(b->part);
-            meta_remove(b);
+            unlink(b->part); meta_remove(b);
         }
         close(b->fd);
     }
-    free(b->data);
-    free(b->part);
-    free(b->base);
-    free(b->path);
+    free(b->data); free(b->part); free(b->base); free(b->path);
 }
 
 static const struct sink file_sink = {file_open, file_begin, file_take, file_commit, file_drop};
@@ -2312,12 +1896,10 @@ static const struct sink file_sink = {file_open, file_begin, file_take, file_com
 static void sleep_until_round(struct fetcher *f, struct transfer *t) {
     usec every = limit_us(t->rq.every_ms), step = every;
     for (int i = 0; i < t->failed_rounds && step < HOUR_US; i++) step *= 2;
-    t->round += step * ((f->now - t->round) / step + 1);
-    t->attempts = t->failures = 0;
+    t->round += step * ((f->now - t->round) / step + 1); t->attempts = t->failures = 0;
     timer_arm(f, &t->timer, t->round + random_below(f, every / 20));
     set_state(f, t, FETCHER_SLEEPING);
 }
-
 /* A whole document makes the next request conditional, and gives its bytes back; a part of a
  * file or memory is kept to be continued. */
 static void body_next_round(struct transfer *t) {
@@ -2325,10 +1907,7 @@ static void body_next_round(struct transfer *t) {
     b->whole |= t->code == FETCHER_OK;
     if (!b->whole && !b->page && !t->rq.on_data) return;
     free(b->data);
-    b->data = NULL;
-    b->room = 0;
-    b->have = b->skip = 0;
-    b->page = false;
+    b->data = NULL; b->room = 0; b->have = b->skip = 0; b->page = false;
 }
 
 /* ========================================================================================== Life
@@ -2337,49 +1916,33 @@ static void body_next_round(struct transfer *t) {
  */
 
 /* -- the end --------------------------------------------------------------------------------- */
-
-static void attempt_forget(struct transfer *t) {
-    attempt_free(t->attempt);
-    t->attempt = NULL;
-}
+static void attempt_forget(struct transfer *t) { attempt_free(t->attempt); t->attempt = NULL; }
 
 static void transfer_free(struct fetcher *f, struct transfer *t) {
     attempt_forget(t);
     if (t->body) t->sink->drop(t);
-    free(t->body);
-    free(t->shown);
+    free(t->body); free(t->shown);
     timer_disarm(f, &t->timer);
-    if (t->host) {
-        t->host->users--;
-        host_forget(f, t->host);
-    }
-    tree_remove(&f->marked, &t->mark);
-    free(t);
+    if (t->host) { t->host->users--; host_forget(f, t->host); }
+    tree_remove(&f->marked, &t->mark); free(t);
 }
-
 /* The transfer leaves the queue, the clock and the wire. Its handle is kept for what can be
  * asked of it; unless a lookup runs, for then it is parked. */
 static void transfer_stop(struct fetcher *f, struct transfer *t) {
     struct attempt *a = t->attempt;
-    dequeue(f, t);
-    timer_disarm(f, &t->timer);
+    dequeue(f, t); timer_disarm(f, &t->timer);
     f->running -= t->in_flight;
     if (t->host) t->host->running -= t->in_flight;
     t->in_flight = t->held = false;
-    if (a) {
-        tree_remove(&f->breathless, &a->breath);
-        scout_over(a, false);
-    }
+    if (a) { tree_remove(&f->breathless, &a->breath); scout_over(a, false); }
     if (a && a->lookup == LOOKUP_RUNNING) {
-        a->transfer = NULL;
-        t->attempt = NULL;
+        a->transfer = NULL; t->attempt = NULL;
     } else if (a) {
         lookup_set(a, NO_LOOKUP);
         curl_multi_remove_handle(f->multi, a->easy);
     }
     if (t->host) host_place(f, t->host);
 }
-
 /* What only libcurl knows. Returns what is to be freed after the callback. */
 static char *result_from_curl(CURL *e, const char *asked, struct fetcher_result *r, char *clean,
                               size_t room) {
@@ -2397,8 +1960,7 @@ static char *result_from_curl(CURL *e, const char *asked, struct fetcher_result 
 }
 
 static void tell(struct fetcher *f, struct transfer *t, bool last) {
-    struct body *b = t->body;
-    bool memory = b && b->data && !t->rq.path;
+    struct body *b = t->body; bool memory = b && b->data && !t->rq.path;
     char type[200] = "", *allocated = NULL;
     struct fetcher_result r = {
         .id = (fetcher_id)t->id.key, .code = t->code, .status = t->status,
@@ -2414,7 +1976,6 @@ static void tell(struct fetcher *f, struct transfer *t, bool last) {
     if (t->rq.on_done) t->rq.on_done(f, &r, t->rq.arg);
     free(allocated);
 }
-
 /* Tell, and then sleep until the next round, or go (false). Before the callback runs all is in
  * order, since it may do what it likes. */
 static bool round_over(struct fetcher *f, struct transfer *t) {
@@ -2423,14 +1984,9 @@ static bool round_over(struct fetcher *f, struct transfer *t) {
         += 1;
     t->failed_rounds = t->code == FETCHER_OK ? 0 : t->failed_rounds + 1;
     t->state = last ? FETCHER_ENDED : FETCHER_SLEEPING;
-    if (last) {
-        tree_remove(&f->transfers, &t->id);
-        f->count--;
-    }
-    tell(f, t, last);
-    attempt_forget(t);
-    if (last)
-        transfer_free(f, t);
+    if (last) { tree_remove(&f->transfers, &t->id); f->count--; }
+    tell(f, t, last); attempt_forget(t);
+    if (last) transfer_free(f, t);
     else {
         if (t->body) body_next_round(t);
         sleep_until_round(f, t);
@@ -2439,75 +1995,55 @@ static bool round_over(struct fetcher *f, struct transfer *t) {
 }
 
 static void cancel_now(struct fetcher *f, struct transfer *t) {
-    transfer_stop(f, t);
-    t->code = FETCHER_OK;
+    transfer_stop(f, t); t->code = FETCHER_OK;
     fail(t, FETCHER_CANCELLED, "cancelled");
     round_over(f, t);
 }
-
 /* libcurl is done with it: was that good? It knows the length of the answer only, and that may
  * be of a part that ends before the document does; then there is more to ask for. */
 static void judge(struct attempt *a) {
-    struct transfer *t = a->transfer;
-    struct body *b = t->body;
-    if (a->result != CURLE_OK && !a->again && !a->complete)
-        fail_curl(a, a->result);
-    else if (!a->head.decided)
-        decide(a);                      /* an answer without a body */
+    struct transfer *t = a->transfer; struct body *b = t->body;
+    if (a->result != CURLE_OK && !a->again && !a->complete) fail_curl(a, a->result);
+    else if (!a->head.decided) decide(a);                      /* an answer without a body */
     if (t->code != FETCHER_OK || a->again || !a->ranged || b->length <= b->have) return;
-    if (b->have > a->from)
-        ask_again(a);
-    else
-        fail_cut_short(t, "");
+    if (b->have > a->from) ask_again(a); else fail_cut_short(t, "");
 }
-
 /* An attempt has come to its end, and maybe the transfer (false). One whose reader has paused
  * it goes on only when that says so. */
 static bool attempt_over(struct fetcher *f, struct transfer *t) {
     bool held = t->held, again;
     if (t->attempt && t->attempt->done) judge(t->attempt);
     again = t->attempt && t->attempt->again;
-    t->want &= ~(unsigned)WANT_END;
-    transfer_stop(f, t);
+    t->want &= ~(unsigned)WANT_END; transfer_stop(f, t);
     if (!again && t->code == FETCHER_OK && !t->unchanged) t->sink->commit(t);
     if (!again && (t->code == FETCHER_OK || !t->host || !may_retry(f, t))) return round_over(f, t);
     attempt_forget(t);
-    if (held)
-        set_state(f, t, FETCHER_PAUSED);
-    else if (again)
-        enqueue(f, t, true);
-    else
-        retry_later(f, t);
+    if (held) set_state(f, t, FETCHER_PAUSED);
+    else if (again) enqueue(f, t, true);
+    else retry_later(f, t);
     return true;
 }
 
 /* -- the beginning --------------------------------------------------------------------------- */
-
-static int body_new(struct transfer *t) {
-    if (t->body) return 0;
-    if ((t->body = calloc(1, sizeof *t->body)) == NULL) return fail_memory(t);
-    t->body->length = t->body->fd = -1;
-    t->body->no_range = t->own_range || (t->rq.flags & FETCHER_COMPRESSED) ||
-                        strcmp(request_method(&t->rq), "GET") != 0;
-    return 0;
-}
-
 static int transfer_launch(struct fetcher *f, struct transfer *t) {
-    int result = body_new(t) < 0 ? -1 : t->sink->open(t);
+    if (!t->body) {
+        if ((t->body = calloc(1, sizeof *t->body)) == NULL) return fail_memory(t);
+        t->body->length = t->body->fd = -1;
+        t->body->no_range = t->own_range || (t->rq.flags & FETCHER_COMPRESSED) ||
+                            strcmp(request_method(&t->rq), "GET") != 0;
+    }
+    int result = t->sink->open(t);
     t->unchanged = result > 0;          /* nothing is to be fetched */
     if (result != 0) return -1;
     if (!t->rq.on_data && t->body->have && !validator(t->body))
         t->body->have = 0;              /* what can't be continued is no start */
     if (attempt_new(f, t) < 0) return -1;
     if (!host_known(f, t->host)) {
-        t->attempt->scout = true;
-        t->host->looking++;
+        t->attempt->scout = true; t->host->looking++;
         if (!t->host->numeric) lookup_set(t->attempt, LOOKUP_EXPECTED);
     }
-    t->attempts++;
-    t->in_flight = true;
-    f->running++;
-    t->host->running++;
+    t->attempts++; t->in_flight = true;
+    f->running++; t->host->running++;
     set_state(f, t, FETCHER_RUNNING);
     return attempt_launch(t->attempt) < 0 ? fail_memory(t) : 0;
 }
@@ -2516,42 +2052,28 @@ static void transfer_begin(struct fetcher *f, struct transfer *t) {
     struct host *h = t->host;
     dequeue(f, t);
     f->meter.touched = (fetcher_id)t->id.key;
-    t->code = FETCHER_OK;
-    t->message[0] = '\0';
-    t->status = 0;
-    if (t->attempts == 0) {
-        t->began = f->now;
-        t->received = 0;
-    }
-    t->speed_since = f->now;
-    t->speed = t->speed_bytes = 0;
-    if (transfer_launch(f, t) < 0)
-        mark(f, t, WANT_END);
-    else
-        deadline_arm(f, t);
+    t->code = FETCHER_OK; t->message[0] = '\0'; t->status = 0;
+    if (t->attempts == 0) { t->began = f->now; t->received = 0; }
+    t->speed_since = f->now; t->speed = t->speed_bytes = 0;
+    if (transfer_launch(f, t) < 0) mark(f, t, WANT_END); else deadline_arm(f, t);
     host_unready(h);                    /* the key of what is in a tree must not change */
     h->ready.seq = ++f->serial;         /* and now the other hosts come first */
     host_place(f, h);
 }
-
 /* What has ended according to libcurl is marked like everything else. */
 static void collect(struct fetcher *f) {
-    struct attempt *a = NULL;
-    int left;
+    struct attempt *a = NULL; int left;
     for (CURLMsg *m; (m = curl_multi_info_read(f->multi, &left)) != NULL;) {
         curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, &a);
-        a->done = true;
-        a->result = m->data.result;
+        a->done = true; a->result = m->data.result;
         lookup_set(a, NO_LOOKUP);
-        if (a->transfer)
-            mark(f, a->transfer, WANT_END);
-        else
-            attempt_free(a);            /* it was parked */
+        if (a->transfer) mark(f, a->transfer, WANT_END);
+        else attempt_free(a);            /* it was parked */
     }
 }
 
 static void start_phase(struct fetcher *f) {
-    struct host *h;
+    struct host *h; long ms = -1;       /* until libcurl wants the next kick */
     while (f->running < in_flight_most(f) && (h = host_next(f)) != NULL &&
            slice_left(f, IN_START)) {
         transfer_begin(f, container_of(tree_first(h->queue), struct transfer, queued));
@@ -2559,27 +2081,26 @@ static void start_phase(struct fetcher *f) {
     }
     collect(f);                         /* an answer may be there already */
     f->more |= f->marked != NULL;
-    guest_next_kick(f);
+    if (curl_multi_timeout(f->multi, &ms) != CURLM_OK || ms < 0 || ms > SLEEP_MAX_MS)
+        ms = SLEEP_MAX_MS;
+    timer_disarm(f, &f->kick);
+    if (f->attempts && !f->kick_due) timer_arm(f, &f->kick, f->now + ms * 1000);
 }
 
 /* -- what was marked, and what has ended ----------------------------------------------------- */
-
 /* A GET gives its connection back, and will ask for the rest. A stream, or a request that can't be
  * sent twice, is held by libcurl, which stops reading. */
 static void pause_now(struct fetcher *f, struct transfer *t) {
     if (t->state == FETCHER_PAUSED) return;
     if (t->in_flight && (t->rq.on_data || t->body->no_range)) {
-        t->held = true;
-        scout_over(t->attempt, false);
+        t->held = true; scout_over(t->attempt, false);
         tree_remove(&f->breathless, &t->attempt->breath);
         curl_easy_pause(t->attempt->easy, CURLPAUSE_ALL);
     } else {
-        transfer_stop(f, t);
-        attempt_forget(t);
+        transfer_stop(f, t); attempt_forget(t);
     }
     set_state(f, t, FETCHER_PAUSED);
 }
-
 /* Data that was held comes from inside curl_easy_pause. Before 7.65 libcurl then forgets to look at
  * the socket again. */
 static void let_go(struct fetcher *f, struct attempt *a) {
@@ -2587,43 +2108,33 @@ static void let_go(struct fetcher *f, struct attempt *a) {
     CURLcode c = curl_easy_pause(a->easy, CURLPAUSE_CONT);
     if (c != CURLE_OK) {
         a->done = true;                 /* it says so here, and nowhere else */
-        a->result = c;
-        mark(f, a->transfer, WANT_END);
+        a->result = c; mark(f, a->transfer, WANT_END);
     }
     for (int fd = 0; fd <= f->top && f->curl_version < 0x074100; fd++)
         if (f->watch[fd].class == GUEST) socket_action(f, fd, CURL_CSELECT_IN);
     f->kick_due = f->more = true;       /* what it does next, it does in a kick */
 }
-
 /* It goes on, or ends its wait for the next attempt or round. */
 static void resume_now(struct fetcher *f, struct transfer *t) {
     bool waits = t->state == FETCHER_RETRYING || t->state == FETCHER_SLEEPING;
     if (t->held) {
-        t->held = false;
-        t->attempt->moved = listening(f);
-        set_state(f, t, FETCHER_RUNNING);
-        deadline_arm(f, t);
+        t->held = false; t->attempt->moved = listening(f);
+        set_state(f, t, FETCHER_RUNNING); deadline_arm(f, t);
         let_go(f, t->attempt);
-    } else if (t->state == FETCHER_PAUSED || waits)
-        enqueue(f, t, false);
+    } else if (t->state == FETCHER_PAUSED || waits) enqueue(f, t, false);
 }
 
 static void attend(struct fetcher *f, struct transfer *t) {
     unsigned want = t->want;
-    t->want = 0;
-    tree_remove(&f->marked, &t->mark);
+    t->want = 0; tree_remove(&f->marked, &t->mark);
     f->meter.touched = (fetcher_id)t->id.key;
     if (t->host) host_place(f, t->host);        /* a lookup may be over */
-    if (want & WANT_CANCEL)
-        cancel_now(f, t);
+    if (want & WANT_CANCEL) cancel_now(f, t);
     else if (want & WANT_END) {
         want &= WANT_PAUSE | WANT_RESUME;       /* for what goes on after the attempt */
-        if (attempt_over(f, t) && want && !(t->want & (WANT_PAUSE | WANT_RESUME)))
-            mark(f, t, want);
-    } else if (want & WANT_PAUSE)
-        pause_now(f, t);
-    else if (want & WANT_RESUME)
-        resume_now(f, t);
+        if (attempt_over(f, t) && want && !(t->want & (WANT_PAUSE | WANT_RESUME))) mark(f, t, want);
+    } else if (want & WANT_PAUSE) pause_now(f, t);
+    else if (want & WANT_RESUME) resume_now(f, t);
 }
 
 static void finish_phase(struct fetcher *f) {
@@ -2639,7 +2150,6 @@ static void finish_phase(struct fetcher *f) {
 }
 
 /* -- the caller's side ----------------------------------------------------------------------- */
-
 static bool request_is_sound(const struct fetcher_request *r) {
     for (const char *const *h = r->headers; h && *h; h++)
         if (strpbrk(*h, "\r\n")) return false;
@@ -2648,7 +2158,6 @@ static bool request_is_sound(const struct fetcher_request *r) {
            r->stall_ms >= -1 && r->total_ms >= -1 && r->max_bytes >= -1 && r->retries >= -1 &&
            (r->every_ms == 0 || r->every_ms >= 1000) && (unsigned)r->existing <= FETCHER_SKIP;
 }
-
 /* Copy a piece to *at and move that on; with *at NULL only count. */
 static void *stow(char **at, size_t *size, const void *from, size_t n) {
     char *to = *at;
@@ -2661,7 +2170,6 @@ static void *stow(char **at, size_t *size, const void *from, size_t n) {
 static char *stow_text(char **at, size_t *size, const char *text) {
     return stow(at, size, text, text ? strlen(text) + 1 : 0);
 }
-
 /* Copy all that a request points to behind the transfer: called twice, first (at is NULL) to
  * find out how much that is. The pointers come first, for their alignment. */
 static size_t request_copy(struct fetcher_request *to, const struct fetcher_request *from,
@@ -2688,8 +2196,7 @@ static size_t request_copy(struct fetcher_request *to, const struct fetcher_requ
 static int64_t or_usual(int64_t value, int64_t usual) { return value == 0 ? usual : value; }
 
 static void request_defaults(struct transfer *t) {
-    struct fetcher_request *rq = &t->rq;
-    bool memory = !rq->path && !rq->on_data;
+    struct fetcher_request *rq = &t->rq; bool memory = !rq->path && !rq->on_data;
     rq->connect_ms = or_usual(rq->connect_ms, LIMIT_USUAL_MS);
     rq->stall_ms = or_usual(rq->stall_ms, LIMIT_USUAL_MS);
     rq->total_ms = or_usual(rq->total_ms, -1);
@@ -2701,11 +2208,9 @@ static void request_defaults(struct transfer *t) {
         t->own_range |= strncasecmp(*h, "Range:", 6) == 0;
     t->sink = memory ? &memory_sink : rq->path ? &file_sink : &stream_sink;
 }
-
 /* Is the URL good? One that isn't has no host, and ends in a turn. */
 static int transfer_look(struct fetcher *f, struct transfer *t) {
-    char origin[512];
-    const char *url = t->rq.url, *wrong = NULL;
+    char origin[512]; const char *url = t->rq.url, *wrong = NULL;
     for (const char *s = url; *s && !wrong; s++)
         if ((unsigned char)*s <= ' ' || *s == 0x7f)
             wrong = "not a URL: a space or control character is in it";
@@ -2713,17 +2218,13 @@ static int transfer_look(struct fetcher *f, struct transfer *t) {
                                               : url_origin(url, origin, sizeof origin);
     if ((wrong || strchr(url, '@') || !text_is_clean(url)) && (t->shown = url_shown(url)) == NULL)
         return -1;
-    if (wrong) {
-        fail(t, FETCHER_BAD_URL, "%s", wrong);
-        return 0;
-    }
+    if (wrong) { fail(t, FETCHER_BAD_URL, "%s", wrong); return 0; }
     if ((t->host = host_get(f, origin)) != NULL) t->host->users++;
     return t->host ? 0 : -1;
 }
 
 fetcher_id fetcher_start(struct fetcher *f, const struct fetcher_request *rq) {
-    struct fetcher_request copy;
-    bool good = request_is_sound(rq) && !f->closing;
+    struct fetcher_request copy; bool good = request_is_sound(rq) && !f->closing;
     struct transfer *t = good ? calloc(1, sizeof *t + request_copy(&copy, rq, NULL)) : NULL;
     if (t) request_copy(&t->rq, rq, (char *)(t + 1));
     if (t) request_defaults(t);
@@ -2736,16 +2237,10 @@ fetcher_id fetcher_start(struct fetcher *f, const struct fetcher_request *rq) {
     if (!f->busy) clock_read(f);
     t->f = f;
     t->timer.call = (struct call){transfer_due, t};
-    t->round = f->now;
-    t->id.key = (int64_t)++f->last_id;
-    tree_add(&f->transfers, &t->id);
-    f->count++;
-    if (t->host)
-        enqueue(f, t, false);
-    else {
-        t->state = FETCHER_ENDED;
-        mark(f, t, WANT_END);
-    }
+    t->round = f->now; t->id.key = (int64_t)++f->last_id;
+    tree_add(&f->transfers, &t->id); f->count++;
+    if (t->host) enqueue(f, t, false);
+    else { t->state = FETCHER_ENDED; mark(f, t, WANT_END); }
     return (fetcher_id)t->id.key;
 }
 
@@ -2760,7 +2255,6 @@ static struct transfer *transfer_find(struct fetcher *f, fetcher_id id) {
     if (!n) errno = ENOENT;
     return n ? container_of(n, struct transfer, id) : NULL;
 }
-
 /* Note what is wanted, in place of its opposite. */
 static int want(struct fetcher *f, fetcher_id id, unsigned what, unsigned opposite) {
     struct transfer *t = transfer_find(f, id);
@@ -2789,22 +2283,17 @@ int fetcher_priority(struct fetcher *f, fetcher_id id, int priority) {
     }
     return 0;
 }
-
-/* A new rate begins without debts. */
-static void rate_set(struct fetcher *f, int64_t rate) {
-    f->rate = rate < 0 || rate > INT64_MAX / 2000000 ? 0 : rate;       /* times a second, in us */
-    f->budget = 0;
-    f->filled = f->now;
-    timer_disarm(f, &f->hear);
-    if (f->deaf) hear_again(f, NULL);
-}
-
 int fetcher_limit(struct fetcher *f, int total, int per_host, int64_t bytes_per_second) {
     if (total < -1 || per_host < -1 || bytes_per_second < -1) return err(EINVAL);
     if (!f->busy) clock_read(f);
     if (total) f->limit_total = total;
     if (per_host) f->limit_host = per_host;
-    if (bytes_per_second) rate_set(f, bytes_per_second);
+    if (bytes_per_second) {             /* a new rate begins without debts */
+        f->rate = bytes_per_second < 0 || bytes_per_second > INT64_MAX / 2000000 ? 0 : bytes_per_second;
+        f->budget = 0; f->filled = f->now;
+        timer_disarm(f, &f->hear);
+        if (f->deaf) hear_again(f, NULL);
+    }
     guest_limit(f);
     for (struct node *n = tree_first(f->hosts); n; n = tree_next(f->hosts, n))
         host_place(f, container_of(n, struct host, name));
@@ -2835,11 +2324,10 @@ const char *fetcher_strerror(enum fetcher_code code) {
         "ok", "cancelled", "bad_url", "no_host", "no_connection", "tls", "timeout", "http",
         "redirect", "cut_short", "too_big", "file", "protocol", "refused", "no_memory", "other"
     };
-    return (unsigned)code < sizeof word / sizeof *word ? word[code] : "other";
+    return (unsigned)code < COUNT_OF(word) ? word[code] : "other";
 }
 
 /* -- a fetcher ------------------------------------------------------------------------------- */
-
 struct fetcher *fetcher_new(void) {
     struct fetcher *f;
     if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK || (f = calloc(1, sizeof *f)) == NULL) {
@@ -2850,10 +2338,13 @@ struct fetcher *fetcher_new(void) {
     f->limit_total = 16;
     f->limit_host = 6;
     f->capacity = fd_capacity();
-    f->hear.call.cb = hear_again;
+    f->hear.call.cb = hear_again; f->meter.record.fd = -1;
     clock_read(f);
     f->random = (uint64_t)f->now ^ (uint64_t)getpid() << 32 ^ 1;
-    if (post_open(f) == 0 && guest_open(f) == 0) return f;
+    if (pipe(f->pipe) == 0 && set_flags(f->pipe[0], O_NONBLOCK) == 0 &&
+        set_flags(f->pipe[1], O_NONBLOCK) == 0 &&
+        watch_set(f, f->pipe[0], POST, FETCHER_READ, post_ready, NULL) == 0 && guest_open(f) == 0)
+        return f;
     fetcher_free(f);
     return NULL;
 }
@@ -2871,143 +2362,254 @@ void fetcher_free(struct fetcher *f) {
     if (f->multi) guest_close(f);
     for (int i = 0; i < 2; i++)
         if (f->pipe[i] >= 0) close(f->pipe[i]);
-    free(f);
-    curl_global_cleanup();
+    free(f); curl_global_cleanup();
     errno = saved;
 }
 
 #ifdef FETCHER_MAIN
-/* ================================================================================== Plain output
- * The program begins here. Its output goes through the same loop as everything else: what the
- * reader of a pipe or a stopped terminal does not take waits in a buffer, and whoever fills it is
- * told to wait as well.
+/* ======================================================================================= Program
+ * The program begins here. All that people see and do goes one way round: a line, a key or an
+ * option becomes a command; a command starts or changes a transfer; its events change the rows of
+ * the model; and a front end draws them. No front end touches a transfer but by a command.
  */
+#include <langinfo.h>
+#include <locale.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <termios.h>
+#include <wchar.h>
 
-enum { OUT_FULL = 65536 };
+enum {
+    OUT_FULL = 65536, SLICE_INPUT_US = 1000, FAILED_KEPT = 1000, SPEEDS = 120,
+    FRAME_US = 50000, TICK_US = 200000, HISTORY = 50
+};
 
-struct out {
-    int fd;
-    bool chunked;               /* it may block: PIPE_BUF at a time, when select() says so */
-    bool watched;
+struct settings {
+    struct fetcher_request rq;  /* what each transfer asks for */
+    char *output, *dir, *list, *agent, *user, *proxy, *cacert, *trace, *cookies, *session, *color;
+    char *method, *data;
+    const char **headers;
+    int header_count;
+    int64_t jobs, per_host, retries, rate;
+    bool quiet, verbose, json, plain, stats, insecure, netrc, compressed, remote_time, no_clobber;
+    bool overwrite, again, no_continue, help, version;
+};
+
+struct out {                    /* output that nobody waits for */
+    int fd;                     /* -1: only a buffer */
+    bool tty, chunked;          /* chunked: it may block, so PIPE_BUF at a time if select() says so */
+    bool watched, was_full;
     int error;                  /* errno of a write, 0: none */
     char *data;
     size_t used, room;
-    void (*drained)(struct fetcher *, void *);  /* it was full, and is empty */
-    bool was_full;
+    call_fn *drained;           /* it was full, and is empty */
     void *arg;
 };
+
+struct job {                    /* a row: a transfer, or one that has failed */
+    struct program *p;
+    struct node id, row;        /* by its number; as it is shown: running, waiting, failed */
+    fetcher_id transfer;        /* 0: it has failed */
+    int64_t every_ms;
+    int priority;
+    char *failed;               /* its URL, fit for the eye; and why, behind the NUL */
+    char *name, url[];          /* name: stands behind the URL; NULL: none was given */
+};
+
+struct input {                  /* lines of commands */
+    const char *name;
+    int fd;
+    bool eof, polled, watched, skipping;
+    unsigned long line;
+    size_t begin, end;          /* what has been read and not yet taken */
+    char text[URL_MAX + 1024];
+};
+
+enum { SESSION, LIST, PROMPT, INPUTS };
+
+struct prompt {                 /* a line that is being edited */
+    bool open, too_long;
+    size_t caret, length;
+    char text[URL_MAX], *history[HISTORY];
+    int entries, entry;         /* of the history; the one that is shown */
+};
+
+struct view {                   /* the terminal's */
+    struct out *out;            /* NULL: there is none */
+    bool on, keys, rows, utf8, color;
+    bool paste, asking, redraw, chosen;         /* chosen: the selected row, by a person */
+    struct out log;             /* lines to scroll away above */
+    struct out picture[2];      /* the lines below: those on the screen, and those to come */
+    int now, count;             /* which of the two is on the screen; its lines */
+    usec drawn, due;            /* the last frame, and the next, by its timer */
+    fetcher_id timer, key_timer;
+    size_t key_count;           /* bytes of keys that are not understood yet */
+    char key[4096];
+};
+
+struct program {
+    struct settings s;
+    struct fetcher *f;
+    struct out out, err;
+    struct input input[INPUTS], *source;        /* source: of the present command */
+    struct node *jobs, *rows;
+    uint64_t started, refused, last_number;     /* jobs; lines that were no command */
+    size_t row_count, failed_count;
+    struct job *selected;
+    int offset, firsts, status;                 /* offset: the rows shown above the selected one */
+    bool feeding, feed_due, stay, keep;         /* keep rows that failed: somebody may retry them */
+    bool closing, bare;                         /* the present command is just a URL */
+    struct { const struct command *command; int64_t next; int count; } sweep;
+    struct { FILE *file, *last; struct node at; bool armed, told; unsigned long line; } save;
+    usec began, sampled;
+    int64_t received, speed[SPEEDS];            /* at the last sample; a second each, newest first */
+    struct prompt prompt;
+    struct view view;
+    void (*draw)(struct program *);             /* something has changed */
+    CURLSH *cookies;
+    FILE *trace;
+};
+
+/* ================================================================================== Plain output
+ * Output goes through the same loop as everything else: what the reader of a pipe or a stopped
+ * terminal does not take waits in a buffer, and whoever fills it is told to wait as well.
+ */
 
 /* O_NONBLOCK on an inherited descriptor would reach the shell, which shares it. So a terminal or a
  * pipe is opened once more by its name; where that can't be, it's written to in small pieces. */
 static void out_open(struct out *o, int fd) {
-    char name[32];
-    struct stat st;
-    bool tty = isatty(fd);
+    char name[32]; struct stat st;
     bool pipe = fstat(fd, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode));
     snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
-    o->fd = tty || pipe ? open(tty && ttyname(fd) ? ttyname(fd) : name,
-                               O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC) : fd;
+    o->tty = isatty(fd);
+    o->fd = o->tty || pipe ? open(o->tty && ttyname(fd) ? ttyname(fd) : name,
+                                  O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC) : fd;
     o->chunked = o->fd < 0;
     if (o->fd < 0) o->fd = fd;
 }
 
 static void out_ready(struct fetcher *f, int fd, int events, void *arg);
-
-/* Write what the descriptor takes; the rest is watched for. */
+/* Write what the descriptor takes; the rest is watched for. A terminal may vanish: no matter. */
 static void out_flush(struct fetcher *f, struct out *o, bool ready) {
     size_t done = 0;
-    ssize_t n = 0;
-    while (done < o->used && (ready || !o->chunked) && !o->error) {
-        n = write(o->fd, o->data + done, o->chunked && o->used - done > PIPE_BUF ? PIPE_BUF
-                                                                               : o->used - done);
+    while (o->fd >= 0 && done < o->used && (ready || !o->chunked) && !o->error) {
+        size_t left = o->used - done;
+        ssize_t n = write(o->fd, o->data + done, o->chunked && left > PIPE_BUF ? PIPE_BUF : left);
         if (n < 0 && errno == EAGAIN) break;
         if (n < 0 && errno != EINTR) o->error = errno;
-        done += n > 0 ? (size_t)n : 0;
-        ready = false;
+        done += n > 0 ? (size_t)n : 0; ready = false;
     }
     if (done) memmove(o->data, o->data + done, o->used - done);
     o->used = o->error ? 0 : o->used - done;
     if (o->watched != (o->used > 0))
         (void)fetcher_watch(f, o->fd, (o->watched = o->used > 0) ? FETCHER_WRITE : 0, out_ready, o);
-    if (o->error && o->drained)         /* without stderr it goes on, without stdout it's no use */
+    if (o->error && o->drained && !o->tty)      /* without stderr it goes on, without stdout not */
         fetcher_stop(f);
     else if (o->was_full && o->used == 0 && o->drained) {
-        o->was_full = false;
-        o->drained(f, o->arg);
+        o->was_full = false; o->drained(f, o->arg);
     }
 }
 
 static void out_ready(struct fetcher *f, int fd, int events, void *arg) {
-    (void)fd, (void)events;
-    out_flush(f, arg, true);
+    (void)fd, (void)events; out_flush(f, arg, true);
 }
 
-static bool out_full(struct out *o) {
-    o->was_full |= o->used >= OUT_FULL;
-    return o->was_full;
-}
+static bool out_full(struct out *o) { return o->was_full |= o->used >= OUT_FULL; }
 
 static void out_add(struct out *o, const char *data, size_t n) {
     size_t room = o->room * 2 > o->used + n ? o->room * 2 : o->used + n + 1024;
     char *larger = o->used + n > o->room ? realloc(o->data, room) : o->data;
-    if (!larger) {
-        o->error = ENOMEM;
-        return;
-    }
-    o->room = o->used + n > o->room ? room : o->room;
-    o->data = larger;
-    memcpy(o->data + o->used, data, n);
-    o->used += n;
+    if (!larger) { o->error = ENOMEM; return; }
+    o->room = o->used + n > o->room ? room : o->room; o->data = larger;
+    memcpy(o->data + o->used, data, n); o->used += n;
 }
 
 static void out_printf(struct out *o, const char *format, ...) {
-    char text[1024];
-    va_list args;
+    char text[2048]; va_list args;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    out_add(o, text, strlen(text));
+    va_end(args); out_add(o, text, strlen(text));
 }
-
 /* Text for the eye, of any length. */
 static void out_text(struct out *o, const char *text) {
-    for (size_t n; *text; text += n ? n : 1) {
-        n = utf8_length(text);
-        out_add(o, n ? text : "?", n ? n : 1);
+    for (size_t good, n; *text; text += n) {
+        n = (good = utf8_length(text)) > 0 ? good : 1;
+        out_add(o, good ? text : "?", n);
     }
 }
-
 /* ,"key":"text" */
 static void out_json(struct out *o, const char *key, const char *text) {
     out_printf(o, ",\"%s\":\"", key);
-    for (size_t n; *text; text += n ? n : 1) {
-        n = utf8_length(text);
-        if (n == 0 && (unsigned char)*text < 0x80)
-            out_printf(o, "\\u%04x", (unsigned)*text);
-        else if (n == 0)
-            out_add(o, "\xef\xbf\xbd", 3);
-        else {
-            if (*text == '"' || *text == '\\') out_add(o, "\\", 1);
-            out_add(o, text, n);
-        }
+    for (size_t good, n; *text; text += n) {
+        n = (good = utf8_length(text)) > 0 ? good : 1;
+        if (!good && (unsigned char)*text < 0x80) out_printf(o, "\\u%04x", (unsigned)*text);
+        else if (*text == '"' || *text == '\\') out_printf(o, "\\%c", *text);
+        else out_add(o, good ? text : "\xef\xbf\xbd", good ? n : 3);
     }
     out_add(o, "\"", 1);
+}
+/* Where a line goes: on a terminal with a view that's above it. */
+static struct out *line_out(struct program *p, bool error) {
+    struct out *o = error ? &p->err : &p->out;
+    return p->view.on && o->tty ? &p->view.log : o;
+}
+
+static void line_end(struct program *p, struct out *o) {
+    out_add(o, "\n", 1); out_flush(p->f, o, false);
+    if (p->draw) p->draw(p);
+}
+
+static void complain(struct program *p, const char *what, const char *why) {
+    struct out *o = line_out(p, true); bool red = o == &p->view.log && p->view.color;
+    out_printf(o, "%sfetcher: ", red ? "\033[31m" : "");
+    out_text(o, what); out_printf(o, ": ");
+    out_text(o, why);
+    if (red) out_printf(o, "\033[m");
+    line_end(p, o);
+}
+/* What came of a command; text from outside may be in it. */
+static void reply(struct program *p, bool good, uint64_t number, const char *format, ...) {
+    struct input *in = p->source; char text[1024], where[64] = ""; va_list args;
+    va_start(args, format); vsnprintf(text, sizeof text, format, args); va_end(args);
+    if (*in->name) snprintf(where, sizeof where, "%.40s:%lu", in->name, in->line);
+    if (p->s.json) {
+        out_printf(&p->out, "{\"event\":\"%s\"", good ? "answer" : "failed");
+        if (number) out_printf(&p->out, ",\"id\":%" PRIu64, number);
+        out_json(&p->out, "line", where);
+        if (!good) out_json(&p->out, "code", "bad_line");
+        out_json(&p->out, "message", text); out_printf(&p->out, "}\n");
+    } else if (good && !p->s.quiet && !p->bare && in != &p->input[SESSION]) {
+        out_text(line_out(p, false), text); line_end(p, line_out(p, false));
+    }
+    if (good) return;
+    complain(p, *where ? where : "sorry", text);
+    if (in == &p->input[SESSION]) p->s.session = NULL;  /* it stays as it is: nothing is lost */
+    if (in == &p->input[PROMPT]) return;
+    p->refused++; p->status = p->status ? p->status : 1;
+}
+/* 1536 becomes "1.5 KiB". */
+static const char *size_text(char *to, size_t room, double bytes) {
+    int i = 0;
+    for (; bytes >= 1023.95 && i < 5; i++) bytes /= 1024;
+    snprintf(to, room, i ? "%.1f %ciB" : "%.0f %cytes", bytes, "bKMGTP"[i]);
+    return to;
+}
+/* 75 becomes "1:15"; what is not known "-:--". */
+static const char *time_text(char *to, size_t room, double seconds) {
+    long s = seconds >= 0 && seconds < 360000 ? (long)seconds : -1;
+    if (s < 0) snprintf(to, room, "-:--");
+    else if (s < 3600) snprintf(to, room, "%ld:%02ld", s / 60, s % 60);
+    else snprintf(to, room, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+    return to;
+}
+
+static const char *file_shown(const char *path) {
+    return !path ? "" : strncmp(path, "./", 2) == 0 ? path + 2 : path;
 }
 
 /* ======================================================================================= Options
  * One table serves the parser and the help.
  */
-struct settings {
-    char *output, *dir, *list, *agent, *user, *proxy, *method, *data, *cacert, *trace, *cookies;
-    const char **headers;
-    int header_count;
-    int64_t jobs, per_host, retries, total_ms, connect_ms, stall_ms, every_ms, rate, max_bytes;
-    bool quiet, verbose, json, stats, insecure, netrc, compressed, remote_time, no_clobber;
-    bool overwrite, again, no_continue, help, version;
-};
-
 enum kind { FLAG, TEXT, SECRET, HEADER, DATA, COUNT, TIME, SIZE };
 
 static const struct option {
@@ -3020,13 +2622,14 @@ static const struct option {
 #define AT(field) offsetof(struct settings, field)
     {'A', "user-agent", "NAME", TEXT, AT(agent), "call yourself NAME"},
     {0, "cacert", "FILE", TEXT, AT(cacert), "trust the certificates in FILE, and no others"},
+    {0, "color", "WHEN", TEXT, AT(color), "use colors: auto (usual), always or never"},
     {0, "compressed", NULL, FLAG, AT(compressed), "accept gzip and the like (for -o -)"},
-    {0, "connect-timeout", "SECONDS", TIME, AT(connect_ms), "give up connecting after this (30)"},
+    {0, "connect-timeout", "SECONDS", TIME, AT(rq.connect_ms), "give up connecting after this (30)"},
     {'c', "continue", NULL, FLAG, AT(again), "go on with what an earlier run has left (usual)"},
     {0, "cookies", "FILE", TEXT, AT(cookies), "read cookies from FILE and keep them there"},
     {'d', "dir", "DIR", TEXT, AT(dir), "save into DIR"},
     {0, "data", "DATA", DATA, AT(data), "send DATA in a POST; @FILE sends a file's lines"},
-    {0, "every", "TIME", TIME, AT(every_ms), "fetch again every TIME: 30s, 5m, 1h"},
+    {0, "every", "TIME", TIME, AT(rq.every_ms), "fetch again every TIME: 30s, 5m, 1h"},
     {'H', "header", "LINE", HEADER, AT(headers), "send the header LINE too"},
     {'h', "help", NULL, FLAG, AT(help), "show this help and exit"},
     {'i', "input-file", "FILE", TEXT, AT(list), "fetch a list (-: stdin); a line is URL [NAME]"},
@@ -3034,57 +2637,54 @@ static const struct option {
     {'j', "jobs", "N", COUNT, AT(jobs), "fetch N at the same time (16)"},
     {0, "json", NULL, FLAG, AT(json), "tell in JSON, an object a line"},
     {0, "limit-rate", "RATE", SIZE, AT(rate), "take RATE bytes a second, all together: 20k, 1.5M"},
-    {0, "max-filesize", "SIZE", SIZE, AT(max_bytes), "refuse what is larger"},
-    {'m', "max-time", "SECONDS", TIME, AT(total_ms), "give each URL up after SECONDS"},
+    {0, "max-filesize", "SIZE", SIZE, AT(rq.max_bytes), "refuse what is larger"},
+    {'m', "max-time", "SECONDS", TIME, AT(rq.total_ms), "give each URL up after SECONDS"},
     {0, "netrc", NULL, FLAG, AT(netrc), "take names and passwords from ~/.netrc"},
     {0, "no-clobber", NULL, FLAG, AT(no_clobber), "skip what exists"},
     {0, "no-continue", NULL, FLAG, AT(no_continue), "start over"},
     {'o', "output", "FILE", TEXT, AT(output), "save as FILE (-: stdout)"},
     {0, "overwrite", NULL, FLAG, AT(overwrite), "replace what exists (usual: name (1).ext)"},
     {0, "per-host", "N", COUNT, AT(per_host), "but N from one host at most (6)"},
+    {0, "plain", NULL, FLAG, AT(plain), "tell in lines, also on a terminal"},
     {'x', "proxy", "URL", TEXT, AT(proxy), "fetch through a proxy"},
     {'q', "quiet", NULL, FLAG, AT(quiet), "tell of failures only"},
     {'R', "remote-time", NULL, FLAG, AT(remote_time), "give files the time the server says"},
     {'X', "request", "METHOD", TEXT, AT(method), "send METHOD in place of GET"},
     {0, "retry", "N", COUNT, AT(retries), "try again N times what may pass (5)"},
-    {0, "stall-timeout", "SECONDS", TIME, AT(stall_ms), "give up after SECONDS of silence (30)"},
+    {0, "session", "FILE", TEXT, AT(session), "keep the queue in FILE, and go on with it"},
+    {0, "stall-timeout", "SECONDS", TIME, AT(rq.stall_ms), "give up after SECONDS of silence (30)"},
     {0, "stats", NULL, FLAG, AT(stats), "at the end tell what the loop did"},
     {0, "trace", "FILE", TEXT, AT(trace), "write a line about each turn of the loop"},
     {'u', "user", "NAME:PASSWORD", SECRET, AT(user), "log in"},
     {'V', "version", NULL, FLAG, AT(version), "show versions and exit"},
     {'v', "verbose", NULL, FLAG, AT(verbose), "tell more"},
 };
-
 /* One clear line, before the loop is there to print it; arguments come from outside as well. */
 static int refuse(int status, const char *format, ...) {
-    char text[600], clean[600];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
+    char text[600], clean[600]; va_list args;
+    va_start(args, format); vsnprintf(text, sizeof text, format, args); va_end(args);
     text_clean(clean, sizeof clean, text, '?');
     fprintf(stderr, "fetcher: %s\n%s", clean, status == 2 ? "Try fetcher --help.\n" : "");
     return status;
 }
-
-/* A decimal number and a unit; the units' factors stand one behind the other. -1: it is none. */
-static int64_t read_amount(const char *text, const char *units, const double *factor) {
-    char *end;
-    double value = strtod(text, &end);
+/* A decimal number and a unit of its kind. -1: it is none. */
+static int64_t read_amount(const char *text, enum kind kind) {
+    static const double ms[] = {1000, 1000, 60000, 3600000, 86400000}, one[] = {1};
+    static const double bytes[] = {1, 1024, 1024, 1048576, 1048576, 1073741824, 1073741824};
+    const char *units = kind == TIME ? "ssmhd" : kind == SIZE ? "bkKmMgG" : "";
+    char *end; double value = strtod(text, &end);
     const char *unit = *end ? strchr(units, *end) : units;
     if (end == text || !isdigit((unsigned char)end[-1]) || !isdigit((unsigned char)*text) ||
         !unit || (*end && end[1]))
         return -1;
-    value *= factor[unit - units];
-    return value < 9e15 ? (int64_t)value : -1;
+    value *= (kind == TIME ? ms : kind == SIZE ? bytes : one)[unit - units];
+    return value < (kind == COUNT ? 1e6 + 1 : 9e15) ? (int64_t)value : -1;
 }
-
 /* One --data after the other, joined by '&'; of a file, as curl does it, without its line ends. */
 static int read_data(char **data, const char *text) {
     FILE *file = *text == '@' ? fopen(text + 1, "rb") : NULL;
     size_t used = *data ? strlen(*data) : 0, room = used + strlen(text) + 4096;
-    char *all = realloc(*data, room);
-    int c;
+    char *all = realloc(*data, room); int c;
     if (!all || (*text == '@' && !file))
         return refuse(2, "cannot read %s: %s", text + 1, strerror(errno));
     *data = all;
@@ -3101,71 +2701,51 @@ static int read_data(char **data, const char *text) {
     return 0;
 }
 
-/* A copy; what others see of the argument (by ps) is overwritten. */
-static char *hidden(char *arg) {
-    char *copy = text_join(arg, "");
-    memset(arg, '*', strlen(arg));
-    return copy;
-}
-
 static int option_set(struct settings *s, const struct option *o, char *value) {
-    static const double seconds[] = {1000, 1000, 60000, 3600000, 86400000}, one[] = {1};
-    static const double bytes[] = {1, 1024, 1024, 1048576, 1048576, 1073741824, 1073741824};
-    char *field = (char *)s + o->field;
-    int64_t n = 0;
+    void *field = (char *)s + o->field;
+    int64_t n;
     switch (o->kind) {
     case FLAG:
         *(bool *)field = true;
         return 0;
-    case SECRET:
-        free(s->user);
-        s->user = hidden(value);
+    case SECRET:                        /* what others see of it (by ps) is overwritten */
+        free(s->user); s->user = text_join(value, "");
+        memset(value, '*', strlen(value));
         return s->user ? 0 : refuse(2, "out of memory");
     case TEXT:
-        *(char **)(void *)field = value;
+        *(char **)field = value;
         return *value ? 0 : refuse(2, "--%s needs a value that isn't empty", o->name);
     case HEADER:
         s->headers[s->header_count++] = value;
         return !strpbrk(value, "\r\n") && strpbrk(value, ":;") ? 0
                : refuse(2, "not a header: %s", value);
     case DATA:
-        return read_data((char **)(void *)field, value);
-    case COUNT: n = read_amount(value, "", one); break;
-    case TIME: n = read_amount(value, "ssmhd", seconds); break;
-    case SIZE: n = read_amount(value, "bkKmMgG", bytes); break;
-    }
-    *(int64_t *)(void *)field = n;
-    if (n < 0 || (o->kind == COUNT && (n > 1000000 || (n == 0 && strcmp(o->name, "retry")))))
+        return read_data(field, value);
+    default:
+        n = *(int64_t *)field = read_amount(value, o->kind);
+        if (n > 0 || (n == 0 && (o->kind != COUNT || strcmp(o->name, "retry") == 0))) return 0;
         return refuse(2, "--%s: not a %s: %s", o->name, o->kind == TIME ? "time" : "number", value);
-    return 0;
+    }
 }
 
 static const struct option *option_find(const char *arg, size_t length) {
-    const struct option *o, *end = option + sizeof option / sizeof *option;
+    const struct option *o, *end = option + COUNT_OF(option);
     for (o = option; o < end; o++)
         if (arg[1] == '-' ? strlen(o->name) == length - 2 && !strncmp(o->name, arg + 2, length - 2)
                           : o->letter == arg[1])
             return o;
     return NULL;
 }
-
 /* Options and URLs in any order, as GNU does it: -oFILE, -o FILE, --output=FILE, -qv, and "--" ends
  * them. The URLs are gathered. Returns 0, or an exit status. */
 static int options_read(struct settings *s, char **argv, char **url) {
-    const struct option *o;
-    bool over = false, is_long;
-    char *arg, *value;
-    int bad = 0;
-    while (!bad && (arg = *++argv) != NULL) {
-        if (over || *arg != '-' || !arg[1]) {
-            *url++ = arg;
-            continue;
-        }
+    const struct option *o; bool over = false; int bad = 0;
+    for (char *arg; !bad && (arg = *++argv) != NULL;) {
+        if (over || *arg != '-' || !arg[1]) { *url++ = arg; continue; }
         if ((over = strcmp(arg, "--") == 0)) continue;
         if ((o = option_find(arg, strcspn(arg, "="))) == NULL)
             return refuse(2, "unknown option %s", arg);
-        is_long = arg[1] == '-';
-        value = is_long ? strchr(arg, '=') : arg + 1;
+        bool is_long = arg[1] == '-'; char *value = is_long ? strchr(arg, '=') : arg + 1;
         value = value && (is_long || value[1]) ? value + 1 : NULL;
         if (o->arg && !value && (value = *++argv) == NULL)
             return refuse(2, "%s needs %s", arg, o->arg);
@@ -3178,24 +2758,29 @@ static int options_read(struct settings *s, char **argv, char **url) {
     }
     return bad;
 }
-
-static int contradiction(const struct settings *s, char **url) {
-    bool to_stdout = s->output && strcmp(s->output, "-") == 0;
-    struct stat st;
-    if (!url[0] && !s->list) return refuse(2, "no URL");
+/* Do the options go together? Then what the transfers ask for is put together of them. */
+static int options_check(struct settings *s, char **url) {
+    bool to_stdout = s->output && strcmp(s->output, "-") == 0; struct stat st;
     if (s->output && stat(s->output, &st) == 0 && S_ISDIR(st.st_mode))
         return refuse(2, "-o %s: this is a directory; -d saves into one", s->output);
     if (s->dir && access(s->dir, W_OK | X_OK) < 0 && errno != ENOENT)
         return refuse(2, "cannot write to %s: %s", s->dir, strerror(errno));
-    if (s->output && (s->list || url[1]))
+    if (s->output && (s->list || s->session || !url[0] || url[1]))
         return refuse(2, "-o names one file, and so takes one URL");
-    if (to_stdout && (s->json || s->every_ms || s->remote_time))
+    if (to_stdout && (s->json || s->rq.every_ms || s->remote_time))
         return refuse(2, "-o - leaves no room for --json, --every or --remote-time");
     if (s->no_clobber && s->overwrite)
         return refuse(2, "--no-clobber and --overwrite contradict each other");
     if (s->again && s->no_continue)
         return refuse(2, "--continue and --no-continue contradict each other");
-    if (s->every_ms && s->every_ms < 1000) return refuse(2, "--every: at least 1s");
+    if (s->rq.every_ms && s->rq.every_ms < 1000) return refuse(2, "--every: at least 1s");
+    if (s->color && !listed(s->color, "auto always never"))
+        return refuse(2, "--color: auto, always or never, not %s", s->color);
+    s->rq.headers = s->headers; s->rq.method = s->method; s->rq.body = s->data;
+    s->rq.retries = s->retries ? (int)s->retries : -1;
+    s->rq.existing = s->no_clobber ? FETCHER_SKIP : s->overwrite ? FETCHER_OVERWRITE : 0;
+    s->rq.flags = (s->no_continue ? FETCHER_FRESH : 0) | (s->remote_time ? FETCHER_FILE_TIME : 0) |
+                  (s->compressed ? FETCHER_COMPRESSED : 0);
     return 0;
 }
 
@@ -3203,8 +2788,7 @@ static int help(void) {
     char left[80];
     puts("Usage: fetcher [OPTION]... URL...\n"
          "Fetch URLs (http, https), many at the same time, and save them as files.\n\nOptions:");
-    for (size_t i = 0; i < sizeof option / sizeof *option; i++) {
-        const struct option *o = &option[i];
+    for (const struct option *o = option; o < option + COUNT_OF(option); o++) {
         snprintf(left, sizeof left, "  %c%c%s --%s%s%s", o->letter ? '-' : ' ',
                  o->letter ? o->letter : ' ', o->letter ? "," : " ", o->name, o->arg ? "=" : "",
                  o->arg ? o->arg : "");
@@ -3212,6 +2796,8 @@ static int help(void) {
     }
     puts("\nA file appears under its name only when it is whole; until then it is NAME.part,\n"
          "and the next run goes on with it. Sizes take k, M or G; times s, m, h or d.\n\n"
+         "On a terminal, ? shows the keys; without a URL fetcher waits for commands there.\n"
+         "With -i - the commands come from stdin; the command help shows them.\n\n"
          "Exit status: 0 all was fetched, 1 something failed, 2 wrong usage; 130 and 143 after\n"
          "an interrupt and SIGTERM.");
     return fflush(stdout) || ferror(stdout) ? 1 : 0;
@@ -3228,160 +2814,125 @@ static int version(void) {
     return fflush(stdout) || ferror(stdout) ? 1 : 0;
 }
 
-/* ========================================================================================== Main
- * Fetch what the command line and the list name, and tell about it.
+/* ========================================================================================= Model
+ * The rows: what was asked for and has not ended, and what has failed. They stand in one tree in
+ * the order of the eye (what runs, what is held, what waits, what has failed), so any front end
+ * shows a hundred thousand at the cost of those that it draws.
  */
-struct job {
-    struct program *p;
-    struct node id;             /* in p->jobs; the transfer's */
-};
-
-struct list {                   /* -i */
-    int fd;
-    bool eof, polled, watched, skipping;
-    unsigned long line;
-    size_t begin, end;          /* what has been read and not yet taken */
-    char text[URL_MAX + 1024];
-};
-
-struct program {
-    struct settings s;
-    struct fetcher *f;
-    struct out out, err;
-    struct list list;
-    struct node *jobs;          /* those that have not ended */
-    uint64_t started, refused;  /* jobs; lines of the list that were none */
-    int status;
-    bool progress, feeding;     /* a line on the terminal; in feed() */
-    CURLSH *cookies;
-    FILE *trace;
-    usec began;
-};
-
-static volatile sig_atomic_t signals_seen;
-static struct program *signalled;
-
 static void feed(struct fetcher *f, void *arg);
+static void session_touch(struct program *p);
+static void changed(struct program *p) { if (p->draw) p->draw(p); }
 
-/* A line on stderr; a progress line makes room for it, and comes again. */
-static void complain(struct program *p, const char *what, const char *why) {
-    if (p->progress) out_printf(&p->err, "\r\033[K");
-    out_printf(&p->err, "fetcher: ");
-    out_text(&p->err, what);
-    out_printf(&p->err, ": ");
-    out_text(&p->err, why);
-    out_printf(&p->err, "\n");
-    out_flush(p->f, &p->err, false);
+static struct job *row_job(struct node *n) { return n ? container_of(n, struct job, row) : NULL; }
+
+static struct job *row_after(struct program *p, const struct job *j) {
+    return row_job(j ? tree_next(p->rows, &j->row) : tree_first(p->rows));
 }
 
-/* 1536 becomes "1.5 KiB". */
-static const char *size_text(char *to, size_t room, double bytes) {
-    int i = 0;
-    for (; bytes >= 1023.95 && i < 5; i++) bytes /= 1024;
-    snprintf(to, room, i ? "%.1f %ciB" : "%.0f %cytes", bytes, "bKMGTP"[i]);
-    return to;
+static struct job *row_before(struct program *p, const struct job *j) {
+    return row_job(tree_near(p->rows, j->row.key, j->row.seq, true));
 }
 
-static const char *file_shown(const char *path) {
-    return !path ? "" : strncmp(path, "./", 2) == 0 ? path + 2 : path;
+static void row_place(struct program *p, struct job *j, enum fetcher_state state) {
+    static const int rank[] = {2, 0, 1, 1, 1, 3};       /* of a waiting one, a running one, ... */
+    tree_remove(&p->rows, &j->row);
+    j->row.key = ((int64_t)rank[state] << 32) - j->priority; j->row.seq = (uint64_t)j->id.key;
+    tree_add(&p->rows, &j->row); changed(p);
 }
 
-static void tell_json(struct program *p, const struct fetcher_result *r) {
+static void job_free(struct program *p, struct job *j) {
+    if (p->selected == j) p->selected = row_after(p, j) ? row_after(p, j) : row_before(p, j);
+    tree_remove(&p->jobs, &j->id); tree_remove(&p->rows, &j->row);
+    p->row_count--; p->failed_count -= j->failed != NULL;
+    session_touch(p); changed(p);
+    free(j->failed); free(j);
+}
+
+static struct fetcher_info job_info(struct program *p, const struct job *j) {
+    struct fetcher_info info = {.state = FETCHER_ENDED, .total = -1, .wait_ms = -1};
+    if (j->transfer && fetcher_info(p->f, j->transfer, &info) == 0) return info;
+    info.url = j->failed ? j->failed : "";
+    info.message = info.url + strlen(info.url) + (j->failed != NULL);
+    return info;
+}
+
+static void tell_json(struct program *p, uint64_t number, const struct fetcher_result *r) {
     out_printf(&p->out, "{\"event\":\"%s\",\"id\":%" PRIu64, !r->code ? "done" :
-               r->code == FETCHER_CANCELLED ? "cancelled" : "failed", r->id);
+               r->code == FETCHER_CANCELLED ? "cancelled" : "failed", number);
     out_json(&p->out, "url", r->url);
-    if (r->code) {
-        out_json(&p->out, "code", fetcher_strerror(r->code));
-        out_json(&p->out, "message", r->message);
-    } else
-        out_json(&p->out, "file", file_shown(r->path));
+    if (r->code) out_json(&p->out, "code", fetcher_strerror(r->code));
+    out_json(&p->out, r->code ? "message" : "file", r->code ? r->message : file_shown(r->path));
     out_printf(&p->out, ",\"status\":%d,\"bytes\":%" PRId64 ",\"ms\":%.1f,\"attempts\":%d%s}\n",
                r->status, r->bytes, MS(r->total_us), r->attempts, r->code ? "" :
                r->changed ? ",\"changed\":true" : ",\"changed\":false");
 }
 
 static void tell_plain(struct program *p, const struct fetcher_result *r) {
-    struct out *o = p->s.output && strcmp(p->s.output, "-") == 0 ? &p->err : &p->out;
-    char size[32];
-    if (p->s.quiet || (o == &p->err && !p->s.verbose)) return;
-    if (p->progress) out_printf(&p->err, "\r\033[K");
-    out_flush(p->f, &p->err, false);
+    bool to_stdout = p->s.output && strcmp(p->s.output, "-") == 0;
+    struct out *o = line_out(p, to_stdout); char size[32];
+    if (p->s.quiet || (to_stdout && !p->s.verbose)) return;
     out_text(o, r->path ? file_shown(r->path) : r->url);
     out_printf(o, r->changed ? ": %s in %.2f s" : r->attempts ? ": unchanged"
                                                                : ": exists, skipped",
                size_text(size, sizeof size, (double)r->bytes), MS(r->total_us) / 1000);
     if (p->s.verbose) {
-        out_printf(o, " from ");
-        out_text(o, r->final_url);
+        out_printf(o, " from "); out_text(o, r->final_url);
         out_printf(o, " (status %d, attempts %d; ms: lookup %.1f, connect %.1f, TLS %.1f, "
                    "first byte %.1f)", r->status, r->attempts, MS(r->lookup_us), MS(r->connect_us),
                    MS(r->tls_us), MS(r->first_byte_us));
     }
-    out_printf(o, "\n");
+    line_end(p, o);
+}
+/* A row that has failed stays, where somebody may retry it; but not for ever. */
+static void job_failed(struct program *p, struct job *j, const struct fetcher_result *r) {
+    size_t n = strlen(r->url) + 1;
+    if ((j->failed = malloc(n + strlen(r->message) + 1)) == NULL) { job_free(p, j); return; }
+    memcpy(j->failed, r->url, n); strcpy(j->failed + n, r->message);
+    j->transfer = 0; row_place(p, j, FETCHER_ENDED);
+    if (++p->failed_count > FAILED_KEPT && !p->s.session)
+        job_free(p, row_job(tree_from(p->rows, ((int64_t)3 << 32) - INT_MAX, 0)));
 }
 
 static void job_done(struct fetcher *f, const struct fetcher_result *r, void *arg) {
-    struct job *j = arg;
-    struct program *p = j->p;
-    if (r->code && !p->status) p->status = 1;
-    if (p->s.json)
-        tell_json(p, r);
-    else if (!r->code)
-        tell_plain(p, r);
-    else if (r->code != FETCHER_CANCELLED)
-        complain(p, r->url, r->message);
-    if (r->last) {
-        tree_remove(&p->jobs, &j->id);
-        free(j);
-    }
+    struct job *j = arg; struct program *p = j->p;
+    if (r->code && !p->status && !(p->stay && r->code == FETCHER_CANCELLED)) p->status = 1;
+    if (p->s.json) tell_json(p, (uint64_t)j->id.key, r);
+    else if (!r->code) tell_plain(p, r);
+    else if (r->code != FETCHER_CANCELLED) complain(p, r->url, r->message);
+    if (r->last && p->keep && r->code && (p->closing || r->code != FETCHER_CANCELLED))
+        job_failed(p, j, r);
+    else if (r->last) job_free(p, j);
     feed(f, p);
 }
-
 /* What is tried again is worth a line: somebody may wait for it. */
 static void job_progress(struct fetcher *f, const struct fetcher_info *info, void *arg) {
-    struct job *j = arg;
-    struct program *p = j->p;
-    char why[300];
+    struct job *j = arg; struct program *p = j->p; char why[300];
+    row_place(p, j, info->state);
     if (info->state != FETCHER_RETRYING) return;
+    int64_t wait_ms = info->wait_ms < 0 ? 0 : info->wait_ms;
     if (p->s.json) {
-        out_printf(&p->out, "{\"event\":\"retry\",\"id\":%" PRIu64, info->id);
-        out_json(&p->out, "url", info->url);
-        out_json(&p->out, "message", info->message);
-        out_printf(&p->out, ",\"attempts\":%d,\"wait_ms\":%" PRId64 "}\n", info->attempts,
-                   info->wait_ms < 0 ? 0 : info->wait_ms);
+        out_printf(&p->out, "{\"event\":\"retry\",\"id\":%" PRId64, j->id.key);
+        out_json(&p->out, "url", info->url); out_json(&p->out, "message", info->message);
+        out_printf(&p->out, ",\"attempts\":%d,\"wait_ms\":%" PRId64 "}\n", info->attempts, wait_ms);
         out_flush(f, &p->out, false);
     } else if (!p->s.quiet) {
         snprintf(why, sizeof why, "%s; attempt %d in %.1f s", info->message, info->attempts + 1,
-                 MS(info->wait_ms < 0 ? 0 : info->wait_ms));
+                 MS(wait_ms));
         complain(p, info->url, why);
     }
 }
-
 /* Back-pressure: while the reader of stdout is slow, the transfer waits. */
 static int job_data(struct fetcher *f, const void *data, size_t size, void *arg) {
-    struct job *j = arg;
-    struct out *o = &j->p->out;
-    if (strcmp(j->p->s.output, "-") != 0)
-        return 0;                       /* -o /dev/null */
+    struct out *o = &((struct job *)arg)->p->out;
+    if (strcmp(((struct job *)arg)->p->s.output, "-") != 0) return 0;       /* -o /dev/null */
     if (out_full(o)) return FETCHER_PAUSE;
-    out_add(o, data, size);
-    out_flush(f, o, false);
+    out_add(o, data, size); out_flush(f, o, false);
     return 0;
 }
-
-static void stdout_drained(struct fetcher *f, void *arg) {
-    struct program *p = arg;
-    if (p->jobs && p->s.output)
-        (void)fetcher_resume(f, (fetcher_id)p->jobs->key);
-    feed(f, p);
-}
-
 /* Options that are libcurl's own business. The trust is in the named file alone: no other
  * directory. */
 static int job_setup(void *e, void *arg) {
-    struct program *p = ((struct job *)arg)->p;
-    struct settings *s = &p->s;
-    unsigned bad = 0;
+    struct program *p = ((struct job *)arg)->p; struct settings *s = &p->s; unsigned bad = 0;
     if (s->agent) SET(USERAGENT, s->agent);
     if (s->user) SET(USERPWD, s->user);
     if (s->proxy) SET(PROXY, s->proxy);
@@ -3391,20 +2942,6 @@ static int job_setup(void *e, void *arg) {
     if (p->cookies) { SET(SHARE, p->cookies); SET(COOKIEFILE, ""); }
     return bad ? -1 : 0;
 }
-
-static struct fetcher_request job_request(const struct settings *s) {
-    return (struct fetcher_request){
-        .method = s->method, .headers = s->headers, .body = s->data, .on_done = job_done,
-        .on_progress = job_progress, .setup = job_setup, .every_ms = s->every_ms,
-        .max_bytes = s->max_bytes, .connect_ms = s->connect_ms, .stall_ms = s->stall_ms,
-        .total_ms = s->total_ms, .retries = s->retries ? (int)s->retries : -1,
-        .existing = s->no_clobber ? FETCHER_SKIP : s->overwrite ? FETCHER_OVERWRITE
-                                                                : FETCHER_KEEP_BOTH,
-        .flags = (s->no_continue ? FETCHER_FRESH : 0) | (s->remote_time ? FETCHER_FILE_TIME : 0) |
-                 (s->compressed ? FETCHER_COMPRESSED : 0),
-    };
-}
-
 /* DIR/NAME; without a name the library finds one. */
 static char *job_path(const struct settings *s, const char *name) {
     const char *dir = name && (*name == '/' || !s->dir) ? "" : s->dir ? s->dir : ".";
@@ -3414,253 +2951,144 @@ static char *job_path(const struct settings *s, const char *name) {
     return path;
 }
 
-static void job_start(struct program *p, const char *url, const char *name) {
-    struct job *j = calloc(1, sizeof *j);
+static bool job_launch(struct program *p, struct job *j) {
     bool stream = p->s.output && listed(p->s.output, "- /dev/null");
-    char *path = stream ? NULL : job_path(&p->s, name);
-    struct fetcher_request rq = job_request(&p->s);
-    rq.url = url;
-    rq.arg = j;
-    rq.path = path;
-    rq.on_data = stream ? job_data : NULL;
-    if (j && (stream || path)) {
+    char *path = stream ? NULL : job_path(&p->s, j->name); struct fetcher_request rq = p->s.rq;
+    rq.url = j->url; rq.path = path; rq.every_ms = j->every_ms;
+    rq.priority = j->priority; rq.arg = j; rq.on_data = stream ? job_data : NULL;
+    rq.on_progress = job_progress; rq.on_done = job_done; rq.setup = job_setup;
+    j->transfer = stream || path ? fetcher_start(p->f, &rq) : 0;
+    free(path);
+    if (!j->transfer) return false;
+    p->failed_count -= j->failed != NULL;
+    free(j->failed); j->failed = NULL;
+    row_place(p, j, FETCHER_WAITING); session_touch(p);
+    return true;
+}
+
+static struct job *job_start(struct program *p, const char *url, const char *name, int64_t every) {
+    size_t n = strlen(url) + 1, m = name ? strlen(name) + 1 : 0;
+    struct job *j = calloc(1, sizeof *j + n + m);
+    if (j) {
+        memcpy(j->url, url, n);
+        if (name) j->name = memcpy(j->url + n, name, m);
         j->p = p;
-        j->id.key = (int64_t)fetcher_start(p->f, &rq);
+        j->every_ms = every;
+        j->id.key = (int64_t)p->last_number + 1;
+        if (!job_launch(p, j)) { free(j); j = NULL; }
     }
-    if (j && j->id.key) {
-        p->started++;
+    if (j) {
         tree_add(&p->jobs, &j->id);
+        p->row_count++;
+        p->last_number++;
+        p->started++;
     } else {
         complain(p, "cannot start a transfer", strerror(errno));
         p->status = 1;
-        free(j);
     }
-    free(path);
+    return j;
+}
+/* How a row reads: its name, and behind it all the rest: speed and time left, or the state. */
+static const char *row_name(const struct fetcher_info *i, char *to, size_t room) {
+    bool file = i->path && i->path[strlen(i->path) - 1] != '/';
+    const char *text = file ? i->path : i->url, *last = strrchr(text, '/');
+    int n = (int)strcspn(last && last[1] ? last + 1 : text, file ? "" : "?#");
+    snprintf(to, room, "%.*s", n, last && last[1] ? last + 1 : text);
+    return to;
 }
 
-/* -- the list -------------------------------------------------------------------------------- */
+static const char *const state_word[] =
+    {"waiting", "running", "retrying", "sleeping", "paused", "failed"};
 
-static void list_refuse(struct program *p, const char *why) {
-    char where[64];
-    snprintf(where, sizeof where, "%.40s:%lu", p->s.list, p->list.line);
-    if (p->s.json) {
-        out_printf(&p->out, "{\"event\":\"failed\"");
-        out_json(&p->out, "line", where);
-        out_json(&p->out, "code", "bad_line");
-        out_json(&p->out, "message", why);
-        out_printf(&p->out, "}\n");
+static const char *row_state(const struct fetcher_info *i, char *to, size_t room) {
+    char speed[32], left[32]; double seconds = (double)i->wait_ms / 1000;
+    time_text(left, sizeof left, i->state != FETCHER_RUNNING ? seconds + .999 :
+              i->total >= 0 && i->speed > 0 ? (double)(i->total - i->bytes) / (double)i->speed : -1);
+    if (i->state == FETCHER_RUNNING && i->bytes)
+        snprintf(to, room, "%10s/s %7s", size_text(speed, sizeof speed, (double)i->speed), left);
+    else if (i->state == FETCHER_RUNNING) snprintf(to, room, "asking");
+    else if (i->state == FETCHER_SLEEPING || (i->state == FETCHER_WAITING && i->wait_ms > 0))
+        snprintf(to, room, "again in %s", left);
+    else if (i->state == FETCHER_RETRYING) snprintf(to, room, "again in %s: %s", left, i->message);
+    else snprintf(to, room, "%s%s%s", state_word[i->state], *i->message ? ": " : "", i->message);
+    return to;
+}
+/* Seconds left: of a single file by its bytes, of many by their number. */
+static double time_left(struct program *p, const struct fetcher_stats *st) {
+    struct fetcher_info i;
+    double elapsed = (double)(p->f->now - p->began) / 1e6, done = (double)(st->done + st->failed);
+    if (p->started == 1 && p->jobs) {
+        i = job_info(p, container_of(p->jobs, struct job, id));
+        return i.total > 0 && st->received > 0
+             ? (double)(i.total - i.bytes) * elapsed / (double)st->received : -1;
     }
-    complain(p, where, why);
-    p->refused++;
-    p->status = p->status ? p->status : 1;
+    return p->input[LIST].eof && done > 0 && fetcher_count(p->f) > 0
+         ? (double)fetcher_count(p->f) * elapsed / done : -1;
+}
+/* The speed of each second, for a graph; those in which nobody looked count as the mean. */
+static void speed_sample(struct program *p, int64_t received) {
+    int64_t seconds = (p->f->now - p->sampled) / 1000000, n = seconds < SPEEDS ? seconds : SPEEDS;
+    if (seconds <= 0) return;
+    memmove(p->speed + n, p->speed, (size_t)(SPEEDS - n) * sizeof *p->speed);
+    for (int64_t i = 0; i < n; i++) p->speed[i] = (received - p->received) / seconds;
+    p->sampled += seconds * 1000000; p->received = received;
 }
 
+/* ====================================================================================== Commands
+ * One small language, parsed in one place, for the lines of stdin and of lists, the prompt and the
+ * session. What is to be done to all downloads is done in slices, between the turns of the loop.
+ */
+struct command {
+    const char *name, *args, *help;
+    int least, most;            /* words that follow */
+    void (*run)(struct program *, char **word);         /* once; or, where it is NULL, ... */
+    bool (*apply)(struct program *, struct job *);      /* to each download. Was it of use? */
+    const char *done;           /* what has then happened to it */
+};
 /* A name in a list comes from outside: it stays below the directory. */
 static bool name_escapes(const char *name) {
-    const char *s = name;
-    for (; (s = strstr(s, "..")) != NULL; s += 2)
+    for (const char *s = name; (s = strstr(s, "..")) != NULL; s += 2)
         if ((s == name || s[-1] == '/') && (s[2] == '/' || !s[2])) return true;
     return *name == '/' || name[strlen(name) - 1] == '/';
 }
 
-static void list_line(struct program *p, char *line, size_t n) {
-    char *url = line + strspn(line, " \t"), *name;
-    while (n > 0 && strchr(" \t\r", line[n - 1])) line[--n] = '\0';
-    p->list.line++;
-    if (strlen(line) != n)
-        list_refuse(p, "a NUL is in the line");
-    else if (!*url)
-        list_refuse(p, "the line is empty");
-    else if (*url != '#') {
-        name = url + strcspn(url, " \t");
-        if (*name) *name++ = '\0';
-        name += strspn(name, " \t");
-        if (*name && name_escapes(name))
-            list_refuse(p, "the name leads out of the directory");
-        else
-            job_start(p, url, *name ? name : NULL);
-    }
+static void add(struct program *p, char **word, int64_t every) {
+    const char *name = word[1] && *word[1] ? word[1] : NULL; struct job *j;
+    if (name && p->source != &p->input[SESSION] && name_escapes(name))
+        reply(p, false, 0, "the name leads out of the directory");
+    else if ((j = job_start(p, word[0], name, every)) != NULL)
+        reply(p, true, (uint64_t)j->id.key, "added %" PRId64 ": %s", j->id.key,
+               job_info(p, j).url);
 }
 
-/* Take a line out of what has been read. False: there is none. */
-static bool list_take(struct program *p) {
-    struct list *l = &p->list;
-    char *line = l->text + l->begin, *newline = memchr(line, '\n', l->end - l->begin);
-    size_t n = newline ? (size_t)(newline - line) : l->end - l->begin;
-    bool too_long = !newline && n + 1 == sizeof l->text;
-    if (!newline && !too_long && (!l->eof || n == 0)) return false;
-    line[n] = '\0';
-    l->begin += n + (newline != NULL);
-    if (too_long && !l->skipping) {
-        l->line++;
-        list_refuse(p, "the line is too long");
-    } else if (!l->skipping)
-        list_line(p, line, n);
-    l->skipping = too_long;
-    return true;
+static void do_add(struct program *p, char **word) { add(p, word + 1, p->s.rq.every_ms); }
+
+static void do_every(struct program *p, char **word) {
+    int64_t ms = read_amount(word[1], TIME);
+    if (ms < 1000) reply(p, false, 0, "not a time of at least 1s: %s", word[1]);
+    else add(p, word + 2, ms);
 }
 
-static void list_read(struct program *p) {
-    struct list *l = &p->list;
-    ssize_t n;
-    memmove(l->text, l->text + l->begin, l->end -= l->begin);
-    l->begin = 0;
-    n = read(l->fd, l->text + l->end, sizeof l->text - 1 - l->end);
-    if (n > 0)
-        l->end += (size_t)n;
-    else if (n == 0)
-        l->eof = true;
-    else if (errno != EAGAIN && errno != EINTR) {
-        complain(p, p->s.list, strerror(errno));
-        p->status = 1;
-        l->eof = true;
-    }
+static void do_jobs(struct program *p, char **word) {
+    int64_t n = read_amount(word[1], COUNT);
+    if (n < 1) { reply(p, false, 0, "not a number of jobs: %s", word[1]); return; }
+    p->s.jobs = n;
+    (void)fetcher_limit(p->f, (int)n, 0, 0);
+    reply(p, true, 0, "%d at the same time", (int)n);
 }
 
-static void list_ready(struct fetcher *f, int fd, int events, void *arg) {
-    struct program *p = arg;
-    (void)fd, (void)events;
-    list_read(p);
-    feed(f, p);
+static void do_limit(struct program *p, char **word) {
+    int64_t rate = read_amount(word[1], SIZE); char size[32];
+    if (rate >= 0) (void)fetcher_limit(p->f, 0, 0, rate ? rate : -1);
+    if (rate < 0) reply(p, false, 0, "not a rate: %s", word[1]);
+    else
+        reply(p, true, 0, "%s%s", rate ? size_text(size, sizeof size, (double)rate) : "no limit",
+               rate ? " a second" : "");
 }
 
-static void list_watch(struct program *p, bool on) {
-    if (on != p->list.watched)
-        (void)fetcher_watch(p->f, p->list.fd, on ? FETCHER_READ : 0, list_ready, p);
-    p->list.watched = on;
-}
-
-static void list_end(struct program *p) {
-    list_watch(p, false);
-    p->list.eof = true;
-    p->list.begin = p->list.end = 0;
-}
-
-/* The list is read only as fast as the queue drains: a pipe of a million URLs is never held in
- * memory. A regular file would always be ready, so it is read when there is room. */
-static void feed(struct fetcher *f, void *arg) {
-    struct program *p = arg;
-    struct list *l = &p->list;
-    size_t window = p->s.jobs > 500 ? (size_t)p->s.jobs * 2 : 1000;
-    bool room, line = true;
-    if (p->feeding) return;             /* what is flushed below calls back */
-    p->feeding = true;
-    do {
-        while ((room = !p->out.error && fetcher_count(f) < window && !out_full(&p->out)) &&
-               ((line = list_take(p)) || (!l->eof && !l->polled)))
-            if (!line) list_read(p);
-        out_flush(f, &p->out, false);
-    } while (!room && !p->out.error && fetcher_count(f) < window && !p->out.was_full);
-    p->feeding = false;
-    list_watch(p, room && !l->eof && l->polled);
-}
-
-static int list_open(struct program *p) {
-    struct list *l = &p->list;
-    struct stat st;
-    l->eof = !p->s.list;
-    if (l->eof) return 0;
-    l->fd = strcmp(p->s.list, "-") == 0 ? 0 : open(p->s.list, O_RDONLY | O_CLOEXEC);
-    if (l->fd < 0 || fstat(l->fd, &st) < 0 || (S_ISDIR(st.st_mode) && (errno = EISDIR)))
-        return refuse(1, "cannot read %s: %s", p->s.list, strerror(errno));
-    l->polled = !S_ISREG(st.st_mode);
-    return 0;
-}
-
-/* -- on the way ------------------------------------------------------------------------------ */
-
-/* Seconds left: of a single file by its bytes, of many by their number. */
-static double time_left(struct program *p, const struct fetcher_stats *st) {
-    struct fetcher_info info;
-    double elapsed = (double)(p->f->now - p->began) / 1e6, done = (double)(st->done + st->failed);
-    if (p->started == 1 && p->jobs && fetcher_info(p->f, (fetcher_id)p->jobs->key, &info) == 0)
-        return info.total > 0 && st->received > 0
-             ? (double)(info.total - info.bytes) * elapsed / (double)st->received : -1;
-    return p->list.eof && done > 0 ? ((double)p->started - done) * elapsed / done : -1;
-}
-
-static int terminal_width(void) {
-    struct winsize size;
-    return ioctl(2, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
-}
-
-/* One tidy line on a terminal, five times a second; a stopped one gets none. */
-static void progress(struct fetcher *f, void *arg) {
-    struct program *p = arg;
-    struct fetcher_stats st;
-    char got[32], speed[32], left[32] = "-:--", line[200];
-    double seconds = (double)(f->now - p->began) / 1e6, rest;
-    fetcher_stats(f, &st);
-    if ((rest = time_left(p, &st)) >= 0 && rest < 360000)
-        snprintf(left, sizeof left, "%d:%02d", (int)rest / 60, (int)rest % 60);
-    snprintf(line, sizeof line, "%" PRIu64 "/%" PRIu64 "%s done, %" PRIu64 " failed  %s  %s/s  "
-             "%s left", st.done, p->started, p->list.eof ? "" : "+", st.failed,
-             size_text(got, sizeof got, (double)st.received),
-             size_text(speed, sizeof speed, (double)st.received / (seconds + .001)), left);
-    if (p->err.used == 0 && p->started)
-        out_printf(&p->err, "\r%.*s\033[K", terminal_width() - 1, line);
-    out_flush(f, &p->err, false);
-    if (fetcher_count(f) > 0 || !p->list.eof)
-        (void)fetcher_timer(f, 200, progress, p);
-}
-
-static void trace(struct fetcher *f, const char *line, void *arg) {
-    (void)f;
-    fprintf(arg, "%s\n", line);
-}
-
-static void give_up(struct fetcher *f, void *arg) {
-    (void)arg;
-    fetcher_stop(f);
-}
-
-/* The first signal ends it cleanly: what is there of a file is kept. */
-static void interrupted(struct fetcher *f, void *arg) {
-    struct program *p = arg;
-    list_end(p);
-    for (struct node *n = tree_first(p->jobs); n; n = tree_from(p->jobs, n->key + 1, 0))
-        (void)fetcher_cancel(f, (fetcher_id)n->key);
-    p->status = 128 + (int)signals_seen;
-    if (p->out.watched)                 /* its reader may have stopped */
-        (void)fetcher_timer(f, 500, give_up, p);
-    if (!p->s.quiet)
-        complain(p, "interrupted", "the same command goes on where it was");
-}
-
-static void on_signal(int number) {
-    if (signals_seen) _exit(128 + number);
-    signals_seen = number;
-    (void)fetcher_post(signalled->f, interrupted, signalled);
-}
-
-/* -- from start to end ----------------------------------------------------------------------- */
-
-/* Cookies are read once and written once, by a handle that does nothing else. (What could not
- * be made is NULL, which libcurl refuses.) */
-static int cookies_move(struct program *p, bool save) {
-    int fd = open(p->s.cookies, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);     /* can it be written? */
-    CURL *e = curl_easy_init();
-    unsigned bad = fd < 0;
-    if (fd >= 0) close(fd);
-    if (!p->cookies) p->cookies = curl_share_init();
-    bad |= curl_share_setopt(p->cookies, CURLSHOPT_SHARE, CURL_LOCK_DATA_COOKIE);
-    SET(SHARE, p->cookies);
-    if (save)
-        SET(COOKIEJAR, p->s.cookies);
-    else {
-        SET(COOKIEFILE, p->s.cookies);
-        SET(COOKIELIST, "RELOAD");
-    }
-    curl_easy_cleanup(e);
-    return bad ? refuse(2, "cannot use %s for cookies", p->s.cookies) : 0;
-}
-
-static void tell_stats(struct program *p) {
-    struct fetcher_stats st;
-    double seconds = (double)(clock_us() - p->began) / 1e6;
-    char size[32];
-    fetcher_stats(p->f, &st);
-    st.failed += p->refused;
+static void tell_stats(struct program *p, struct out *o) {
+    struct fetcher_stats st; double seconds = (double)(clock_us() - p->began) / 1e6; char size[32];
+    fetcher_stats(p->f, &st); st.failed += p->refused;
     if (p->s.json) {
         out_printf(&p->out, "{\"event\":\"stats\",\"done\":%" PRIu64 ",\"failed\":%" PRIu64
                    ",\"bytes\":%" PRId64 ",\"seconds\":%.3f,\"turns\":%" PRIu64
@@ -3669,33 +3097,869 @@ static void tell_stats(struct program *p) {
         out_json(&p->out, "culprit", st.culprit);
         out_printf(&p->out, "}\n");
     } else
-        out_printf(&p->err, "%" PRIu64 " done, %" PRIu64 " failed, %s in %.2f s; %" PRIu64
+        out_printf(o, "%" PRIu64 " done, %" PRIu64 " failed, %s in %.2f s; %" PRIu64
                    " turns, longest wait %.2f ms (%s), 99%% below %.2f ms\n", st.done, st.failed,
                    size_text(size, sizeof size, (double)st.received), seconds, st.turns,
                    MS(st.stall_max_us), st.culprit, MS(st.stall_p99_us));
 }
 
+static void do_stats(struct program *p, char **word) {
+    (void)word; tell_stats(p, line_out(p, false));
+}
+
+static bool do_list(struct program *p, struct job *j) {
+    struct fetcher_info i = job_info(p, j);
+    struct out *o = p->s.json ? &p->out : line_out(p, false); char state[300], size[32], name[300];
+    row_state(&i, state, sizeof state);
+    if (p->s.json) {
+        out_printf(o, "{\"event\":\"row\",\"id\":%" PRId64, j->id.key);
+        out_json(o, "url", i.url); out_json(o, "file", row_name(&i, name, sizeof name));
+        out_json(o, "state", state_word[i.state]); out_json(o, "message", i.message);
+        out_printf(o, ",\"bytes\":%" PRId64 ",\"total\":%" PRId64 ",\"speed\":%" PRId64 "}\n",
+                   i.bytes, i.total, i.speed);
+    } else {
+        out_printf(o, "%5" PRId64 "  ", j->id.key);
+        out_text(o, row_name(&i, name, sizeof name));
+        out_printf(o, "  %s  %s\n", size_text(size, sizeof size, (double)i.bytes),
+                   state + strspn(state, " "));
+    }
+    return true;
+}
+
+static bool do_pause(struct program *p, struct job *j) {
+    return j->transfer && job_info(p, j).state != FETCHER_PAUSED &&
+           fetcher_pause(p->f, j->transfer) == 0;
+}
+
+static bool do_resume(struct program *p, struct job *j) {
+    enum fetcher_state s = job_info(p, j).state;
+    return (s == FETCHER_PAUSED || s == FETCHER_SLEEPING || s == FETCHER_RETRYING) &&
+           fetcher_resume(p->f, j->transfer) == 0;
+}
+
+static bool do_retry(struct program *p, struct job *j) {
+    if (!j->transfer) return job_launch(p, j);
+    return job_info(p, j).state == FETCHER_RETRYING && fetcher_resume(p->f, j->transfer) == 0;
+}
+
+static bool do_cancel(struct program *p, struct job *j) {
+    if (j->transfer) return fetcher_cancel(p->f, j->transfer) == 0;
+    job_free(p, j);
+    return true;
+}
+
+static bool do_first(struct program *p, struct job *j) {
+    j->priority = ++p->firsts;
+    if (j->transfer) (void)fetcher_priority(p->f, j->transfer, j->priority);
+    row_place(p, j, job_info(p, j).state);
+    session_touch(p);
+    return true;
+}
+
+static bool do_clear(struct program *p, struct job *j) { return !j->transfer && do_cancel(p, j); }
+
+static void do_help(struct program *p, char **word), do_quit(struct program *p, char **word);
+
+static const struct command commands[] = {
+    {"add", "URL [FILE]", "fetch it (the word add may be left out)", 1, 2, do_add, NULL, NULL},
+    {"every", "TIME URL [FILE]", "fetch it again and again", 2, 3, do_every, NULL, NULL},
+    {"pause", "N|all", "hold it; what is there of it stays", 1, 1, NULL, do_pause, "paused"},
+    {"resume", "N|all", "let it go on, at once", 1, 1, NULL, do_resume, "resumed"},
+    {"retry", "N|all", "try again what failed", 1, 1, NULL, do_retry, "tried again"},
+    {"cancel", "N|all", "give it up", 1, 1, NULL, do_cancel, "cancelled"},
+    {"first", "N", "fetch it before the others", 1, 1, NULL, do_first, "put first"},
+    {"jobs", "N", "fetch N at the same time", 1, 1, do_jobs, NULL, NULL},
+    {"limit", "RATE", "take RATE bytes a second (0: any)", 1, 1, do_limit, NULL, NULL},
+    {"list", "", "show what runs, waits or has failed", 0, 0, NULL, do_list, "listed"},
+    {"clear", "", "forget what has failed", 0, 0, NULL, do_clear, "forgotten"},
+    {"stats", "", "tell what the loop did", 0, 0, do_stats, NULL, NULL},
+    {"help", "", "show the commands", 0, 0, do_help, NULL, NULL},
+    {"quit", "", "end; what is there of files stays", 0, 0, do_quit, NULL, NULL},
+    {NULL, NULL, NULL, 0, 0, NULL, NULL, NULL}
+};
+
+static void do_help(struct program *p, char **word) {
+    (void)word;
+    for (const struct command *c = commands; c->name; c++)
+        reply(p, true, 0, "  %-7s %-16s %s", c->name, c->args, c->help);
+}
+/* One slice of a command that goes through all downloads, in the order of their numbers. */
+static void sweep(struct program *p) {
+    const struct command *c = p->sweep.command;
+    struct node *n = tree_from(p->jobs, p->sweep.next, 0);
+    if (n) {
+        p->sweep.next = n->key + 1; p->sweep.count += c->apply(p, container_of(n, struct job, id));
+        return;
+    }
+    p->sweep.command = NULL;
+    reply(p, true, 0, "%d %s", p->sweep.count, c->done);
+}
+
+static void sweep_start(struct program *p, const char *name) {
+    p->sweep.command = commands;
+    while (strcmp(p->sweep.command->name, name) != 0) p->sweep.command++;
+    p->sweep.next = p->sweep.count = 0;
+}
+
+static void command_apply(struct program *p, const struct command *c, const char *which) {
+    bool all = !which || (strcmp(which, "all") == 0 && strchr(c->args, '|'));
+    struct node *n = all ? NULL : tree_find(p->jobs, (uint64_t)read_amount(which, COUNT));
+    if (all) sweep_start(p, c->name);
+    else if (!n) reply(p, false, 0, "there is no download %s", which);
+    else if (!c->apply(p, container_of(n, struct job, id)))
+        reply(p, false, 0, "%s has nothing to %s", which, c->name);
+    else reply(p, true, (uint64_t)read_amount(which, COUNT), "%s %s", which, c->done);
+}
+/* Words, in place. A quote at the beginning of one goes to the next, and a backslash takes the
+ * meaning of spaces, quotes and itself away. Returns how many there are; -1: a quote is open. */
+static int words_split(char *s, char **word, int most) {
+    int n = 0;
+    for (s += strspn(s, " \t"); *s; s += strspn(s, " \t")) {
+        char *to = s, quote = *s == '"' || *s == '\'' ? *s++ : '\0';
+        if (n < most) word[n] = to;
+        n++;
+        for (; *s && (quote ? *s != quote : !strchr(" \t", *s)); *to++ = *s++)
+            s += *s == '\\' && s[1] && strchr(" \t\"'\\", s[1]);
+        if (quote && !*s) return -1;
+        s += *s != '\0'; *to = '\0';
+    }
+    return n;
+}
+/* The one door for every command, wherever it comes from. */
+static void command_line(struct program *p, char *line) {
+    char *word[6] = {"add"};
+    int n = words_split(line, word + 1, 4); const struct command *c = commands;
+    bool url = n > 0 && (strpbrk(word[1], ":/.?") || strcmp(word[1], "localhost") == 0);
+    while (n > 0 && !url && c->name && strcmp(c->name, word[1]) != 0) c++;
+    p->bare = url;
+    if (n < 1) reply(p, false, 0, n ? "a quote is not closed" : "the line is empty");
+    else if (!c->name) reply(p, false, 0, "%s: not a URL and not a command; try help", word[1]);
+    else if (n - !url < c->least || n - !url > c->most)
+        reply(p, false, 0, "%s words: it is %s %s", n - !url < c->least ? "too few" : "too many",
+               c->name, c->args);
+    else if (c->run) c->run(p, word + !url);
+    else command_apply(p, c, word[2]);
+}
+
+/* -- where lines come from ------------------------------------------------------------------- */
+/* Take a line out of what has been read. False: there is none. */
+static bool input_take(struct program *p, struct input *in) {
+    char *line = in->text + in->begin, *newline = memchr(line, '\n', in->end - in->begin);
+    size_t n = newline ? (size_t)(newline - line) : in->end - in->begin;
+    bool too_long = !newline && n + 1 == sizeof in->text;
+    if (!newline && !too_long && (!in->eof || n == 0)) return false;
+    in->begin += n + (newline != NULL); line[n] = '\0';
+    p->source = in; p->bare = false;
+    in->line += !in->skipping;
+    while (n > 0 && line[n - 1] == '\r') line[--n] = '\0';
+    if (too_long && !in->skipping) reply(p, false, 0, "the line is too long");
+    else if (!in->skipping && strlen(line) != n) reply(p, false, 0, "a NUL is in the line");
+    else if (!in->skipping && line[strspn(line, " \t")] != '#') command_line(p, line);
+    in->skipping = too_long;
+    return true;
+}
+
+static void input_read(struct program *p, struct input *in) {
+    memmove(in->text, in->text + in->begin, in->end -= in->begin);
+    in->begin = 0;
+    ssize_t n = read(in->fd, in->text + in->end, sizeof in->text - 1 - in->end);
+    if (n > 0) in->end += (size_t)n;
+    in->eof |= n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
+    if (n >= 0 || errno == EAGAIN || errno == EINTR) return;
+    complain(p, in->name, strerror(errno));
+    p->status = 1;
+}
+
+static void input_ready(struct fetcher *f, int fd, int events, void *arg) {
+    struct program *p = arg;
+    (void)fd, (void)events; input_read(p, &p->input[LIST]);
+    feed(f, p);
+}
+
+static void input_watch(struct program *p, bool on) {
+    struct input *in = &p->input[LIST];
+    if (on != in->watched) (void)fetcher_watch(p->f, in->fd, on ? FETCHER_READ : 0, input_ready, p);
+    in->watched = on;
+}
+
+static bool queue_full(struct program *p) {
+    return fetcher_count(p->f) >= (p->s.jobs > 500 ? (size_t)p->s.jobs * 2 : 1000);
+}
+/* The next command, or a piece of the last. A list is read only as fast as the queue drains: a pipe
+ * of a million URLs is never held in memory. False: there is none to be had now. */
+static bool feed_one(struct program *p) {
+    if (!p->closing && (p->out.error || out_full(&p->out) || p->view.log.used >= OUT_FULL))
+        return false;
+    if (p->sweep.command) { sweep(p); return true; }
+    for (int i = 0; i < INPUTS; i++) {
+        struct input *in = &p->input[i];
+        if (i == LIST && queue_full(p)) continue;
+        if (input_take(p, in)) return true;
+        if (in->eof || in->polled || i == PROMPT) continue;
+        input_read(p, in);
+        return true;
+    }
+    return false;
+}
+
+static void feed_again(struct fetcher *f, void *arg) {
+    ((struct program *)arg)->feed_due = false; feed(f, arg);
+}
+/* A regular file would always be ready, so it is read when there is room; a millisecond of that,
+ * then the loop has its turn. */
+static void feed(struct fetcher *f, void *arg) {
+    struct program *p = arg; usec end = clock_us() + SLICE_INPUT_US; bool more = true;
+    if (p->feeding) return;             /* what is flushed below calls back */
+    p->feeding = true;
+    while (more && clock_us() < end) more = feed_one(p);
+    out_flush(f, &p->out, false); p->feeding = false;
+    if (more && !p->feed_due) p->feed_due = fetcher_timer(f, 0, feed_again, p) != 0;
+    input_watch(p, !more && !p->input[LIST].eof && p->input[LIST].polled && !p->out.was_full &&
+                   !p->out.error && !queue_full(p));
+    for (int i = 0; i < INPUTS; i++) more |= !p->input[i].eof || p->input[i].begin < p->input[i].end;
+    if (!more && !p->prompt.open && !p->sweep.command && fetcher_count(f) == 0) fetcher_stop(f);
+}
+
+static void stdout_drained(struct fetcher *f, void *arg) {
+    struct program *p = arg; struct node *n = tree_first(p->jobs);
+    if (n && p->s.output) (void)fetcher_resume(f, container_of(n, struct job, id)->transfer);
+    feed(f, p);
+}
+/* Give all up, and end: what is there of a file is kept. */
+static void leave(struct program *p) {
+    input_watch(p, false);
+    for (int i = 0; i < INPUTS; i++) {
+        p->input[i].eof = true; p->input[i].begin = p->input[i].end = 0;
+    }
+    p->closing = true; p->prompt.open = false;
+    p->source = &p->input[PROMPT]; p->bare = true;
+    sweep_start(p, "cancel"); feed(p->f, p);
+}
+
+static void do_quit(struct program *p, char **word) {
+    (void)word; reply(p, true, 0, "bye");
+    leave(p);
+}
+
+/* -- the session: what is left to do, as commands -------------------------------------------- */
+static void write_word(FILE *file, const char *word) {
+    for (putc(' ', file); *word; putc(*word++, file))
+        if (strchr(" \t\"'\\", *word)) putc('\\', file);
+}
+
+static void session_job(struct program *p, struct job *j) {
+    FILE *file = p->save.file;
+    if (j->every_ms) fprintf(file, "every %.3f", MS(j->every_ms)); else fprintf(file, "add");
+    write_word(file, j->url);
+    if (j->name) write_word(file, j->name);
+    p->save.line++;
+    fprintf(file, job_info(p, j).state == FETCHER_PAUSED ? "\npause %lu\n" : "\n", p->save.line);
+}
+/* It is written to another file, which takes its name and its lock when it is whole. */
+static int session_open(struct program *p) {
+    char *path = text_join(p->s.session, ".new");
+    int fd = path ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600) : -1;
+    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0) p->save.file = fdopen(fd, "w");
+    if (fd >= 0 && !p->save.file) close(fd);
+    free(path);
+    p->save.at.key = INT64_MIN; p->save.line = 0;
+    return p->save.file && fputs("# fetcher: a session\n", p->save.file) >= 0 ? 0 : -1;
+}
+
+static int session_close(struct program *p) {
+    char *path = text_join(p->s.session, ".new");
+    bool bad = !path || fflush(p->save.file) || ferror(p->save.file) ||
+               rename(path, p->s.session) < 0;
+    FILE *old = bad ? p->save.file : p->save.last;
+    if (!bad) p->save.last = p->save.file;
+    if (old) fclose(old);
+    p->save.file = NULL; free(path);
+    return bad ? -1 : 0;
+}
+/* A slice of it, at most once a second from its beginning; at the end, all. */
+static void session_write(struct fetcher *f, void *arg) {
+    struct program *p = arg; usec end = clock_us() + SLICE_INPUT_US; struct node *n;
+    bool good = p->save.file || session_open(p) == 0;
+    p->save.armed = false;
+    while (good && (n = tree_from(p->rows, p->save.at.key, p->save.at.seq)) != NULL) {
+        p->save.at.key = n->key; p->save.at.seq = n->seq + 1;
+        session_job(p, row_job(n));
+        if (p->closing || clock_us() < end) continue;
+        p->save.armed = fetcher_timer(f, 0, session_write, p) != 0;
+        return;
+    }
+    if (good) good = session_close(p) == 0;
+    if (!good && !p->save.told) complain(p, p->s.session, strerror(errno));
+    p->save.told = !good;
+}
+
+static void session_touch(struct program *p) {
+    if (p->s.session && !p->save.armed && !p->closing && p->input[SESSION].eof)
+        p->save.armed = fetcher_timer(p->f, 1000, session_write, p) != 0;
+}
+
+/* ====================================================================================== Terminal
+ * What has ended scrolls away above as one line each; below stand the rows of what has not, and a
+ * last line of totals. The cursor rests at the beginning of the first row: whatever a terminal
+ * makes of a resize, all that is ours is behind it. Only escape sequences that xterm, the Linux
+ * console, tmux and screen share, and no alternate screen: what was said stays to be read.
+ *
+ * A frame is drawn when something has changed, 20 times a second at most, and not while the
+ * terminal takes nothing (^S). In the background nothing is read, and nothing drawn.
+ */
+enum key { UP = 256, DOWN, LEFT, RIGHT, HOME, END, DELETE, PAGE_UP, PAGE_DOWN, PASTE, PASTED, NO_KEY };
+enum { SEQUENCE_MAX = 16, SUSPEND = 5 };        /* of an escape; in handled[] */
+
+static const struct { const char *text; enum key key; } sequences[] = {
+    {"[A", UP}, {"[B", DOWN}, {"[C", RIGHT}, {"[D", LEFT}, {"[H", HOME}, {"[F", END},
+    {"[1~", HOME}, {"[4~", END}, {"[7~", HOME}, {"[8~", END}, {"[3~", DELETE}, {"[5~", PAGE_UP},
+    {"[6~", PAGE_DOWN}, {"[200~", PASTE}, {"[201~", PASTED}
+};
+/* What a handler may need; nothing else in this file is changed behind the loop's back. */
+static struct {
+    struct program *program;
+    int fd;
+    volatile sig_atomic_t raw, seen;            /* seen: the signal that ends us */
+    struct termios cooked;
+} tty;
+/* Give the terminal back as it was: safe in a handler. IXON off for a moment ends a ^S. */
+static void tty_restore(void) {
+    static const char text[] = "\r\033[J\033[?2004l\033[?25h";
+    struct termios t = tty.cooked;
+    if (!tty.raw) return;
+    tty.raw = false; t.c_iflag &= ~(tcflag_t)IXON;
+    tcsetattr(tty.fd, TCSANOW, &t);
+    if (write(tty.fd, text, sizeof text - 1) < 0) errno = 0;    /* best effort */
+    tcsetattr(tty.fd, TCSANOW, &tty.cooked);
+}
+/* How many columns a character takes; what this terminal can't show takes one, as a '?'. */
+static int rune_width(const struct view *v, const char *text, size_t *n) {
+    uint32_t rune = 0;
+    int width = -1;
+    if ((*n = utf8_decode(text, &rune)) > 0 && (v->utf8 || rune < 0x80)) width = wcwidth((wchar_t)rune);
+    if (*n == 0) *n = 1;
+    return width;
+}
+/* Exactly so many columns of a text: cut with an ellipsis, or filled with spaces. */
+static void fit(const struct view *v, struct out *o, const char *text, int columns) {
+    int width = 0, w; size_t n;
+    for (const char *s = text; *s; s += n) width += (w = rune_width(v, s, &n)) < 0 ? 1 : w;
+    int room = width > columns ? columns - 1 : columns;
+    for (width = 0; *text; text += n) {
+        w = rune_width(v, text, &n);
+        if (width + (w < 0 ? 1 : w) > room) break;
+        width += w < 0 ? 1 : w;
+        out_add(o, w < 0 ? "?" : text, w < 0 ? 1 : n);
+    }
+    if (*text && columns > 0) { out_printf(o, "%s", v->utf8 ? "\u2026" : "~"); width++; }
+    out_printf(o, "%*s", columns > width ? columns - width : 0, "");
+}
+
+static void draw_bar(const struct view *v, struct out *o, const struct fetcher_info *i, int columns) {
+    double part = i->total > 0 ? (double)i->bytes / (double)i->total : 0;
+    int eighths = (int)((part > 1 ? 1 : part) * 8 * columns);
+    for (int c = 0; c < columns; c++, eighths -= 8) {
+        char block[4] = "\xe2\x96\x88";         /* U+2588 to U+258f: full to an eighth */
+        if (eighths < 8) block[2] = (char)(block[2] + 8 - eighths);
+        out_printf(o, "%s", !v->utf8 ? eighths >= 8 ? "#" : "." : eighths > 0 ? block : " ");
+    }
+}
+
+static const char *sgr(const struct view *v, const char *code) { return v->color ? code : ""; }
+
+static void draw_row(struct program *p, struct out *o, struct job *j, int columns) {
+    static const char *const color[] = {"\033[2m", "", "\033[33m", "\033[36m", "\033[33m", "\033[31m"};
+    const struct view *v = &p->view; struct fetcher_info i = job_info(p, j);
+    char state[300], size[32], part[8] = "", text[300];
+    int bar = columns > 130 ? columns / 4 : columns > 72 ? columns / 7 : 0, tail = columns > 56 ? 21 : 13;
+    int name = columns - 7 - tail - (bar ? bar + 3 : 0) - (columns > 56 ? 11 : 0) - 5;
+    bool chosen = j == p->selected && v->keys;
+    row_state(&i, state, sizeof state);
+    if (columns <= 56 && i.state == FETCHER_RUNNING) state[12] = '\0';          /* the speed alone */
+    size_text(size, sizeof size, (double)(i.total > 0 ? i.total : i.bytes));
+    if (i.total > 0) snprintf(part, sizeof part, "%3d%%", (int)(100 * i.bytes / i.total));
+    out_printf(o, "%s%c%4" PRId64 "  ", chosen ? sgr(v, "\033[1m") : "", chosen ? '>' : ' ', j->id.key);
+    fit(v, o, row_name(&i, text, sizeof text), name > 4 ? name : 4);
+    if (bar) {
+        out_printf(o, " %s", sgr(v, "\033[32m"));
+        draw_bar(v, o, &i, bar);
+        out_printf(o, "%s%s ", sgr(v, "\033[m"), chosen ? sgr(v, "\033[1m") : "");
+    }
+    out_printf(o, " %4s", part);
+    if (columns > 56) out_printf(o, " %10s", i.bytes || i.total > 0 ? size : "");
+    out_printf(o, " %s", i.state == FETCHER_RUNNING && chosen ? "" : sgr(v, color[i.state]));
+    fit(v, o, state + (columns > 56 ? 0 : strspn(state, " ")), tail - 1);
+    out_printf(o, "%s", sgr(v, "\033[m"));
+}
+/* Eight seconds as eight small bars. */
+static void draw_speeds(struct program *p, struct out *o) {
+    int64_t most = 1;
+    for (int i = 0; i < 8; i++) most = p->speed[i] > most ? p->speed[i] : most;
+    for (int i = 7; i >= 0; i--) {
+        int level = (int)(p->speed[i] * 7 / most); char block[4] = "\xe2\x96\x81";
+        block[2] = (char)(block[2] + level);
+        out_printf(o, "%s", p->view.utf8 ? block : (const char *[]){"_", ".", ":", "-", "=", "+", "*", "#"}[level]);
+    }
+}
+/* The totals: as many of them as there is room for, the most important first. */
+static void draw_totals(struct program *p, struct out *o, int columns) {
+    struct fetcher_stats st; char part[5][64], size[32], left[32]; int used = 0;
+    fetcher_stats(p->f, &st); speed_sample(p, st.received);
+    double seconds = time_left(p, &st);
+    snprintf(part[0], 64, "%" PRIu64 " done, %" PRIu64 " failed, %zu waiting%s", st.done, st.failed,
+             st.waiting, p->input[LIST].eof ? "" : "+");
+    snprintf(part[1], 64, "  %s/s ", size_text(size, sizeof size, (double)p->speed[0]));
+    snprintf(part[2], 64, "        ");
+    snprintf(part[3], 64, "  %s left", time_text(left, sizeof left, seconds));
+    snprintf(part[4], 64, "  longest wait %.1f ms", MS(st.stall_max_us));
+    for (int i = 0; i < 5 && (used += (int)strlen(part[i])) <= columns; i++)
+        if (i == 2) draw_speeds(p, o); else out_printf(o, "%s", part[i]);
+}
+/* The line that is edited, around its caret. */
+static void draw_prompt(struct program *p, struct out *o, int columns) {
+    struct prompt *e = &p->prompt; size_t from = e->caret, n = 1;
+    for (int width = 0, w; from > 0 && width < columns - 6; width += w < 0 ? 1 : w) {
+        while (--from > 0 && (e->text[from] & 0xc0) == 0x80) continue;
+        w = rune_width(&p->view, e->text + from, &n);
+    }
+    out_printf(o, ": "); columns -= 3;
+    for (const char *s = e->text + from;; s += n) {
+        bool caret = s == e->text + e->caret; int w = *s ? rune_width(&p->view, s, &n) : 1;
+        if ((columns -= w < 0 ? 1 : w) < 0) break;
+        out_printf(o, "%s", caret ? "\033[7m" : "");
+        out_add(o, w < 0 ? "?" : *s ? s : " ", w < 0 || !*s ? 1 : n);
+        out_printf(o, "%s", caret ? "\033[27m" : "");
+        if (!*s) break;
+    }
+}
+/* The first row on the screen, so that the chosen one is where it was, and no line is wasted. */
+static struct job *top_row(struct program *p, int rows) {
+    struct job *top = p->selected, *j = top;
+    int below = 0, above = 0;
+    while (below < rows - 1 && j && (j = row_after(p, j)) != NULL) below++;
+    if (p->offset < rows - 1 - below) p->offset = rows - 1 - below;
+    if (p->offset > rows - 1) p->offset = rows - 1;
+    for (; above < p->offset && top && (j = row_before(p, top)) != NULL; above++) top = j;
+    p->offset = above;
+    return top;
+}
+/* The picture, in lines. Returns how many. */
+static int compose(struct program *p, struct out *o, int columns, int most) {
+    struct view *v = &p->view;
+    int extra = 1 + (p->prompt.open || v->asking), rows = v->rows ? most - extra : 0, n = 0;
+    bool more = p->row_count > (size_t)rows && v->rows;
+    if (!p->selected || !v->chosen) p->selected = row_after(p, NULL);
+    o->used = 0;
+    for (struct job *j = top_row(p, rows -= more); j && n < rows; j = row_after(p, j), n++) {
+        draw_row(p, o, j, columns); out_printf(o, "\n");
+    }
+    if (more) out_printf(o, "       + %zu more\n", p->row_count - (size_t)n);
+    if (p->stay && !p->row_count && !p->prompt.open && ++n)
+        out_printf(o, "%.*s\n", columns, " a: enter a URL   ?: help   q: quit");
+    draw_totals(p, o, columns);
+    if (v->asking) out_printf(o, "\n%.*s", columns, "downloads are not done: quit? (y/n)");
+    if (p->prompt.open) { out_printf(o, "\n"); draw_prompt(p, o, columns); }
+    out_add(o, "", 1);
+    return n + more + extra;
+}
+/* Draw what has changed since the last frame; all, if lines have come above, or their number. */
+static void paint(struct program *p, int columns, int most) {
+    struct view *v = &p->view;
+    struct out *next = &v->picture[!v->now], *last = &v->picture[v->now], *o = v->out;
+    int n = compose(p, next, columns, most), at = 0; const char *s = next->data, *t = last->data;
+    if (v->redraw || n != v->count || v->log.used) {
+        out_printf(o, "\r\033[J");
+        out_add(o, v->log.data, v->log.used); out_add(o, s, next->used - 1);
+        out_printf(o, n > 1 ? "\033[%dA\r" : "\r", n - 1);
+    } else
+        for (size_t len; at < n; at++, s += len + 1, t += strcspn(t, "\n") + 1) {
+            len = strcspn(s, "\n");
+            if (strcspn(t, "\n") == len && memcmp(s, t, len) == 0) continue;
+            if (at) out_printf(o, "\033[%dB", at);
+            out_add(o, s, len);
+            out_printf(o, at ? "\033[K\033[%dA\r" : "\033[K\r", at);
+        }
+    v->log.used = 0; v->redraw = false; v->count = n; v->now = !v->now;
+}
+
+/* -- keys ------------------------------------------------------------------------------------ */
+/* A command, typed or of a key: it goes the way of all lines. */
+static void submit(struct program *p, const char *line) {
+    struct input *in = &p->input[PROMPT]; size_t n = strlen(line);
+    memmove(in->text, in->text + in->begin, in->end -= in->begin);
+    in->begin = 0;
+    if (!*line || in->end + n + 2 > sizeof in->text) return;
+    memcpy(in->text + in->end, line, n);
+    in->end += n; in->text[in->end++] = '\n';
+}
+
+static void row_command(struct program *p, const char *verb, int64_t number) {
+    char line[64];
+    snprintf(line, sizeof line, "%s %" PRId64, verb, number);
+    if (number) submit(p, line);
+}
+
+static void choose(struct program *p, int by) {
+    struct job *j = p->selected;
+    p->view.chosen = true;
+    if (by == INT_MAX) p->selected = row_job(tree_near(p->rows, INT64_MAX, 0, true));
+    for (int step = by < 0 ? -1 : 1; by && by != INT_MAX && j; by -= step) {
+        if ((j = step < 0 ? row_before(p, j) : row_after(p, j)) == NULL) return;
+        p->selected = j;
+        p->offset += p->offset + step >= 0 ? step : 0;
+    }
+}
+/* Replace the n bytes at `at` of the line; the caret stands behind them. */
+static void prompt_edit(struct prompt *e, size_t at, size_t n, const char *with, size_t m) {
+    e->too_long |= e->length - n + m >= sizeof e->text;
+    if (e->length - n + m >= sizeof e->text) return;
+    memmove(e->text + at + m, e->text + at + n, e->length - at - n + 1);
+    memcpy(e->text + at, with, m);
+    e->caret = at + m; e->length += m - n;
+}
+
+static void prompt_history(struct prompt *e, int by) {
+    if (e->entry + by < 0 || e->entry + by > e->entries) return;
+    e->entry += by;
+    const char *line = e->entry < e->entries ? e->history[e->entry] : "";
+    prompt_edit(e, 0, e->length, line, strlen(line));
+}
+
+static void prompt_enter(struct program *p) {
+    struct prompt *e = &p->prompt;
+    char *copy = e->length && !e->too_long ? text_join(e->text, "") : NULL;
+    if (copy && e->entries == HISTORY) {
+        free(e->history[0]);
+        memmove(e->history, e->history + 1, (size_t)--e->entries * sizeof *e->history);
+    }
+    if (copy) e->history[e->entries++] = copy;
+    if (e->too_long) complain(p, "sorry", "the line is too long"); else submit(p, e->text);
+    e->entry = e->entries; e->open = p->view.paste; e->too_long = false;
+    prompt_edit(e, 0, e->length, "", 0);
+}
+/* Where the character before, or behind, the caret is. */
+static size_t prompt_step(const struct prompt *e, int by) {
+    size_t at = e->caret;
+    if (by < 0 ? at == 0 : !e->text[at]) return at;
+    do
+        at += by < 0 ? (size_t)-1 : 1;
+    while ((e->text[at] & 0xc0) == 0x80);
+    return at;
+}
+
+static void prompt_key(struct program *p, int k) {
+    struct prompt *e = &p->prompt; size_t back = prompt_step(e, -1); char c = (char)k;
+    switch (k) {
+    case '\r': case '\n': prompt_enter(p); break;
+    case 27: e->open = false; break;
+    case PASTED: e->open = e->length > 0; break;
+    case LEFT: case 2: e->caret = back; break;
+    case RIGHT: case 6: e->caret = prompt_step(e, 1); break;
+    case HOME: case 1: e->caret = 0; break;
+    case END: case 5: e->caret = e->length; break;
+    case UP: case 16: prompt_history(e, -1); break;
+    case DOWN: case 14: prompt_history(e, 1); break;
+    case 8: case 127: prompt_edit(e, back, e->caret - back, "", 0); break;
+    case DELETE: case 4: prompt_edit(e, e->caret, prompt_step(e, 1) - e->caret, "", 0); break;
+    case 11: prompt_edit(e, e->caret, e->length - e->caret, "", 0); break;
+    case 21: prompt_edit(e, 0, e->caret, "", 0); break;
+    case 23:
+        while (back > 0 && e->text[back - 1] != ' ') back--;
+        prompt_edit(e, back, e->caret - back, "", 0);
+        break;
+    default:
+        if (k >= ' ' && k < 256) prompt_edit(e, e->caret, 0, &c, 1);
+    }
+}
+
+static const char key_help[] =
+    "  up down page home end (or j k g G)   choose a row\n"
+    "  p pause or resume   r retry   c cancel   f first   + - more or less at a time\n"
+    "  a or : a URL or a command, such as: https://example.org/x   limit 200k   help\n"
+    "  ? this help   q quit   ^Z suspend\n";
+
+static void view_key(struct program *p, int k) {
+    struct view *v = &p->view; struct job *j = p->selected;
+    int64_t id = j ? j->id.key : 0, jobs = p->f->limit_total;
+    bool paused = j && job_info(p, j).state == FETCHER_PAUSED, busy = fetcher_count(p->f) > 0;
+    if (v->asking && k != 'y' && k != 'Y') k = NO_KEY;
+    switch (k) {
+    case UP: case 'k': choose(p, -1); break;
+    case DOWN: case 'j': choose(p, 1); break;
+    case PAGE_UP: choose(p, -v->count); break;
+    case PAGE_DOWN: choose(p, v->count); break;
+    case HOME: case 'g': v->chosen = false; break;
+    case END: case 'G': choose(p, INT_MAX); break;
+    case 'p': row_command(p, paused ? "resume" : "pause", id); break;
+    case 'r': row_command(p, "retry", id); break;
+    case 'c': row_command(p, "cancel", id); break;
+    case 'f': row_command(p, "first", id); break;
+    case '+': case '-': row_command(p, "jobs", k == '+' ? jobs + 1 : jobs - 1); break;
+    case 'a': case ':': case PASTE: p->prompt.open = true; break;
+    case '?': out_add(&v->log, key_help, sizeof key_help - 1); break;
+    case 12: v->redraw = true; break;
+    case 'y': case 'Y': if (v->asking) submit(p, "quit"); break;
+    case 'q': if (!busy) submit(p, "quit"); break;
+    }
+    v->asking = k == 'q' && busy;
+}
+/* What key do these bytes begin with? Returns how many they are; 0: more must come. */
+static size_t key_read(const char *s, size_t n, int *key) {
+    size_t used = 2;
+    *key = (unsigned char)*s;
+    if (*s != 27 || (n > 1 && s[1] != '[' && s[1] != 'O')) return 1;
+    while (used < n && (s[used] < '@' || s[used] > '~')) used++;
+    if (used >= n) return 0;
+    *key = NO_KEY;
+    for (size_t i = 0; i < COUNT_OF(sequences); i++)
+        if (strlen(sequences[i].text) == used && !memcmp(s + 2, sequences[i].text + 1, used - 1))
+            *key = (int)sequences[i].key;
+    return used + 1;
+}
+/* Take keys, as long as each line that they end is executed at once; for a slice, or until the
+ * rest is the beginning of an escape sequence. It counts as an ESC when no more comes. */
+static void keys_take(struct program *p, bool all) {
+    struct view *v = &p->view; struct input *in = &p->input[PROMPT];
+    usec end = clock_us() + SLICE_INPUT_US; size_t at = 0, used;
+    for (int k; at < v->key_count && in->begin == in->end && clock_us() < end; at += used) {
+        if ((used = key_read(v->key + at, v->key_count - at, &k)) == 0 && !all &&
+            v->key_count - at <= SEQUENCE_MAX)
+            break;
+        used += used == 0;
+        if (k == PASTE || k == PASTED) v->paste = k == PASTE;
+        if (v->paste && k < ' ' && k != '\r' && k != '\n') k = ' ';
+        if (p->prompt.open) prompt_key(p, k); else view_key(p, k);
+        if (in->begin < in->end || !p->prompt.open) feed(p->f, p);
+    }
+    memmove(v->key, v->key + at, v->key_count -= at);
+}
+
+static void frame(struct fetcher *f, void *arg);
+/* Draw then, if not sooner. */
+static void frame_at(struct program *p, usec due) {
+    struct view *v = &p->view; usec wait = due > p->f->now ? due - p->f->now : 0;
+    if (!v->out || (v->timer && v->due <= due)) return;
+    if (v->timer) (void)fetcher_timer_stop(p->f, v->timer);
+    v->due = due; v->timer = fetcher_timer(p->f, (wait + 999) / 1000, frame, p);
+}
+
+static void view_changed(struct program *p) { frame_at(p, p->view.drawn + TICK_US); }
+static void keys_ready(struct fetcher *f, int fd, int events, void *arg);
+
+static void keys_due(struct fetcher *f, void *arg);
+/* What is left is looked at again; while it is much, no more is read. */
+static void keys_pump(struct program *p, bool all) {
+    struct view *v = &p->view;
+    keys_take(p, all);
+    bool many = v->key_count > SEQUENCE_MAX;
+    if (v->key_timer) (void)fetcher_timer_stop(p->f, v->key_timer);
+    v->key_timer = v->key_count ? fetcher_timer(p->f, many ? 1 : 50, keys_due, p) : 0;
+    if (v->on && v->keys)
+        (void)fetcher_watch(p->f, tty.fd, many ? 0 : FETCHER_READ, many ? NULL : keys_ready, p);
+    frame_at(p, v->drawn + FRAME_US);
+}
+
+static void keys_due(struct fetcher *f, void *arg) {
+    struct view *v = &((struct program *)arg)->view;
+    (void)f; v->key_timer = 0;
+    keys_pump(arg, v->key_count <= SEQUENCE_MAX);
+}
+
+/* -- modes ----------------------------------------------------------------------------------- */
+static void view_on(struct program *p) {
+    struct view *v = &p->view;
+    if (!v->out || v->on || tcgetpgrp(tty.fd) != getpgrp() || tcgetattr(tty.fd, &tty.cooked) < 0)
+        return;
+    struct termios t = tty.cooked;
+    t.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
+    t.c_cc[VMIN] = 1; t.c_cc[VTIME] = 0;
+    tty.raw = true;
+    if (v->keys) tcsetattr(tty.fd, TCSANOW, &t);
+    if (v->keys) (void)fetcher_watch(p->f, tty.fd, FETCHER_READ, keys_ready, p);
+    out_printf(v->out, v->keys ? "\033[?25l\033[?2004h" : "\033[?25l");
+    out_flush(p->f, v->out, false);
+    v->on = v->redraw = true;
+}
+/* In the background the terminal is another's, and nothing of it may be touched. */
+static void view_off(struct program *p) {
+    struct view *v = &p->view;
+    if (!v->on) return;
+    v->on = false;
+    if (v->keys) (void)fetcher_watch(p->f, tty.fd, 0, NULL, NULL);
+    if (tcgetpgrp(tty.fd) == getpgrp()) {
+        out_printf(v->out, "\r\033[J");
+        out_add(v->out, v->log.data, v->log.used);
+        out_flush(p->f, v->out, false); tty_restore();
+        v->log.used = 0;
+    }
+    tty.raw = false;
+}
+
+static void frame(struct fetcher *f, void *arg) {
+    struct program *p = arg; struct view *v = &p->view;
+    struct winsize size = {24, 80, 0, 0};
+    v->timer = 0;
+    if (v->on && tcgetpgrp(tty.fd) != getpgrp()) view_off(p);
+    view_on(p);
+    if (v->on && v->out->used == 0) {
+        if (ioctl(v->out->fd, TIOCGWINSZ, &size) < 0 || size.ws_col < 8 || size.ws_row < 4)
+            size = (struct winsize){24, 80, 0, 0};
+        v->drawn = f->now;
+        paint(p, size.ws_col - 1, size.ws_row * 2 / 3);
+        out_flush(f, v->out, false);
+    }
+    if (!v->on || fetcher_count(f) > 0)         /* times go on, and we may come to the front again */
+        frame_at(p, f->now + (v->on && f->running ? TICK_US : 1000000));
+}
+
+static void view_resized(struct fetcher *f, void *arg) {
+    struct program *p = arg;
+    view_on(p); p->view.redraw = true;
+    frame_at(p, f->now);
+}
+/* The terminal is gone. What is on the way goes on without it. */
+static void view_lost(struct fetcher *f, void *arg) {
+    struct program *p = arg;
+    if (p->view.on && p->view.keys) (void)fetcher_watch(f, tty.fd, 0, NULL, NULL);
+    p->view.on = p->prompt.open = false; tty.raw = false;
+    p->view.out = NULL; p->view.log.used = 0; p->input[PROMPT].eof = true;
+    feed(f, p);
+}
+
+static void keys_ready(struct fetcher *f, int fd, int events, void *arg) {
+    struct program *p = arg; struct view *v = &p->view;
+    ssize_t n = read(fd, v->key + v->key_count, sizeof v->key - v->key_count);
+    bool error = n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR); (void)events;
+    if (error && tcgetpgrp(fd) > 0 && tcgetpgrp(fd) != getpgrp()) view_off(p);
+    else if (error) view_lost(f, p);
+    else { v->key_count += n > 0 ? (size_t)n : 0; keys_pump(p, false); }
+}
+
+static void suspend(struct fetcher *f, void *arg);
+
+static void give_up(struct fetcher *f, void *arg) { (void)arg; fetcher_stop(f); }
+
+static void interrupted(struct fetcher *f, void *arg) {
+    struct program *p = arg;
+    p->status = 128 + (int)tty.seen; leave(p);
+    if (p->out.watched) (void)fetcher_timer(f, 500, give_up, p);        /* its reader may have stopped */
+    if (!p->s.quiet) complain(p, "interrupted", "the same command goes on where it was");
+}
+/* Handlers only post. The first signal that is to end us does so cleanly, the second at once. */
+static const struct { int number; call_fn *call; } handled[] = {
+    {SIGINT, interrupted}, {SIGTERM, interrupted},      /* from here on only with a view */
+    {SIGHUP, view_lost}, {SIGWINCH, view_resized}, {SIGCONT, view_resized}, {SIGTSTP, suspend},
+    {SIGSEGV, NULL}, {SIGBUS, NULL}, {SIGFPE, NULL}, {SIGILL, NULL}, {SIGABRT, NULL}
+};
+
+static void on_signal(int number) {
+    bool ends = number == SIGINT || number == SIGTERM; int saved = errno, i = 0;
+    while (handled[i].number != number) i++;
+    if (!handled[i].call || (ends && tty.seen)) tty_restore();
+    if (!handled[i].call) raise(number);        /* SA_RESETHAND: now it has its usual effect */
+    if (ends && tty.seen) _exit(128 + number);
+    if (ends) tty.seen = number;
+    if (handled[i].call) (void)fetcher_post(tty.program->f, handled[i].call, tty.program);
+    errno = saved;
+}
+/* What was ignored from the beginning (by nohup, or a shell's &) stays so. */
+static void signals_set(void (*handler)(int), size_t from, size_t to) {
+    struct sigaction action, old;
+    memset(&action, 0, sizeof action);
+    for (size_t i = from; i < to; i++) {
+        action.sa_handler = handler;
+        action.sa_flags = handled[i].call ? SA_RESTART : (int)SA_RESETHAND;
+        if (sigaction(handled[i].number, NULL, &old) == 0 && old.sa_handler != SIG_IGN)
+            sigaction(handled[i].number, &action, NULL);
+    }
+}
+/* ^Z: the shell gets its terminal back, and we ours when we go on. */
+static void suspend(struct fetcher *f, void *arg) {
+    view_off(arg);
+    signals_set(SIG_DFL, SUSPEND, SUSPEND + 1);
+    raise(SIGTSTP);
+    signals_set(on_signal, SUSPEND, SUSPEND + 1);
+    view_resized(f, arg);
+}
+/* Is there a terminal to draw on, and somebody in front of it? */
+static void view_open(struct program *p) {
+    struct view *v = &p->view; struct settings *s = &p->s;
+    const char *term = getenv("TERM"), *no_color = getenv("NO_COLOR"), *name = ttyname(0);
+    bool both = isatty(0) && p->out.tty, stdin_taken = s->list && strcmp(s->list, "-") == 0;
+    v->log.fd = -1;
+    if (s->plain || s->quiet || s->json || !term || !*term || !strcmp(term, "dumb") ||
+        !(p->out.tty || p->err.tty) || (both && stdin_taken) ||
+        (s->output && listed(s->output, "-") && p->out.tty))
+        return;
+    v->out = p->out.tty ? &p->out : &p->err; v->rows = p->out.tty;
+    v->keys = both && name && tcgetpgrp(0) == getpgrp() &&
+              (tty.fd = open(name, O_RDWR | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)) >= 0;
+    if (!v->keys) tty.fd = v->out->fd;
+    v->utf8 = setlocale(LC_CTYPE, "") && strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
+    v->color = s->color && strcmp(s->color, "auto") ? strcmp(s->color, "always") == 0
+                                                    : !no_color || !*no_color;
+    p->draw = view_changed;
+    signal(SIGTTOU, SIG_IGN);           /* to write from the background is no reason to stop */
+    signal(SIGTTIN, SIG_IGN);
+    signals_set(on_signal, SUSPEND - 3, COUNT_OF(handled));
+    view_on(p); frame_at(p, p->f->now);
+}
+
+/* ========================================================================================== Main
+ * Wire it all together, from the options to the exit status.
+ */
+static void trace(struct fetcher *f, const char *line, void *arg) {
+    (void)f; fprintf(arg, "%s\n", line);
+}
+/* Cookies are read once and written once, by a handle that does nothing else. (What could not
+ * be made is NULL, which libcurl refuses.) */
+static int cookies_move(struct program *p, bool save) {
+    int fd = open(p->s.cookies, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);     /* can it be written? */
+    CURL *e = curl_easy_init(); unsigned bad = fd < 0;
+    if (fd >= 0) close(fd);
+    if (!p->cookies) p->cookies = curl_share_init();
+    bad |= curl_share_setopt(p->cookies, CURLSHOPT_SHARE, CURL_LOCK_DATA_COOKIE);
+    SET(SHARE, p->cookies);
+    if (save) SET(COOKIEJAR, p->s.cookies);
+    else { SET(COOKIEFILE, p->s.cookies); SET(COOKIELIST, "RELOAD"); }
+    curl_easy_cleanup(e);
+    return bad ? refuse(2, "cannot use %s for cookies", p->s.cookies) : 0;
+}
+/* The list is read; the session too, after it is made sure that it is one, and nobody else's. */
+static int inputs_open(struct program *p) {
+    struct input *list = &p->input[LIST], *session = &p->input[SESSION];
+    struct stat st; char first[] = "# fetcher"; ssize_t n;
+    list->name = p->s.list; session->name = p->s.session;
+    p->input[PROMPT] .name = ""; list->eof = !list->name;
+    session->eof = !session->name;
+    p->input[PROMPT].eof = !p->stay; p->source = &p->input[PROMPT];
+    if (list->name) {
+        list->fd = strcmp(list->name, "-") == 0 ? 0 : open(list->name, O_RDONLY | O_CLOEXEC);
+        if (list->fd < 0 || fstat(list->fd, &st) < 0 || (S_ISDIR(st.st_mode) && (errno = EISDIR)))
+            return refuse(1, "cannot read %s: %s", list->name, strerror(errno));
+        list->polled = !S_ISREG(st.st_mode);
+    }
+    if (!session->name) return 0;
+    session->fd = open(session->name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (session->fd < 0 || flock(session->fd, LOCK_EX | LOCK_NB) < 0 ||
+        (n = pread(session->fd, first, sizeof first - 1, 0)) < 0)
+        return refuse(1, "cannot use %s: %s", session->name, errno == EWOULDBLOCK
+                      ? "another fetcher does" : strerror(errno));
+    return n == 0 || strcmp(first, "# fetcher") == 0 ? 0
+           : refuse(1, "%s is not a session of fetcher's", session->name);
+}
+
 static int program_open(struct program *p) {
     struct rlimit limit;
-    struct sigaction action;
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < 4096) {
         limit.rlim_cur = limit.rlim_max < 4096 ? limit.rlim_max : 4096;
         (void)setrlimit(RLIMIT_NOFILE, &limit);         /* room for files beside the sockets */
     }
-    memset(&action, 0, sizeof action);
-    action.sa_handler = SIG_IGN;
-    sigaction(SIGPIPE, &action, NULL);
+    signal(SIGPIPE, SIG_IGN);
     if ((p->f = fetcher_new()) == NULL) return refuse(2, "cannot start: %s", strerror(errno));
-    signalled = p;
-    action.sa_handler = on_signal;
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-    out_open(&p->out, 1);
-    out_open(&p->err, 2);
-    p->out.drained = stdout_drained;
-    p->out.arg = p;
-    p->progress = isatty(2) && !p->s.quiet && !p->s.json && !p->s.every_ms;
-    p->began = p->f->now;
+    tty.program = p; signals_set(on_signal, 0, 2);
+    out_open(&p->out, 1); out_open(&p->err, 2);
+    p->out.drained = stdout_drained; p->out.arg = p; p->began = p->sampled = p->f->now;
     if (p->s.trace && (p->trace = fopen(p->s.trace, "w")) == NULL)
         return refuse(1, "cannot write %s: %s", p->s.trace, strerror(errno));
     if (p->trace) fetcher_trace(p->f, trace, p->trace);
@@ -3704,59 +3968,59 @@ static int program_open(struct program *p) {
 }
 
 static int program_close(struct program *p) {
-    const char *why = p->out.error ? strerror(p->out.error) : NULL;
-    list_end(p);
-    if (p->progress) out_printf(&p->err, "\r\033[K");
-    if (p->s.stats) tell_stats(p);
-    out_flush(p->f, &p->out, false);
-    out_flush(p->f, &p->err, false);
-    while (!signals_seen && (p->out.watched || p->err.watched) && fetcher_step(p->f, -1) > 0)
-        continue;
-    if (why || p->out.error)
-        complain(p, "cannot write to standard output", why ? why : strerror(p->out.error));
-    if (p->out.error || (p->trace && (ferror(p->trace) || fclose(p->trace))))
+    if (p->s.session) session_write(p->f, p);
+    view_off(p);
+    if (p->s.stats) tell_stats(p, &p->err);
+    out_flush(p->f, &p->out, false); out_flush(p->f, &p->err, false);
+    while (!tty.seen && (p->out.watched || p->err.watched) && fetcher_step(p->f, -1) > 0) continue;
+    if (p->out.error && !p->out.tty)
+        complain(p, "cannot write to standard output", strerror(p->out.error));
+    if ((p->out.error && !p->out.tty) || (p->trace && (ferror(p->trace) || fclose(p->trace))))
         p->status = 1;
     if (p->s.cookies && cookies_move(p, true)) p->status = 1;
-    signal(SIGINT, SIG_DFL);            /* a handler must not find a fetcher that is gone */
-    signal(SIGTERM, SIG_DFL);
+    signals_set(SIG_DFL, 0, COUNT_OF(handled));  /* a handler must find a fetcher */
+    p->keep = false; p->draw = NULL;
     fetcher_free(p->f);
+    while (p->jobs) job_free(p, container_of(p->jobs, struct job, id));
+    while (p->prompt.entries) free(p->prompt.history[--p->prompt.entries]);
     if (p->cookies) curl_share_cleanup(p->cookies);
-    free(p->out.data);
-    free(p->err.data);
+    if (p->save.last) fclose(p->save.last);
+    free(p->out.data); free(p->err.data); free(p->view.log.data);
+    free(p->view.picture[0].data); free(p->view.picture[1].data);
     return p->status;
 }
 
 static int program_run(struct program *p, char **url) {
-    if ((p->status = list_open(p)) != 0 || (p->status = program_open(p)) != 0) return p->status;
+    if ((p->status = program_open(p)) != 0) return p->status;
+    view_open(p);
+    p->stay = !*url && !p->s.list && isatty(0) && isatty(1);
+    if (p->stay && !p->view.keys) p->s.list = "-";
+    p->stay &= p->view.keys;
+    p->keep = p->view.keys || p->s.session || (p->s.list && strcmp(p->s.list, "-") == 0);
+    if (!*url && !p->s.list && !p->s.session && !p->stay) p->status = refuse(2, "no URL");
+    if (p->status || (p->status = inputs_open(p)) != 0) {
+        p->s.session = NULL;            /* it is not ours to write */
+        return program_close(p);
+    }
     if (!(curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_ASYNCHDNS))
         complain(p, "warning", "this libcurl has no asynchronous resolver: a slow name blocks all");
-    for (; *url; url++) job_start(p, *url, p->s.output);
-    feed(p->f, p);
-    if (p->progress) (void)fetcher_timer(p->f, 200, progress, p);
-    fetcher_run(p->f);
+    for (; *url; url++) (void)job_start(p, *url, p->s.output, p->s.rq.every_ms);
+    feed(p->f, p); fetcher_run(p->f);
     return program_close(p);
 }
-
 /* Descriptors 0 to 2 are taken up, so that no error message is written into a file of ours;
  * for reading, so that output which was closed stays an error. */
 int main(int argc, char **argv) {
-    struct program *p = calloc(1, sizeof *p);
-    char **url = calloc((size_t)argc + 1, sizeof *url);
-    const char **headers = calloc((size_t)argc + 1, sizeof *headers);
-    int fd, status = 1;
+    struct program *p = calloc(1, sizeof *p); char **url = calloc((size_t)argc + 1, sizeof *url);
+    const char **headers = calloc((size_t)argc + 1, sizeof *headers); int fd, status = 1;
     while ((fd = open("/dev/null", O_RDONLY)) >= 0 && fd <= 2) continue;
     if (fd > 2) close(fd);
     if (!p || !url || !headers) return refuse(2, "out of memory");
-    p->s.headers = headers;
-    p->s.retries = RETRIES_USUAL;
+    p->s.headers = headers; p->s.retries = RETRIES_USUAL;
     if ((status = options_read(&p->s, argv, url)) == 0)
-        status = p->s.help ? help() : p->s.version ? version() : contradiction(&p->s, url);
-    if (status == 0 && !p->s.help && !p->s.version)
-        status = program_run(p, url);
-    free(p->s.data);
-    free(p->s.user);
-    free(headers);
-    free(url);
+        status = p->s.help ? help() : p->s.version ? version() : options_check(&p->s, url);
+    if (status == 0 && !p->s.help && !p->s.version) status = program_run(p, url);
+    free(p->s.data); free(p->s.user); free(headers); free(url);
     free(p);
     return status;
 }

@@ -3193,6 +3193,747 @@ static void test_kill(void) {
        (double)sent / 1e6, 4. * size / 1e6);
 }
 
+/* ------------------------------------------------------------------------ Commands */
+
+static void test_words(void) {
+    static const struct { const char *line; int n; const char *word[4]; } t[] = {
+        {"", 0, {NULL}}, {" \t ", 0, {NULL}}, {"a", 1, {"a"}}, {"  a\tb  ", 2, {"a", "b"}},
+        {"a \"b c\" d", 3, {"a", "b c", "d"}}, {"a 'b \"c'", 2, {"a", "b \"c"}}, {"a\\ b", 1, {"a b"}},
+        {"it's a\\b", 2, {"it's", "a\\b"}}, {"\\\"a \\\\", 2, {"\"a", "\\"}}, {"\"\" x", 2, {"", "x"}},
+        {"\"a\\\"b\"", 1, {"a\"b"}}, {"\"a", -1, {NULL}}, {"a 'b", -1, {NULL}}, {"a b c d e", 5, {"a", "b", "c", "d"}},
+        {"a\\", 1, {"a\\"}}, {"\"a\"b", 2, {"a", "b"}},
+    };
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        char line[80], *word[4] = {NULL};
+        bool good;
+        strcpy(line, t[i].line);
+        good = words_split(line, word, 4) == t[i].n;
+        for (int w = 0; good && w < t[i].n && w < 4; w++)
+            good = strcmp(word[w], t[i].word[w]) == 0;
+        ok(good, "the words of: %s", t[i].line);
+    }
+}
+
+/* Each command with wrong, missing and too many words: one clear line, and nothing is changed. */
+static void test_bad_commands(void) {
+    static const char *const t[][2] = {
+        {"foo", "foo: not a URL and not a command; try help"}, {"add", "too few words: it is add URL [FILE]"},
+        {"add http://a.b/ x y", "too many words"}, {"http://a.b/ x y", "too many words: it is add"},
+        {"every 5s", "too few words: it is every TIME URL [FILE]"}, {"every x http://a.b/", "not a time of at least 1s: x"},
+        {"every 0.5s http://a.b/", "not a time of at least"}, {"every 5s http://a.b/ x y", "too many words"},
+        {"pause", "too few words: it is pause N|all"}, {"pause x", "there is no download x"},
+        {"pause 1 2", "too many"}, {"resume", "too few"}, {"resume 99", "there is no download 99"},
+        {"resume 1 2", "too many"}, {"retry", "too few"}, {"retry -1", "there is no download -1"},
+        {"retry 1 2", "too many"}, {"cancel", "too few"}, {"cancel 0", "there is no download 0"},
+        {"cancel all all", "too many"}, {"first", "too few"}, {"first all", "there is no download all"},
+        {"first 1 2", "too many"}, {"jobs", "too few"}, {"jobs 0", "not a number of jobs: 0"},
+        {"jobs x", "not a number of jobs: x"}, {"jobs 1 2", "too many"}, {"limit", "too few"},
+        {"limit 1x", "not a rate: 1x"}, {"limit -1", "not a rate: -1"}, {"limit 1 2", "too many"},
+        {"list x", "too many"}, {"clear x", "too many"}, {"stats x", "too many"}, {"help me", "too many"},
+        {"quit now", "too many"}, {"add \"http://a.b/", "a quote is not closed"},
+        {"add http://a.b/ ../x", "leads out of the directory"}, {"\x1b[2Jx", "?[2Jx: not a URL"},
+    };
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        char line[100], where[120];
+        struct child c;
+        snprintf(line, sizeof line, "# a comment\n%s\n", t[i][0]);
+        c = RUN_FED(line, strlen(line), "-i", "-", "-d", work);
+        snprintf(where, sizeof where, "fetcher: -:2: ");
+        ok(said(&c, 1, t[i][1]) && strstr(c.text[1], where) && !*c.text[0], "%s", c.text[1]);
+        child_free(&c);
+    }
+}
+
+/* A program that is spoken to while it runs. */
+static void tell_child(struct child *c, const char *line) {
+    if (write(c->in, line, strlen(line)) != (ssize_t)strlen(line) || write(c->in, "\n", 1) != 1)
+        die("write");
+}
+
+/* Tell it, and wait until it has answered. */
+static bool talk(struct child *c, const char *line, const char *reply) {
+    size_t before = c->size[0] + c->size[1], said_out = c->size[0], said_err = c->size[1];
+    tell_child(c, line);
+    until(strstr(c->text[0] + said_out, reply) || strstr(c->text[1] + said_err, reply));
+    if (strstr(c->text[0] + said_out, reply) || strstr(c->text[1] + said_err, reply))
+        return true;
+    printf("# %s: no \"%s\" in: %s%s (%zu)\n", line, reply, c->text[0] + said_out, c->text[1] + said_err, before);
+    return false;
+}
+
+static void test_commands(void) {
+    struct child c;
+    char line[300];
+    const char *argv[] = {"./fetcher", "-i", "-", "--json", "-d", in_work("talk"), "--per-host", "1", NULL};
+    child_start(&c, argv);
+    snprintf(line, sizeof line, "add %s 'a name.bin'", url("/talk1?size=100000&stall=50000&times=1"));
+    ok(talk(&c, line, "\"event\":\"answer\",\"id\":1,"), "add answers with a number");
+    snprintf(line, sizeof line, "%s", url("/talk2?size=10"));
+    ok(talk(&c, line, "\"id\":2,\"line\":\"-:2\""), "a URL alone does too");
+    snprintf(line, sizeof line, "%s", url("/talk3?size=10"));
+    ok(talk(&c, line, "\"id\":3,"), "and a third");
+    until(seen("/talk1?size=100000&stall=50000&times=1")->sent >= 50000);
+    until(talk(&c, "list", "3 listed") && strstr(c.text[0], "\"state\":\"running\",\"message\":\"\",\"bytes\":50000,\"total\":100000,"));
+    ok(strstr(c.text[0], "\"bytes\":50000,\"total\":100000,") &&
+       strstr(c.text[0], "\"file\":\"a name.bin\",\"state\":\"running\""), "list tells how far it is");
+    ok(talk(&c, "pause 2", "2 paused") && talk(&c, "list", "\"state\":\"paused\""), "pause holds one");
+    ok(talk(&c, "pause 2", "2 has nothing to pause"), "pausing it again changes nothing");
+    ok(talk(&c, "first 3", "3 put first"), "first");
+    ok(talk(&c, "retry 1", "1 has nothing to retry"), "what runs is not retried");
+    ok(talk(&c, "pause 1", "1 paused"), "pausing what runs lets the next one start");
+    until(strstr(c.text[0], "\"event\":\"done\",\"id\":3"));
+    ok(strstr(c.text[0], "\"event\":\"done\",\"id\":3") && !strstr(c.text[0], "\"event\":\"done\",\"id\":2"),
+       "which is the one that was put first");
+    ok(talk(&c, "resume all", "2 resumed"), "resume all");
+    until(strstr(c.text[0], "\"event\":\"done\",\"id\":1") && strstr(c.text[0], "\"event\":\"done\",\"id\":2"));
+    ok(file_is(in_work("talk/a name.bin"), 100000, "/talk1", 0), "and both end well; the name has a space");
+    snprintf(line, sizeof line, "%s x", url("/talk4?size=10&status=404&times=1"));
+    ok(talk(&c, line, "\"event\":\"failed\",\"id\":4"), "what fails is told");
+    ok(talk(&c, "list", "\"state\":\"failed\",\"message\":\"404 "), "and stays in the list");
+    ok(talk(&c, "retry all", "1 tried again"), "retry all");
+    until(strstr(c.text[0], "\"event\":\"done\",\"id\":4"));
+    ok(file_is(in_work("talk/x"), 10, "/talk4", 0), "fetches it under its number");
+    snprintf(line, sizeof line, "every 1h %s page", url("/talk5?size=10"));
+    ok(talk(&c, line, "\"event\":\"done\",\"id\":5") && talk(&c, "list", "\"state\":\"sleeping\""), "every");
+    ok(talk(&c, "resume 5", "5 resumed"), "resume ends its sleep");
+    until(seen("/talk5?size=10")->count == 2);
+    ok(seen("/talk5?size=10")->count == 2, "and it is fetched again at once");
+    ok(talk(&c, "cancel 5", "\"event\":\"cancelled\",\"id\":5"), "cancel");
+    snprintf(line, sizeof line, "%s y", url("/talk6?status=404"));
+    ok(talk(&c, line, "\"event\":\"failed\",\"id\":6") && talk(&c, "clear", "1 forgotten") &&
+       talk(&c, "list", "0 listed"), "clear");
+    ok(talk(&c, "jobs 3", "3 at the same time") && talk(&c, "limit 20k", "20.0 KiB a second") &&
+       talk(&c, "limit 0", "no limit"), "jobs and limit");
+    ok(talk(&c, "stats", "\"event\":\"stats\",\"done\":") && talk(&c, "help", "quit "), "stats and help");
+    snprintf(line, sizeof line, "%s z", url("/talk7?size=100000&stall=50000"));
+    ok(talk(&c, line, "\"id\":7"), "one more");
+    until(exists(in_work("talk/z.part.meta")));
+    ok(talk(&c, "quit", "\"event\":\"cancelled\",\"id\":7"), "quit gives up what runs");
+    child_wait(&c);
+    ok(c.status == 1 && exists(in_work("talk/z.part")), "ends, and keeps the .part");
+    write_file(in_work("json"), c.text[0], c.size[0]);
+    snprintf(line, sizeof line, "command -v jq >/dev/null || exit 77; jq -e -s 'length > 30 and all(.event)' %s",
+             in_work("json"));
+    child_free(&c);
+    c = SH(line);
+    if (c.status == 77)
+        skip("all of it is JSON, by a real parser", "no jq");
+    else
+        ok(c.status == 0, "all of it is JSON, by a real parser");
+    child_free(&c);
+}
+
+static void test_plain_commands(void) {
+    struct child c;
+    char line[300];
+    const char *argv[] = {"./fetcher", "-i", "-", "-d", in_work("plain"), NULL};
+    child_start(&c, argv);
+    snprintf(line, sizeof line, "add %s", url("/plain?size=100000&stall=50000"));
+    ok(talk(&c, line, "added 1: http://127.0.0.1:"), "a plain answer");
+    until(exists(in_work("plain/plain.part")));
+    ok(talk(&c, "list", "    1  ") && talk(&c, "pause all", "1 paused") && talk(&c, "help", "pause   N|all"),
+       "in lines");
+    close(c.in);
+    c.in = -1;
+    fetcher_step(f, 50);
+    ok(c.open[0], "at the end of stdin it goes on while something is left: a paused one too");
+    kill(c.pid, SIGTERM);
+    child_wait(&c);
+    ok(c.status == 143, "until it is told to end");
+    child_free(&c);
+}
+
+/* ------------------------------------------------------------------------ Sessions */
+
+static bool file_has(const char *path, const char *words) {
+    int64_t size;
+    char *text = exists(path) ? slurp(path, &size) : NULL;
+    bool has = text && strstr(text, words);
+    free(text);
+    return has;
+}
+
+static int64_t size_of(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 ? st.st_size : -1;
+}
+
+static const char *session_name(int i, const char *suffix) {
+    static char name[100];
+    snprintf(name, sizeof name, "s/f %d%s", i, suffix);
+    return in_work(name);
+}
+
+static void test_session(void) {
+    struct child c, other;
+    struct stat st;
+    char list[4000] = "", line[200], session[300], dir[300], target[40];
+    int good = 0;
+    int64_t sent = 0;
+    snprintf(session, sizeof session, "%s", in_work("session"));
+    snprintf(dir, sizeof dir, "%s", in_work("s"));
+    for (int i = 0; i < 12; i++) {
+        snprintf(line, sizeof line, "%s \"f %d\"\n", url("/session%d?size=100000&stall=60000&times=1", i), i);
+        strcat(list, line);
+    }
+    const char *argv[] = {"./fetcher", "-i", "-", "--session", session, "-d", dir, "--per-host", "20", NULL};
+    child_start(&c, argv);
+    tell_child(&c, list);
+    for (int i = 0; i < 12; i++)
+        until(size_of(session_name(i, ".part")) == 60000);
+    tell_child(&c, "pause 12");
+    until(file_has(session, "pause 12"));
+    ok(stat(session, &st) == 0 && (st.st_mode & 0777) == 0600, "a session is private");
+    ok(file_has(session, "# fetcher: a session\nadd http://") && file_has(session, "f\\ 3\n") &&
+       file_has(session, "pause 12\n"), "and made of commands");
+    other = RUN("--session", session);
+    ok(said(&other, 1, "another fetcher does"), "a second fetcher can't have it");
+    child_free(&other);
+    kill(c.pid, SIGKILL);
+    child_wait(&c);
+    child_free(&c);
+    for (int i = 0; i < 12; i++)
+        seen("/session%d?size=100000&stall=60000&times=1", i)->sent = 0;
+    child_start(&c, argv);
+    for (int i = 0; i < 11; i++)
+        until(exists(session_name(i, "")));
+    ok(exists(session_name(10, "")) && !exists(session_name(11, "")) && talk(&c, "resume all", "1 resumed"),
+       "killed and started again, it goes on, and what was paused still is");
+    close(c.in);
+    c.in = -1;
+    child_wait(&c);
+    for (int i = 0; i < 12; i++) {
+        snprintf(target, sizeof target, "/session%d", i);
+        good += file_is(session_name(i, ""), 100000, target, 0);
+        sent += seen("/session%d?size=100000&stall=60000&times=1", i)->sent;
+    }
+    ok(c.status == 0 && good == 12 && sent == 12 * 40000, "%d files are whole, %" PRId64 " bytes were sent again",
+       good, sent);
+    ok(!file_has(session, "add"), "what is done stands in it no more");
+    child_free(&c);
+}
+
+static void test_session_order(void) {
+    struct child c;
+    char line[300], session[300];
+    snprintf(session, sizeof session, "%s", in_work("order"));
+    const char *argv[] = {"./fetcher", "-i", "-", "--session", session, "-d", in_work("o"), "-j", "1", NULL};
+    child_start(&c, argv);
+    for (int i = 0; i < 5; i++) {
+        snprintf(line, sizeof line, "every %dm %s", i + 1, url("/order%d?stall=head", i));
+        tell_child(&c, line);
+    }
+    ok(talk(&c, "first 4", "4 put first") && talk(&c, "first 3", "3 put first"), "two are put first");
+    until(file_has(session, "every 60.000 ") && file_has(session, "/order4"));
+    kill(c.pid, SIGTERM);
+    child_wait(&c);
+    char *text = slurp(session, &(int64_t){0}), *at[5];
+    for (int i = 0; i < 5; i++) {
+        snprintf(line, sizeof line, "every %d.000 http://127.0.0.1:%d/order%d", (i + 1) * 60, server.port, i);
+        at[i] = strstr(text, line);
+    }
+    ok(c.status == 143 && at[0] && at[1] && at[2] && at[3] && at[4] && at[2] < at[3] && at[3] < at[1] &&
+       at[1] < at[4], "an interrupt keeps the session, in the order of the queue: %s", text);
+    free(text);
+    child_free(&c);
+}
+
+static void test_bad_sessions(void) {
+    struct child c;
+    char session[300];
+    struct stat st;
+    snprintf(session, sizeof session, "%s", in_work("bad"));
+    write_file(session, "Dear diary\n", 11);
+    c = RUN("--session", session, url("/x?size=3"), "-d", in_work("bs"));
+    ok(said(&c, 1, "is not a session of fetcher's") && file_has(session, "Dear diary"), "a foreign file is refused");
+    child_free(&c);
+    write_file(session, "# fetcher: a session\nadd \"http://a.b/\n", 38);
+    c = RUN("--session", session, url("/y?size=3"), "-d", in_work("bs"));
+    ok(said(&c, 1, "bad:2: a quote is not closed") && file_has(session, "add \"http"),
+       "what can't be read is told, and nothing of it is lost");
+    child_free(&c);
+    unlink(session);
+    if (symlink("elsewhere", session) < 0)
+        die("symlink");
+    c = RUN("--session", session, url("/z?size=3"), "-d", in_work("bs"));
+    ok(said(&c, 1, "cannot use") && !exists(in_work("elsewhere")), "a symbolic link is not followed");
+    child_free(&c);
+    c = RUN("--session", "/none/x", url("/z?size=3"), "-d", in_work("bs"));
+    ok(said(&c, 1, "cannot use /none/x: No such file"), "a session that can't be made");
+    child_free(&c);
+    unlink(session);
+    c = RUN("--session", session, url("/w?status=404"), "-d", in_work("bs"));
+    ok(c.status == 1 && file_has(session, "/w?status=404"), "what has failed is kept for the next run");
+    child_free(&c);
+    ok(stat(session, &st) == 0 && (st.st_mode & 0777) == 0600, "and the file is private");
+}
+
+/* ------------------------------------------------------------------------ The terminal
+ * A terminal of our own: a pty, and an interpreter of the escape sequences that shows what a person
+ * would see on the screen.
+ */
+enum { ROWS = 60, COLUMNS = 200 };
+
+struct term {
+    int fd, slave, status;
+    pid_t pid;
+    bool open, hidden, paste, strange;  /* the cursor is hidden; pastes are bracketed; what isn't known came */
+    int rows, columns, row, column;
+    char cell[ROWS][COLUMNS][8];        /* a character each; "" behind a wide one, and where nothing is */
+    char piece[64];                     /* of a character or a sequence */
+    size_t used, bytes;
+};
+
+static void term_scroll(struct term *t) {
+    if (t->row < t->rows)
+        return;
+    memmove(t->cell, t->cell + 1, sizeof t->cell - sizeof *t->cell);
+    memset(t->cell[ROWS - 1], 0, sizeof *t->cell);
+    memset(t->cell[t->rows - 1], 0, sizeof *t->cell);
+    t->row = t->rows - 1;
+}
+
+static void term_erase(struct term *t, bool below) {
+    memset(t->cell[t->row][t->column], 0, (size_t)(COLUMNS - t->column) * sizeof **t->cell);
+    for (int r = t->row + 1; below && r < ROWS; r++)
+        memset(t->cell[r], 0, sizeof *t->cell);
+}
+
+static void term_sequence(struct term *t) {
+    int n = atoi(t->piece + 2), end = t->piece[t->used - 1];
+    n = n ? n : 1;
+    if (end == 'A')
+        t->row = t->row > n ? t->row - n : 0;
+    else if (end == 'B')
+        t->row = t->row + n < t->rows ? t->row + n : t->rows - 1;
+    else if (end == 'J' || end == 'K')
+        term_erase(t, end == 'J');
+    else if (strncmp(t->piece, "\033[?25", 5) == 0)
+        t->hidden = end == 'l';
+    else if (strncmp(t->piece, "\033[?2004", 7) == 0)
+        t->paste = end == 'h';
+    else
+        t->strange |= end != 'm';
+}
+
+static void term_char(struct term *t) {
+    wchar_t wide = 0;
+    int width = mbtowc(&wide, t->piece, t->used) > 0 ? wcwidth(wide) : 1;
+    if (t->column + width > t->columns) {
+        t->column = 0;
+        t->row++;
+        term_scroll(t);
+    }
+    if (width > 0)
+        memcpy(t->cell[t->row][t->column], t->piece, t->used + 1);
+    if (width == 2)
+        t->cell[t->row][t->column + 1][0] = '\0';
+    t->column += width > 0 ? width : 0;
+}
+
+static void term_byte(struct term *t, char c) {
+    bool sequence = t->used > 0 && *t->piece == 27;
+    t->bytes++;
+    if (t->used == 0 && c == '\r')
+        t->column = 0;
+    else if (t->used == 0 && c == '\n') {
+        t->row++;
+        term_scroll(t);
+    } else {
+        t->piece[t->used++] = c;
+        t->piece[t->used] = '\0';
+        if (sequence ? t->used > 2 && c >= '@' : *t->piece != 27 && (utf8_length(t->piece) == t->used || t->used > 4)) {
+            if (sequence)
+                term_sequence(t);
+            else
+                term_char(t);
+            t->used = 0;
+        }
+    }
+}
+
+static void term_ready(struct fetcher *on, int fd, int events, void *arg) {
+    struct term *t = arg;
+    char text[4096];
+    ssize_t n = read(fd, text, sizeof text);
+    (void)events;
+    for (ssize_t i = 0; i < n; i++)
+        term_byte(t, text[i]);
+    if (n > 0)
+        return;
+    (void)fetcher_watch(on, fd, 0, NULL, NULL);
+    t->open = false;
+}
+
+/* What stands on the screen, a line each. */
+static const char *screen(const struct term *t) {
+    static char text[ROWS * COLUMNS * 4];
+    size_t used = 0;
+    for (int r = 0; r < t->rows; r++, text[used++] = '\n')
+        for (int c = 0; c < t->columns; c++) {
+            const char *cell = t->cell[r][c];
+            bool behind_wide = c > 0 && !*cell && strlen(t->cell[r][c - 1]) == 3 &&
+                               (unsigned char)t->cell[r][c - 1][0] > 0xe2;
+            used += (size_t)sprintf(text + used, "%s", *cell ? cell : behind_wide ? "" : " ");
+        }
+    text[used] = '\0';
+    return text;
+}
+
+static bool sees(const struct term *t, const char *words) { return strstr(screen(t), words) != NULL; }
+
+/* Wait until it is to be seen. */
+static bool shows(struct term *t, const char *words) {
+    until(sees(t, words) || !t->open);
+    if (sees(t, words) && !t->strange)
+        return true;
+    printf("# no \"%s\" on the screen:\n", words);
+    for (const char *s = screen(t), *end; (end = strchr(s, '\n')) != NULL; s = end + 1)
+        if (strspn(s, " ") < (size_t)(end - s))
+            printf("# |%.*s\n", (int)(end - s), s);
+    return false;
+}
+
+static void term_size(struct term *t, int rows, int columns) {
+    struct winsize size = {(unsigned short)rows, (unsigned short)columns, 0, 0};
+    t->rows = rows;
+    t->columns = columns;
+    if (t->row >= rows)
+        t->row = rows - 1;
+    if (ioctl(t->fd, TIOCSWINSZ, &size) < 0)
+        die("TIOCSWINSZ");
+}
+
+static void term_start(struct term *t, int rows, int columns, const char *const *argv) {
+    memset(t, 0, sizeof *t);
+    if ((t->fd = posix_openpt(O_RDWR | O_NOCTTY)) < 0 || grantpt(t->fd) < 0 || unlockpt(t->fd) < 0 ||
+        (t->slave = open(ptsname(t->fd), O_RDWR | O_NOCTTY | O_CLOEXEC)) < 0)
+        die("pty");
+    term_size(t, rows, columns);
+    if ((t->pid = fork()) < 0)
+        die("fork");
+    if (t->pid == 0) {
+        setsid();
+        ioctl(t->slave, TIOCSCTTY, 0);
+        for (int i = 0; i < 3; i++)
+            dup2(t->slave, i);
+        for (int fd = 3; fd < 200; fd++)
+            close(fd);
+        setenv("TERM", "xterm", 0);
+        setenv("LC_ALL", "C.UTF-8", 0);
+        setenv("PS1", "ready> ", 1);
+        execvp(argv[0], (char *const *)(uintptr_t)argv);
+        _exit(127);
+    }
+    t->open = true;
+    if (fetcher_watch(f, t->fd, FETCHER_READ, term_ready, t) < 0)
+        die("watch");
+}
+
+#define TERM(t, rows, columns, ...) \
+    term_start(t, rows, columns, (const char *const[]){"./fetcher", "--stall-timeout", "300", "-d", in_work("term"), __VA_ARGS__, NULL})
+
+static void type(struct term *t, const char *keys) {
+    if (write(t->fd, keys, strlen(keys)) != (ssize_t)strlen(keys))
+        die("write");
+}
+
+/* Wait for its end, and see that the terminal is as it was. */
+static bool term_end(struct term *t) {
+    struct termios now;
+    int status = 0;
+    pid_t gone;
+    until((gone = waitpid(t->pid, &status, WNOHANG)) != 0);
+    if (gone == 0)
+        kill(t->pid, SIGKILL);
+    if (gone == 0)
+        waitpid(t->pid, &status, 0);
+    t->status = WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+    for (int i = 0; i < 20; i++)
+        fetcher_step(f, 0);
+    bool restored = tcgetattr(t->slave, &now) == 0 && (now.c_lflag & ICANON) && (now.c_lflag & ECHO) &&
+                    (now.c_iflag & IXON) && !t->hidden && !t->paste;
+    (void)fetcher_watch(f, t->fd, 0, NULL, NULL);
+    close(t->fd);
+    close(t->slave);
+    return restored;
+}
+
+/* The text of the line with these words. */
+static const char *line_with(struct term *t, const char *words) {
+    static char line[COLUMNS * 4];
+    const char *s = screen(t), *found = strstr(s, words), *begin = found;
+    while (begin && begin > s && begin[-1] != '\n')
+        begin--;
+    snprintf(line, sizeof line, "%.*s", found ? (int)strcspn(begin, "\n") : 0, found ? begin : "");
+    return line;
+}
+
+static const char *term_url(int i) { return url("/row%d.bin?size=100000&stall=50000", i); }
+
+static void test_terminal(void) {
+    struct term t;
+    char urls[12][100], gone[100], small[100];
+    for (int i = 0; i < 12; i++)
+        snprintf(urls[i], sizeof urls[i], "%s", term_url(i));
+    snprintf(gone, sizeof gone, "%s", url("/gone?status=404"));
+    snprintf(small, sizeof small, "%s", url("/small.txt?size=3000"));
+    TERM(&t, 24, 80, "-j", "4", small, gone, urls[0], urls[1], urls[2], urls[3], urls[4], urls[5], urls[6], urls[7],
+         urls[8], urls[9], urls[10], urls[11]);
+    ok(shows(&t, "1 done, 1 failed, 8 waiting"), "a line of totals");
+    ok(shows(&t, "small.txt: 2.9 KiB in 0.0") && shows(&t, ": 404 An Error"), "a line for each that has ended, above");
+    ok(shows(&t, "   4  ") && strstr(line_with(&t, "row0.bin"), ">   3  ") && shows(&t, " 50%") &&
+       strstr(line_with(&t, "row0.bin"), "█████▌") && strstr(line_with(&t, "row0.bin"), "97.7 KiB"),
+       "a row has number, name, bar, per cent and size: %s", line_with(&t, "row0.bin"));
+    ok(strstr(line_with(&t, "row9.bin"), "waiting") && strstr(line_with(&t, "gone"), "404"), "or the state");
+    type(&t, "jj");
+    ok(shows(&t, ">   5  "), "j chooses the next row");
+    type(&t, "k");
+    ok(shows(&t, ">   4  "), "k the one before");
+    type(&t, "\033[B\033OB\033[A");
+    ok(shows(&t, ">   5  "), "so do the arrows");
+    type(&t, "p");
+    until(strstr(line_with(&t, "row2.bin"), "paused"));
+    ok(strstr(line_with(&t, "row2.bin"), ">   5 ") && shows(&t, "5 paused"), "p pauses it: %s", line_with(&t, "row2.bin"));
+    type(&t, "p");
+    until(strstr(line_with(&t, "row2.bin"), "waiting"));
+    ok(strstr(line_with(&t, "row2.bin"), "waiting"), "and lets it go on");
+    type(&t, "f");
+    ok(shows(&t, "5 put first"), "f puts it first");
+    type(&t, "c");
+    ok(shows(&t, "5 cancelled"), "c cancels it");
+    until(!sees(&t, "row2.bin"));
+    ok(!sees(&t, "row2.bin"), "and it is gone");
+    type(&t, "+");
+    ok(shows(&t, "5 at the same time"), "+ lets more run");
+    type(&t, "-");
+    ok(shows(&t, "4 at the same time"), "- less");
+    type(&t, "G");
+    ok(shows(&t, ">   2  gone"), "G goes to the end");
+    type(&t, "r");
+    ok(shows(&t, "2 tried again"), "r tries what has failed again");
+    type(&t, "?");
+    ok(shows(&t, "p pause or resume"), "? shows the keys");
+    type(&t, ":limt 30k\033[H\033[C\033[C\033[Ci");
+    ok(shows(&t, ": limit 30k"), "the line of the prompt is edited");
+    type(&t, "\r");
+    ok(shows(&t, "30.0 KiB a second") && !sees(&t, ": limit"), "and executed");
+    type(&t, "a\033[A");
+    ok(shows(&t, ": limit 30k"), "its history");
+    type(&t, "\027\x7f ä日x\033[D\x7f\033[D\x7f");
+    ok(shows(&t, ": limitäx"), "is edited, by characters");
+    type(&t, "\005\025nonsense\r");
+    ok(shows(&t, "nonsense: not a URL and not a command"), "what is wrong is told");
+    type(&t, ":xyz");
+    ok(shows(&t, ": xyz"), "ESC");
+    type(&t, "\033");
+    until(!sees(&t, ": xyz"));
+    ok(!sees(&t, ": xyz"), "closes the prompt");
+    type(&t, "q");
+    ok(shows(&t, "quit? (y/n)"), "q asks");
+    type(&t, "n");
+    until(!sees(&t, "quit?"));
+    type(&t, "qy");
+    ok(term_end(&t) && t.status == 1, "y ends it, and the terminal is as it was");
+    ok(sees(&t, "bye") && sees(&t, "p pause or resume") && !sees(&t, "row0.bin") && !sees(&t, "waiting"),
+       "what was said is still there, the rows are not");
+}
+
+static void test_terminal_idle(void) {
+    struct term t;
+    usec end;
+    size_t bytes;
+    TERM(&t, 24, 80, "-j", "3");
+    ok(shows(&t, "a: enter a URL") && shows(&t, "0 done, 0 failed"), "without a URL it waits for commands");
+    bytes = t.bytes;
+    for (end = clock_us() + 300000; clock_us() < end;)
+        fetcher_step(f, 20);
+    ok(t.bytes == bytes, "and draws nothing while nothing happens");
+    type(&t, "a");
+    type(&t, url("/idle.bin?size=100\r"));
+    ok(shows(&t, "idle.bin: 100 bytes in 0.0") && shows(&t, "1 done"), "a URL is typed and fetched");
+    type(&t, "q");
+    ok(term_end(&t) && t.status == 0, "q ends it without a question");
+}
+
+/* Do all characters stand where they should: are the per cents below each other? */
+static int column_of(struct term *t, const char *row, const char *what) {
+    for (int r = 0; r < t->rows; r++) {
+        char line[COLUMNS * 8] = "";
+        int at = -1;
+        for (int c = 0; c < t->columns; c++) {
+            if (at < 0 && *t->cell[r][c] == *what)
+                at = c;
+            strcat(line, t->cell[r][c]);
+        }
+        if (strstr(line, row))
+            return at;
+    }
+    return -1;
+}
+
+static void test_terminal_sizes(void) {
+    struct term t;
+    char urls[30][100];
+    const char *argv[40] = {"./fetcher", "-d", in_work("term"), "-j", "3"};
+    for (int i = 0; i < 30; i++) {
+        snprintf(urls[i], sizeof urls[i], "%s", i == 1 ? url("/%%E6%%97%%A5%%E6%%9C%%AC.bin?size=100000&stall=50000")
+                                                       : term_url(i));
+        argv[5 + i] = urls[i];
+    }
+    term_start(&t, 10, 40, argv);
+    ok(shows(&t, "0 done, 0 failed, 27 waiting") && shows(&t, "+ 26 more"), "40x10: four rows, the others are counted");
+    ok(shows(&t, "日本") && column_of(&t, "日本", "%") > 10 &&
+       column_of(&t, "日本", "%") == column_of(&t, "row0", "%"), "wide characters take their place");
+    type(&t, "jjjjjjjj");
+    ok(shows(&t, ">   9 ") && !sees(&t, "row0"), "the rows scroll");
+    type(&t, "\033[6~");
+    ok(shows(&t, ">  15 ") || shows(&t, ">  16 "), "by pages, too");
+    type(&t, "g");
+    ok(shows(&t, ">   1 "), "g goes back");
+    term_size(&t, 60, 200);
+    ok(shows(&t, "row29.bin") && !sees(&t, "more"), "200x60: a resize shows at once");
+    ok(shows(&t, "longest wait "), "with all of the totals");
+    term_size(&t, 24, 80);
+    ok(shows(&t, "+ 16 more"), "and back");
+    kill(t.pid, SIGTERM);
+    ok(term_end(&t) && t.status == 143, "SIGTERM leaves the terminal as it was");
+    term_start(&t, 24, 80, argv);
+    ok(shows(&t, "waiting"), "running");
+    kill(t.pid, SIGSEGV);
+    ok(term_end(&t) && t.status == 1000 + SIGSEGV, "so does a crash");
+}
+
+static void test_terminal_paste(void) {
+    struct term t;
+    char text[30000] = "\033[200~";
+    for (int i = 0; i < 200; i++) {
+        strcat(text, url("/paste%d?size=50", i));
+        strcat(text, "\r");
+    }
+    strcat(text, "\033[201~");
+    TERM(&t, 24, 80, "--per-host", "16");
+    ok(shows(&t, "a: enter a URL"), "a paste");
+    for (size_t at = 0, n = strlen(text); at < n; fetcher_step(f, 5)) {
+        ssize_t wrote = write(t.fd, text + at, n - at < 1000 ? n - at : 1000);
+        at += wrote > 0 ? (size_t)wrote : 0;
+    }
+    ok(shows(&t, "200 done, 0 failed, 0 waiting"), "of 200 URLs fetches them all");
+    until(!sees(&t, "\n:"));
+    type(&t, "q");
+    ok(term_end(&t) && t.status == 0, "and that was it");
+}
+
+static void test_terminal_jobs(void) {
+    struct term t;
+    char command[400];
+    term_start(&t, 24, 80, (const char *const[]){"sh", "-i", NULL});
+    ok(shows(&t, "ready> "), "a shell");
+    snprintf(command, sizeof command, "./fetcher --stall-timeout 300 -d %s '%s' '%s'\r", in_work("job"),
+             url("/job1?size=100000&stall=50000&times=1"), url("/job2?size=3000000&slow=15000"));
+    type(&t, command);
+    ok(shows(&t, " 50%"), "a download");
+    type(&t, "\032");
+    ok(shows(&t, "topped") && !t.hidden && !t.paste, "^Z gives the terminal back");
+    type(&t, "echo al''ive\r");
+    ok(shows(&t, "alive"), "to the shell");
+    type(&t, "fg\r");
+    until(t.hidden && sees(&t, "waiting"));
+    ok(t.hidden && shows(&t, " 50%"), "fg shows the rows again");
+    type(&t, "\032");
+    until(!t.hidden);
+    type(&t, "bg\r");
+    until(exists(in_work("job/job2")));
+    ok(file_is(in_work("job/job2"), 3000000, "/job2", 0), "in the background it goes on");
+    ok(shows(&t, "job2: 2.9 MiB in") && !t.hidden, "tells of it in lines, and draws nothing");
+    type(&t, "fg\r");
+    until(t.hidden);
+    ok(shows(&t, "1 done, 0 failed"), "and in the foreground the rows come back");
+    type(&t, "\003");
+    until(!t.hidden);
+    type(&t, "echo status $?\r");
+    ok(shows(&t, "status 130"), "^C ends it");
+    type(&t, "exit\r");
+    ok(term_end(&t), "and the shell has its terminal");
+}
+
+static void test_terminal_stopped(void) {
+    struct term t;
+    size_t bytes;
+    usec end;
+    TERM(&t, 24, 80, url("/xoff?size=2000000&slow=20000"), term_url(0));
+    ok(shows(&t, "row0.bin"), "a download");
+    type(&t, "\023");
+    until(exists(in_work("term/xoff")));
+    bytes = t.bytes;
+    for (end = clock_us() + 300000; clock_us() < end;)
+        fetcher_step(f, 20);
+    ok(exists(in_work("term/xoff")) && t.bytes == bytes && !sees(&t, "1 done"), "^S stops the terminal, and nothing else");
+    type(&t, "\021");
+    ok(shows(&t, "xoff: 1.9 MiB in") && shows(&t, "1 done"), "^Q shows what has happened");
+    type(&t, "\023");
+    kill(t.pid, SIGTERM);
+    ok(term_end(&t), "it can be ended while it is stopped");
+}
+
+static void test_terminal_lost(void) {
+    struct term t;
+    int status = -1;
+    TERM(&t, 24, 80, url("/lost?size=3000000&slow=30000"));
+    ok(shows(&t, "%"), "a download");
+    (void)fetcher_watch(f, t.fd, 0, NULL, NULL);
+    close(t.slave);
+    close(t.fd);
+    until(waitpid(t.pid, &status, WNOHANG) == t.pid);
+    ok(WIFEXITED(status) && WEXITSTATUS(status) == 0 && file_is(in_work("term/lost"), 3000000, "/lost", 0),
+       "a terminal that vanishes does not end the download");
+}
+
+/* Which programs want no pictures: dumb terminals, logs, screen readers. */
+static void test_terminal_plain(void) {
+    static const char *const with[][3] = {
+        {"TERM=dumb", "", "dumb terminals get lines"}, {"A=b", "--plain", "--plain"}, {"A=b", "--quiet", "--quiet"},
+    };
+    struct term t;
+    for (int i = 0; i < 3; i++) {
+        char command[300];
+        snprintf(command, sizeof command, "%s ./fetcher -d %s %s --overwrite '%s'", with[i][0], in_work("term"), with[i][1],
+                 url("/plain.bin?size=10"));
+        term_start(&t, 24, 80, (const char *const[]){"sh", "-c", command, NULL});
+        ok(term_end(&t) && t.status == 0 && !t.strange && sees(&t, "plain.bin: 10 bytes") == (i != 2) &&
+           !sees(&t, "done"), "%s", with[i][2]);
+    }
+    term_start(&t, 24, 80, (const char *const[]){"./fetcher", "--plain", "-d", in_work("term"), NULL});
+    type(&t, "help\n");
+    ok(shows(&t, "pause   N|all"), "without a URL it takes commands as lines there");
+    type(&t, "\004");
+    ok(term_end(&t) && t.status == 0, "until the end of file");
+}
+
+static void test_terminal_color(void) {
+    static const struct { const char *set, *option; bool color; } t[] = {
+        {"A=b", "-v", true}, {"NO_COLOR=1", "-v", false}, {"NO_COLOR=", "-v", true}, {"NO_COLOR=1", "--color=always", true},
+        {"A=b", "--color=never", false}, {"A=b", "--color=auto", true},
+    };
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        char command[300];
+        struct child c;
+        snprintf(command, sizeof command, "command -v script >/dev/null || exit 77; %s TERM=xterm LC_ALL=C.UTF-8 script -qec "
+                 "\"./fetcher %s -d %s --overwrite '%s'\" /dev/null </dev/null", t[i].set, t[i].option, in_work("term"),
+                 url("/color?size=200000&slow=20000"));
+        c = SH(command);
+        if (c.status == 77)
+            skip("colors", "no script(1)");
+        else
+            ok(c.status == 0 && (strstr(c.text[0], "\033[32m") != NULL) == t[i].color, "%s %s: %s", t[i].set, t[i].option,
+               t[i].color ? "colors" : "no colors");
+        child_free(&c);
+    }
+    struct child c = RUN("--color=blue", "http://a.b/");
+    ok(said(&c, 2, "--color: auto, always or never, not blue"), "--color=blue");
+    child_free(&c);
+}
+
 static void test_readme(void) {
     struct child c;
     char command[3000];
@@ -3243,7 +3984,11 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(foreign_part), TEST(pause_holds), TEST(pause_in_lookup), TEST(skip_repeated), TEST(repeat), TEST(repeat_failure), TEST(two_on_one_target), TEST(random_faults), TEST(rate),
     TEST(idle), TEST(program), TEST(back_pressure), TEST(options), TEST(limiting_options), TEST(login_options), TEST(help), TEST(bad_usage),
     TEST(bad_lists), TEST(json), TEST(signals), TEST(stopped_reader), TEST(closed_output), TEST(long_list), TEST(kill),
-    TEST(faults), TEST(slow_accept), TEST(continue), TEST(password), TEST(every), TEST(readme), TEST(demo),
+    TEST(faults), TEST(slow_accept), TEST(continue), TEST(password), TEST(every), TEST(words),
+    TEST(bad_commands), TEST(commands), TEST(plain_commands), TEST(session), TEST(session_order), TEST(bad_sessions),
+    TEST(terminal), TEST(terminal_idle), TEST(terminal_sizes), TEST(terminal_paste), TEST(terminal_jobs),
+    TEST(terminal_stopped), TEST(terminal_lost), TEST(terminal_plain), TEST(terminal_color),
+    TEST(readme), TEST(demo),
 };
 
 static int serve_forever(int port) {
@@ -3293,6 +4038,7 @@ static int demo(const char *dir) {
 
 int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
+    setlocale(LC_CTYPE, "C.UTF-8");
     hang_pipe[0] = -1;
     if (argc > 1 && strcmp(argv[1], "serve") == 0)
         return serve_forever(argc > 2 ? atoi(argv[2]) : 0);
