@@ -3312,7 +3312,9 @@ static void feed(struct fetcher *f, void *arg) {
     if (p->feeding) return;             /* what is flushed below calls back */
     p->feeding = true;
     while (more && clock_us() < end) more = feed_one(p);
-    out_flush(f, &p->out, false); p->feeding = false;
+    more |= p->out.was_full;            /* it may have been made room for now */
+    out_flush(f, &p->out, false);
+    more &= !p->out.was_full; p->feeding = false;
     if (more && !p->feed_due) p->feed_due = fetcher_timer(f, 0, feed_again, p) != 0;
     input_watch(p, !more && !p->input[LIST].eof && p->input[LIST].polled && !p->out.was_full &&
                    !p->out.error && !queue_full(p));
