@@ -2460,7 +2460,7 @@ struct program {
     bool feeding, feed_due, stay, keep;         /* keep rows that failed: somebody may retry them */
     bool closing, bare;                         /* the present command is just a URL */
     struct { const struct command *command; int64_t next; int count; } sweep;
-    struct { FILE *file, *last; struct node at; bool armed, told; unsigned long line; } save;
+    struct { FILE *file, *last; struct node at; bool armed, dirty, told; unsigned long line; } save;
     usec began, sampled;
     int64_t received, speed[SPEEDS];            /* at the last sample; a second each, newest first */
     struct prompt prompt;
@@ -2769,10 +2769,9 @@ static int options_check(struct settings *s, char **url) {
         return refuse(2, "-o names one file, and so takes one URL");
     if (to_stdout && (s->json || s->rq.every_ms || s->remote_time))
         return refuse(2, "-o - leaves no room for --json, --every or --remote-time");
-    if (s->no_clobber && s->overwrite)
-        return refuse(2, "--no-clobber and --overwrite contradict each other");
-    if (s->again && s->no_continue)
-        return refuse(2, "--continue and --no-continue contradict each other");
+    if ((s->no_clobber && s->overwrite) || (s->again && s->no_continue))
+        return refuse(2, "%s contradict each other", s->again && s->no_continue
+                      ? "--continue and --no-continue" : "--no-clobber and --overwrite");
     if (s->rq.every_ms && s->rq.every_ms < 1000) return refuse(2, "--every: at least 1s");
     if (s->color && !listed(s->color, "auto always never"))
         return refuse(2, "--color: auto, always or never, not %s", s->color);
@@ -2872,8 +2871,7 @@ static void tell_plain(struct program *p, const struct fetcher_result *r) {
     struct out *o = line_out(p, to_stdout); char size[32];
     if (p->s.quiet || (to_stdout && !p->s.verbose)) return;
     out_text(o, r->path ? file_shown(r->path) : r->url);
-    out_printf(o, r->changed ? ": %s in %.2f s" : r->attempts ? ": unchanged"
-                                                               : ": exists, skipped",
+    out_printf(o, r->changed ? ": %s in %.2f s" : r->attempts ? ": unchanged" : ": exists, skipped",
                size_text(size, sizeof size, (double)r->bytes), MS(r->total_us) / 1000);
     if (p->s.verbose) {
         out_printf(o, " from "); out_text(o, r->final_url);
@@ -2942,23 +2940,18 @@ static int job_setup(void *e, void *arg) {
     if (p->cookies) { SET(SHARE, p->cookies); SET(COOKIEFILE, ""); }
     return bad ? -1 : 0;
 }
-/* DIR/NAME; without a name the library finds one. */
-static char *job_path(const struct settings *s, const char *name) {
-    const char *dir = name && (*name == '/' || !s->dir) ? "" : s->dir ? s->dir : ".";
-    char *base = text_join(dir, *dir && dir[strlen(dir) - 1] != '/' ? "/" : "");
-    char *path = base ? text_join(base, name ? name : "") : NULL;
-    free(base);
-    return path;
-}
-
 static bool job_launch(struct program *p, struct job *j) {
     bool stream = p->s.output && listed(p->s.output, "- /dev/null");
-    char *path = stream ? NULL : job_path(&p->s, j->name); struct fetcher_request rq = p->s.rq;
+    const char *name = j->name ? j->name : "", *dir = *name == '/' || (*name && !p->s.dir) ? "" :
+                       p->s.dir ? p->s.dir : ".";       /* without a name the library finds one */
+    char *base = text_join(dir, *dir && dir[strlen(dir) - 1] != '/' ? "/" : "");
+    char *path = base && !stream ? text_join(base, name) : NULL;
+    struct fetcher_request rq = p->s.rq;
     rq.url = j->url; rq.path = path; rq.every_ms = j->every_ms;
     rq.priority = j->priority; rq.arg = j; rq.on_data = stream ? job_data : NULL;
     rq.on_progress = job_progress; rq.on_done = job_done; rq.setup = job_setup;
     j->transfer = stream || path ? fetcher_start(p->f, &rq) : 0;
-    free(path);
+    free(base); free(path);
     if (!j->transfer) return false;
     p->failed_count -= j->failed != NULL;
     free(j->failed); j->failed = NULL;
@@ -2972,20 +2965,16 @@ static struct job *job_start(struct program *p, const char *url, const char *nam
     if (j) {
         memcpy(j->url, url, n);
         if (name) j->name = memcpy(j->url + n, name, m);
-        j->p = p;
-        j->every_ms = every;
-        j->id.key = (int64_t)p->last_number + 1;
-        if (!job_launch(p, j)) { free(j); j = NULL; }
+        j->p = p; j->every_ms = every; j->id.key = (int64_t)p->last_number + 1;
     }
-    if (j) {
-        tree_add(&p->jobs, &j->id);
-        p->row_count++;
-        p->last_number++;
-        p->started++;
-    } else {
+    if (!j || !job_launch(p, j)) {
         complain(p, "cannot start a transfer", strerror(errno));
         p->status = 1;
+        free(j);
+        return NULL;
     }
+    tree_add(&p->jobs, &j->id);
+    p->row_count++; p->last_number++; p->started++;
     return j;
 }
 /* How a row reads: its name, and behind it all the rest: speed and time left, or the state. */
@@ -3057,8 +3046,7 @@ static void add(struct program *p, char **word, int64_t every) {
     if (name && p->source != &p->input[SESSION] && name_escapes(name))
         reply(p, false, 0, "the name leads out of the directory");
     else if ((j = job_start(p, word[0], name, every)) != NULL)
-        reply(p, true, (uint64_t)j->id.key, "added %" PRId64 ": %s", j->id.key,
-               job_info(p, j).url);
+        reply(p, true, (uint64_t)j->id.key, "added %" PRId64 ": %s", j->id.key, job_info(p, j).url);
 }
 
 static void do_add(struct program *p, char **word) { add(p, word + 1, p->s.rq.every_ms); }
@@ -3096,8 +3084,7 @@ static void tell_stats(struct program *p, struct out *o) {
                    seconds, st.turns, MS(st.stall_max_us), MS(st.stall_p99_us));
         out_json(&p->out, "culprit", st.culprit);
         out_printf(&p->out, "}\n");
-    } else
-        out_printf(o, "%" PRIu64 " done, %" PRIu64 " failed, %s in %.2f s; %" PRIu64
+    } else out_printf(o, "%" PRIu64 " done, %" PRIu64 " failed, %s in %.2f s; %" PRIu64
                    " turns, longest wait %.2f ms (%s), 99%% below %.2f ms\n", st.done, st.failed,
                    size_text(size, sizeof size, (double)st.received), seconds, st.turns,
                    MS(st.stall_max_us), st.culprit, MS(st.stall_p99_us));
@@ -3357,47 +3344,45 @@ static void session_job(struct program *p, struct job *j) {
     p->save.line++;
     fprintf(file, job_info(p, j).state == FETCHER_PAUSED ? "\npause %lu\n" : "\n", p->save.line);
 }
-/* It is written to another file, which takes its name and its lock when it is whole. */
-static int session_open(struct program *p) {
-    char *path = text_join(p->s.session, ".new");
-    int fd = path ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600) : -1;
-    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0) p->save.file = fdopen(fd, "w");
-    if (fd >= 0 && !p->save.file) close(fd);
-    free(path);
-    p->save.at.key = INT64_MIN; p->save.line = 0;
-    return p->save.file && fputs("# fetcher: a session\n", p->save.file) >= 0 ? 0 : -1;
-}
-
-static int session_close(struct program *p) {
-    char *path = text_join(p->s.session, ".new");
-    bool bad = !path || fflush(p->save.file) || ferror(p->save.file) ||
-               rename(path, p->s.session) < 0;
-    FILE *old = bad ? p->save.file : p->save.last;
-    if (!bad) p->save.last = p->save.file;
-    if (old) fclose(old);
-    p->save.file = NULL; free(path);
-    return bad ? -1 : 0;
-}
-/* A slice of it, at most once a second from its beginning; at the end, all. */
-static void session_write(struct fetcher *f, void *arg) {
-    struct program *p = arg; usec end = clock_us() + SLICE_INPUT_US; struct node *n;
-    bool good = p->save.file || session_open(p) == 0;
-    p->save.armed = false;
-    while (good && (n = tree_from(p->rows, p->save.at.key, p->save.at.seq)) != NULL) {
+/* Another file takes the name and the lock of the session when it is whole: written in slices, at
+ * most once a second from its beginning; at the end of the program at once. */
+static int session_slice(struct program *p, const char *path, usec end) {
+    if (!p->save.file) {
+        (void)unlink(path);
+        int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        if (fd >= 0 && (p->save.file = fdopen(fd, "w")) == NULL) close(fd);
+        if (!p->save.file || flock(fd, LOCK_EX | LOCK_NB) < 0) return -1;
+        fputs("# fetcher: a session\n", p->save.file);
+        p->save.at.key = INT64_MIN; p->save.line = 0; p->save.dirty = false;
+    }
+    for (struct node *n; (n = tree_from(p->rows, p->save.at.key, p->save.at.seq)) != NULL;) {
+        if (!p->closing && clock_us() >= end) return 1;
         p->save.at.key = n->key; p->save.at.seq = n->seq + 1;
         session_job(p, row_job(n));
-        if (p->closing || clock_us() < end) continue;
-        p->save.armed = fetcher_timer(f, 0, session_write, p) != 0;
-        return;
     }
-    if (good) good = session_close(p) == 0;
-    if (!good && !p->save.told) complain(p, p->s.session, strerror(errno));
-    p->save.told = !good;
+    if (fflush(p->save.file) || ferror(p->save.file) || rename(path, p->s.session) < 0) return -1;
+    if (p->save.last) fclose(p->save.last);
+    p->save.last = p->save.file; p->save.file = NULL;
+    return 0;
+}
+
+static void session_write(struct fetcher *f, void *arg) {
+    struct program *p = arg; char *path = text_join(p->s.session, ".new");
+    bool begun = p->save.file != NULL;
+    if (begun && p->closing) { fclose(p->save.file); p->save.file = NULL; }     /* what it says is old */
+    int left = !path ? -1 : !p->input[SESSION].eof ? 2 : session_slice(p, path, clock_us() + SLICE_INPUT_US);
+    p->save.armed = left > 0 && fetcher_timer(f, left == 1 ? 0 : 1000, session_write, p) != 0;
+    if (left < 0 && !p->save.told) complain(p, p->s.session, strerror(errno));
+    if (left < 0 && p->save.file) { fclose(p->save.file); p->save.file = NULL; }
+    p->save.told = left < 0;
+    free(path);
+    if (p->save.dirty && left <= 0) session_touch(p);
 }
 
 static void session_touch(struct program *p) {
-    if (p->s.session && !p->save.armed && !p->closing && p->input[SESSION].eof)
-        p->save.armed = fetcher_timer(p->f, 1000, session_write, p) != 0;
+    if (!p->s.session || p->closing) return;
+    p->save.dirty = true;
+    if (!p->save.armed) p->save.armed = fetcher_timer(p->f, 1000, session_write, p) != 0;
 }
 
 /* ====================================================================================== Terminal
@@ -3498,9 +3483,9 @@ static void draw_speeds(struct program *p, struct out *o) {
     int64_t most = 1;
     for (int i = 0; i < 8; i++) most = p->speed[i] > most ? p->speed[i] : most;
     for (int i = 7; i >= 0; i--) {
-        int level = (int)(p->speed[i] * 7 / most); char block[4] = "\xe2\x96\x81";
-        block[2] = (char)(block[2] + level);
-        out_printf(o, "%s", p->view.utf8 ? block : (const char *[]){"_", ".", ":", "-", "=", "+", "*", "#"}[level]);
+        int level = (int)(p->speed[i] * 7 / most);
+        char block[4] = {'\xe2', '\x96', (char)(0x81 + level), '\0'};
+        out_add(o, p->view.utf8 ? block : &"_.:-=+*#"[level], p->view.utf8 ? 3 : 1);
     }
 }
 /* The totals: as many of them as there is room for, the most important first. */
@@ -3643,8 +3628,7 @@ static void prompt_enter(struct program *p) {
 static size_t prompt_step(const struct prompt *e, int by) {
     size_t at = e->caret;
     if (by < 0 ? at == 0 : !e->text[at]) return at;
-    do
-        at += by < 0 ? (size_t)-1 : 1;
+    do at += by < 0 ? (size_t)-1 : 1;
     while ((e->text[at] & 0xc0) == 0x80);
     return at;
 }
