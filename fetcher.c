@@ -147,8 +147,7 @@ enum {
     SLICE_US = 2000,            /* a turn's work for the network, see Story */
     SLEEP_MAX_MS = 1000,        /* so that a lost wake-up costs a second, not the program */
     LOOKUPS_MAX = 16,           /* each may be two threads of libcurl */
-    REDIRECTS_MAX = 20,         /* as browsers do */
-    URL_MAX = 65536,
+    REDIRECTS_MAX = 20, URL_MAX = 65536,        /* as browsers do */
     HEAD_MAX = 256 * 1024,      /* a head without end must end somewhere */
     DRAIN_MAX = 65536,          /* of an error page, to keep the connection */
     SMALL_MAX = 16384,          /* a file this small is written when it is whole */
@@ -1334,7 +1333,6 @@ static int memory_open(struct transfer *t) {
 
 static int memory_commit(struct transfer *t) { return memory_take(t, "", 0); }
 static void memory_drop(struct transfer *t) { free(t->body->data); }
-
 static int nothing(struct transfer *t) { (void)t; return 0; }
 
 static const struct sink memory_sink =
@@ -1937,10 +1935,7 @@ static void transfer_stop(struct fetcher *f, struct transfer *t) {
     if (a) { tree_remove(&f->breathless, &a->breath); scout_over(a, false); }
     if (a && a->lookup == LOOKUP_RUNNING) {
         a->transfer = NULL; t->attempt = NULL;
-    } else if (a) {
-        lookup_set(a, NO_LOOKUP);
-        curl_multi_remove_handle(f->multi, a->easy);
-    }
+    } else if (a) { lookup_set(a, NO_LOOKUP); curl_multi_remove_handle(f->multi, a->easy); }
     if (t->host) host_place(f, t->host);
 }
 /* What only libcurl knows. Returns what is to be freed after the callback. */
@@ -2096,9 +2091,7 @@ static void pause_now(struct fetcher *f, struct transfer *t) {
         t->held = true; scout_over(t->attempt, false);
         tree_remove(&f->breathless, &t->attempt->breath);
         curl_easy_pause(t->attempt->easy, CURLPAUSE_ALL);
-    } else {
-        transfer_stop(f, t); attempt_forget(t);
-    }
+    } else { transfer_stop(f, t); attempt_forget(t); }
     set_state(f, t, FETCHER_PAUSED);
 }
 /* Data that was held comes from inside curl_easy_pause. Before 7.65 libcurl then forgets to look at
@@ -2613,11 +2606,7 @@ static const char *file_shown(const char *path) {
 enum kind { FLAG, TEXT, SECRET, HEADER, DATA, COUNT, TIME, SIZE };
 
 static const struct option {
-    char letter;
-    const char *name, *arg;
-    enum kind kind;
-    size_t field;
-    const char *help;
+    char letter; const char *name, *arg; enum kind kind; size_t field; const char *help;
 } option[] = {
 #define AT(field) offsetof(struct settings, field)
     {'A', "user-agent", "NAME", TEXT, AT(agent), "call yourself NAME"},
@@ -2821,7 +2810,6 @@ static int version(void) {
 static void feed(struct fetcher *f, void *arg);
 static void session_touch(struct program *p);
 static void changed(struct program *p) { if (p->draw) p->draw(p); }
-
 static struct job *row_job(struct node *n) { return n ? container_of(n, struct job, row) : NULL; }
 
 static struct job *row_after(struct program *p, const struct job *j) {
@@ -2893,7 +2881,7 @@ static void job_failed(struct program *p, struct job *j, const struct fetcher_re
 
 static void job_done(struct fetcher *f, const struct fetcher_result *r, void *arg) {
     struct job *j = arg; struct program *p = j->p;
-    if (r->code && !p->status && !(p->stay && r->code == FETCHER_CANCELLED)) p->status = 1;
+    if (r->code && !p->status && (r->code != FETCHER_CANCELLED || p->closing)) p->status = 1;
     if (p->s.json) tell_json(p, (uint64_t)j->id.key, r);
     else if (!r->code) tell_plain(p, r);
     else if (r->code != FETCHER_CANCELLED) complain(p, r->url, r->message);
@@ -3144,7 +3132,6 @@ static bool do_first(struct program *p, struct job *j) {
 }
 
 static bool do_clear(struct program *p, struct job *j) { return !j->transfer && do_cancel(p, j); }
-
 static void do_help(struct program *p, char **word), do_quit(struct program *p, char **word);
 
 static const struct command commands[] = {
@@ -3320,8 +3307,7 @@ static void leave(struct program *p) {
     for (int i = 0; i < INPUTS; i++) {
         p->input[i].eof = true; p->input[i].begin = p->input[i].end = 0;
     }
-    p->closing = true; p->prompt.open = false;
-    p->source = &p->input[PROMPT]; p->bare = true;
+    p->closing = true; p->prompt.open = false; p->source = &p->input[PROMPT]; p->bare = true;
     sweep_start(p, "cancel"); feed(p->f, p);
 }
 
@@ -3374,8 +3360,7 @@ static void session_write(struct fetcher *f, void *arg) {
     p->save.armed = left > 0 && fetcher_timer(f, left == 1 ? 0 : 1000, session_write, p) != 0;
     if (left < 0 && !p->save.told) complain(p, p->s.session, strerror(errno));
     if (left < 0 && p->save.file) { fclose(p->save.file); p->save.file = NULL; }
-    p->save.told = left < 0;
-    free(path);
+    p->save.told = left < 0; free(path);
     if (p->save.dirty && left <= 0) session_touch(p);
 }
 
@@ -3592,8 +3577,7 @@ static void choose(struct program *p, int by) {
     if (by == INT_MAX) p->selected = row_job(tree_near(p->rows, INT64_MAX, 0, true));
     for (int step = by < 0 ? -1 : 1; by && by != INT_MAX && j; by -= step) {
         if ((j = step < 0 ? row_before(p, j) : row_after(p, j)) == NULL) return;
-        p->selected = j;
-        p->offset += p->offset + step >= 0 ? step : 0;
+        p->selected = j; p->offset += p->offset + step >= 0 ? step : 0;
     }
 }
 /* Replace the n bytes at `at` of the line; the caret stands behind them. */
@@ -3731,7 +3715,6 @@ static void frame_at(struct program *p, usec due) {
 
 static void view_changed(struct program *p) { frame_at(p, p->view.drawn + TICK_US); }
 static void keys_ready(struct fetcher *f, int fd, int events, void *arg);
-
 static void keys_due(struct fetcher *f, void *arg);
 /* What is left is looked at again; while it is much, no more is read. */
 static void keys_pump(struct program *p, bool all) {
@@ -3763,8 +3746,7 @@ static void view_on(struct program *p) {
     if (v->keys) tcsetattr(tty.fd, TCSANOW, &t);
     if (v->keys) (void)fetcher_watch(p->f, tty.fd, FETCHER_READ, keys_ready, p);
     out_printf(v->out, v->keys ? "\033[?25l\033[?2004h" : "\033[?25l");
-    out_flush(p->f, v->out, false);
-    v->on = v->redraw = true;
+    out_flush(p->f, v->out, false); v->on = v->redraw = true;
 }
 /* In the background the terminal is another's, and nothing of it may be touched. */
 static void view_off(struct program *p) {
@@ -3822,7 +3804,6 @@ static void keys_ready(struct fetcher *f, int fd, int events, void *arg) {
 }
 
 static void suspend(struct fetcher *f, void *arg);
-
 static void give_up(struct fetcher *f, void *arg) { (void)arg; fetcher_stop(f); }
 
 static void interrupted(struct fetcher *f, void *arg) {
@@ -3916,7 +3897,7 @@ static int inputs_open(struct program *p) {
     struct input *list = &p->input[LIST], *session = &p->input[SESSION];
     struct stat st; char first[] = "# fetcher"; ssize_t n;
     list->name = p->s.list; session->name = p->s.session;
-    p->input[PROMPT] .name = ""; list->eof = !list->name;
+    p->input[PROMPT].name = ""; list->eof = !list->name;
     session->eof = !session->name;
     p->input[PROMPT].eof = !p->stay; p->source = &p->input[PROMPT];
     if (list->name) {
