@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: 0BSD
  *
- * fetcher.c - fetch URLs without ever freezing the program around it.
- *
- * The manual is fetcher.h. This file is the library; with -DFETCHER_MAIN it is the program too:
- *
+ * fetcher.c - fetch URLs without ever freezing the program around it. The manual is fetcher.h.
+ * This file is the library; with -DFETCHER_MAIN it is the program too:
  *     cc -DFETCHER_MAIN -o fetcher fetcher.c -lcurl
  *
  * =========================================================================================== Story
@@ -859,13 +857,10 @@ static long buffer_size(const struct fetcher *f) {
 
 #define SET(option, value) (bad |= (unsigned)curl_easy_setopt(e, CURLOPT_##option, value))
 
-/* What is the same for every request. Two of the settings need a word:
- *
- * libcurl's own time limits join its resolver thread, ours don't.
- *
- * To read the bundle of all certificates costs 20 ms, and for each connection if CAPATH is set (as
- * distributions build it), since libcurl's cache of certificates needs there to be none. With
- * OpenSSL a hashed directory alone is better than both: only the one that is needed is read. */
+/* What is the same for every request. libcurl's own time limits join its resolver thread, ours
+ * don't. To read the bundle of all certificates costs 20 ms, and for each connection if CAPATH is
+ * set (as distributions build it), since libcurl's cache of certificates needs there to be none.
+ * With OpenSSL a hashed directory alone is better: only the one that is needed is read. */
 static unsigned set_common(struct attempt *a) {
     CURL *e = a->easy; unsigned bad = 0;
     SET(PRIVATE, a); SET(ERRORBUFFER, a->error);
@@ -2259,10 +2254,7 @@ static int want(struct fetcher *f, fetcher_id id, unsigned what, unsigned opposi
 
 int fetcher_cancel(struct fetcher *f, fetcher_id id) { return want(f, id, WANT_CANCEL, 0); }
 int fetcher_pause(struct fetcher *f, fetcher_id id) { return want(f, id, WANT_PAUSE, WANT_RESUME); }
-
-int fetcher_resume(struct fetcher *f, fetcher_id id) {
-    return want(f, id, WANT_RESUME, WANT_PAUSE);
-}
+int fetcher_resume(struct fetcher *f, fetcher_id i) { return want(f, i, WANT_RESUME, WANT_PAUSE); }
 
 int fetcher_priority(struct fetcher *f, fetcher_id id, int priority) {
     struct transfer *t = transfer_find(f, id);
@@ -2328,8 +2320,7 @@ struct fetcher *fetcher_new(void) {
         return NULL;
     }
     f->top = f->pipe[0] = f->pipe[1] = -1;
-    f->limit_total = 16;
-    f->limit_host = 6;
+    f->limit_total = 16; f->limit_host = 6;
     f->capacity = fd_capacity();
     f->hear.call.cb = hear_again; f->meter.record.fd = -1;
     clock_read(f);
@@ -2412,7 +2403,7 @@ struct job {                    /* a row: a transfer, or one that has failed */
 struct input {                  /* lines of commands */
     const char *name;
     int fd;
-    bool eof, polled, watched, skipping;
+    bool eof, polled, watched, skipping, held;
     unsigned long line;
     size_t begin, end;          /* what has been read and not yet taken */
     char text[URL_MAX + 1024];
@@ -3216,12 +3207,23 @@ static void command_line(struct program *p, char *line) {
 }
 
 /* -- where lines come from ------------------------------------------------------------------- */
-/* Take a line out of what has been read. False: there is none. */
+static bool queue_full(struct program *p) {
+    return fetcher_count(p->f) >= (p->s.jobs > 500 ? (size_t)p->s.jobs * 2 : 1000);
+}
+/* Is this line a URL, and not another command? */
+static bool line_adds(const char *line) {
+    const char *s = line + strspn(line, " \t"), *end = s + strcspn(s, " \t\n:/.?");
+    return strncmp(s, "add", 3) == 0 || strncmp(s, "every", 5) == 0 || (*end && strchr(":/.?", *end));
+}
+/* Take a line out of what has been read. False: there is none, or it has to wait: a list is read
+ * only as fast as the queue drains, so a pipe of a million URLs is never held in memory. */
 static bool input_take(struct program *p, struct input *in) {
     char *line = in->text + in->begin, *newline = memchr(line, '\n', in->end - in->begin);
     size_t n = newline ? (size_t)(newline - line) : in->end - in->begin;
     bool too_long = !newline && n + 1 == sizeof in->text;
     if (!newline && !too_long && (!in->eof || n == 0)) return false;
+    in->held = in == &p->input[LIST] && !in->skipping && queue_full(p) && line_adds(line);
+    if (in->held) return false;
     in->begin += n + (newline != NULL); line[n] = '\0';
     p->source = in; p->bare = false;
     in->line += !in->skipping;
@@ -3256,20 +3258,15 @@ static void input_watch(struct program *p, bool on) {
     in->watched = on;
 }
 
-static bool queue_full(struct program *p) {
-    return fetcher_count(p->f) >= (p->s.jobs > 500 ? (size_t)p->s.jobs * 2 : 1000);
-}
-/* The next command, or a piece of the last. A list is read only as fast as the queue drains: a pipe
- * of a million URLs is never held in memory. False: there is none to be had now. */
+/* The next command, or a piece of the last. False: there is none to be had now. */
 static bool feed_one(struct program *p) {
     if (!p->closing && (p->out.error || out_full(&p->out) || p->view.log.used >= OUT_FULL))
         return false;
     if (p->sweep.command) { sweep(p); return true; }
     for (int i = 0; i < INPUTS; i++) {
         struct input *in = &p->input[i];
-        if (i == LIST && queue_full(p)) continue;
         if (input_take(p, in)) return true;
-        if (in->eof || in->polled || i == PROMPT) continue;
+        if (in->held || in->eof || in->polled || i == PROMPT) continue;
         input_read(p, in);
         return true;
     }
@@ -3291,7 +3288,7 @@ static void feed(struct fetcher *f, void *arg) {
     more &= !p->out.was_full; p->feeding = false;
     if (more && !p->feed_due) p->feed_due = fetcher_timer(f, 0, feed_again, p) != 0;
     input_watch(p, !more && !p->input[LIST].eof && p->input[LIST].polled && !p->out.was_full &&
-                   !p->out.error && !queue_full(p));
+                   !p->out.error && !p->input[LIST].held);
     for (int i = 0; i < INPUTS; i++) more |= !p->input[i].eof || p->input[i].begin < p->input[i].end;
     if (!more && !p->prompt.open && !p->sweep.command && fetcher_count(f) == 0) fetcher_stop(f);
 }
@@ -3875,9 +3872,7 @@ static void view_open(struct program *p) {
 /* ========================================================================================== Main
  * Wire it all together, from the options to the exit status.
  */
-static void trace(struct fetcher *f, const char *line, void *arg) {
-    (void)f; fprintf(arg, "%s\n", line);
-}
+static void trace(struct fetcher *f, const char *s, void *to) { (void)f; fprintf(to, "%s\n", s); }
 /* Cookies are read once and written once, by a handle that does nothing else. (What could not
  * be made is NULL, which libcurl refuses.) */
 static int cookies_move(struct program *p, bool save) {

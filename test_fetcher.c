@@ -5,6 +5,7 @@
  *     ./test_fetcher [WORD]         run the tests (those whose name has WORD in it); prints TAP
  *     ./test_fetcher serve [PORT]   run the server; its paths are listed at /
  *     ./test_fetcher demo           fetch 200 files from the server into demo/, and check them
+ *     ./test_fetcher bench          measure the terminal: from a key to the screen, and its cost
  *
  * The server runs on fetcher's own loop, as a host would: in the same process, in one thread. A test
  * never sleeps: it turns the loop until what it waits for has come, or a deadline has passed. Waits of
@@ -3252,12 +3253,12 @@ static void tell_child(struct child *c, const char *line) {
 
 /* Tell it, and wait until it has answered. */
 static bool talk(struct child *c, const char *line, const char *reply) {
-    size_t before = c->size[0] + c->size[1], said_out = c->size[0], said_err = c->size[1];
+    size_t said_out = c->size[0], said_err = c->size[1];
     tell_child(c, line);
     until(strstr(c->text[0] + said_out, reply) || strstr(c->text[1] + said_err, reply));
     if (strstr(c->text[0] + said_out, reply) || strstr(c->text[1] + said_err, reply))
         return true;
-    printf("# %s: no \"%s\" in: %s%s (%zu)\n", line, reply, c->text[0] + said_out, c->text[1] + said_err, before);
+    printf("# %s: no \"%s\" in: %s%s\n", line, reply, c->text[0] + said_out, c->text[1] + said_err);
     return false;
 }
 
@@ -3434,6 +3435,30 @@ static void test_session_order(void) {
     }
     ok(c.status == 143 && at[0] && at[1] && at[2] && at[3] && at[4] && at[2] < at[3] && at[3] < at[1] &&
        at[1] < at[4], "an interrupt keeps the session, in the order of the queue: %s", text);
+    free(text);
+    child_free(&c);
+}
+
+/* More than a list may put into the queue: all is restored, and commands are heard all the same. */
+static void test_session_long(void) {
+    struct child c;
+    char session[300], *text = malloc(200000);
+    size_t used = (size_t)sprintf(text, "# fetcher: a session\n");
+    int64_t size;
+    int adds = 0;
+    for (int i = 0; i < 1500; i++)
+        used += (size_t)sprintf(text + used, "add %s\n", url("/long%d?stall=head", i));
+    snprintf(session, sizeof session, "%s", in_work("long"));
+    write_file(session, text, used);
+    free(text);
+    child_start(&c, (const char *const[]){"./fetcher", "--session", session, "-i", "-", "-j", "1", "-d", work, NULL});
+    ok(talk(&c, "list", "1500 listed") && talk(&c, "jobs 2", "2 at the same time"), "a session of 1500 is restored");
+    ok(talk(&c, "cancel 7", "7 cancelled") && talk(&c, "quit", "bye"), "and listens");
+    child_wait(&c);
+    text = slurp(session, &size);
+    for (const char *s = text; (s = strstr(s, "add http")) != NULL; s++)
+        adds++;
+    ok(adds == 1499 && !strstr(text, "/long6?"), "what was left stands in it: %d", adds);
     free(text);
     child_free(&c);
 }
@@ -3985,7 +4010,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(idle), TEST(program), TEST(back_pressure), TEST(options), TEST(limiting_options), TEST(login_options), TEST(help), TEST(bad_usage),
     TEST(bad_lists), TEST(json), TEST(signals), TEST(stopped_reader), TEST(closed_output), TEST(long_list), TEST(kill),
     TEST(faults), TEST(slow_accept), TEST(continue), TEST(password), TEST(every), TEST(words),
-    TEST(bad_commands), TEST(commands), TEST(plain_commands), TEST(session), TEST(session_order), TEST(bad_sessions),
+    TEST(bad_commands), TEST(commands), TEST(plain_commands), TEST(session), TEST(session_order), TEST(session_long), TEST(bad_sessions),
     TEST(terminal), TEST(terminal_idle), TEST(terminal_sizes), TEST(terminal_paste), TEST(terminal_jobs),
     TEST(terminal_stopped), TEST(terminal_lost), TEST(terminal_plain), TEST(terminal_color),
     TEST(readme), TEST(demo),
@@ -3997,6 +4022,114 @@ static int serve_forever(int port) {
     printf("http://127.0.0.1:%d/\n", server.port);
     fflush(stdout);
     fetcher_run(f);
+    return 0;
+}
+
+/* ------------------------------------------------------------------------ Measurements
+ * From a key to the screen, and what the display costs. A server of its own, since one in this process
+ * would be measured too.
+ */
+static int marker(const struct term *t) {
+    for (int r = 0; r < t->rows; r++)
+        if (*t->cell[r][0] == '>')
+            return r;
+    return -1;
+}
+
+static int by_size(const void *a, const void *b) {
+    usec x = *(const usec *)a, y = *(const usec *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Press j and k by turns, at odd times; how long until the mark has moved? */
+static void press_keys(struct term *t, int presses, const char *label) {
+    static usec took[1000];
+    unsigned random = 3;
+    until(marker(t) >= 0);
+    for (int i = 0; i < presses; i++) {
+        usec rest = clock_us() + 20000 + (random = random * 1103515245 + 12345) / 65536 % 100000, begun;
+        while (clock_us() < rest)
+            fetcher_step(f, 10);
+        int before = marker(t);
+        begun = clock_us();
+        type(t, i % 2 ? "k" : "j");
+        until(marker(t) != before);
+        took[i] = clock_us() - begun;
+    }
+    qsort(took, (size_t)presses, sizeof *took, by_size);
+    printf("%s: from key to screen: median %.1f ms, 99%% within %.1f ms, longest %.1f ms\n", label,
+           MS(took[presses / 2]), MS(took[presses * 99 / 100]), MS(took[presses - 1]));
+}
+
+static double cpu_of(pid_t pid) {
+    char path[40], text[400] = "";
+    unsigned long user = 0, kernel = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    FILE *file = fopen(path, "r");
+    if (file && fgets(text, sizeof text, file))
+        sscanf(strrchr(text, ')') + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &kernel);
+    if (file)
+        fclose(file);
+    return (double)(user + kernel) / (double)sysconf(_SC_CLK_TCK);
+}
+
+static double cpu_while(struct term *t, usec us) {
+    double before = cpu_of(t->pid);
+    for (usec end = clock_us() + us; clock_us() < end;)
+        fetcher_step(f, 100);
+    return (cpu_of(t->pid) - before) / (double)us * 1e8;
+}
+
+static void term_kill(struct term *t) {
+    kill(t->pid, SIGTERM);
+    (void)term_end(t);
+}
+
+static void bench_rows(int count, const char *bytes_a_tick, const char *label) {
+    static char list[20000000], session[300];
+    struct term t;
+    size_t used = (size_t)sprintf(list, "# fetcher: a session\n");
+    for (int i = 0; i < count; i++)
+        used += (size_t)sprintf(list + used, "add http://127.0.0.1:%d/b%d?size=900000000&slow=%s\n", server.port, i, bytes_a_tick);
+    snprintf(session, sizeof session, "%s", in_work("bench"));
+    write_file(session, list, used);
+    TERM(&t, 50, 120, "--session", session, "-j", "200", "--per-host", "200");
+    until(sees(&t, count > 200 ? "99800 waiting" : " 0 waiting"));
+    press_keys(&t, count > 200 ? 100 : 500, label);
+    if (count <= 200) {
+        printf("    and with the display %.1f%% of a core", cpu_while(&t, 5000000));
+        term_kill(&t);
+        TERM(&t, 50, 120, "--session", session, "-j", "200", "--per-host", "200", "-q");
+        for (usec end = clock_us() + 1000000; clock_us() < end;)
+            fetcher_step(f, 100);
+        printf(", without %.1f%%\n", cpu_while(&t, 5000000));
+    }
+    term_kill(&t);
+}
+
+static int bench(void) {
+    int port[2];
+    pid_t child;
+    if (pipe(port) < 0 || (child = fork()) < 0)
+        die("fork");
+    f = fetcher_new();
+    if (child == 0) {
+        server_open(&server, f, 0);
+        if (write(port[1], &server.port, sizeof server.port) < 0)
+            die("write");
+        fetcher_run(f);
+    }
+    if (read(port[0], &server.port, sizeof server.port) < 0)
+        die("read");
+    snprintf(work, sizeof work, "/dev/shm/fetcher-bench-%d", (int)getpid());
+    mkdir(work, 0700);
+    bench_rows(6, "200000", "6 downloads, 120 MB/s");
+    bench_rows(200, "2000", "200 downloads, 40 MB/s");
+    bench_rows(100000, "1", "100,000 rows, 200 of them running");
+    kill(child, SIGKILL);
+    struct child c = SH("rm -rf /dev/shm/fetcher-bench-*");
+    child_free(&c);
+    fetcher_free(f);
     return 0;
 }
 
@@ -4042,6 +4175,8 @@ int main(int argc, char **argv) {
     hang_pipe[0] = -1;
     if (argc > 1 && strcmp(argv[1], "serve") == 0)
         return serve_forever(argc > 2 ? atoi(argv[2]) : 0);
+    if (argc > 1 && strcmp(argv[1], "bench") == 0)
+        return bench();
     if (argc > 1 && strcmp(argv[1], "demo") == 0)
         return demo(argc > 2 ? argv[2] : "demo");
     for (size_t i = 0; i < sizeof test / sizeof *test; i++) {
