@@ -27,7 +27,7 @@ test: fetcher fetcher.o test_fetcher
 demo: fetcher test_fetcher
 	./test_fetcher demo
 
-bench: fetcher
+bench: fetcher test_fetcher
 	bash .ci/bench
 
 install: fetcher
