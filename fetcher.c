@@ -176,23 +176,18 @@ typedef void watch_fn(struct fetcher *, int fd, int events, void *);
 /* A descriptor that the loop waits for. The class decides in which phase it is served. */
 enum class { NOBODY, POST, HOST, GUEST };
 struct watch { enum class class; int events; watch_fn *cb; void *arg; };
-
 struct call { call_fn *cb; void *arg; };        /* also what goes through the self-pipe */
-
 struct timer {
     struct node due, id;        /* key: on the fetcher's clock; 0: one of the library's own */
     struct call call;
 };
-
 enum phase { IN_POST, IN_HOST, IN_TIMERS, IN_SOCKETS, IN_FINISH, IN_START, PHASES };
-
 struct step {                   /* a piece of work, to be blamed */
     enum phase phase;
     usec took;
     int fd;                     /* -1: none */
     fetcher_id transfer;        /* 0: none */
 };
-
 struct meter {
     usec began, mark, slept, may_sleep;         /* of this turn; mark: of the present step */
     struct step worst, record;  /* of this turn; of that with the longest stall, which took ... */
@@ -215,7 +210,6 @@ struct head {
     struct proof proof;
     char reason[80], disposition[600];
 };
-
 enum lookup { NO_LOOKUP, LOOKUP_EXPECTED, LOOKUP_RUNNING };
 /* One request on the wire: libcurl's handle and what came of it. It outlives its transfer if that
  * is given up while libcurl looks a name up ("parked"). */
@@ -259,9 +253,7 @@ struct sink {
     int (*commit)(struct transfer *);   /* it is whole */
     void (*drop)(struct transfer *);    /* the end: give back what is held */
 };
-
 enum want { WANT_CANCEL = 1, WANT_PAUSE = 2, WANT_RESUME = 4, WANT_END = 8 };
-
 struct transfer {
     struct fetcher *f;
     struct node id, queued;     /* queued in its host; key: -2 * priority, less 1 to go first */
@@ -295,7 +287,6 @@ struct host {
     bool numeric, tls, shares;  /* needs no lookup; https; many share a connection: HTTP/2 */
     usec known, rest;           /* until when: its address is known; it wants to be left alone */
 };
-
 struct fetcher {
     struct watch watch[FD_SETSIZE];
     int top, first;             /* the highest descriptor watched; where sockets are begun with */
@@ -949,7 +940,6 @@ static void guest_close(struct fetcher *f) {
  * calls of 50 ms), the limits, the time limits (libcurl's wait for its resolver), and what an
  * answer means for the bytes that are there.
  */
-
 /* -- hosts and the queue --------------------------------------------------------------------- */
 static void host_unready(struct host *h) { if (h->ready_in) tree_remove(h->ready_in, &h->ready); }
 
@@ -1030,7 +1020,6 @@ static void dequeue(struct fetcher *f, struct transfer *t) {
     tree_remove(&t->host->queue, &t->queued);
     f->waiting--; host_place(f, t->host);
 }
-
 /* -- URLs ------------------------------------------------------------------------------------ */
 static char *url_part(CURLU *u, CURLUPart part, unsigned flags) {
     char *text = NULL;
@@ -1082,7 +1071,6 @@ static char *url_name(const char *url) {
     curl_free(decoded);
     return name;
 }
-
 /* -- the head of the answer ------------------------------------------------------------------ */
 /* "bytes 100-199/1000"; in a 416 a star stands in place of the range. */
 static void read_content_range(struct head *h, const char *s) {
@@ -1145,7 +1133,6 @@ static size_t on_header(char *data, size_t one, size_t size, void *arg) {
     }
     return size;
 }
-
 /* -- what the answer means for the body ------------------------------------------------------ */
 /* What proves that bytes of two answers belong together; NULL: nothing does. A weak ETag (W/"...")
  * says "much the same", which isn't enough to join two halves. A Last-Modified proves as much as
@@ -1241,7 +1228,6 @@ static int decide(struct attempt *a) {
         return fail(t, FETCHER_TOO_BIG, "%" PRId64 " bytes are more than allowed", t->body->length);
     return t->sink->begin(t);
 }
-
 /* -- the body -------------------------------------------------------------------------------- */
 static void hear_again(struct fetcher *f, void *arg) {
     (void)arg; f->deaf = false; f->deaf_sum += f->now - f->deaf_since;
@@ -1343,7 +1329,6 @@ static int stream_take(struct transfer *t, const char *data, size_t n) {
 }
 
 static const struct sink stream_sink = {nothing, nothing, stream_take, nothing, memory_drop};
-
 /* -- an attempt ------------------------------------------------------------------------------ */
 static int header_add(struct attempt *a, const char *name, const char *value) {
     char *line = text_join(name, value);
@@ -1395,7 +1380,6 @@ static int attempt_new(struct fetcher *f, struct transfer *t) {
         return fail(t, FETCHER_OTHER, "its set-up failed");
     return 0;
 }
-
 /* -- time limits ----------------------------------------------------------------------------- */
 /* When does the running attempt run into a limit? Until it is connected connect_ms counts, then the
  * silence; but bytes of its own that go out are no silence, nor is a reader that paused it. */
@@ -1436,7 +1420,6 @@ static void transfer_due(struct fetcher *f, void *arg) {
          MS(over ? rq->total_ms : there ? rq->stall_ms : rq->connect_ms));
     mark(f, t, WANT_END);
 }
-
 /* -- failure and retry ----------------------------------------------------------------------- */
 /* libcurl's reasons, by ours. What isn't here is FETCHER_OTHER. */
 static const struct { CURLcode curl; enum fetcher_code code; } reason[] = {
@@ -1521,7 +1504,6 @@ static void retry_later(struct fetcher *f, struct transfer *t) {
  * link is followed, and what is in the way is gone round or refused, not overwritten. write() to
  * a file can block, and there is no portable remedy: so writes are small, and nothing is flushed.
  */
-
 /* -- names ----------------------------------------------------------------------------------- */
 /* A name from outside, as it may stand in a directory: no path, not hidden, nothing that a terminal
  * would act on, not empty; and not too long: it is cut on a character's boundary, and keeps its
@@ -1609,7 +1591,6 @@ static int make_directories(char *path) {
     }
     return result ? err(result) : 0;
 }
-
 /* -- the .meta: a line each for the URL, the validator and the length ------------------------ */
 struct meta {
     char text[4096];            /* what is longer isn't written, and so not resumed */
@@ -1657,7 +1638,6 @@ static void meta_write(struct transfer *t) {
     if (n >= (int)sizeof m.text || write(fd, m.text, (size_t)n) != n) meta_remove(b);
     close(fd);
 }
-
 /* -- the .part ------------------------------------------------------------------------------- */
 /* Is this file open at fd the one that stands under the name? */
 static bool stands_as(int fd, const char *path) {
@@ -1769,7 +1749,6 @@ static int part_spill(struct transfer *t, bool more) {
     b->data = NULL; b->room = 0;
     return 0;
 }
-
 /* -- the sink -------------------------------------------------------------------------------- */
 /* Is something there that we may not replace (-1), or that makes fetching needless (1)? */
 static int file_look(struct transfer *t) {
@@ -1907,7 +1886,6 @@ static void body_next_round(struct transfer *t) {
  * How a transfer begins, goes on and ends, and a fetcher too: here all that stands above is put
  * together.
  */
-
 /* -- the end --------------------------------------------------------------------------------- */
 static void attempt_forget(struct transfer *t) { attempt_free(t->attempt); t->attempt = NULL; }
 
@@ -2013,7 +1991,6 @@ static bool attempt_over(struct fetcher *f, struct transfer *t) {
     else retry_later(f, t);
     return true;
 }
-
 /* -- the beginning --------------------------------------------------------------------------- */
 static int transfer_launch(struct fetcher *f, struct transfer *t) {
     if (!t->body) {
@@ -2076,7 +2053,6 @@ static void start_phase(struct fetcher *f) {
     timer_disarm(f, &f->kick);
     if (f->attempts && !f->kick_due) timer_arm(f, &f->kick, f->now + ms * 1000);
 }
-
 /* -- what was marked, and what has ended ----------------------------------------------------- */
 /* A GET gives its connection back, and will ask for the rest. A stream, or a request that can't be
  * sent twice, is held by libcurl, which stops reading. */
@@ -2136,7 +2112,6 @@ static void finish_phase(struct fetcher *f) {
         step_done(f, IN_FINISH, -1);
     }
 }
-
 /* -- the caller's side ----------------------------------------------------------------------- */
 static bool request_is_sound(const struct fetcher_request *r) {
     for (const char *const *h = r->headers; h && *h; h++)
@@ -2289,14 +2264,15 @@ int fetcher_limit(struct fetcher *f, int total, int per_host, int64_t bytes_per_
 int fetcher_info(struct fetcher *f, fetcher_id id, struct fetcher_info *info) {
     struct transfer *t = transfer_find(f, id);
     if (!t) return -1;
-    const struct body *b = t->body;
+    const struct body *b = t->body; usec silence = f->now - t->speed_since;
     usec until = t->state == FETCHER_RETRYING || t->state == FETCHER_SLEEPING ? t->timer.due.key :
                  t->state == FETCHER_WAITING ? t->host->rest : 0;
     *info = (struct fetcher_info){
         .id = id, .state = t->state, .url = shown_url(t),
         .path = b && b->path ? b->path : t->rq.path, .message = t->message, .status = t->status,
         .attempts = t->attempts, .priority = t->rq.priority, .bytes = b ? b->have : 0,
-        .total = b ? b->length : -1, .speed = t->in_flight ? t->speed : 0,
+        .total = b ? b->length : -1, .speed = !t->in_flight ? 0 : silence < 2000000 ? t->speed :
+                                              t->speed_bytes * 1000000 / silence,
         .wait_ms = until > f->now ? (until - f->now) / 1000 : -1,
     };
     return 0;
@@ -2311,7 +2287,6 @@ const char *fetcher_strerror(enum fetcher_code code) {
     };
     return (unsigned)code < COUNT_OF(word) ? word[code] : "other";
 }
-
 /* -- a fetcher ------------------------------------------------------------------------------- */
 struct fetcher *fetcher_new(void) {
     struct fetcher *f;
@@ -2367,7 +2342,6 @@ enum {
     OUT_FULL = 65536, SLICE_INPUT_US = 1000, FAILED_KEPT = 1000, SPEEDS = 120,
     FRAME_US = 50000, TICK_US = 200000, HISTORY = 50
 };
-
 struct settings {
     struct fetcher_request rq;  /* what each transfer asks for */
     char *output, *dir, *list, *agent, *user, *proxy, *cacert, *trace, *cookies, *session, *color;
@@ -2378,7 +2352,6 @@ struct settings {
     bool quiet, verbose, json, plain, stats, insecure, netrc, compressed, remote_time, no_clobber;
     bool overwrite, again, no_continue, help, version;
 };
-
 struct out {                    /* output that nobody waits for */
     int fd;                     /* -1: only a buffer */
     bool tty, chunked;          /* chunked: it may block, so PIPE_BUF at a time if select() says so */
@@ -2389,17 +2362,17 @@ struct out {                    /* output that nobody waits for */
     call_fn *drained;           /* it was full, and is empty */
     void *arg;
 };
-
 struct job {                    /* a row: a transfer, or one that has failed */
     struct program *p;
     struct node id, row;        /* by its number; as it is shown: running, waiting, failed */
     fetcher_id transfer;        /* 0: it has failed */
+    bool paused;                /* is to be */
+    uint64_t saved;             /* in the session file of this number */
     int64_t every_ms;
     int priority;
     char *failed;               /* its URL, fit for the eye; and why, behind the NUL */
     char *name, url[];          /* name: stands behind the URL; NULL: none was given */
 };
-
 struct input {                  /* lines of commands */
     const char *name;
     int fd;
@@ -2408,16 +2381,13 @@ struct input {                  /* lines of commands */
     size_t begin, end;          /* what has been read and not yet taken */
     char text[URL_MAX + 1024];
 };
-
 enum { SESSION, LIST, PROMPT, INPUTS };
-
 struct prompt {                 /* a line that is being edited */
     bool open, too_long;
     size_t caret, length;
     char text[URL_MAX], *history[HISTORY];
     int entries, entry;         /* of the history; the one that is shown */
 };
-
 struct view {                   /* the terminal's */
     struct out *out;            /* NULL: there is none */
     bool on, keys, rows, utf8, color;
@@ -2430,21 +2400,21 @@ struct view {                   /* the terminal's */
     size_t key_count;           /* bytes of keys that are not understood yet */
     char key[4096];
 };
-
 struct program {
     struct settings s;
     struct fetcher *f;
     struct out out, err;
     struct input input[INPUTS], *source;        /* source: of the present command */
     struct node *jobs, *rows;
-    uint64_t started, refused, last_number;     /* jobs; lines that were no command */
-    size_t row_count, failed_count;
+    uint64_t started, refused, last_number, base;       /* jobs; bad lines; base: see command_apply */
+    size_t row_count, failed_count, paused, repeating;      /* the last two: of those not ended */
     struct job *selected;
     int offset, firsts, status;                 /* offset: the rows shown above the selected one */
     bool feeding, feed_due, stay, keep;         /* keep rows that failed: somebody may retry them */
     bool closing, bare;                         /* the present command is just a URL */
     struct { const struct command *command; int64_t next; int count; } sweep;
-    struct { FILE *file, *last; struct node at; bool armed, dirty, told; unsigned long line; } save;
+    struct { FILE *file, *last; struct node at; bool armed, dirty, told;
+             unsigned long line; uint64_t number; } save;        /* of the file */
     usec began, sampled;
     int64_t received, speed[SPEEDS];            /* at the last sample; a second each, newest first */
     struct prompt prompt;
@@ -2473,6 +2443,7 @@ static void out_open(struct out *o, int fd) {
 }
 
 static void out_ready(struct fetcher *f, int fd, int events, void *arg);
+static bool out_broken(const struct out *o) { return o->error && !o->tty; }    /* or just gone */
 /* Write what the descriptor takes; the rest is watched for. A terminal may vanish: no matter. */
 static void out_flush(struct fetcher *f, struct out *o, bool ready) {
     size_t done = 0;
@@ -2487,7 +2458,7 @@ static void out_flush(struct fetcher *f, struct out *o, bool ready) {
     o->used = o->error ? 0 : o->used - done;
     if (o->watched != (o->used > 0))
         (void)fetcher_watch(f, o->fd, (o->watched = o->used > 0) ? FETCHER_WRITE : 0, out_ready, o);
-    if (o->error && o->drained && !o->tty)      /* without stderr it goes on, without stdout not */
+    if (out_broken(o) && o->drained)    /* without stderr it goes on, without stdout not */
         fetcher_stop(f);
     else if (o->was_full && o->used == 0 && o->drained) {
         o->was_full = false; o->drained(f, o->arg);
@@ -2501,6 +2472,7 @@ static void out_ready(struct fetcher *f, int fd, int events, void *arg) {
 static bool out_full(struct out *o) { return o->was_full |= o->used >= OUT_FULL; }
 
 static void out_add(struct out *o, const char *data, size_t n) {
+    if (n == 0) return;
     size_t room = o->room * 2 > o->used + n ? o->room * 2 : o->used + n + 1024;
     char *larger = o->used + n > o->room ? realloc(o->data, room) : o->data;
     if (!larger) { o->error = ENOMEM; return; }
@@ -2546,7 +2518,7 @@ static void line_end(struct program *p, struct out *o) {
 static void complain(struct program *p, const char *what, const char *why) {
     struct out *o = line_out(p, true); bool red = o == &p->view.log && p->view.color;
     out_printf(o, "%sfetcher: ", red ? "\033[31m" : "");
-    out_text(o, what); out_printf(o, ": ");
+    out_text(o, what); out_printf(o, *what ? ": " : "");
     out_text(o, why);
     if (red) out_printf(o, "\033[m");
     line_end(p, o);
@@ -2566,7 +2538,7 @@ static void reply(struct program *p, bool good, uint64_t number, const char *for
         out_text(line_out(p, false), text); line_end(p, line_out(p, false));
     }
     if (good) return;
-    complain(p, *where ? where : "sorry", text);
+    complain(p, where, text);
     if (in == &p->input[SESSION]) p->s.session = NULL;  /* it stays as it is: nothing is lost */
     if (in == &p->input[PROMPT]) return;
     p->refused++; p->status = p->status ? p->status : 1;
@@ -2612,7 +2584,7 @@ static const struct option {
     {0, "every", "TIME", TIME, AT(rq.every_ms), "fetch again every TIME: 30s, 5m, 1h"},
     {'H', "header", "LINE", HEADER, AT(headers), "send the header LINE too"},
     {'h', "help", NULL, FLAG, AT(help), "show this help and exit"},
-    {'i', "input-file", "FILE", TEXT, AT(list), "fetch a list (-: stdin); a line is URL [NAME]"},
+    {'i', "input-file", "FILE", TEXT, AT(list), "read URL [NAME] or a command a line (-: stdin)"},
     {'k', "insecure", NULL, FLAG, AT(insecure), "trust any server"},
     {'j', "jobs", "N", COUNT, AT(jobs), "fetch N at the same time (16)"},
     {0, "json", NULL, FLAG, AT(json), "tell in JSON, an object a line"},
@@ -2798,8 +2770,8 @@ static int version(void) {
  * the order of the eye (what runs, what is held, what waits, what has failed), so any front end
  * shows a hundred thousand at the cost of those that it draws.
  */
-static void feed(struct fetcher *f, void *arg);
-static void session_touch(struct program *p);
+static void feed(struct fetcher *f, void *arg), leave(struct program *p);
+static void session_touch(struct program *p), session_job(struct program *p, struct job *j);
 static void changed(struct program *p) { if (p->draw) p->draw(p); }
 static struct job *row_job(struct node *n) { return n ? container_of(n, struct job, row) : NULL; }
 
@@ -2813,6 +2785,7 @@ static struct job *row_before(struct program *p, const struct job *j) {
 
 static void row_place(struct program *p, struct job *j, enum fetcher_state state) {
     static const int rank[] = {2, 0, 1, 1, 1, 3};       /* of a waiting one, a running one, ... */
+    if (p->save.file) session_job(p, j);        /* before it moves behind the writer's back */
     tree_remove(&p->rows, &j->row);
     j->row.key = ((int64_t)rank[state] << 32) - j->priority; j->row.seq = (uint64_t)j->id.key;
     tree_add(&p->rows, &j->row); changed(p);
@@ -2876,6 +2849,7 @@ static void job_done(struct fetcher *f, const struct fetcher_result *r, void *ar
     if (p->s.json) tell_json(p, (uint64_t)j->id.key, r);
     else if (!r->code) tell_plain(p, r);
     else if (r->code != FETCHER_CANCELLED) complain(p, r->url, r->message);
+    p->paused -= r->last && j->paused; p->repeating -= r->last && j->every_ms;
     if (r->last && p->keep && r->code && (p->closing || r->code != FETCHER_CANCELLED))
         job_failed(p, j, r);
     else if (r->last) job_free(p, j);
@@ -2932,8 +2906,8 @@ static bool job_launch(struct program *p, struct job *j) {
     j->transfer = stream || path ? fetcher_start(p->f, &rq) : 0;
     free(base); free(path);
     if (!j->transfer) return false;
-    p->failed_count -= j->failed != NULL;
-    free(j->failed); j->failed = NULL;
+    p->failed_count -= j->failed != NULL; p->repeating += j->every_ms > 0;
+    free(j->failed); j->failed = NULL; j->paused = false;
     row_place(p, j, FETCHER_WAITING); session_touch(p);
     return true;
 }
@@ -2961,6 +2935,7 @@ static const char *row_name(const struct fetcher_info *i, char *to, size_t room)
     bool file = i->path && i->path[strlen(i->path) - 1] != '/';
     const char *text = file ? i->path : i->url, *last = strrchr(text, '/');
     int n = (int)strcspn(last && last[1] ? last + 1 : text, file ? "" : "?#");
+    if (n == 0) last = NULL, n = INT_MAX;
     snprintf(to, room, "%.*s", n, last && last[1] ? last + 1 : text);
     return to;
 }
@@ -2981,17 +2956,21 @@ static const char *row_state(const struct fetcher_info *i, char *to, size_t room
     else snprintf(to, room, "%s%s%s", state_word[i->state], *i->message ? ": " : "", i->message);
     return to;
 }
-/* Seconds left: of a single file by its bytes, of many by their number. */
+/* Seconds left, at the speed of the last three: for what is known of those that run, and for as much
+ * again for each that waits; but never less than for one of them. -1: who knows. */
 static double time_left(struct program *p, const struct fetcher_stats *st) {
-    struct fetcher_info i;
-    double elapsed = (double)(p->f->now - p->began) / 1e6, done = (double)(st->done + st->failed);
-    if (p->started == 1 && p->jobs) {
-        i = job_info(p, container_of(p->jobs, struct job, id));
-        return i.total > 0 && st->received > 0
-             ? (double)(i.total - i.bytes) * elapsed / (double)st->received : -1;
+    double speed = (double)(p->speed[0] + p->speed[1] + p->speed[2]) / 3, rest = 0, sizes = 0, most = 0;
+    int known = 0;
+    for (struct job *j = row_after(p, NULL); j; j = row_after(p, j)) {
+        struct fetcher_info i = job_info(p, j);
+        if (i.state != FETCHER_RUNNING) break;
+        if (i.total <= 0) continue;
+        rest += (double)(i.total - i.bytes); sizes += (double)i.total; known++;
+        if (i.speed > 0 && (double)(i.total - i.bytes) / (double)i.speed > most)
+            most = (double)(i.total - i.bytes) / (double)i.speed;
     }
-    return p->input[LIST].eof && done > 0 && fetcher_count(p->f) > 0
-         ? (double)fetcher_count(p->f) * elapsed / done : -1;
+    if (known) rest = (rest + sizes / known * (double)st->waiting) / (speed + 1);
+    return !known || speed <= 0 || !p->input[LIST].eof ? -1 : rest > most ? rest : most;
 }
 /* The speed of each second, for a graph; those in which nobody looked count as the mean. */
 static void speed_sample(struct program *p, int64_t received) {
@@ -3092,26 +3071,31 @@ static bool do_list(struct program *p, struct job *j) {
     return true;
 }
 
-static bool do_pause(struct program *p, struct job *j) {
-    return j->transfer && job_info(p, j).state != FETCHER_PAUSED &&
-           fetcher_pause(p->f, j->transfer) == 0;
+static bool job_pause(struct program *p, struct job *j, bool paused) {
+    p->paused += (size_t)paused - j->paused;
+    j->paused = paused;
+    session_touch(p);
+    return (paused ? fetcher_pause : fetcher_resume)(p->f, j->transfer) == 0;
 }
 
-static bool do_resume(struct program *p, struct job *j) {
-    enum fetcher_state s = job_info(p, j).state;
-    return (s == FETCHER_PAUSED || s == FETCHER_SLEEPING || s == FETCHER_RETRYING) &&
-           fetcher_resume(p->f, j->transfer) == 0;
+static bool do_pause(struct program *p, struct job *j) {
+    return j->transfer && !j->paused && job_pause(p, j, true);
 }
 
 static bool do_retry(struct program *p, struct job *j) {
     if (!j->transfer) return job_launch(p, j);
-    return job_info(p, j).state == FETCHER_RETRYING && fetcher_resume(p->f, j->transfer) == 0;
+    return job_info(p, j).state == FETCHER_RETRYING && job_pause(p, j, false);
+}
+
+static bool do_resume(struct program *p, struct job *j) {
+    if (j->paused || job_info(p, j).state == FETCHER_SLEEPING) return job_pause(p, j, false);
+    return j->transfer && do_retry(p, j);
 }
 
 static bool do_cancel(struct program *p, struct job *j) {
     if (j->transfer) return fetcher_cancel(p->f, j->transfer) == 0;
-    job_free(p, j);
-    return true;
+    if (!p->closing) job_free(p, j);    /* what has failed stays in the session */
+    return !p->closing;
 }
 
 static bool do_first(struct program *p, struct job *j) {
@@ -3168,12 +3152,14 @@ static void sweep_start(struct program *p, const char *name) {
 
 static void command_apply(struct program *p, const struct command *c, const char *which) {
     bool all = !which || (strcmp(which, "all") == 0 && strchr(c->args, '|'));
-    struct node *n = all ? NULL : tree_find(p->jobs, (uint64_t)read_amount(which, COUNT));
+    const char *end = which; int64_t number = all ? 0 : text_number(&end);
+    if (p->source == &p->input[SESSION]) number += (int64_t)p->base;    /* behind those of argv */
+    struct node *n = all || *end ? NULL : tree_find(p->jobs, (uint64_t)number);
     if (all) sweep_start(p, c->name);
     else if (!n) reply(p, false, 0, "there is no download %s", which);
     else if (!c->apply(p, container_of(n, struct job, id)))
         reply(p, false, 0, "%s has nothing to %s", which, c->name);
-    else reply(p, true, (uint64_t)read_amount(which, COUNT), "%s %s", which, c->done);
+    else reply(p, true, (uint64_t)number, "%s %s", which, c->done);
 }
 /* Words, in place. A quote at the beginning of one goes to the next, and a backslash takes the
  * meaning of spaces, quotes and itself away. Returns how many there are; -1: a quote is open. */
@@ -3205,10 +3191,10 @@ static void command_line(struct program *p, char *line) {
     else if (c->run) c->run(p, word + !url);
     else command_apply(p, c, word[2]);
 }
-
 /* -- where lines come from ------------------------------------------------------------------- */
 static bool queue_full(struct program *p) {
-    return fetcher_count(p->f) >= (p->s.jobs > 500 ? (size_t)p->s.jobs * 2 : 1000);
+    size_t idle = p->paused + p->repeating, most = p->s.jobs > 500 ? (size_t)p->s.jobs * 2 : 1000;
+    return fetcher_count(p->f) >= most + idle;
 }
 /* Is this line a URL, and not another command? */
 static bool line_adds(const char *line) {
@@ -3238,6 +3224,7 @@ static bool input_take(struct program *p, struct input *in) {
 static void input_read(struct program *p, struct input *in) {
     memmove(in->text, in->text + in->begin, in->end -= in->begin);
     in->begin = 0;
+    if (in->end + 1 == sizeof in->text) return;         /* its lines have to wait */
     ssize_t n = read(in->fd, in->text + in->end, sizeof in->text - 1 - in->end);
     if (n > 0) in->end += (size_t)n;
     in->eof |= n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
@@ -3260,7 +3247,8 @@ static void input_watch(struct program *p, bool on) {
 
 /* The next command, or a piece of the last. False: there is none to be had now. */
 static bool feed_one(struct program *p) {
-    if (!p->closing && (p->out.error || out_full(&p->out) || p->view.log.used >= OUT_FULL))
+    if (!p->closing && (out_broken(&p->out) || out_full(&p->out) ||
+                        (p->view.on && p->view.log.used >= OUT_FULL)))
         return false;
     if (p->sweep.command) { sweep(p); return true; }
     for (int i = 0; i < INPUTS; i++) {
@@ -3288,9 +3276,15 @@ static void feed(struct fetcher *f, void *arg) {
     more &= !p->out.was_full; p->feeding = false;
     if (more && !p->feed_due) p->feed_due = fetcher_timer(f, 0, feed_again, p) != 0;
     input_watch(p, !more && !p->input[LIST].eof && p->input[LIST].polled && !p->out.was_full &&
-                   !p->out.error && !p->input[LIST].held);
+                   !out_broken(&p->out) && !p->input[LIST].held);
     for (int i = 0; i < INPUTS; i++) more |= !p->input[i].eof || p->input[i].begin < p->input[i].end;
-    if (!more && !p->prompt.open && !p->sweep.command && fetcher_count(f) == 0) fetcher_stop(f);
+    size_t left = fetcher_count(f), idle = p->closing || p->view.keys ? 0 : p->paused;
+    if (more || p->prompt.open || p->sweep.command || left > idle) return;
+    if (left == 0) fetcher_stop(f);
+    else {                              /* nobody will let them go on */
+        complain(p, "the end", "what is paused stays so");
+        p->status = 1; leave(p);
+    }
 }
 
 static void stdout_drained(struct fetcher *f, void *arg) {
@@ -3300,10 +3294,10 @@ static void stdout_drained(struct fetcher *f, void *arg) {
 }
 /* Give all up, and end: what is there of a file is kept. */
 static void leave(struct program *p) {
+    struct input *session = &p->input[SESSION];
+    if (!session->eof || session->begin < session->end) p->s.session = NULL;    /* half read: keep it */
     input_watch(p, false);
-    for (int i = 0; i < INPUTS; i++) {
-        p->input[i].eof = true; p->input[i].begin = p->input[i].end = 0;
-    }
+    for (struct input *in = p->input; in < p->input + INPUTS; in++) in->begin = in->end = 0, in->eof = true;
     p->closing = true; p->prompt.open = false; p->source = &p->input[PROMPT]; p->bare = true;
     sweep_start(p, "cancel"); feed(p->f, p);
 }
@@ -3312,7 +3306,6 @@ static void do_quit(struct program *p, char **word) {
     (void)word; reply(p, true, 0, "bye");
     leave(p);
 }
-
 /* -- the session: what is left to do, as commands -------------------------------------------- */
 static void write_word(FILE *file, const char *word) {
     for (putc(' ', file); *word; putc(*word++, file))
@@ -3321,11 +3314,13 @@ static void write_word(FILE *file, const char *word) {
 
 static void session_job(struct program *p, struct job *j) {
     FILE *file = p->save.file;
+    if (j->saved == p->save.number || !*j->url || strpbrk(j->url, "\r\n")) return;
+    j->saved = p->save.number;
     if (j->every_ms) fprintf(file, "every %.3f", MS(j->every_ms)); else fprintf(file, "add");
     write_word(file, j->url);
     if (j->name) write_word(file, j->name);
     p->save.line++;
-    fprintf(file, job_info(p, j).state == FETCHER_PAUSED ? "\npause %lu\n" : "\n", p->save.line);
+    fprintf(file, j->paused ? "\npause %lu\n" : "\n", p->save.line);
 }
 /* Another file takes the name and the lock of the session when it is whole: written in slices, at
  * most once a second from its beginning; at the end of the program at once. */
@@ -3336,7 +3331,7 @@ static int session_slice(struct program *p, const char *path, usec end) {
         if (fd >= 0 && (p->save.file = fdopen(fd, "w")) == NULL) close(fd);
         if (!p->save.file || flock(fd, LOCK_EX | LOCK_NB) < 0) return -1;
         fputs("# fetcher: a session\n", p->save.file);
-        p->save.at.key = INT64_MIN; p->save.line = 0; p->save.dirty = false;
+        p->save.at.key = INT64_MIN; p->save.line = 0; p->save.number++; p->save.dirty = false;
     }
     for (struct node *n; (n = tree_from(p->rows, p->save.at.key, p->save.at.seq)) != NULL;) {
         if (!p->closing && clock_us() >= end) return 1;
@@ -3350,15 +3345,17 @@ static int session_slice(struct program *p, const char *path, usec end) {
 }
 
 static void session_write(struct fetcher *f, void *arg) {
-    struct program *p = arg; char *path = text_join(p->s.session, ".new");
-    bool begun = p->save.file != NULL;
-    if (begun && p->closing) { fclose(p->save.file); p->save.file = NULL; }     /* what it says is old */
-    int left = !path ? -1 : !p->input[SESSION].eof ? 2 : session_slice(p, path, clock_us() + SLICE_INPUT_US);
+    struct program *p = arg; char *path = p->s.session ? text_join(p->s.session, ".new") : NULL;
+    if (!p->s.session) return;          /* given up meanwhile */
+    if (p->save.file && p->closing) { fclose(p->save.file); p->save.file = NULL; }      /* it is old */
+    int left = !path ? -1 : !p->input[SESSION].eof ? 2
+             : session_slice(p, path, clock_us() + SLICE_INPUT_US);
     p->save.armed = left > 0 && fetcher_timer(f, left == 1 ? 0 : 1000, session_write, p) != 0;
     if (left < 0 && !p->save.told) complain(p, p->s.session, strerror(errno));
     if (left < 0 && p->save.file) { fclose(p->save.file); p->save.file = NULL; }
+    if (left < 0) p->status = 1;
     p->save.told = left < 0; free(path);
-    if (p->save.dirty && left <= 0) session_touch(p);
+    if (left < 0 || (p->save.dirty && left == 0)) session_touch(p);
 }
 
 static void session_touch(struct program *p) {
@@ -3392,14 +3389,15 @@ static struct {
     struct termios cooked;
 } tty;
 /* Give the terminal back as it was: safe in a handler. IXON off for a moment ends a ^S. */
-static void tty_restore(void) {
-    static const char text[] = "\r\033[J\033[?2004l\033[?25h";
+static const char tty_text[] = "\r\033[J\033[?2004l\033[?25h";
+static void tty_restore(bool text) {
     struct termios t = tty.cooked;
     if (!tty.raw) return;
-    tty.raw = false; t.c_iflag &= ~(tcflag_t)IXON;
+    t.c_iflag &= ~(tcflag_t)IXON;
     tcsetattr(tty.fd, TCSANOW, &t);
-    if (write(tty.fd, text, sizeof text - 1) < 0) errno = 0;    /* best effort */
+    if (text && write(tty.fd, tty_text, sizeof tty_text - 1) < 0) errno = 0;    /* best effort */
     tcsetattr(tty.fd, TCSANOW, &tty.cooked);
+    tty.raw = false;
 }
 /* How many columns a character takes; what this terminal can't show takes one, as a '?'. */
 static int rune_width(const struct view *v, const char *text, size_t *n) {
@@ -3436,28 +3434,29 @@ static void draw_bar(const struct view *v, struct out *o, const struct fetcher_i
 
 static const char *sgr(const struct view *v, const char *code) { return v->color ? code : ""; }
 
+/* Which of its parts there is room for depends on the width; a number too long takes from the name. */
 static void draw_row(struct program *p, struct out *o, struct job *j, int columns) {
     static const char *const color[] = {"\033[2m", "", "\033[33m", "\033[36m", "\033[33m", "\033[31m"};
     const struct view *v = &p->view; struct fetcher_info i = job_info(p, j);
-    char state[300], size[32], part[8] = "", text[300];
-    int bar = columns > 130 ? columns / 4 : columns > 72 ? columns / 7 : 0, tail = columns > 56 ? 21 : 13;
-    int name = columns - 7 - tail - (bar ? bar + 3 : 0) - (columns > 56 ? 11 : 0) - 5;
-    bool chosen = j == p->selected && v->keys;
+    char state[300], size[32], part[8] = "", text[300], mark[40];
+    bool wide = columns > 56, chosen = j == p->selected && v->keys, running = i.state == FETCHER_RUNNING;
+    int bar = columns > 130 ? columns / 4 : columns > 72 ? columns / 7 : 0, tail = wide ? 21 : 13;
+    int number = snprintf(mark, sizeof mark, "%c%4" PRId64 "  ", chosen ? '>' : ' ', j->id.key);
+    int name = columns - number - tail - (bar ? bar + 3 : 0) - (wide ? 11 : 0) - 5;
     row_state(&i, state, sizeof state);
-    if (columns <= 56 && i.state == FETCHER_RUNNING) state[12] = '\0';          /* the speed alone */
+    if (!wide && running) state[12] = '\0';     /* the speed alone */
     size_text(size, sizeof size, (double)(i.total > 0 ? i.total : i.bytes));
     if (i.total > 0) snprintf(part, sizeof part, "%3d%%", (int)(100 * i.bytes / i.total));
-    out_printf(o, "%s%c%4" PRId64 "  ", chosen ? sgr(v, "\033[1m") : "", chosen ? '>' : ' ', j->id.key);
-    fit(v, o, row_name(&i, text, sizeof text), name > 4 ? name : 4);
-    if (bar) {
-        out_printf(o, " %s", sgr(v, "\033[32m"));
+    out_printf(o, "%s%s", chosen ? sgr(v, "\033[1m") : "", mark);
+    fit(v, o, row_name(&i, text, sizeof text), name > 8 ? name : columns > number ? columns - number : 0);
+    if (name > 8) {
+        out_printf(o, bar ? " %s" : "", sgr(v, "\033[32m"));
         draw_bar(v, o, &i, bar);
-        out_printf(o, "%s%s ", sgr(v, "\033[m"), chosen ? sgr(v, "\033[1m") : "");
+        out_printf(o, bar ? "%s%s " : "", sgr(v, "\033[m"), chosen ? sgr(v, "\033[1m") : "");
+        out_printf(o, wide ? " %4s %10s " : " %4s ", part, i.bytes || i.total > 0 ? size : "");
+        out_printf(o, "%s", running && chosen ? "" : sgr(v, color[i.state]));
+        fit(v, o, state + (wide ? 0 : strspn(state, " ")), tail - 1);
     }
-    out_printf(o, " %4s", part);
-    if (columns > 56) out_printf(o, " %10s", i.bytes || i.total > 0 ? size : "");
-    out_printf(o, " %s", i.state == FETCHER_RUNNING && chosen ? "" : sgr(v, color[i.state]));
-    fit(v, o, state + (columns > 56 ? 0 : strspn(state, " ")), tail - 1);
     out_printf(o, "%s", sgr(v, "\033[m"));
 }
 /* Eight seconds as eight small bars. */
@@ -3550,7 +3549,6 @@ static void paint(struct program *p, int columns, int most) {
         }
     v->log.used = 0; v->redraw = false; v->count = n; v->now = !v->now;
 }
-
 /* -- keys ------------------------------------------------------------------------------------ */
 /* A command, typed or of a key: it goes the way of all lines. */
 static void submit(struct program *p, const char *line) {
@@ -3601,7 +3599,7 @@ static void prompt_enter(struct program *p) {
         memmove(e->history, e->history + 1, (size_t)--e->entries * sizeof *e->history);
     }
     if (copy) e->history[e->entries++] = copy;
-    if (e->too_long) complain(p, "sorry", "the line is too long"); else submit(p, e->text);
+    if (e->too_long) complain(p, "", "the line is too long"); else submit(p, e->text);
     e->entry = e->entries; e->open = p->view.paste; e->too_long = false;
     prompt_edit(e, 0, e->length, "", 0);
 }
@@ -3610,7 +3608,7 @@ static size_t prompt_step(const struct prompt *e, int by) {
     size_t at = e->caret;
     if (by < 0 ? at == 0 : !e->text[at]) return at;
     do at += by < 0 ? (size_t)-1 : 1;
-    while ((e->text[at] & 0xc0) == 0x80);
+    while (at && (e->text[at] & 0xc0) == 0x80);
     return at;
 }
 
@@ -3618,7 +3616,7 @@ static void prompt_key(struct program *p, int k) {
     struct prompt *e = &p->prompt; size_t back = prompt_step(e, -1); char c = (char)k;
     switch (k) {
     case '\r': case '\n': prompt_enter(p); break;
-    case 27: e->open = false; break;
+    case 27: prompt_edit(e, 0, e->length, "", 0); e->open = false; break;
     case PASTED: e->open = e->length > 0; break;
     case LEFT: case 2: e->caret = back; break;
     case RIGHT: case 6: e->caret = prompt_step(e, 1); break;
@@ -3649,7 +3647,7 @@ static void view_key(struct program *p, int k) {
     struct view *v = &p->view; struct job *j = p->selected;
     int64_t id = j ? j->id.key : 0, jobs = p->f->limit_total;
     bool paused = j && job_info(p, j).state == FETCHER_PAUSED, busy = fetcher_count(p->f) > 0;
-    if (v->asking && k != 'y' && k != 'Y') k = NO_KEY;
+    if (v->asking && k != 'y' && k != 'Y' && k != PASTE) k = NO_KEY;
     switch (k) {
     case UP: case 'k': choose(p, -1); break;
     case DOWN: case 'j': choose(p, 1); break;
@@ -3730,7 +3728,6 @@ static void keys_due(struct fetcher *f, void *arg) {
     (void)f; v->key_timer = 0;
     keys_pump(arg, v->key_count <= SEQUENCE_MAX);
 }
-
 /* -- modes ----------------------------------------------------------------------------------- */
 static void view_on(struct program *p) {
     struct view *v = &p->view;
@@ -3751,12 +3748,12 @@ static void view_off(struct program *p) {
     if (!v->on) return;
     v->on = false;
     if (v->keys) (void)fetcher_watch(p->f, tty.fd, 0, NULL, NULL);
-    if (tcgetpgrp(tty.fd) == getpgrp()) {
-        out_printf(v->out, "\r\033[J");
-        out_add(v->out, v->log.data, v->log.used);
-        out_flush(p->f, v->out, false); tty_restore();
-        v->log.used = 0;
-    }
+    bool ours = tcgetpgrp(tty.fd) == getpgrp();
+    if (ours) out_printf(v->out, "\r\033[J");
+    out_add(v->out, v->log.data, v->log.used);
+    if (ours) { out_printf(v->out, "%s", tty_text); tty_restore(false); }
+    out_flush(p->f, v->out, false);
+    v->log.used = 0;
     tty.raw = false;
 }
 
@@ -3767,13 +3764,14 @@ static void frame(struct fetcher *f, void *arg) {
     if (v->on && tcgetpgrp(tty.fd) != getpgrp()) view_off(p);
     view_on(p);
     if (v->on && v->out->used == 0) {
-        if (ioctl(v->out->fd, TIOCGWINSZ, &size) < 0 || size.ws_col < 8 || size.ws_row < 4)
+        if (ioctl(v->out->fd, TIOCGWINSZ, &size) < 0 || size.ws_col < 2 || size.ws_row < 2)
             size = (struct winsize){24, 80, 0, 0};
         v->drawn = f->now;
         paint(p, size.ws_col - 1, size.ws_row * 2 / 3);
         out_flush(f, v->out, false);
+        feed(f, p);                     /* the log has room again */
     }
-    if (!v->on || fetcher_count(f) > 0)         /* times go on, and we may come to the front again */
+    if (!v->on || fetcher_count(f) > 0 || v->log.used)  /* times go on; we may come to the front */
         frame_at(p, f->now + (v->on && f->running ? TICK_US : 1000000));
 }
 
@@ -3787,7 +3785,7 @@ static void view_lost(struct fetcher *f, void *arg) {
     struct program *p = arg;
     if (p->view.on && p->view.keys) (void)fetcher_watch(f, tty.fd, 0, NULL, NULL);
     p->view.on = p->prompt.open = false; tty.raw = false;
-    p->view.out = NULL; p->view.log.used = 0; p->input[PROMPT].eof = true;
+    p->view.out = NULL; p->view.keys = false; p->view.log.used = 0; p->input[PROMPT].eof = true;
     feed(f, p);
 }
 
@@ -3795,7 +3793,7 @@ static void keys_ready(struct fetcher *f, int fd, int events, void *arg) {
     struct program *p = arg; struct view *v = &p->view;
     ssize_t n = read(fd, v->key + v->key_count, sizeof v->key - v->key_count);
     bool error = n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR); (void)events;
-    if (error && tcgetpgrp(fd) > 0 && tcgetpgrp(fd) != getpgrp()) view_off(p);
+    if (error && tcgetpgrp(fd) > 0 && tcgetpgrp(fd) != getpgrp()) { view_off(p); frame_at(p, f->now); }
     else if (error) view_lost(f, p);
     else { v->key_count += n > 0 ? (size_t)n : 0; keys_pump(p, false); }
 }
@@ -3807,19 +3805,20 @@ static void interrupted(struct fetcher *f, void *arg) {
     struct program *p = arg;
     p->status = 128 + (int)tty.seen; leave(p);
     if (p->out.watched) (void)fetcher_timer(f, 500, give_up, p);        /* its reader may have stopped */
-    if (!p->s.quiet) complain(p, "interrupted", "the same command goes on where it was");
+    if (!p->s.quiet) complain(p, "interrupted", "what there is of files is kept for the next run");
 }
 /* Handlers only post. The first signal that is to end us does so cleanly, the second at once. */
 static const struct { int number; call_fn *call; } handled[] = {
     {SIGINT, interrupted}, {SIGTERM, interrupted},      /* from here on only with a view */
     {SIGHUP, view_lost}, {SIGWINCH, view_resized}, {SIGCONT, view_resized}, {SIGTSTP, suspend},
-    {SIGSEGV, NULL}, {SIGBUS, NULL}, {SIGFPE, NULL}, {SIGILL, NULL}, {SIGABRT, NULL}
+    {SIGSEGV, NULL}, {SIGBUS, NULL}, {SIGFPE, NULL}, {SIGILL, NULL}, {SIGABRT, NULL},
+    {SIGQUIT, NULL}
 };
 
 static void on_signal(int number) {
     bool ends = number == SIGINT || number == SIGTERM; int saved = errno, i = 0;
     while (handled[i].number != number) i++;
-    if (!handled[i].call || (ends && tty.seen)) tty_restore();
+    if (!handled[i].call || (ends && tty.seen)) tty_restore(true);
     if (!handled[i].call) raise(number);        /* SA_RESETHAND: now it has its usual effect */
     if (ends && tty.seen) _exit(128 + number);
     if (ends) tty.seen = number;
@@ -3839,11 +3838,11 @@ static void signals_set(void (*handler)(int), size_t from, size_t to) {
 }
 /* ^Z: the shell gets its terminal back, and we ours when we go on. */
 static void suspend(struct fetcher *f, void *arg) {
-    view_off(arg);
-    signals_set(SIG_DFL, SUSPEND, SUSPEND + 1);
+    view_off(arg); signals_set(SIG_DFL, SUSPEND, SUSPEND + 1);
+    usec before = clock_us();
     raise(SIGTSTP);
-    signals_set(on_signal, SUSPEND, SUSPEND + 1);
-    view_resized(f, arg);
+    f->skew -= clock_us() - before;     /* this time has not been */
+    signals_set(on_signal, SUSPEND, SUSPEND + 1); view_resized(f, arg);
 }
 /* Is there a terminal to draw on, and somebody in front of it? */
 static void view_open(struct program *p) {
@@ -3904,6 +3903,7 @@ static int inputs_open(struct program *p) {
     if (!session->name) return 0;
     session->fd = open(session->name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (session->fd < 0 || flock(session->fd, LOCK_EX | LOCK_NB) < 0 ||
+        fstat(session->fd, &st) < 0 || (!S_ISREG(st.st_mode) && (errno = EINVAL)) ||
         (n = pread(session->fd, first, sizeof first - 1, 0)) < 0)
         return refuse(1, "cannot use %s: %s", session->name, errno == EWOULDBLOCK
                       ? "another fetcher does" : strerror(errno));
@@ -3930,14 +3930,17 @@ static int program_open(struct program *p) {
 }
 
 static int program_close(struct program *p) {
-    if (p->s.session) session_write(p->f, p);
+    bool closing = p->closing;
+    p->closing = true;                  /* all of the session, and at once */
+    session_write(p->f, p);
+    p->closing = closing; p->s.session = NULL;
     view_off(p);
     if (p->s.stats) tell_stats(p, &p->err);
     out_flush(p->f, &p->out, false); out_flush(p->f, &p->err, false);
     while (!tty.seen && (p->out.watched || p->err.watched) && fetcher_step(p->f, -1) > 0) continue;
-    if (p->out.error && !p->out.tty)
+    if (out_broken(&p->out))
         complain(p, "cannot write to standard output", strerror(p->out.error));
-    if ((p->out.error && !p->out.tty) || (p->trace && (ferror(p->trace) || fclose(p->trace))))
+    if (out_broken(&p->out) || (p->trace && (ferror(p->trace) || fclose(p->trace))))
         p->status = 1;
     if (p->s.cookies && cookies_move(p, true)) p->status = 1;
     signals_set(SIG_DFL, 0, COUNT_OF(handled));  /* a handler must find a fetcher */
@@ -3967,6 +3970,7 @@ static int program_run(struct program *p, char **url) {
     if (!(curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_ASYNCHDNS))
         complain(p, "warning", "this libcurl has no asynchronous resolver: a slow name blocks all");
     for (; *url; url++) (void)job_start(p, *url, p->s.output, p->s.rq.every_ms);
+    p->base = p->last_number;
     feed(p->f, p); fetcher_run(p->f);
     return program_close(p);
 }

@@ -3336,11 +3336,27 @@ static void test_plain_commands(void) {
        "in lines");
     close(c.in);
     c.in = -1;
-    fetcher_step(f, 50);
-    ok(c.open[0], "at the end of stdin it goes on while something is left: a paused one too");
+    child_wait(&c);
+    ok(c.status == 1 && strstr(c.text[1], "what is paused stays so") && exists(in_work("plain/plain.part")),
+       "at the end of stdin nobody can let the paused one go on: it ends, and says so");
+    child_free(&c);
+    snprintf(line, sizeof line, "%s\npause 1\nresume 1\npause all\nresume all\n", url("/burst?size=10"));
+    c = RUN_FED(line, strlen(line), "-i", "-", "-d", in_work("plain"));
+    ok(c.status == 0 && file_is(in_work("plain/burst"), 10, "/burst", 0), "pause and resume in one burst");
+    child_free(&c);
+    char *many = malloc(200000);
+    size_t used = 0;
+    for (int i = 0; i < 1200; i++)
+        used += (size_t)sprintf(many + used, "every 1h %s\n", url("/each%d?size=1", i));
+    const char *each[] = {"./fetcher", "-i", "-", "--json", "-d", in_work("each"), "-j", "50", "--per-host", "50", NULL};
+    struct feeding feeding = {&c, many, used};
+    child_start(&c, each);
+    fetcher_watch(f, c.in, FETCHER_WRITE, feed_child, &feeding);
+    until(names_in(in_work("each")) == 1200);
+    ok(names_in(in_work("each")) == 1200, "repeating ones don't fill the queue: %d", names_in(in_work("each")));
     kill(c.pid, SIGTERM);
     child_wait(&c);
-    ok(c.status == 143, "until it is told to end");
+    free(many);
     child_free(&c);
 }
 
@@ -3460,6 +3476,74 @@ static void test_session_long(void) {
         adds++;
     ok(adds == 1499 && !strstr(text, "/long6?"), "what was left stands in it: %d", adds);
     free(text);
+    child_free(&c);
+}
+
+/* What a person has paused, and what has failed, is kept by every kind of end. */
+static void test_session_ends(void) {
+    struct child c;
+    char session[300], line[300], *text;
+    int64_t size;
+    int rows = 0;
+    snprintf(session, sizeof session, "%s", in_work("ends"));
+    for (int i = 0; i < 2; i++) {
+        const char *argv[] = {"./fetcher", "-i", "-", "--session", session, "-d", work, url("/argv%d?stall=head", i), NULL};
+        unlink(session);
+        child_start(&c, argv);
+        snprintf(line, sizeof line, "%s", url("/ended?status=404"));
+        ok(talk(&c, line, "404 An Error"), "one has failed");
+        snprintf(line, sizeof line, "add %s", url("/held?stall=head"));
+        ok(talk(&c, line, "added 3") && talk(&c, "pause 3", "3 paused") && talk(&c, "add ''", "added 4"), "one is paused");
+        if (i == 0)
+            tell_child(&c, "quit");
+        else
+            kill(c.pid, SIGTERM);
+        child_wait(&c);
+        ok(file_has(session, "/ended?status=404\n") && file_has(session, "/held?stall=head\npause ") &&
+           file_has(session, "/argv") && !file_has(session, "add \n"), "all is kept after %s", i ? "SIGTERM" : "quit");
+        child_free(&c);
+    }
+    snprintf(line, sizeof line, "# fetcher: a session\nadd %s\npause 1\n", url("/held?size=5"));
+    write_file(session, line, strlen(line));
+    c = RUN("--session", session, "-d", in_work("ends.d"), url("/new?size=5"));
+    ok(c.status == 1 && exists(in_work("ends.d/new")) && !exists(in_work("ends.d/held")),
+       "pause N in a session is of its own numbers, whatever else is given");
+    child_free(&c);
+    text = malloc(3000000);
+    size = sprintf(text, "# fetcher: a session\n");
+    for (int i = 0; i < 30000; i++)
+        size += sprintf(text + size, "add http://127.0.0.1:1/%d\n", i);
+    write_file(session, text, (size_t)size);
+    c = RUN("--session", session, "--retry", "0", "-d", work, "-j", "200", "--per-host", "200");
+    free(text);
+    text = slurp(session, &size);
+    for (const char *s = text; (s = strstr(s, "\nadd http")) != NULL; s++)
+        rows++;
+    ok(c.status == 1 && rows == 30000, "30,000 that have failed are all kept: %d", rows);
+    free(text);
+    child_free(&c);
+    const char *argv[] = {"./fetcher", "--session", session, "-d", work, "--json", NULL};
+    child_start(&c, argv);
+    fetcher_watch(f, c.out[0], 0, NULL, NULL);
+    until(poll(&(struct pollfd){c.out[0], POLLIN, 0}, 1, 0) == 1);
+    kill(c.pid, SIGTERM);
+    fetcher_watch(f, c.out[0], FETCHER_READ, child_ready, &c);
+    child_wait(&c);
+    text = slurp(session, &size);
+    rows = 0;
+    for (const char *s = text; (s = strstr(s, "\nadd http")) != NULL; s++)
+        rows++;
+    ok(c.status == 143 && rows == 30000, "and while they are read an interrupt loses none: %d", rows);
+    free(text);
+    child_free(&c);
+    snprintf(line, sizeof line, "# fetcher: a session\nadd %s\nbogus\n", url("/crash?size=100000&stall=10"));
+    write_file(session, line, strlen(line));
+    child_start(&c, (const char *const[]){"./fetcher", "--session", session, "-i", "-", "-d", work, NULL});
+    usec end = clock_us() + 1500000;
+    while (clock_us() < end)            /* a second later it would have been written */
+        fetcher_step(f, 100);
+    ok(talk(&c, "quit", "bye") && file_has(session, "bogus"), "a session with a bad line is never written");
+    child_wait(&c);
     child_free(&c);
 }
 
@@ -3682,6 +3766,11 @@ static bool term_end(struct term *t) {
     close(t->fd);
     close(t->slave);
     return restored;
+}
+
+static void term_kill(struct term *t) {
+    kill(t->pid, SIGTERM);
+    (void)term_end(t);
 }
 
 /* The text of the line with these words. */
@@ -3914,6 +4003,41 @@ static void test_terminal_lost(void) {
        "a terminal that vanishes does not end the download");
 }
 
+/* What an unkind hand may type. */
+static void test_terminal_abuse(void) {
+    struct term t;
+    static char bad[6000 * 12];
+    TERM(&t, 24, 80, term_url(0));
+    ok(shows(&t, " 50%"), "a download");
+    type(&t, ":\xa3\033[D\033[Dx\033[C\xa3\x7f\x7f\x7f\033[Dlist\r");
+    ok(shows(&t, "1 listed") || shows(&t, "not a URL"), "broken characters in the prompt");
+    type(&t, "\033[12;34;56;78;90;12;34;56Z\033[\033[?x\033Oq");
+    type(&t, "j?");
+    ok(shows(&t, "p pause or resume"), "and sequences that nobody knows");
+    until(!sees(&t, "y/n"));
+    type(&t, "q");
+    until(sees(&t, "y/n"));
+    type(&t, "\033[200~list\r\033[201~");
+    until(sees(&t, "1 listed") && !sees(&t, "y/n"));
+    ok(!sees(&t, "y/n") && sees(&t, "row0.bin"), "a paste is no answer to a question, and no keys");
+    kill(t.pid, SIGQUIT);
+    ok(term_end(&t) && t.status == 1000 + SIGQUIT, "SIGQUIT leaves the terminal as it was");
+    for (int i = 0; i < 6000; i++)
+        memcpy(bad + i * 10, "nonsense!\n", 10);
+    write_file(in_work("badlist"), bad, 60000);
+    TERM(&t, 24, 80, "-i", in_work("badlist"));
+    bool restored = term_end(&t);
+    ok(restored && t.status == 1 && sees(&t, "badlist:6000:"), "6000 lines of complaints are all told: %d %d %s", restored, t.status,
+       line_with(&t, "badlist:60"));
+    TERM(&t, 5, 20, url("/tiny-window-and-a-long-name?size=10&stall=5"), term_url(1));
+    ok(shows(&t, "row1.bin"), "a window of 20x5");
+    term_size(&t, 2, 3);
+    type(&t, "jk");
+    term_size(&t, 24, 80);
+    ok(shows(&t, " 50%"), "and smaller still");
+    term_kill(&t);
+}
+
 /* Which programs want no pictures: dumb terminals, logs, screen readers. */
 static void test_terminal_plain(void) {
     static const char *const with[][3] = {
@@ -4010,9 +4134,9 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(idle), TEST(program), TEST(back_pressure), TEST(options), TEST(limiting_options), TEST(login_options), TEST(help), TEST(bad_usage),
     TEST(bad_lists), TEST(json), TEST(signals), TEST(stopped_reader), TEST(closed_output), TEST(long_list), TEST(kill),
     TEST(faults), TEST(slow_accept), TEST(continue), TEST(password), TEST(every), TEST(words),
-    TEST(bad_commands), TEST(commands), TEST(plain_commands), TEST(session), TEST(session_order), TEST(session_long), TEST(bad_sessions),
+    TEST(bad_commands), TEST(commands), TEST(plain_commands), TEST(session), TEST(session_order), TEST(session_long), TEST(session_ends), TEST(bad_sessions),
     TEST(terminal), TEST(terminal_idle), TEST(terminal_sizes), TEST(terminal_paste), TEST(terminal_jobs),
-    TEST(terminal_stopped), TEST(terminal_lost), TEST(terminal_plain), TEST(terminal_color),
+    TEST(terminal_stopped), TEST(terminal_lost), TEST(terminal_abuse), TEST(terminal_plain), TEST(terminal_color),
     TEST(readme), TEST(demo),
 };
 
@@ -4078,11 +4202,6 @@ static double cpu_while(struct term *t, usec us) {
     for (usec end = clock_us() + us; clock_us() < end;)
         fetcher_step(f, 100);
     return (cpu_of(t->pid) - before) / (double)us * 1e8;
-}
-
-static void term_kill(struct term *t) {
-    kill(t->pid, SIGTERM);
-    (void)term_end(t);
 }
 
 static void bench_rows(int count, const char *bytes_a_tick, const char *label) {
