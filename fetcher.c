@@ -74,7 +74,7 @@
 #include "fetcher.h"
 
 /* Options by their numbers, since the libcurl found at run time may know more than the headers
- * found at build time. One that is unknown is an error that can be ignored, or has an older twin. */
+ * found at build time. One that is unknown is an error to be ignored, or has an older twin. */
 enum {
     OPT_PROTOCOLS = 181, OPT_REDIR_PROTOCOLS = 182,                 /* masks, to be gone one day */
     OPT_PROTOCOLS_STR = 10318, OPT_REDIR_PROTOCOLS_STR = 10319,     /* 7.85 */
@@ -113,7 +113,7 @@ static int fd_make_room(int fd) {
 static int fd_capacity(void) {
     struct rlimit limit = {64, 64};
     getrlimit(RLIMIT_NOFILE, &limit);
-    int most = limit.rlim_cur < (rlim_t)2 * FD_SETSIZE ? ((int)limit.rlim_cur - 96) / 2 : FD_SETSIZE;
+    int most = limit.rlim_cur < 2 * FD_SETSIZE ? ((int)limit.rlim_cur - 96) / 2 : FD_SETSIZE;
     return most > FD_SETSIZE - 96 ? FD_SETSIZE - 96 : most > 1 ? most : 1;
 }
 /* Rename, unless the new name exists (EEXIST): in one step where the system can, by renameat2() on
@@ -217,11 +217,11 @@ struct attempt {
     CURL *easy;
     struct fetcher *f;
     struct transfer *transfer;  /* NULL: parked */
-    struct node all, breath;    /* in f->attempts; f->breathless: libcurl was made to stop reading */
+    struct node all, breath;    /* in f->attempts; in f->breathless: made to stop reading */
     struct curl_slist *headers;
     enum lookup lookup;
     bool scout;                 /* the others for its host wait for it */
-    bool ranged, complete;      /* it asks for the rest behind `from` bytes; which is nothing (416) */
+    bool ranged, complete;      /* it asks for the rest behind `from`; which is nothing (416) */
     bool again, done;           /* ask once more, without waiting; libcurl says so, with a result */
     CURLcode result;
     int64_t from, sent;         /* sent: bytes of the request's body, when last looked at */
@@ -280,7 +280,7 @@ struct transfer {
 /* A host is scheme, name and port: what is limited, cooled down, and looked up. */
 struct host {
     struct node name;           /* key: hash of the origin */
-    struct node ready, *queue, **ready_in;      /* may start (ready_in: NULL: no); those that wait */
+    struct node ready, *queue, **ready_in;      /* may start (in NULL: no); those that wait */
     struct timer timer;         /* the end of its rest */
     size_t users;               /* transfers */
     int running, looking;       /* of them: in flight; its scouts, 0 or 1 */
@@ -690,10 +690,8 @@ int fetcher_run(struct fetcher *f) {
 
 int fetcher_stop(struct fetcher *f) { f->stopped = true; return 0; }
 
-int fetcher_trace(struct fetcher *f, void (*cb)(struct fetcher *, const char *, void *),
-                  void *arg) {
-    f->meter.trace = cb;
-    f->meter.trace_arg = arg;
+int fetcher_trace(struct fetcher *f, void (*cb)(struct fetcher *, const char *, void *), void *a) {
+    f->meter.trace = cb; f->meter.trace_arg = a;
     return 0;
 }
 
@@ -788,7 +786,7 @@ static void socket_action(struct fetcher *f, curl_socket_t fd, int mask) {
     (void)curl_multi_socket_action(f->multi, fd, mask, &running);
 }
 /* libcurl 8.20.0 forgets to read its wake-up descriptor after a lookup, and would spin. It is the
- * one whose easy handle isn't ours; on that version `wakeup` marks it, and it is read empty here. */
+ * one whose easy handle isn't ours; on that version `wakeup` marks it, and it's read empty here. */
 static void socket_ready(struct fetcher *f, int fd, int events, void *wakeup) {
     char unread[64];
     if (wakeup && fcntl(fd, F_GETFL) & O_NONBLOCK)
@@ -1025,7 +1023,7 @@ static char *url_part(CURLU *u, CURLUPart part, unsigned flags) {
     char *text = NULL;
     return curl_url_get(u, part, &text, flags) == CURLUE_OK ? text : NULL;
 }
-/* Take a URL apart: its origin, such as "https://example.org:443". Returns what is wrong, or NULL. */
+/* The origin of a URL, such as "https://example.org:443". Returns what is wrong with it. */
 static const char *url_origin(const char *url, char *origin, size_t room) {
     CURLU *u = curl_url();
     CURLUcode c = u ? curl_url_set(u, CURLUPART_URL, url, CURLU_NON_SUPPORT_SCHEME)
@@ -1280,7 +1278,7 @@ static size_t on_body(char *data, size_t one, size_t n, void *arg) {
         return CURL_WRITEFUNC_PAUSE;
     }
     count_bytes(f, t, (int64_t)n);
-    if (t->rq.on_progress && f->now - t->progressed >= PROGRESS_US) set_state(f, t, FETCHER_RUNNING);
+    if (t->rq.on_progress && f->now >= t->progressed + PROGRESS_US) set_state(f, t, t->state);
     return n;
 }
 /* Room for `more` bytes and a NUL. What was announced is taken at once, if it is not absurd;
@@ -1450,7 +1448,7 @@ static void fail_curl(struct attempt *a, CURLcode c) {
     enum fetcher_code code = FETCHER_OTHER; char origin[512], *url = NULL, *host; long os = 0;
     curl_easy_getinfo(a->easy, CURLINFO_EFFECTIVE_URL, &url);
     curl_easy_getinfo(a->easy, CURLINFO_OS_ERRNO, &os);
-    for (size_t i = 0; i < COUNT_OF(reason); i++) code = reason[i].curl == c ? reason[i].code : code;
+    for (size_t i = 0; i < COUNT_OF(reason); i++) if (reason[i].curl == c) code = reason[i].code;
     if (c == CURLE_UNSUPPORTED_PROTOCOL && a->head.status == 0)
         code = FETCHER_PROTOCOL;        /* HTTP/0.9, or what looks like it */
     if (!url || url_origin(url, origin, sizeof origin)) strcpy(origin, "://the host:");
@@ -1462,7 +1460,7 @@ static void fail_curl(struct attempt *a, CURLcode c) {
     else if (code == FETCHER_TLS) fail(t, code, "cannot trust %s: %s", host, why);
     else if (code == FETCHER_CUT_SHORT) fail_cut_short(t, why);
     else
-        fail(t, code, "%s%s", code == FETCHER_REDIRECT ? "a redirect can't be followed: " : "", why);
+        fail(t, code, code == FETCHER_REDIRECT ? "a redirect can't be followed: %s" : "%s", why);
 }
 
 static bool listed(const char *what, const char *list) {
@@ -1514,7 +1512,8 @@ static void name_make_safe(char *to, size_t room, const char *from) {
     text_clean(to, room, *from ? from : "index.html", '_');
     for (char *c = to; *c == '.'; c++) *c = '_';
     char *dot = strrchr(to, '.');
-    size_t n = strlen(to), tail = dot && strlen(dot) <= 16 ? strlen(dot) : 0, keep = NAME_CUT - tail;
+    size_t n = strlen(to), tail = dot && strlen(dot) <= 16 ? strlen(dot) : 0;
+    size_t keep = NAME_CUT - tail;
     if (n <= NAME_CUT) return;
     while (keep > 0 && (to[keep] & 0xc0) == 0x80) keep--;
     memmove(to + keep, to + n - tail, tail + 1);
@@ -2249,7 +2248,8 @@ int fetcher_limit(struct fetcher *f, int total, int per_host, int64_t bytes_per_
     if (total) f->limit_total = total;
     if (per_host) f->limit_host = per_host;
     if (bytes_per_second) {             /* a new rate begins without debts */
-        f->rate = bytes_per_second < 0 || bytes_per_second > INT64_MAX / 2000000 ? 0 : bytes_per_second;
+        bool any = bytes_per_second < 0 || bytes_per_second > INT64_MAX / 2000000;
+        f->rate = any ? 0 : bytes_per_second;
         f->budget = 0; f->filled = f->now;
         timer_disarm(f, &f->hear);
         if (f->deaf) hear_again(f, NULL);
@@ -2354,7 +2354,7 @@ struct settings {
 };
 struct out {                    /* output that nobody waits for */
     int fd;                     /* -1: only a buffer */
-    bool tty, chunked;          /* chunked: it may block, so PIPE_BUF at a time if select() says so */
+    bool tty, chunked;          /* chunked: it may block, so PIPE_BUF a time if select() says so */
     bool watched, was_full;
     int error;                  /* errno of a write, 0: none */
     char *data;
@@ -2406,7 +2406,7 @@ struct program {
     struct out out, err;
     struct input input[INPUTS], *source;        /* source: of the present command */
     struct node *jobs, *rows;
-    uint64_t started, refused, last_number, base;       /* jobs; bad lines; base: see command_apply */
+    uint64_t started, refused, last_number, base;       /* jobs; lines; see command_apply */
     size_t row_count, failed_count, paused, repeating;      /* the last two: of those not ended */
     struct job *selected;
     int offset, firsts, status;                 /* offset: the rows shown above the selected one */
@@ -2416,7 +2416,7 @@ struct program {
     struct { FILE *file, *last; struct node at; bool armed, dirty, told;
              unsigned long line; uint64_t number; } save;        /* of the file */
     usec began, sampled;
-    int64_t received, speed[SPEEDS];            /* at the last sample; a second each, newest first */
+    int64_t received, speed[SPEEDS];            /* at the last sample; newest second first */
     struct prompt prompt;
     struct view view;
     void (*draw)(struct program *);             /* something has changed */
@@ -2576,7 +2576,7 @@ static const struct option {
     {0, "cacert", "FILE", TEXT, AT(cacert), "trust the certificates in FILE, and no others"},
     {0, "color", "WHEN", TEXT, AT(color), "use colors: auto (usual), always or never"},
     {0, "compressed", NULL, FLAG, AT(compressed), "accept gzip and the like (for -o -)"},
-    {0, "connect-timeout", "SECONDS", TIME, AT(rq.connect_ms), "give up connecting after this (30)"},
+    {0, "connect-timeout", "SECONDS", TIME, AT(rq.connect_ms), "give up connecting after (30)"},
     {'c', "continue", NULL, FLAG, AT(again), "go on with what an earlier run has left (usual)"},
     {0, "cookies", "FILE", TEXT, AT(cookies), "read cookies from FILE and keep them there"},
     {'d', "dir", "DIR", TEXT, AT(dir), "save into DIR"},
@@ -2946,7 +2946,7 @@ static const char *const state_word[] =
 static const char *row_state(const struct fetcher_info *i, char *to, size_t room) {
     char speed[32], left[32]; double seconds = (double)i->wait_ms / 1000;
     time_text(left, sizeof left, i->state != FETCHER_RUNNING ? seconds + .999 :
-              i->total >= 0 && i->speed > 0 ? (double)(i->total - i->bytes) / (double)i->speed : -1);
+              i->total > 0 && i->speed > 0 ? (double)(i->total - i->bytes) / (double)i->speed : -1);
     if (i->state == FETCHER_RUNNING && i->bytes)
         snprintf(to, room, "%10s/s %7s", size_text(speed, sizeof speed, (double)i->speed), left);
     else if (i->state == FETCHER_RUNNING) snprintf(to, room, "asking");
@@ -2956,11 +2956,11 @@ static const char *row_state(const struct fetcher_info *i, char *to, size_t room
     else snprintf(to, room, "%s%s%s", state_word[i->state], *i->message ? ": " : "", i->message);
     return to;
 }
-/* Seconds left, at the speed of the last three: for what is known of those that run, and for as much
+/* Seconds left, at the speed of the last three: for what is known of those that run, and as much
  * again for each that waits; but never less than for one of them. -1: who knows. */
 static double time_left(struct program *p, const struct fetcher_stats *st) {
-    double speed = (double)(p->speed[0] + p->speed[1] + p->speed[2]) / 3, rest = 0, sizes = 0, most = 0;
-    int known = 0;
+    double speed = (double)(p->speed[0] + p->speed[1] + p->speed[2]) / 3, rest = 0, sizes = 0;
+    double most = 0; int known = 0;
     for (struct job *j = row_after(p, NULL); j; j = row_after(p, j)) {
         struct fetcher_info i = job_info(p, j);
         if (i.state != FETCHER_RUNNING) break;
@@ -3199,7 +3199,7 @@ static bool queue_full(struct program *p) {
 /* Is this line a URL, and not another command? */
 static bool line_adds(const char *line) {
     const char *s = line + strspn(line, " \t"), *end = s + strcspn(s, " \t\n:/.?");
-    return strncmp(s, "add", 3) == 0 || strncmp(s, "every", 5) == 0 || (*end && strchr(":/.?", *end));
+    return !strncmp(s, "add", 3) || !strncmp(s, "every", 5) || (*end && strchr(":/.?", *end));
 }
 /* Take a line out of what has been read. False: there is none, or it has to wait: a list is read
  * only as fast as the queue drains, so a pipe of a million URLs is never held in memory. */
@@ -3277,7 +3277,8 @@ static void feed(struct fetcher *f, void *arg) {
     if (more && !p->feed_due) p->feed_due = fetcher_timer(f, 0, feed_again, p) != 0;
     input_watch(p, !more && !p->input[LIST].eof && p->input[LIST].polled && !p->out.was_full &&
                    !out_broken(&p->out) && !p->input[LIST].held);
-    for (int i = 0; i < INPUTS; i++) more |= !p->input[i].eof || p->input[i].begin < p->input[i].end;
+    for (struct input *in = p->input; in < p->input + INPUTS; in++)
+        more |= !in->eof || in->begin < in->end;
     size_t left = fetcher_count(f), idle = p->closing || p->view.keys ? 0 : p->paused;
     if (more || p->prompt.open || p->sweep.command || left > idle) return;
     if (left == 0) fetcher_stop(f);
@@ -3295,9 +3296,9 @@ static void stdout_drained(struct fetcher *f, void *arg) {
 /* Give all up, and end: what is there of a file is kept. */
 static void leave(struct program *p) {
     struct input *session = &p->input[SESSION];
-    if (!session->eof || session->begin < session->end) p->s.session = NULL;    /* half read: keep it */
+    if (!session->eof || session->begin < session->end) p->s.session = NULL;    /* half read */
     input_watch(p, false);
-    for (struct input *in = p->input; in < p->input + INPUTS; in++) in->begin = in->end = 0, in->eof = true;
+    for (int i = 0; i < INPUTS; i++) p->input[i].eof = true, p->input[i].begin = p->input[i].end;
     p->closing = true; p->prompt.open = false; p->source = &p->input[PROMPT]; p->bare = true;
     sweep_start(p, "cancel"); feed(p->f, p);
 }
@@ -3347,7 +3348,7 @@ static int session_slice(struct program *p, const char *path, usec end) {
 static void session_write(struct fetcher *f, void *arg) {
     struct program *p = arg; char *path = p->s.session ? text_join(p->s.session, ".new") : NULL;
     if (!p->s.session) return;          /* given up meanwhile */
-    if (p->save.file && p->closing) { fclose(p->save.file); p->save.file = NULL; }      /* it is old */
+    if (p->save.file && p->closing) { fclose(p->save.file); p->save.file = NULL; }  /* it is old */
     int left = !path ? -1 : !p->input[SESSION].eof ? 2
              : session_slice(p, path, clock_us() + SLICE_INPUT_US);
     p->save.armed = left > 0 && fetcher_timer(f, left == 1 ? 0 : 1000, session_write, p) != 0;
@@ -3373,7 +3374,7 @@ static void session_touch(struct program *p) {
  * A frame is drawn when something has changed, 20 times a second at most, and not while the
  * terminal takes nothing (^S). In the background nothing is read, and nothing drawn.
  */
-enum key { UP = 256, DOWN, LEFT, RIGHT, HOME, END, DELETE, PAGE_UP, PAGE_DOWN, PASTE, PASTED, NO_KEY };
+enum key { UP = 256, DOWN, LEFT, RIGHT, HOME, END, DELETE, PAGE_UP, PAGE_DOWN, PASTE, PASTED, NO };
 enum { SEQUENCE_MAX = 16, SUSPEND = 5 };        /* of an escape; in handled[] */
 
 static const struct { const char *text; enum key key; } sequences[] = {
@@ -3401,9 +3402,8 @@ static void tty_restore(bool text) {
 }
 /* How many columns a character takes; what this terminal can't show takes one, as a '?'. */
 static int rune_width(const struct view *v, const char *text, size_t *n) {
-    uint32_t rune = 0;
-    int width = -1;
-    if ((*n = utf8_decode(text, &rune)) > 0 && (v->utf8 || rune < 0x80)) width = wcwidth((wchar_t)rune);
+    uint32_t c = 0; int width = -1;
+    if ((*n = utf8_decode(text, &c)) > 0 && (v->utf8 || c < 0x80)) width = wcwidth((wchar_t)c);
     if (*n == 0) *n = 1;
     return width;
 }
@@ -3422,7 +3422,7 @@ static void fit(const struct view *v, struct out *o, const char *text, int colum
     out_printf(o, "%*s", columns > width ? columns - width : 0, "");
 }
 
-static void draw_bar(const struct view *v, struct out *o, const struct fetcher_info *i, int columns) {
+static void draw_bar(const struct view *v, struct out *o, struct fetcher_info *i, int columns) {
     double part = i->total > 0 ? (double)i->bytes / (double)i->total : 0;
     int eighths = (int)((part > 1 ? 1 : part) * 8 * columns);
     for (int c = 0; c < columns; c++, eighths -= 8) {
@@ -3434,27 +3434,28 @@ static void draw_bar(const struct view *v, struct out *o, const struct fetcher_i
 
 static const char *sgr(const struct view *v, const char *code) { return v->color ? code : ""; }
 
-/* Which of its parts there is room for depends on the width; a number too long takes from the name. */
+/* How much of it there is room for depends on the width; a long number takes from the name. */
 static void draw_row(struct program *p, struct out *o, struct job *j, int columns) {
-    static const char *const color[] = {"\033[2m", "", "\033[33m", "\033[36m", "\033[33m", "\033[31m"};
+    static const char color[][6] = {"\033[2m", "", "\033[33m", "\033[36m", "\033[33m", "\033[31m"};
     const struct view *v = &p->view; struct fetcher_info i = job_info(p, j);
     char state[300], size[32], part[8] = "", text[300], mark[40];
-    bool wide = columns > 56, chosen = j == p->selected && v->keys, running = i.state == FETCHER_RUNNING;
+    bool wide = columns > 56, chosen = j == p->selected && v->keys;
     int bar = columns > 130 ? columns / 4 : columns > 72 ? columns / 7 : 0, tail = wide ? 21 : 13;
     int number = snprintf(mark, sizeof mark, "%c%4" PRId64 "  ", chosen ? '>' : ' ', j->id.key);
     int name = columns - number - tail - (bar ? bar + 3 : 0) - (wide ? 11 : 0) - 5;
     row_state(&i, state, sizeof state);
-    if (!wide && running) state[12] = '\0';     /* the speed alone */
+    if (!wide && i.state == FETCHER_RUNNING) state[12] = '\0';     /* the speed alone */
     size_text(size, sizeof size, (double)(i.total > 0 ? i.total : i.bytes));
     if (i.total > 0) snprintf(part, sizeof part, "%3d%%", (int)(100 * i.bytes / i.total));
     out_printf(o, "%s%s", chosen ? sgr(v, "\033[1m") : "", mark);
-    fit(v, o, row_name(&i, text, sizeof text), name > 8 ? name : columns > number ? columns - number : 0);
+    int room = name > 8 ? name : columns > number ? columns - number : 0;
+    fit(v, o, row_name(&i, text, sizeof text), room);
     if (name > 8) {
         out_printf(o, bar ? " %s" : "", sgr(v, "\033[32m"));
         draw_bar(v, o, &i, bar);
         out_printf(o, bar ? "%s%s " : "", sgr(v, "\033[m"), chosen ? sgr(v, "\033[1m") : "");
         out_printf(o, wide ? " %4s %10s " : " %4s ", part, i.bytes || i.total > 0 ? size : "");
-        out_printf(o, "%s", running && chosen ? "" : sgr(v, color[i.state]));
+        out_printf(o, "%s", chosen && i.state == FETCHER_RUNNING ? "" : sgr(v, color[i.state]));
         fit(v, o, state + (wide ? 0 : strspn(state, " ")), tail - 1);
     }
     out_printf(o, "%s", sgr(v, "\033[m"));
@@ -3647,7 +3648,7 @@ static void view_key(struct program *p, int k) {
     struct view *v = &p->view; struct job *j = p->selected;
     int64_t id = j ? j->id.key : 0, jobs = p->f->limit_total;
     bool paused = j && job_info(p, j).state == FETCHER_PAUSED, busy = fetcher_count(p->f) > 0;
-    if (v->asking && k != 'y' && k != 'Y' && k != PASTE) k = NO_KEY;
+    if (v->asking && k != 'y' && k != 'Y' && k != PASTE) k = NO;
     switch (k) {
     case UP: case 'k': choose(p, -1); break;
     case DOWN: case 'j': choose(p, 1); break;
@@ -3675,7 +3676,7 @@ static size_t key_read(const char *s, size_t n, int *key) {
     if (*s != 27 || (n > 1 && s[1] != '[' && s[1] != 'O')) return 1;
     while (used < n && (s[used] < '@' || s[used] > '~')) used++;
     if (used >= n) return 0;
-    *key = NO_KEY;
+    *key = NO;
     for (size_t i = 0; i < COUNT_OF(sequences); i++)
         if (strlen(sequences[i].text) == used && !memcmp(s + 2, sequences[i].text + 1, used - 1))
             *key = (int)sequences[i].key;
@@ -3793,7 +3794,8 @@ static void keys_ready(struct fetcher *f, int fd, int events, void *arg) {
     struct program *p = arg; struct view *v = &p->view;
     ssize_t n = read(fd, v->key + v->key_count, sizeof v->key - v->key_count);
     bool error = n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR); (void)events;
-    if (error && tcgetpgrp(fd) > 0 && tcgetpgrp(fd) != getpgrp()) { view_off(p); frame_at(p, f->now); }
+    bool behind = tcgetpgrp(fd) > 0 && tcgetpgrp(fd) != getpgrp();
+    if (error && behind) { view_off(p); frame_at(p, f->now); }
     else if (error) view_lost(f, p);
     else { v->key_count += n > 0 ? (size_t)n : 0; keys_pump(p, false); }
 }
@@ -3804,7 +3806,7 @@ static void give_up(struct fetcher *f, void *arg) { (void)arg; fetcher_stop(f); 
 static void interrupted(struct fetcher *f, void *arg) {
     struct program *p = arg;
     p->status = 128 + (int)tty.seen; leave(p);
-    if (p->out.watched) (void)fetcher_timer(f, 500, give_up, p);        /* its reader may have stopped */
+    if (p->out.watched) (void)fetcher_timer(f, 500, give_up, p);    /* its reader has stopped? */
     if (!p->s.quiet) complain(p, "interrupted", "what there is of files is kept for the next run");
 }
 /* Handlers only post. The first signal that is to end us does so cleanly, the second at once. */
@@ -3936,6 +3938,8 @@ static int program_close(struct program *p) {
     p->closing = closing; p->s.session = NULL;
     view_off(p);
     if (p->s.stats) tell_stats(p, &p->err);
+    else if (p->view.out)
+        out_printf(p->view.out, "%" PRIu64 " done, %" PRIu64 " failed\n", p->f->done, p->f->failed);
     out_flush(p->f, &p->out, false); out_flush(p->f, &p->err, false);
     while (!tty.seen && (p->out.watched || p->err.watched) && fetcher_step(p->f, -1) > 0) continue;
     if (out_broken(&p->out))
