@@ -3470,19 +3470,20 @@ static void draw_speeds(struct program *p, struct out *o) {
         out_add(o, p->view.utf8 ? block : &"_.:-=+*#"[level], p->view.utf8 ? 3 : 1);
     }
 }
-/* The totals: as many of them as there is room for, the most important first. */
+/* The totals, the most important first: without the graph, or the last ones, if it is narrow. */
 static void draw_totals(struct program *p, struct out *o, int columns) {
-    struct fetcher_stats st; char part[5][64], size[32], left[32]; int used = 0;
+    struct fetcher_stats st; char part[5][64] = {"", "", "        "}, size[32], left[32];
+    int used = 0, all = 0;
     fetcher_stats(p->f, &st); speed_sample(p, st.received);
-    double seconds = time_left(p, &st);
     snprintf(part[0], 64, "%" PRIu64 " done, %" PRIu64 " failed, %zu waiting%s", st.done, st.failed,
              st.waiting, p->input[LIST].eof ? "" : "+");
     snprintf(part[1], 64, "  %s/s ", size_text(size, sizeof size, (double)p->speed[0]));
-    snprintf(part[2], 64, "        ");
-    snprintf(part[3], 64, "  %s left", time_text(left, sizeof left, seconds));
+    snprintf(part[3], 64, "  %s left", time_text(left, sizeof left, time_left(p, &st)));
     snprintf(part[4], 64, "  longest wait %.1f ms", MS(st.stall_max_us));
+    for (int i = 0; i < 5; i++) all += (int)strlen(part[i]);
+    if (all > columns) *part[2] = '\0';
     for (int i = 0; i < 5 && (used += (int)strlen(part[i])) <= columns; i++)
-        if (i == 2) draw_speeds(p, o); else out_printf(o, "%s", part[i]);
+        if (i == 2 && *part[2]) draw_speeds(p, o); else out_printf(o, "%s", part[i]);
 }
 /* The line that is edited, around its caret. */
 static void draw_prompt(struct program *p, struct out *o, int columns) {

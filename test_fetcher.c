@@ -4228,7 +4228,7 @@ static void bench_rows(int count, const char *bytes_a_tick, const char *label) {
 
 static int bench(void) {
     int port[2];
-    pid_t child;
+    pid_t child = -1;
     if (pipe(port) < 0 || (child = fork()) < 0)
         die("fork");
     f = fetcher_new();
