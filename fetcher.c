@@ -3460,12 +3460,12 @@ static void draw_row(struct program *p, struct out *o, struct job *j, int column
     }
     out_printf(o, "%s", sgr(v, "\033[m"));
 }
-/* Eight seconds as eight small bars. */
-static void draw_speeds(struct program *p, struct out *o) {
+/* The last seconds as small bars. */
+static void draw_speeds(struct program *p, struct out *o, int bars) {
     int64_t most = 1;
-    for (int i = 0; i < 8; i++) most = p->speed[i] > most ? p->speed[i] : most;
-    for (int i = 7; i >= 0; i--) {
-        int level = (int)(p->speed[i] * 7 / most);
+    for (int i = 0; i < bars; i++) most = p->speed[i] > most ? p->speed[i] : most;
+    while (bars-- > 0) {
+        int level = (int)(p->speed[bars] * 7 / most);
         char block[4] = {'\xe2', '\x96', (char)(0x81 + level), '\0'};
         out_add(o, p->view.utf8 ? block : &"_.:-=+*#"[level], p->view.utf8 ? 3 : 1);
     }
@@ -3481,9 +3481,10 @@ static void draw_totals(struct program *p, struct out *o, int columns) {
     snprintf(part[3], 64, "  %s left", time_text(left, sizeof left, time_left(p, &st)));
     snprintf(part[4], 64, "  longest wait %.1f ms", MS(st.stall_max_us));
     for (int i = 0; i < 5; i++) all += (int)strlen(part[i]);
-    if (all > columns) *part[2] = '\0';
+    int bars = all <= columns ? 8 : all - columns < 6 ? 8 - (all - columns) : 0;
+    part[2][bars] = '\0';
     for (int i = 0; i < 5 && (used += (int)strlen(part[i])) <= columns; i++)
-        if (i == 2 && *part[2]) draw_speeds(p, o); else out_printf(o, "%s", part[i]);
+        if (i == 2) draw_speeds(p, o, bars); else out_printf(o, "%s", part[i]);
 }
 /* The line that is edited, around its caret. */
 static void draw_prompt(struct program *p, struct out *o, int columns) {
