@@ -3446,7 +3446,7 @@ static void draw_row(struct program *p, struct out *o, struct job *j, int column
     row_state(&i, state, sizeof state);
     if (!wide && i.state == FETCHER_RUNNING) state[12] = '\0';     /* the speed alone */
     size_text(size, sizeof size, (double)(i.total > 0 ? i.total : i.bytes));
-    if (i.total > 0) snprintf(part, sizeof part, "%3d%%", (int)(100 * i.bytes / i.total));
+    if (i.total > 0 && i.bytes) snprintf(part, sizeof part, "%3d%%", (int)(100 * i.bytes / i.total));
     out_printf(o, "%s%s", chosen ? sgr(v, "\033[1m") : "", mark);
     int room = name > 8 ? name : columns > number ? columns - number : 0;
     fit(v, o, row_name(&i, text, sizeof text), room);
