@@ -3438,7 +3438,7 @@ static const char *sgr(const struct view *v, const char *code) { return v->color
 static void draw_row(struct program *p, struct out *o, struct job *j, int columns) {
     static const char color[][6] = {"\033[2m", "", "\033[33m", "\033[36m", "\033[33m", "\033[31m"};
     const struct view *v = &p->view; struct fetcher_info i = job_info(p, j);
-    char state[300], size[32], part[8] = "", text[300], mark[40];
+    char state[300], size[32], pc[8] = "", text[300], mark[40];
     bool wide = columns > 56, chosen = j == p->selected && v->keys;
     int bar = columns > 130 ? columns / 4 : columns > 72 ? columns / 7 : 0, tail = wide ? 21 : 13;
     int number = snprintf(mark, sizeof mark, "%c%4" PRId64 "  ", chosen ? '>' : ' ', j->id.key);
@@ -3446,7 +3446,7 @@ static void draw_row(struct program *p, struct out *o, struct job *j, int column
     row_state(&i, state, sizeof state);
     if (!wide && i.state == FETCHER_RUNNING) state[12] = '\0';     /* the speed alone */
     size_text(size, sizeof size, (double)(i.total > 0 ? i.total : i.bytes));
-    if (i.total > 0 && i.bytes) snprintf(part, sizeof part, "%3d%%", (int)(100 * i.bytes / i.total));
+    if (i.total > 0 && i.bytes) snprintf(pc, sizeof pc, "%3d%%", (int)(100 * i.bytes / i.total));
     out_printf(o, "%s%s", chosen ? sgr(v, "\033[1m") : "", mark);
     int room = name > 8 ? name : columns > number ? columns - number : 0;
     fit(v, o, row_name(&i, text, sizeof text), room);
@@ -3454,7 +3454,7 @@ static void draw_row(struct program *p, struct out *o, struct job *j, int column
         out_printf(o, bar ? " %s" : "", sgr(v, "\033[32m"));
         draw_bar(v, o, &i, bar);
         out_printf(o, bar ? "%s%s " : "", sgr(v, "\033[m"), chosen ? sgr(v, "\033[1m") : "");
-        out_printf(o, wide ? " %4s %10s " : " %4s ", part, i.bytes || i.total > 0 ? size : "");
+        out_printf(o, wide ? " %4s %10s " : " %4s ", pc, i.bytes || i.total > 0 ? size : "");
         out_printf(o, "%s", chosen && i.state == FETCHER_RUNNING ? "" : sgr(v, color[i.state]));
         fit(v, o, state + (wide ? 0 : strspn(state, " ")), tail - 1);
     }
