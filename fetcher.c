@@ -280,7 +280,7 @@ struct transfer {
 /* A host is scheme, name and port: what is limited, cooled down, and looked up. */
 struct host {
     struct node name;           /* key: hash of the origin */
-    struct node ready, *queue, **ready_in;      /* may start (in NULL: no); those that wait */
+    struct node ready, *queue, **ready_in;      /* may start (in which tree); those that wait */
     struct timer timer;         /* the end of its rest */
     size_t users;               /* transfers */
     int running, looking;       /* of them: in flight; its scouts, 0 or 1 */
@@ -1831,7 +1831,7 @@ static int file_place(struct transfer *t) {
     return 0;
 }
 /* Some file systems tell of a full disk only when a file is closed; but to close this one gives up
- * the lock. So a copy of the descriptor is closed first. */
+ * the lock. So a copy of the descriptor is closed first, if there is room for one. */
 static int file_commit(struct transfer *t) {
     struct body *b = t->body;
     struct timespec times[2] = {{0, UTIME_OMIT}, {-1, 0}};
@@ -1865,10 +1865,10 @@ static const struct sink file_sink = {file_open, file_begin, file_take, file_com
  * each lets many that began together spread. Rounds that fail double the interval, up to an hour.
  */
 static void sleep_until_round(struct fetcher *f, struct transfer *t) {
-    usec every = limit_us(t->rq.every_ms), step = every;
+    usec every = limit_us(t->rq.every_ms), step = every, late = f->now - t->round;
     for (int i = 0; i < t->failed_rounds && step < HOUR_US; i++) step *= 2;
-    t->round += step * ((f->now - t->round) / step + 1); t->attempts = t->failures = 0;
-    timer_arm(f, &t->timer, t->round + random_below(f, every / 20));
+    if (late >= 0 || t->failed_rounds) t->round += step * (late / step + 1);    /* else: one more */
+    t->attempts = t->failures = 0; timer_arm(f, &t->timer, t->round + random_below(f, every / 20));
     set_state(f, t, FETCHER_SLEEPING);
 }
 /* A whole document makes the next request conditional, and gives its bytes back; a part of a
@@ -2963,8 +2963,8 @@ static double time_left(struct program *p, const struct fetcher_stats *st) {
     double most = 0; int known = 0;
     for (struct job *j = row_after(p, NULL); j; j = row_after(p, j)) {
         struct fetcher_info i = job_info(p, j);
-        if (i.state != FETCHER_RUNNING) break;
-        if (i.total <= 0) continue;
+        if (j->row.key > INT_MAX) break;                /* from here on none runs */
+        if (i.total <= 0 || i.state != FETCHER_RUNNING) continue;
         rest += (double)(i.total - i.bytes); sizes += (double)i.total; known++;
         if (i.speed > 0 && (double)(i.total - i.bytes) / (double)i.speed > most)
             most = (double)(i.total - i.bytes) / (double)i.speed;
@@ -3072,7 +3072,7 @@ static bool do_list(struct program *p, struct job *j) {
 }
 
 static bool job_pause(struct program *p, struct job *j, bool paused) {
-    p->paused += (size_t)paused - j->paused;
+    if (j->transfer) p->paused += (size_t)paused - j->paused;
     j->paused = paused;
     session_touch(p);
     return (paused ? fetcher_pause : fetcher_resume)(p->f, j->transfer) == 0;
@@ -3088,8 +3088,8 @@ static bool do_retry(struct program *p, struct job *j) {
 }
 
 static bool do_resume(struct program *p, struct job *j) {
-    if (j->paused || job_info(p, j).state == FETCHER_SLEEPING) return job_pause(p, j, false);
-    return j->transfer && do_retry(p, j);
+    bool held = j->paused || job_info(p, j).state == FETCHER_SLEEPING;
+    return j->transfer && (held ? job_pause(p, j, false) : do_retry(p, j));
 }
 
 static bool do_cancel(struct program *p, struct job *j) {
@@ -3153,7 +3153,7 @@ static void sweep_start(struct program *p, const char *name) {
 static void command_apply(struct program *p, const struct command *c, const char *which) {
     bool all = !which || (strcmp(which, "all") == 0 && strchr(c->args, '|'));
     const char *end = which; int64_t number = all ? 0 : text_number(&end);
-    if (p->source == &p->input[SESSION]) number += (int64_t)p->base;    /* behind those of argv */
+    if (number > 0 && p->source == &p->input[SESSION]) number += (int64_t)p->base;
     struct node *n = all || *end ? NULL : tree_find(p->jobs, (uint64_t)number);
     if (all) sweep_start(p, c->name);
     else if (!n) reply(p, false, 0, "there is no download %s", which);
@@ -3221,6 +3221,8 @@ static bool input_take(struct program *p, struct input *in) {
     return true;
 }
 
+static bool input_left(const struct input *in) { return !in->eof || in->begin < in->end; }
+
 static void input_read(struct program *p, struct input *in) {
     memmove(in->text, in->text + in->begin, in->end -= in->begin);
     in->begin = 0;
@@ -3277,8 +3279,7 @@ static void feed(struct fetcher *f, void *arg) {
     if (more && !p->feed_due) p->feed_due = fetcher_timer(f, 0, feed_again, p) != 0;
     input_watch(p, !more && !p->input[LIST].eof && p->input[LIST].polled && !p->out.was_full &&
                    !out_broken(&p->out) && !p->input[LIST].held);
-    for (struct input *in = p->input; in < p->input + INPUTS; in++)
-        more |= !in->eof || in->begin < in->end;
+    for (int i = 0; i < INPUTS; i++) more |= input_left(&p->input[i]);
     size_t left = fetcher_count(f), idle = p->closing || p->view.keys ? 0 : p->paused;
     if (more || p->prompt.open || p->sweep.command || left > idle) return;
     if (left == 0) fetcher_stop(f);
@@ -3290,13 +3291,13 @@ static void feed(struct fetcher *f, void *arg) {
 
 static void stdout_drained(struct fetcher *f, void *arg) {
     struct program *p = arg; struct node *n = tree_first(p->jobs);
-    if (n && p->s.output) (void)fetcher_resume(f, container_of(n, struct job, id)->transfer);
+    struct job *j = n && p->s.output ? container_of(n, struct job, id) : NULL;
+    if (j && job_info(p, j).state == FETCHER_PAUSED) (void)fetcher_resume(f, j->transfer);
     feed(f, p);
 }
 /* Give all up, and end: what is there of a file is kept. */
 static void leave(struct program *p) {
-    struct input *session = &p->input[SESSION];
-    if (!session->eof || session->begin < session->end) p->s.session = NULL;    /* half read */
+    if (input_left(&p->input[SESSION])) p->s.session = NULL;    /* half read: it stays as it is */
     input_watch(p, false);
     for (int i = 0; i < INPUTS; i++) p->input[i].eof = true, p->input[i].begin = p->input[i].end;
     p->closing = true; p->prompt.open = false; p->source = &p->input[PROMPT]; p->bare = true;
@@ -3349,7 +3350,7 @@ static void session_write(struct fetcher *f, void *arg) {
     struct program *p = arg; char *path = p->s.session ? text_join(p->s.session, ".new") : NULL;
     if (!p->s.session) return;          /* given up meanwhile */
     if (p->save.file && p->closing) { fclose(p->save.file); p->save.file = NULL; }  /* it is old */
-    int left = !path ? -1 : !p->input[SESSION].eof ? 2
+    int left = !path ? -1 : input_left(&p->input[SESSION]) ? 2
              : session_slice(p, path, clock_us() + SLICE_INPUT_US);
     p->save.armed = left > 0 && fetcher_timer(f, left == 1 ? 0 : 1000, session_write, p) != 0;
     if (left < 0 && !p->save.told) complain(p, p->s.session, strerror(errno));
@@ -3992,8 +3993,7 @@ int main(int argc, char **argv) {
     if ((status = options_read(&p->s, argv, url)) == 0)
         status = p->s.help ? help() : p->s.version ? version() : options_check(&p->s, url);
     if (status == 0 && !p->s.help && !p->s.version) status = program_run(p, url);
-    free(p->s.data); free(p->s.user); free(headers); free(url);
-    free(p);
+    free(p->s.data); free(p->s.user); free(headers); free(url); free(p);
     return status;
 }
 #endif

@@ -2546,6 +2546,21 @@ static void test_repeat(void) {
     forget(&o);
 }
 
+/* A round that is asked for in between is one more, and the planned one comes all the same. */
+static void test_repeat_resume(void) {
+    struct fetcher_info info = {.wait_ms = -1};
+    fetcher_id id = fetcher_start(f, &(struct fetcher_request){.url = url("/between?size=5"), .every_ms = 4000});
+    until(seen("/between?size=5")->count == 1 && fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
+    f->skew += 1000000;
+    fetcher_step(f, 0);
+    ok(fetcher_resume(f, id) == 0, "resume ends the sleep of a repeating one");
+    until(seen("/between?size=5")->count == 2 && fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
+    ok(seen("/between?size=5")->count == 2 && info.wait_ms > 2000 && info.wait_ms < 3300,
+       "and the next round is where it was: in %d ms", (int)info.wait_ms);
+    fetcher_cancel(f, id);
+    until(fetcher_count(f) == 0);
+}
+
 static void test_repeat_failure(void) {
     struct outcome o = {0};
     struct fetcher_info info;
@@ -3344,6 +3359,19 @@ static void test_plain_commands(void) {
     c = RUN_FED(line, strlen(line), "-i", "-", "-d", in_work("plain"));
     ok(c.status == 0 && file_is(in_work("plain/burst"), 10, "/burst", 0), "pause and resume in one burst");
     child_free(&c);
+    child_start(&c, (const char *const[]){"./fetcher", "-i", "-", "--data", "x", "-m", "1", "-d", in_work("plain"), NULL});
+    snprintf(line, sizeof line, "add %s", url("/held-post?size=100000&stall=50000"));
+    ok(talk(&c, line, "added 1"), "a POST");
+    until(seen("/held-post?size=100000&stall=50000")->sent >= 50000);
+    ok(talk(&c, "pause 1", "not done after 1 s"), "that is paused, and fails");
+    ok(talk(&c, "resume 1", "1 has nothing to resume"), "can't be resumed");
+    snprintf(line, sizeof line, "add %s", url("/after-it?size=20000&slow=500"));
+    ok(talk(&c, line, "added 2"), "and another");
+    close(c.in);
+    c.in = -1;
+    child_wait(&c);
+    ok(file_is(in_work("plain/after-it"), 20000, "/after-it", 0), "is fetched to its end");
+    child_free(&c);
     char *many = malloc(200000);
     size_t used = 0;
     for (int i = 0; i < 1200; i++)
@@ -4130,7 +4158,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(file_trouble), TEST(disk_full), TEST(names), TEST(dispositions), TEST(directory), TEST(retry),
     TEST(backoff), TEST(retry_after), TEST(total), TEST(slow_rate), TEST(own_range), TEST(complete), TEST(part_replaced),
     TEST(resume), TEST(interrupted_often), TEST(server_restart), TEST(resume_changed), TEST(stream_retry),
-    TEST(foreign_part), TEST(pause_holds), TEST(pause_in_lookup), TEST(skip_repeated), TEST(repeat), TEST(repeat_failure), TEST(two_on_one_target), TEST(random_faults), TEST(rate),
+    TEST(foreign_part), TEST(pause_holds), TEST(pause_in_lookup), TEST(skip_repeated), TEST(repeat), TEST(repeat_resume), TEST(repeat_failure), TEST(two_on_one_target), TEST(random_faults), TEST(rate),
     TEST(idle), TEST(program), TEST(back_pressure), TEST(options), TEST(limiting_options), TEST(login_options), TEST(help), TEST(bad_usage),
     TEST(bad_lists), TEST(json), TEST(signals), TEST(stopped_reader), TEST(closed_output), TEST(long_list), TEST(kill),
     TEST(faults), TEST(slow_accept), TEST(continue), TEST(password), TEST(every), TEST(words),
