@@ -1831,19 +1831,18 @@ static int file_place(struct transfer *t) {
     return 0;
 }
 /* Some file systems tell of a full disk only when a file is closed; but to close this one gives up
- * the lock. So a copy of the descriptor is closed first, if there is room for one. */
+ * the lock. So of a large one a copy of the descriptor is closed first, if there is room. */
 static int file_commit(struct transfer *t) {
     struct body *b = t->body;
     struct timespec times[2] = {{0, UTIME_OMIT}, {-1, 0}};
     if (b->fd < 0 && part_spill(t, false) < 0) return -1;
     if (t->rq.flags & FETCHER_FILE_TIME) times[1].tv_sec = curl_getdate(b->proof.modified, NULL);
     if (times[1].tv_sec >= 0) (void)futimens(b->fd, times);     /* best effort */
-    int copy = dup(b->fd);
+    int copy = b->meta ? dup(b->fd) : -1, bad;
     if (copy >= 0 && close(copy) < 0) return fail_file(t, "write", b->part);
     if (file_place(t) < 0) return -1;
-    meta_remove(b); close(b->fd);
-    b->fd = -1; b->placed |= !t->unchanged;
-    return 0;
+    meta_remove(b); bad = close(b->fd); b->fd = -1; b->placed |= !t->unchanged;
+    return bad ? fail_file(t, "write", b->path) : 0;
 }
 /* A .part stays if another process can continue it. */
 static void file_drop(struct transfer *t) {
@@ -2785,6 +2784,7 @@ static struct job *row_before(struct program *p, const struct job *j) {
 
 static void row_place(struct program *p, struct job *j, enum fetcher_state state) {
     static const int rank[] = {2, 0, 1, 1, 1, 3};       /* of a waiting one, a running one, ... */
+    if (!p->keep && !p->draw) return;   /* nobody will look */
     if (p->save.file) session_job(p, j);        /* before it moves behind the writer's back */
     tree_remove(&p->rows, &j->row);
     j->row.key = ((int64_t)rank[state] << 32) - j->priority; j->row.seq = (uint64_t)j->id.key;
