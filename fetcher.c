@@ -2405,7 +2405,7 @@ struct program {
     struct out out, err;
     struct input input[INPUTS], *source;        /* source: of the present command */
     struct node *jobs, *rows;
-    uint64_t started, refused, last_number, base;       /* jobs; lines; see command_apply */
+    uint64_t refused, last_number, base;        /* lines; of a job; see command_apply */
     size_t row_count, failed_count, paused, repeating;      /* the last two: of those not ended */
     struct job *selected;
     int offset, firsts, status;                 /* offset: the rows shown above the selected one */
@@ -2509,9 +2509,10 @@ static struct out *line_out(struct program *p, bool error) {
     return p->view.on && o->tty ? &p->view.log : o;
 }
 
+static void changed(struct program *p) { if (p->draw) p->draw(p); }
+
 static void line_end(struct program *p, struct out *o) {
-    out_add(o, "\n", 1); out_flush(p->f, o, false);
-    if (p->draw) p->draw(p);
+    out_add(o, "\n", 1); out_flush(p->f, o, false); changed(p);
 }
 
 static void complain(struct program *p, const char *what, const char *why) {
@@ -2618,6 +2619,7 @@ static int refuse(int status, const char *format, ...) {
     fprintf(stderr, "fetcher: %s\n%s", clean, status == 2 ? "Try fetcher --help.\n" : "");
     return status;
 }
+static bool dash(const char *name) { return name && strcmp(name, "-") == 0; }
 /* A decimal number and a unit of its kind. -1: it is none. */
 static int64_t read_amount(const char *text, enum kind kind) {
     static const double ms[] = {1000, 1000, 60000, 3600000, 86400000}, one[] = {1};
@@ -2711,7 +2713,7 @@ static int options_read(struct settings *s, char **argv, char **url) {
 }
 /* Do the options go together? Then what the transfers ask for is put together of them. */
 static int options_check(struct settings *s, char **url) {
-    bool to_stdout = s->output && strcmp(s->output, "-") == 0; struct stat st;
+    bool to_stdout = dash(s->output); struct stat st;
     if (s->output && stat(s->output, &st) == 0 && S_ISDIR(st.st_mode))
         return refuse(2, "-o %s: this is a directory; -d saves into one", s->output);
     if (s->dir && access(s->dir, W_OK | X_OK) < 0 && errno != ENOENT)
@@ -2771,7 +2773,7 @@ static int version(void) {
  */
 static void feed(struct fetcher *f, void *arg), leave(struct program *p);
 static void session_touch(struct program *p), session_job(struct program *p, struct job *j);
-static void changed(struct program *p) { if (p->draw) p->draw(p); }
+static void session_write(struct fetcher *f, void *arg);
 static struct job *row_job(struct node *n) { return n ? container_of(n, struct job, row) : NULL; }
 
 static struct job *row_after(struct program *p, const struct job *j) {
@@ -2819,7 +2821,7 @@ static void tell_json(struct program *p, uint64_t number, const struct fetcher_r
 }
 
 static void tell_plain(struct program *p, const struct fetcher_result *r) {
-    bool to_stdout = p->s.output && strcmp(p->s.output, "-") == 0;
+    bool to_stdout = dash(p->s.output);
     struct out *o = line_out(p, to_stdout); char size[32];
     if (p->s.quiet || (to_stdout && !p->s.verbose)) return;
     out_text(o, r->path ? file_shown(r->path) : r->url);
@@ -2875,7 +2877,7 @@ static void job_progress(struct fetcher *f, const struct fetcher_info *info, voi
 /* Back-pressure: while the reader of stdout is slow, the transfer waits. */
 static int job_data(struct fetcher *f, const void *data, size_t size, void *arg) {
     struct out *o = &((struct job *)arg)->p->out;
-    if (strcmp(((struct job *)arg)->p->s.output, "-") != 0) return 0;       /* -o /dev/null */
+    if (!dash(((struct job *)arg)->p->s.output)) return 0;      /* -o /dev/null */
     if (out_full(o)) return FETCHER_PAUSE;
     out_add(o, data, size); out_flush(f, o, false);
     return 0;
@@ -2927,7 +2929,7 @@ static struct job *job_start(struct program *p, const char *url, const char *nam
         return NULL;
     }
     tree_add(&p->jobs, &j->id);
-    p->row_count++; p->last_number++; p->started++;
+    p->row_count++; p->last_number++;
     return j;
 }
 /* How a row reads: its name, and behind it all the rest: speed and time left, or the state. */
@@ -3054,7 +3056,7 @@ static void do_stats(struct program *p, char **word) {
 
 static bool do_list(struct program *p, struct job *j) {
     struct fetcher_info i = job_info(p, j);
-    struct out *o = p->s.json ? &p->out : line_out(p, false); char state[300], size[32], name[300];
+    struct out *o = line_out(p, false); char state[300], size[32], name[300];
     row_state(&i, state, sizeof state);
     if (p->s.json) {
         out_printf(o, "{\"event\":\"row\",\"id\":%" PRId64, j->id.key);
@@ -3132,6 +3134,12 @@ static void do_help(struct program *p, char **word) {
     for (const struct command *c = commands; c->name; c++)
         reply(p, true, 0, "  %-7s %-16s %s", c->name, c->args, c->help);
 }
+/* The command of that name, or the entry without one. */
+static const struct command *command_find(const char *name) {
+    const struct command *c = commands;
+    while (c->name && strcmp(c->name, name) != 0) c++;
+    return c;
+}
 /* One slice of a command that goes through all downloads, in the order of their numbers. */
 static void sweep(struct program *p) {
     const struct command *c = p->sweep.command;
@@ -3144,10 +3152,8 @@ static void sweep(struct program *p) {
     reply(p, true, 0, "%d %s", p->sweep.count, c->done);
 }
 
-static void sweep_start(struct program *p, const char *name) {
-    p->sweep.command = commands;
-    while (strcmp(p->sweep.command->name, name) != 0) p->sweep.command++;
-    p->sweep.next = p->sweep.count = 0;
+static void sweep_start(struct program *p, const struct command *c) {
+    p->sweep.command = c; p->sweep.next = p->sweep.count = 0;
 }
 
 static void command_apply(struct program *p, const struct command *c, const char *which) {
@@ -3155,7 +3161,7 @@ static void command_apply(struct program *p, const struct command *c, const char
     const char *end = which; int64_t number = all ? 0 : text_number(&end);
     if (number > 0 && p->source == &p->input[SESSION]) number += (int64_t)p->base;
     struct node *n = all || *end ? NULL : tree_find(p->jobs, (uint64_t)number);
-    if (all) sweep_start(p, c->name);
+    if (all) sweep_start(p, c);
     else if (!n) reply(p, false, 0, "there is no download %s", which);
     else if (!c->apply(p, container_of(n, struct job, id)))
         reply(p, false, 0, "%s has nothing to %s", which, c->name);
@@ -3179,9 +3185,9 @@ static int words_split(char *s, char **word, int most) {
 /* The one door for every command, wherever it comes from. */
 static void command_line(struct program *p, char *line) {
     char *word[6] = {"add"};
-    int n = words_split(line, word + 1, 4); const struct command *c = commands;
+    int n = words_split(line, word + 1, 4);
     bool url = n > 0 && (strpbrk(word[1], ":/.?") || strcmp(word[1], "localhost") == 0);
-    while (n > 0 && !url && c->name && strcmp(c->name, word[1]) != 0) c++;
+    const struct command *c = command_find(n > 0 && !url ? word[1] : "add");
     p->bare = url;
     if (n < 1) reply(p, false, 0, n ? "a quote is not closed" : "the line is empty");
     else if (!c->name) reply(p, false, 0, "%s: not a URL and not a command; try help", word[1]);
@@ -3224,8 +3230,7 @@ static bool input_take(struct program *p, struct input *in) {
 static bool input_left(const struct input *in) { return !in->eof || in->begin < in->end; }
 
 static void input_read(struct program *p, struct input *in) {
-    memmove(in->text, in->text + in->begin, in->end -= in->begin);
-    in->begin = 0;
+    memmove(in->text, in->text + in->begin, in->end -= in->begin); in->begin = 0;
     if (in->end + 1 == sizeof in->text) return;         /* its lines have to wait */
     ssize_t n = read(in->fd, in->text + in->end, sizeof in->text - 1 - in->end);
     if (n > 0) in->end += (size_t)n;
@@ -3301,7 +3306,7 @@ static void leave(struct program *p) {
     input_watch(p, false);
     for (int i = 0; i < INPUTS; i++) p->input[i].eof = true, p->input[i].begin = p->input[i].end;
     p->closing = true; p->prompt.open = false; p->source = &p->input[PROMPT]; p->bare = true;
-    sweep_start(p, "cancel"); feed(p->f, p);
+    sweep_start(p, command_find("cancel")); feed(p->f, p);
 }
 
 static void do_quit(struct program *p, char **word) {
@@ -3336,7 +3341,7 @@ static int session_slice(struct program *p, const char *path, usec end) {
         p->save.at.key = INT64_MIN; p->save.line = 0; p->save.number++; p->save.dirty = false;
     }
     for (struct node *n; (n = tree_from(p->rows, p->save.at.key, p->save.at.seq)) != NULL;) {
-        if (!p->closing && clock_us() >= end) return 1;
+        if (clock_us() >= end) return 1;
         p->save.at.key = n->key; p->save.at.seq = n->seq + 1;
         session_job(p, row_job(n));
     }
@@ -3346,18 +3351,22 @@ static int session_slice(struct program *p, const char *path, usec end) {
     return 0;
 }
 
-static void session_write(struct fetcher *f, void *arg) {
-    struct program *p = arg; char *path = p->s.session ? text_join(p->s.session, ".new") : NULL;
+/* Until then. For ever: from its beginning, since what is half written may be old. */
+static void session_save(struct program *p, usec end) {
+    char *path = p->s.session ? text_join(p->s.session, ".new") : NULL;
     if (!p->s.session) return;          /* given up meanwhile */
-    if (p->save.file && p->closing) { fclose(p->save.file); p->save.file = NULL; }  /* it is old */
-    int left = !path ? -1 : input_left(&p->input[SESSION]) ? 2
-             : session_slice(p, path, clock_us() + SLICE_INPUT_US);
-    p->save.armed = left > 0 && fetcher_timer(f, left == 1 ? 0 : 1000, session_write, p) != 0;
+    if (p->save.file && end == FOREVER) { fclose(p->save.file); p->save.file = NULL; }
+    int left = !path ? -1 : input_left(&p->input[SESSION]) ? 2 : session_slice(p, path, end);
+    p->save.armed = left > 0 && fetcher_timer(p->f, left == 1 ? 0 : 1000, session_write, p) != 0;
     if (left < 0 && !p->save.told) complain(p, p->s.session, strerror(errno));
     if (left < 0 && p->save.file) { fclose(p->save.file); p->save.file = NULL; }
     if (left < 0) p->status = 1;
     p->save.told = left < 0; free(path);
     if (left < 0 || (p->save.dirty && left == 0)) session_touch(p);
+}
+
+static void session_write(struct fetcher *f, void *arg) {
+    (void)f; session_save(arg, clock_us() + SLICE_INPUT_US);
 }
 
 static void session_touch(struct program *p) {
@@ -3390,6 +3399,8 @@ static struct {
     volatile sig_atomic_t raw, seen;            /* seen: the signal that ends us */
     struct termios cooked;
 } tty;
+/* Are we in the foreground? In the background the terminal is another's. */
+static bool tty_ours(void) { return tcgetpgrp(tty.fd) == getpgrp(); }
 /* Give the terminal back as it was: safe in a handler. IXON off for a moment ends a ^S. */
 static const char tty_text[] = "\r\033[J\033[?2004l\033[?25h";
 static void tty_restore(bool text) {
@@ -3401,23 +3412,20 @@ static void tty_restore(bool text) {
     tcsetattr(tty.fd, TCSANOW, &tty.cooked);
     tty.raw = false;
 }
-/* How many columns a character takes; what this terminal can't show takes one, as a '?'. */
-static int rune_width(const struct view *v, const char *text, size_t *n) {
-    uint32_t c = 0; int width = -1;
-    if ((*n = utf8_decode(text, &c)) > 0 && (v->utf8 || c < 0x80)) width = wcwidth((wchar_t)c);
-    if (*n == 0) *n = 1;
-    return width;
+/* A character as the terminal shows it: what it can't show is a '?'. */
+struct glyph { const char *text; size_t size, bytes; int columns; };    /* bytes: of the source */
+static struct glyph glyph_at(const struct view *v, const char *text) {
+    uint32_t c = 0; size_t n = utf8_decode(text, &c);
+    int width = n > 0 && (v->utf8 || c < 0x80) ? wcwidth((wchar_t)c) : -1;
+    return width >= 0 ? (struct glyph){text, n, n, width} : (struct glyph){"?", 1, n ? n : 1, 1};
 }
 /* Exactly so many columns of a text: cut with an ellipsis, or filled with spaces. */
 static void fit(const struct view *v, struct out *o, const char *text, int columns) {
-    int width = 0, w; size_t n;
-    for (const char *s = text; *s; s += n) width += (w = rune_width(v, s, &n)) < 0 ? 1 : w;
-    int room = width > columns ? columns - 1 : columns;
-    for (width = 0; *text; text += n) {
-        w = rune_width(v, text, &n);
-        if (width + (w < 0 ? 1 : w) > room) break;
-        width += w < 0 ? 1 : w;
-        out_add(o, w < 0 ? "?" : text, w < 0 ? 1 : n);
+    int width = 0, room; struct glyph g;
+    for (const char *s = text; *s; s += g.bytes) width += (g = glyph_at(v, s)).columns;
+    room = width > columns ? columns - 1 : columns;
+    for (width = 0; *text && width + (g = glyph_at(v, text)).columns <= room; text += g.bytes) {
+        width += g.columns; out_add(o, g.text, g.size);
     }
     if (*text && columns > 0) { out_printf(o, "%s", v->utf8 ? "\u2026" : "~"); width++; }
     out_printf(o, "%*s", columns > width ? columns - width : 0, "");
@@ -3487,19 +3495,24 @@ static void draw_totals(struct program *p, struct out *o, int columns) {
     for (int i = 0; i < 5 && (used += (int)strlen(part[i])) <= columns; i++)
         if (i == 2) draw_speeds(p, o, bars); else out_printf(o, "%s", part[i]);
 }
+/* Where the character before, or behind, this place of the line is. */
+static size_t prompt_step(const struct prompt *e, size_t at, int by) {
+    if (by < 0 ? at == 0 : !e->text[at]) return at;
+    do at += by < 0 ? (size_t)-1 : 1;
+    while (at && (e->text[at] & 0xc0) == 0x80);
+    return at;
+}
 /* The line that is edited, around its caret. */
 static void draw_prompt(struct program *p, struct out *o, int columns) {
-    struct prompt *e = &p->prompt; size_t from = e->caret, n = 1;
-    for (int width = 0, w; from > 0 && width < columns - 6; width += w < 0 ? 1 : w) {
-        while (--from > 0 && (e->text[from] & 0xc0) == 0x80) continue;
-        w = rune_width(&p->view, e->text + from, &n);
-    }
+    struct prompt *e = &p->prompt; size_t from = e->caret; struct glyph g;
+    for (int width = 0; from > 0 && width < columns - 6; width += g.columns)
+        g = glyph_at(&p->view, e->text + (from = prompt_step(e, from, -1)));
     out_printf(o, ": "); columns -= 3;
-    for (const char *s = e->text + from;; s += n) {
-        bool caret = s == e->text + e->caret; int w = *s ? rune_width(&p->view, s, &n) : 1;
-        if ((columns -= w < 0 ? 1 : w) < 0) break;
-        out_printf(o, "%s", caret ? "\033[7m" : "");
-        out_add(o, w < 0 ? "?" : *s ? s : " ", w < 0 || !*s ? 1 : n);
+    for (const char *s = e->text + from;; s += g.bytes) {
+        bool caret = s == e->text + e->caret;
+        g = *s ? glyph_at(&p->view, s) : (struct glyph){" ", 1, 1, 1};
+        if ((columns -= g.columns) < 0) break;
+        out_printf(o, "%s", caret ? "\033[7m" : ""); out_add(o, g.text, g.size);
         out_printf(o, "%s", caret ? "\033[27m" : "");
         if (!*s) break;
     }
@@ -3557,8 +3570,7 @@ static void paint(struct program *p, int columns, int most) {
 /* A command, typed or of a key: it goes the way of all lines. */
 static void submit(struct program *p, const char *line) {
     struct input *in = &p->input[PROMPT]; size_t n = strlen(line);
-    memmove(in->text, in->text + in->begin, in->end -= in->begin);
-    in->begin = 0;
+    memmove(in->text, in->text + in->begin, in->end -= in->begin); in->begin = 0;
     if (!*line || in->end + n + 2 > sizeof in->text) return;
     memcpy(in->text + in->end, line, n);
     in->end += n; in->text[in->end++] = '\n';
@@ -3607,29 +3619,21 @@ static void prompt_enter(struct program *p) {
     e->entry = e->entries; e->open = p->view.paste; e->too_long = false;
     prompt_edit(e, 0, e->length, "", 0);
 }
-/* Where the character before, or behind, the caret is. */
-static size_t prompt_step(const struct prompt *e, int by) {
-    size_t at = e->caret;
-    if (by < 0 ? at == 0 : !e->text[at]) return at;
-    do at += by < 0 ? (size_t)-1 : 1;
-    while (at && (e->text[at] & 0xc0) == 0x80);
-    return at;
-}
-
 static void prompt_key(struct program *p, int k) {
-    struct prompt *e = &p->prompt; size_t back = prompt_step(e, -1); char c = (char)k;
+    struct prompt *e = &p->prompt; char c = (char)k;
+    size_t back = prompt_step(e, e->caret, -1), ahead = prompt_step(e, e->caret, 1);
     switch (k) {
     case '\r': case '\n': prompt_enter(p); break;
     case 27: prompt_edit(e, 0, e->length, "", 0); e->open = false; break;
     case PASTED: e->open = e->length > 0; break;
     case LEFT: case 2: e->caret = back; break;
-    case RIGHT: case 6: e->caret = prompt_step(e, 1); break;
+    case RIGHT: case 6: e->caret = ahead; break;
     case HOME: case 1: e->caret = 0; break;
     case END: case 5: e->caret = e->length; break;
     case UP: case 16: prompt_history(e, -1); break;
     case DOWN: case 14: prompt_history(e, 1); break;
     case 8: case 127: prompt_edit(e, back, e->caret - back, "", 0); break;
-    case DELETE: case 4: prompt_edit(e, e->caret, prompt_step(e, 1) - e->caret, "", 0); break;
+    case DELETE: case 4: prompt_edit(e, e->caret, ahead - e->caret, "", 0); break;
     case 11: prompt_edit(e, e->caret, e->length - e->caret, "", 0); break;
     case 21: prompt_edit(e, 0, e->caret, "", 0); break;
     case 23:
@@ -3735,8 +3739,7 @@ static void keys_due(struct fetcher *f, void *arg) {
 /* -- modes ----------------------------------------------------------------------------------- */
 static void view_on(struct program *p) {
     struct view *v = &p->view;
-    if (!v->out || v->on || tcgetpgrp(tty.fd) != getpgrp() || tcgetattr(tty.fd, &tty.cooked) < 0)
-        return;
+    if (!v->out || v->on || !tty_ours() || tcgetattr(tty.fd, &tty.cooked) < 0) return;
     struct termios t = tty.cooked;
     t.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
     t.c_cc[VMIN] = 1; t.c_cc[VTIME] = 0;
@@ -3752,7 +3755,7 @@ static void view_off(struct program *p) {
     if (!v->on) return;
     v->on = false;
     if (v->keys) (void)fetcher_watch(p->f, tty.fd, 0, NULL, NULL);
-    bool ours = tcgetpgrp(tty.fd) == getpgrp();
+    bool ours = tty_ours();
     if (ours) out_printf(v->out, "\r\033[J");
     out_add(v->out, v->log.data, v->log.used);
     if (ours) { out_printf(v->out, "%s", tty_text); tty_restore(false); }
@@ -3765,7 +3768,7 @@ static void frame(struct fetcher *f, void *arg) {
     struct program *p = arg; struct view *v = &p->view;
     struct winsize size = {24, 80, 0, 0};
     v->timer = 0;
-    if (v->on && tcgetpgrp(tty.fd) != getpgrp()) view_off(p);
+    if (v->on && !tty_ours()) view_off(p);
     view_on(p);
     if (v->on && v->out->used == 0) {
         if (ioctl(v->out->fd, TIOCGWINSZ, &size) < 0 || size.ws_col < 2 || size.ws_row < 2)
@@ -3797,7 +3800,7 @@ static void keys_ready(struct fetcher *f, int fd, int events, void *arg) {
     struct program *p = arg; struct view *v = &p->view;
     ssize_t n = read(fd, v->key + v->key_count, sizeof v->key - v->key_count);
     bool error = n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR); (void)events;
-    bool behind = tcgetpgrp(fd) > 0 && tcgetpgrp(fd) != getpgrp();
+    bool behind = tcgetpgrp(fd) > 0 && !tty_ours();
     if (error && behind) { view_off(p); frame_at(p, f->now); }
     else if (error) view_lost(f, p);
     else { v->key_count += n > 0 ? (size_t)n : 0; keys_pump(p, false); }
@@ -3853,11 +3856,11 @@ static void suspend(struct fetcher *f, void *arg) {
 static void view_open(struct program *p) {
     struct view *v = &p->view; struct settings *s = &p->s;
     const char *term = getenv("TERM"), *no_color = getenv("NO_COLOR"), *name = ttyname(0);
-    bool both = isatty(0) && p->out.tty, stdin_taken = s->list && strcmp(s->list, "-") == 0;
+    bool both = isatty(0) && p->out.tty;
     v->log.fd = -1;
     if (s->plain || s->quiet || s->json || !term || !*term || !strcmp(term, "dumb") ||
-        !(p->out.tty || p->err.tty) || (both && stdin_taken) ||
-        (s->output && listed(s->output, "-") && p->out.tty))
+        !(p->out.tty || p->err.tty) || (both && dash(s->list)) ||
+        (dash(s->output) && p->out.tty))
         return;
     v->out = p->out.tty ? &p->out : &p->err; v->rows = p->out.tty;
     v->keys = both && name && tcgetpgrp(0) == getpgrp() &&
@@ -3900,7 +3903,7 @@ static int inputs_open(struct program *p) {
     session->eof = !session->name;
     p->input[PROMPT].eof = !p->stay; p->source = &p->input[PROMPT];
     if (list->name) {
-        list->fd = strcmp(list->name, "-") == 0 ? 0 : open(list->name, O_RDONLY | O_CLOEXEC);
+        list->fd = dash(list->name) ? 0 : open(list->name, O_RDONLY | O_CLOEXEC);
         if (list->fd < 0 || fstat(list->fd, &st) < 0 || (S_ISDIR(st.st_mode) && (errno = EISDIR)))
             return refuse(1, "cannot read %s: %s", list->name, strerror(errno));
         list->polled = !S_ISREG(st.st_mode);
@@ -3935,10 +3938,7 @@ static int program_open(struct program *p) {
 }
 
 static int program_close(struct program *p) {
-    bool closing = p->closing;
-    p->closing = true;                  /* all of the session, and at once */
-    session_write(p->f, p);
-    p->closing = closing; p->s.session = NULL;
+    session_save(p, FOREVER); p->s.session = NULL;
     view_off(p);
     if (p->s.stats) tell_stats(p, &p->err);
     else if (p->view.out)
@@ -3968,7 +3968,7 @@ static int program_run(struct program *p, char **url) {
     p->stay = !*url && !p->s.list && isatty(0) && isatty(1);
     if (p->stay && !p->view.keys) p->s.list = "-";
     p->stay &= p->view.keys;
-    p->keep = p->view.keys || p->s.session || (p->s.list && strcmp(p->s.list, "-") == 0);
+    p->keep = p->view.keys || p->s.session || dash(p->s.list);
     if (!*url && !p->s.list && !p->s.session && !p->stay) p->status = refuse(2, "no URL");
     if (p->status || (p->status = inputs_open(p)) != 0) {
         p->s.session = NULL;            /* it is not ours to write */
