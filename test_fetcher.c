@@ -592,6 +592,12 @@ static char work[64];           /* the directory of the test that runs */
         fetcher_step(f, 100); \
 } while (0)
 
+/* Turn the loop for so long: to see that something does not happen, or what it costs. */
+static void turn_for(usec us) {
+    for (usec end = clock_us() + us; clock_us() < end;)
+        fetcher_step(f, 20);
+}
+
 static const char *url(const char *format, ...) {
     static char text[8][4096];
     static int at;
@@ -3250,12 +3256,11 @@ static void test_bad_commands(void) {
         {"add http://a.b/ ../x", "leads out of the directory"}, {"\x1b[2Jx", "?[2Jx: not a URL"},
     };
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
-        char line[100], where[120];
+        char line[100];
         struct child c;
         snprintf(line, sizeof line, "# a comment\n%s\n", t[i][0]);
         c = RUN_FED(line, strlen(line), "-i", "-", "-d", work);
-        snprintf(where, sizeof where, "fetcher: -:2: ");
-        ok(said(&c, 1, t[i][1]) && strstr(c.text[1], where) && !*c.text[0], "%s", c.text[1]);
+        ok(said(&c, 1, t[i][1]) && strstr(c.text[1], "fetcher: -:2: ") && !*c.text[0], "%s", c.text[1]);
         child_free(&c);
     }
 }
@@ -3398,6 +3403,16 @@ static bool file_has(const char *path, const char *words) {
     return has;
 }
 
+static int entries_in(const char *session) {
+    int64_t size;
+    int n = 0;
+    char *text = slurp(session, &size);
+    for (const char *s = text; (s = strstr(s, "\nadd http")) != NULL; s++)
+        n++;
+    free(text);
+    return n;
+}
+
 static int64_t size_of(const char *path) {
     struct stat st;
     return stat(path, &st) == 0 ? st.st_size : -1;
@@ -3488,8 +3503,6 @@ static void test_session_long(void) {
     struct child c;
     char session[300], *text = malloc(200000);
     size_t used = (size_t)sprintf(text, "# fetcher: a session\n");
-    int64_t size;
-    int adds = 0;
     for (int i = 0; i < 1500; i++)
         used += (size_t)sprintf(text + used, "add %s\n", url("/long%d?stall=head", i));
     snprintf(session, sizeof session, "%s", in_work("long"));
@@ -3499,20 +3512,15 @@ static void test_session_long(void) {
     ok(talk(&c, "list", "1500 listed") && talk(&c, "jobs 2", "2 at the same time"), "a session of 1500 is restored");
     ok(talk(&c, "cancel 7", "7 cancelled") && talk(&c, "quit", "bye"), "and listens");
     child_wait(&c);
-    text = slurp(session, &size);
-    for (const char *s = text; (s = strstr(s, "add http")) != NULL; s++)
-        adds++;
-    ok(adds == 1499 && !strstr(text, "/long6?"), "what was left stands in it: %d", adds);
-    free(text);
+    ok(entries_in(session) == 1499 && !file_has(session, "/long6?"), "what was left stands in it: %d",
+       entries_in(session));
     child_free(&c);
 }
 
 /* What a person has paused, and what has failed, is kept by every kind of end. */
 static void test_session_ends(void) {
     struct child c;
-    char session[300], line[300], *text;
-    int64_t size;
-    int rows = 0;
+    char session[300], line[300];
     snprintf(session, sizeof session, "%s", in_work("ends"));
     for (int i = 0; i < 2; i++) {
         const char *argv[] = {"./fetcher", "-i", "-", "--session", session, "-d", work, url("/argv%d?stall=head", i), NULL};
@@ -3531,24 +3539,32 @@ static void test_session_ends(void) {
            file_has(session, "/argv") && !file_has(session, "add \n"), "all is kept after %s", i ? "SIGTERM" : "quit");
         child_free(&c);
     }
+}
+
+static void test_session_numbers(void) {
+    struct child c;
+    char session[300], line[300];
+    snprintf(session, sizeof session, "%s", in_work("numbers"));
     snprintf(line, sizeof line, "# fetcher: a session\nadd %s\npause 1\n", url("/held?size=5"));
     write_file(session, line, strlen(line));
     c = RUN("--session", session, "-d", in_work("ends.d"), url("/new?size=5"));
     ok(c.status == 1 && exists(in_work("ends.d/new")) && !exists(in_work("ends.d/held")),
        "pause N in a session is of its own numbers, whatever else is given");
     child_free(&c);
-    text = malloc(3000000);
+}
+
+static void test_session_whole(void) {
+    struct child c;
+    char session[300], *text = malloc(3000000);
+    int size;
+    snprintf(session, sizeof session, "%s", in_work("whole"));
     size = sprintf(text, "# fetcher: a session\n");
     for (int i = 0; i < 30000; i++)
         size += sprintf(text + size, "add http://127.0.0.1:1/%d\n", i);
     write_file(session, text, (size_t)size);
     c = RUN("--session", session, "--retry", "0", "-d", work, "-j", "200", "--per-host", "200");
     free(text);
-    text = slurp(session, &size);
-    for (const char *s = text; (s = strstr(s, "\nadd http")) != NULL; s++)
-        rows++;
-    ok(c.status == 1 && rows == 30000, "30,000 that have failed are all kept: %d", rows);
-    free(text);
+    ok(c.status == 1 && entries_in(session) == 30000, "30,000 that have failed are all kept: %d", entries_in(session));
     child_free(&c);
     const char *argv[] = {"./fetcher", "--session", session, "-d", work, "--json", NULL};
     child_start(&c, argv);
@@ -3557,19 +3573,19 @@ static void test_session_ends(void) {
     kill(c.pid, SIGTERM);
     fetcher_watch(f, c.out[0], FETCHER_READ, child_ready, &c);
     child_wait(&c);
-    text = slurp(session, &size);
-    rows = 0;
-    for (const char *s = text; (s = strstr(s, "\nadd http")) != NULL; s++)
-        rows++;
-    ok(c.status == 143 && rows == 30000, "and while they are read an interrupt loses none: %d", rows);
-    free(text);
+    ok(c.status == 143 && entries_in(session) == 30000, "and while they are read an interrupt loses none: %d",
+       entries_in(session));
     child_free(&c);
+}
+
+static void test_session_crash(void) {
+    struct child c;
+    char session[300], line[300];
+    snprintf(session, sizeof session, "%s", in_work("crash"));
     snprintf(line, sizeof line, "# fetcher: a session\nadd %s\nbogus\n", url("/crash?size=100000&stall=10"));
     write_file(session, line, strlen(line));
     child_start(&c, (const char *const[]){"./fetcher", "--session", session, "-i", "-", "-d", work, NULL});
-    usec end = clock_us() + 1500000;
-    while (clock_us() < end)            /* a second later it would have been written */
-        fetcher_step(f, 100);
+    turn_for(1500000);                  /* a second later it would have been written */
     ok(talk(&c, "quit", "bye") && file_has(session, "bogus"), "a session with a bad line is never written");
     child_wait(&c);
     child_free(&c);
@@ -3883,13 +3899,11 @@ static void test_terminal(void) {
 
 static void test_terminal_idle(void) {
     struct term t;
-    usec end;
     size_t bytes;
     TERM(&t, 24, 80, "-j", "3");
     ok(shows(&t, "a: enter a URL") && shows(&t, "0 done, 0 failed"), "without a URL it waits for commands");
     bytes = t.bytes;
-    for (end = clock_us() + 300000; clock_us() < end;)
-        fetcher_step(f, 20);
+    turn_for(300000);
     ok(t.bytes == bytes, "and draws nothing while nothing happens");
     type(&t, "a");
     type(&t, url("/idle.bin?size=100\r"));
@@ -4002,14 +4016,12 @@ static void test_terminal_jobs(void) {
 static void test_terminal_stopped(void) {
     struct term t;
     size_t bytes;
-    usec end;
     TERM(&t, 24, 80, url("/xoff?size=2000000&slow=20000"), term_url(0));
     ok(shows(&t, "row0.bin"), "a download");
     type(&t, "\023");
     until(exists(in_work("term/xoff")));
     bytes = t.bytes;
-    for (end = clock_us() + 300000; clock_us() < end;)
-        fetcher_step(f, 20);
+    turn_for(300000);
     ok(exists(in_work("term/xoff")) && t.bytes == bytes && !sees(&t, "1 done"), "^S stops the terminal, and nothing else");
     type(&t, "\021");
     ok(shows(&t, "xoff: 1.9 MiB in") && shows(&t, "1 done"), "^Q shows what has happened");
@@ -4162,7 +4174,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(idle), TEST(program), TEST(back_pressure), TEST(options), TEST(limiting_options), TEST(login_options), TEST(help), TEST(bad_usage),
     TEST(bad_lists), TEST(json), TEST(signals), TEST(stopped_reader), TEST(closed_output), TEST(long_list), TEST(kill),
     TEST(faults), TEST(slow_accept), TEST(continue), TEST(password), TEST(every), TEST(words),
-    TEST(bad_commands), TEST(commands), TEST(plain_commands), TEST(session), TEST(session_order), TEST(session_long), TEST(session_ends), TEST(bad_sessions),
+    TEST(bad_commands), TEST(commands), TEST(plain_commands), TEST(session), TEST(session_order), TEST(session_long), TEST(session_ends), TEST(session_numbers), TEST(session_whole), TEST(session_crash), TEST(bad_sessions),
     TEST(terminal), TEST(terminal_idle), TEST(terminal_sizes), TEST(terminal_paste), TEST(terminal_jobs),
     TEST(terminal_stopped), TEST(terminal_lost), TEST(terminal_abuse), TEST(terminal_plain), TEST(terminal_color),
     TEST(readme), TEST(demo),
@@ -4227,8 +4239,7 @@ static double cpu_of(pid_t pid) {
 
 static double cpu_while(struct term *t, usec us) {
     double before = cpu_of(t->pid);
-    for (usec end = clock_us() + us; clock_us() < end;)
-        fetcher_step(f, 100);
+    turn_for(us);
     return (cpu_of(t->pid) - before) / (double)us * 1e8;
 }
 
@@ -4247,8 +4258,7 @@ static void bench_rows(int count, const char *bytes_a_tick, const char *label) {
         printf("    and with the display %.1f%% of a core", cpu_while(&t, 5000000));
         term_kill(&t);
         TERM(&t, 50, 120, "--session", session, "-j", "200", "--per-host", "200", "-q");
-        for (usec end = clock_us() + 1000000; clock_us() < end;)
-            fetcher_step(f, 100);
+        turn_for(1000000);
         printf(", without %.1f%%\n", cpu_while(&t, 5000000));
     }
     term_kill(&t);
