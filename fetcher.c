@@ -423,6 +423,12 @@ static void text_field(char *to, size_t room, const char *from) {
     memcpy(to, n < room ? from : "", n < room ? n + 1 : 1);
 }
 
+static uint64_t text_hash(const char *s, size_t n) {            /* FNV-1a */
+    uint64_t hash = 0xcbf29ce484222325u;
+    while (n-- > 0) hash = (hash ^ (unsigned char)*s++) * 0x100000001b3u;
+    return hash;
+}
+
 static char *text_join(const char *a, const char *b) {
     size_t na = strlen(a), nb = strlen(b); char *joined = malloc(na + nb + 1);
     if (joined) memcpy(joined, a, na), memcpy(joined + na, b, nb + 1);
@@ -967,9 +973,7 @@ static void host_rested(struct fetcher *f, void *arg) { host_place(f, arg); host
  * no more. Literal addresses need no lookup, nor does localhost. */
 static struct host *host_get(struct fetcher *f, const char *origin) {
     const char *name = strstr(origin, "://") + 3;
-    uint64_t hash = 0xcbf29ce484222325u;        /* FNV-1a */
-    for (const char *s = origin; *s; s++) hash = (hash ^ (unsigned char)*s) * 0x100000001b3u;
-    struct node *n = tree_find(f->hosts, hash);
+    uint64_t hash = text_hash(origin, strlen(origin)); struct node *n = tree_find(f->hosts, hash);
     struct host *h = n ? container_of(n, struct host, name) : calloc(1, sizeof *h);
     if (n || !h) return h;
     h->name.key = (int64_t)hash;
@@ -2339,7 +2343,7 @@ void fetcher_free(struct fetcher *f) {
 
 enum {
     OUT_FULL = 65536, SLICE_INPUT_US = 1000, FAILED_KEPT = 1000, SPEEDS = 120,
-    FRAME_US = 50000, TICK_US = 200000, HISTORY = 50
+    FRAME_US = 50000, TICK_US = 200000, HISTORY = 50, LINES = 500
 };
 struct settings {
     struct fetcher_request rq;  /* what each transfer asks for */
@@ -2382,22 +2386,25 @@ struct input {                  /* lines of commands */
 };
 enum { SESSION, LIST, PROMPT, INPUTS };
 struct prompt {                 /* a line that is being edited */
-    bool open, too_long;
-    size_t caret, length;
+    bool open, stays, too_long; /* stays: open when a line has been entered */
+    size_t caret, mark, length; /* what is between caret and mark is selected */
+    size_t from;                /* where the part that is shown begins */
     char text[URL_MAX], *history[HISTORY];
     int entries, entry;         /* of the history; the one that is shown */
 };
-struct view {                   /* the terminal's */
-    struct out *out;            /* NULL: there is none */
+struct view {                   /* the terminal's or the window's */
+    struct out *out;            /* lines go there in the end */
+    void (*show)(struct program *), (*off)(struct program *);   /* show NULL: there is no view */
+    struct window *window;      /* NULL: it is the terminal's */
     bool on, keys, rows, utf8, color;
     bool paste, asking, redraw, chosen;         /* chosen: the selected row, by a person */
-    struct out log;             /* lines to scroll away above */
-    struct out picture[2];      /* the lines below: those on the screen, and those to come */
-    int now, count;             /* which of the two is on the screen; its lines */
-    usec drawn, due;            /* the last frame, and the next, by its timer */
+    struct out log;             /* lines that have been said and are to be shown */
+    struct out picture;         /* lines */
+    uint64_t shown[LINES];      /* the hash of each line as it is on the screen */
+    int count;                  /* of them; of a terminal, those that are shown */
+    usec drawn, due, pace;      /* the last frame, the next, and least between two */
     fetcher_id timer, key_timer;
-    size_t key_count;           /* bytes of keys that are not understood yet */
-    char key[4096];
+    struct out key;             /* bytes of keys that are not understood yet */
 };
 struct program {
     struct settings s;
@@ -3384,13 +3391,17 @@ static void session_touch(struct program *p) {
  * A frame is drawn when something has changed, 20 times a second at most, and not while the
  * terminal takes nothing (^S). In the background nothing is read, and nothing drawn.
  */
-enum key { UP = 256, DOWN, LEFT, RIGHT, HOME, END, DELETE, PAGE_UP, PAGE_DOWN, PASTE, PASTED, NO };
+enum key {
+    UP = 256, DOWN, LEFT, RIGHT, HOME, END, TO_LEFT, TO_RIGHT, TO_HOME, TO_END,     /* selecting */
+    DELETE, PAGE_UP, PAGE_DOWN, PASTE, PASTED, NO
+};
 enum { SEQUENCE_MAX = 16, SUSPEND = 5 };        /* of an escape; in handled[] */
 
 static const struct { const char *text; enum key key; } sequences[] = {
     {"[A", UP}, {"[B", DOWN}, {"[C", RIGHT}, {"[D", LEFT}, {"[H", HOME}, {"[F", END},
     {"[1~", HOME}, {"[4~", END}, {"[7~", HOME}, {"[8~", END}, {"[3~", DELETE}, {"[5~", PAGE_UP},
-    {"[6~", PAGE_DOWN}, {"[200~", PASTE}, {"[201~", PASTED}
+    {"[6~", PAGE_DOWN}, {"[200~", PASTE}, {"[201~", PASTED}, {"[1;2D", TO_LEFT},
+    {"[1;2C", TO_RIGHT}, {"[1;2H", TO_HOME}, {"[1;2F", TO_END}
 };
 /* What a handler may need; nothing else in this file is changed behind the loop's back. */
 static struct {
@@ -3437,7 +3448,8 @@ static void draw_bar(const struct view *v, struct out *o, struct fetcher_info *i
     for (int c = 0; c < columns; c++, eighths -= 8) {
         char block[4] = "\xe2\x96\x88";         /* U+2588 to U+258f: full to an eighth */
         if (eighths < 8) block[2] = (char)(block[2] + 8 - eighths);
-        out_printf(o, "%s", !v->utf8 ? eighths >= 8 ? "#" : "." : eighths > 0 ? block : " ");
+        out_printf(o, "%s", !v->utf8 ? eighths >= 8 ? "#" : "." : eighths > 0 ? block :
+                   v->window ? "\u2591" : " ");
     }
 }
 
@@ -3490,7 +3502,7 @@ static void draw_totals(struct program *p, struct out *o, int columns) {
     snprintf(part[3], 64, "  %s left", time_text(left, sizeof left, time_left(p, &st)));
     snprintf(part[4], 64, "  longest wait %.1f ms", MS(st.stall_max_us));
     for (int i = 0; i < 5; i++) all += (int)strlen(part[i]);
-    int bars = all <= columns ? 8 : all - columns < 6 ? 8 - (all - columns) : 0;
+    int bars = p->view.window ? 0 : all <= columns ? 8 : all - columns < 6 ? 8 - all + columns : 0;
     part[2][bars] = '\0';
     for (int i = 0; i < 5 && (used += (int)strlen(part[i])) <= columns; i++)
         if (i == 2) draw_speeds(p, o, bars); else out_printf(o, "%s", part[i]);
@@ -3502,18 +3514,23 @@ static size_t prompt_step(const struct prompt *e, size_t at, int by) {
     while (at && (e->text[at] & 0xc0) == 0x80);
     return at;
 }
-/* The line that is edited, around its caret. */
+/* The line that is edited, around its caret, which is underlined in the window: there it becomes
+ * a bar. */
 static void draw_prompt(struct program *p, struct out *o, int columns) {
-    struct prompt *e = &p->prompt; size_t from = e->caret; struct glyph g;
-    for (int width = 0; from > 0 && width < columns - 6; width += g.columns)
-        g = glyph_at(&p->view, e->text + (from = prompt_step(e, from, -1)));
-    out_printf(o, ": "); columns -= 3;
-    for (const char *s = e->text + from;; s += g.bytes) {
-        bool caret = s == e->text + e->caret;
-        g = *s ? glyph_at(&p->view, s) : (struct glyph){" ", 1, 1, 1};
+    struct prompt *e = &p->prompt; const struct view *v = &p->view; struct glyph g;
+    size_t low = e->caret < e->mark ? e->caret : e->mark, high = e->caret + e->mark - low;
+    e->from = e->caret;
+    for (int width = 0; e->from > 0 && width < columns - 6; width += g.columns)
+        g = glyph_at(v, e->text + (e->from = prompt_step(e, e->from, -1)));
+    out_printf(o, v->window ? "" : ": "); columns -= v->window ? 0 : 3;
+    for (const char *s = e->text + e->from;; s += g.bytes) {
+        size_t at = (size_t)(s - e->text); bool caret = at == e->caret && e->open;
+        g = *s ? glyph_at(v, s) : (struct glyph){" ", 1, 1, 1};
         if ((columns -= g.columns) < 0) break;
-        out_printf(o, "%s", caret ? "\033[7m" : ""); out_add(o, g.text, g.size);
-        out_printf(o, "%s", caret ? "\033[27m" : "");
+        out_printf(o, "%s", at >= low && at < high ? "\033[7m" : "");
+        out_printf(o, "%s", !caret ? "" : v->window ? "\033[4m" : "\033[7m");
+        out_add(o, g.text, g.size);
+        out_printf(o, "%s", caret || (at >= low && at < high) ? "\033[24m\033[27m" : "");
         if (!*s) break;
     }
 }
@@ -3528,58 +3545,69 @@ static struct job *top_row(struct program *p, int rows) {
     p->offset = above;
     return top;
 }
-/* The picture, in lines. Returns how many. */
-static int compose(struct program *p, struct out *o, int columns, int most) {
-    struct view *v = &p->view;
-    int extra = 1 + (p->prompt.open || v->asking), rows = v->rows ? most - extra : 0, n = 0;
-    bool more = p->row_count > (size_t)rows && v->rows;
-    if (!p->selected || !v->chosen) p->selected = row_after(p, NULL);
-    o->used = 0;
+/* The rows that there is room for, and a line that counts the others. Returns how many lines. */
+static int draw_rows(struct program *p, struct out *o, int columns, int rows) {
+    bool more = rows > 0 && p->row_count > (size_t)rows; int n = 0;
+    if (!p->selected || !p->view.chosen) p->selected = row_after(p, NULL);
     for (struct job *j = top_row(p, rows -= more); j && n < rows; j = row_after(p, j), n++) {
         draw_row(p, o, j, columns); out_printf(o, "\n");
     }
     if (more) out_printf(o, "       + %zu more\n", p->row_count - (size_t)n);
+    return n + more;
+}
+/* Is this line of the picture another than the one on the screen? It will be. */
+static bool line_new(struct view *v, int line, const char *text, size_t n) {
+    uint64_t hash = text_hash(text, n); bool other = v->redraw || v->shown[line] != hash;
+    v->shown[line] = hash;
+    return other;
+}
+/* The terminal's picture, in lines. Returns how many. */
+static int compose(struct program *p, struct out *o, int columns, int most) {
+    struct view *v = &p->view; int extra = 1 + (p->prompt.open || v->asking);
+    int n = draw_rows(p, o, columns, v->rows ? most - extra : 0);
     if (p->stay && !p->row_count && !p->prompt.open && ++n)
         out_printf(o, "%.*s\n", columns, " a: enter a URL   ?: help   q: quit");
     draw_totals(p, o, columns);
     if (v->asking) out_printf(o, "\n%.*s", columns, "downloads are not done: quit? (y/n)");
     if (p->prompt.open) { out_printf(o, "\n"); draw_prompt(p, o, columns); }
-    out_add(o, "", 1);
-    return n + more + extra;
+    out_printf(o, "\n");
+    return n + extra;
 }
 /* Draw what has changed since the last frame; all, if lines have come above, or their number. */
 static void paint(struct program *p, int columns, int most) {
-    struct view *v = &p->view;
-    struct out *next = &v->picture[!v->now], *last = &v->picture[v->now], *o = v->out;
-    int n = compose(p, next, columns, most), at = 0; const char *s = next->data, *t = last->data;
-    if (v->redraw || n != v->count || v->log.used) {
+    struct view *v = &p->view; struct out *o = v->out;
+    v->picture.used = 0;
+    int n = compose(p, &v->picture, columns, most < LINES ? most : LINES);
+    const char *s = v->picture.data;
+    v->redraw |= n != v->count || v->log.used;
+    if (v->redraw) {
         out_printf(o, "\r\033[J");
-        out_add(o, v->log.data, v->log.used); out_add(o, s, next->used - 1);
+        out_add(o, v->log.data, v->log.used); out_add(o, s, v->picture.used - 1);
         out_printf(o, n > 1 ? "\033[%dA\r" : "\r", n - 1);
-    } else
-        for (size_t len; at < n; at++, s += len + 1, t += strcspn(t, "\n") + 1) {
-            len = strcspn(s, "\n");
-            if (strcspn(t, "\n") == len && memcmp(s, t, len) == 0) continue;
-            if (at) out_printf(o, "\033[%dB", at);
-            out_add(o, s, len);
-            out_printf(o, at ? "\033[K\033[%dA\r" : "\033[K\r", at);
-        }
-    v->log.used = 0; v->redraw = false; v->count = n; v->now = !v->now;
+    }
+    for (int at = 0; at < n; at++, s = strchr(s, '\n') + 1) {
+        size_t len = strcspn(s, "\n");
+        if (!line_new(v, at, s, len) || v->redraw) continue;
+        if (at) out_printf(o, "\033[%dB", at);
+        out_add(o, s, len);
+        out_printf(o, at ? "\033[K\033[%dA\r" : "\033[K\r", at);
+    }
+    v->log.used = 0; v->redraw = false; v->count = n;
 }
 /* -- keys ------------------------------------------------------------------------------------ */
-/* A command, typed or of a key: it goes the way of all lines. */
-static void submit(struct program *p, const char *line) {
-    struct input *in = &p->input[PROMPT]; size_t n = strlen(line);
+/* A command, typed or of a key: it goes the way of all lines. False: there is no room. */
+static bool submit(struct program *p, const char *verb, const char *rest) {
+    struct input *in = &p->input[PROMPT]; size_t n = strlen(verb) + strlen(rest);
     memmove(in->text, in->text + in->begin, in->end -= in->begin); in->begin = 0;
-    if (!*line || in->end + n + 2 > sizeof in->text) return;
-    memcpy(in->text + in->end, line, n);
-    in->end += n; in->text[in->end++] = '\n';
+    if (in->end + n + 2 > sizeof in->text) return false;
+    in->end += (size_t)sprintf(in->text + in->end, "%s%s\n", verb, rest);
+    return true;
 }
 
 static void row_command(struct program *p, const char *verb, int64_t number) {
-    char line[64];
-    snprintf(line, sizeof line, "%s %" PRId64, verb, number);
-    if (number) submit(p, line);
+    char text[32];
+    snprintf(text, sizeof text, " %" PRId64, number);
+    if (number) (void)submit(p, verb, text);
 }
 
 static void choose(struct program *p, int by) {
@@ -3597,7 +3625,7 @@ static void prompt_edit(struct prompt *e, size_t at, size_t n, const char *with,
     if (e->length - n + m >= sizeof e->text) return;
     memmove(e->text + at + m, e->text + at + n, e->length - at - n + 1);
     memcpy(e->text + at, with, m);
-    e->caret = at + m; e->length += m - n;
+    e->caret = e->mark = at + m; e->length += m - n;
 }
 
 static void prompt_history(struct prompt *e, int by) {
@@ -3615,25 +3643,28 @@ static void prompt_enter(struct program *p) {
         memmove(e->history, e->history + 1, (size_t)--e->entries * sizeof *e->history);
     }
     if (copy) e->history[e->entries++] = copy;
-    if (e->too_long) complain(p, "", "the line is too long"); else submit(p, e->text);
-    e->entry = e->entries; e->open = p->view.paste; e->too_long = false;
+    if (e->too_long) complain(p, "", "the line is too long");
+    else if (e->length) (void)submit(p, e->text, "");
+    e->entry = e->entries; e->open = e->stays || p->view.paste; e->too_long = false;
     prompt_edit(e, 0, e->length, "", 0);
 }
+
 static void prompt_key(struct program *p, int k) {
-    struct prompt *e = &p->prompt; char c = (char)k;
+    struct prompt *e = &p->prompt; char c = (char)k; bool to = k >= TO_LEFT && k <= TO_END;
     size_t back = prompt_step(e, e->caret, -1), ahead = prompt_step(e, e->caret, 1);
-    switch (k) {
+    size_t at = e->caret < e->mark ? e->caret : e->mark, n = e->caret + e->mark - 2 * at;
+    switch (to ? k - TO_LEFT + LEFT : k) {
     case '\r': case '\n': prompt_enter(p); break;
     case 27: prompt_edit(e, 0, e->length, "", 0); e->open = false; break;
-    case PASTED: e->open = e->length > 0; break;
+    case PASTED: e->open = e->stays || e->length > 0; break;
     case LEFT: case 2: e->caret = back; break;
     case RIGHT: case 6: e->caret = ahead; break;
     case HOME: case 1: e->caret = 0; break;
     case END: case 5: e->caret = e->length; break;
     case UP: case 16: prompt_history(e, -1); break;
     case DOWN: case 14: prompt_history(e, 1); break;
-    case 8: case 127: prompt_edit(e, back, e->caret - back, "", 0); break;
-    case DELETE: case 4: prompt_edit(e, e->caret, ahead - e->caret, "", 0); break;
+    case 8: case 127: prompt_edit(e, n ? at : back, n ? n : e->caret - back, "", 0); break;
+    case DELETE: case 4: prompt_edit(e, at, n ? n : ahead - at, "", 0); break;
     case 11: prompt_edit(e, e->caret, e->length - e->caret, "", 0); break;
     case 21: prompt_edit(e, 0, e->caret, "", 0); break;
     case 23:
@@ -3641,8 +3672,9 @@ static void prompt_key(struct program *p, int k) {
         prompt_edit(e, back, e->caret - back, "", 0);
         break;
     default:
-        if (k >= ' ' && k < 256) prompt_edit(e, e->caret, 0, &c, 1);
+        if (k >= ' ' && k < 256) prompt_edit(e, at, n, &c, 1);
     }
+    if (!to) e->mark = e->caret;
 }
 
 static const char key_help[] =
@@ -3671,8 +3703,8 @@ static void view_key(struct program *p, int k) {
     case 'a': case ':': case PASTE: p->prompt.open = true; break;
     case '?': out_add(&v->log, key_help, sizeof key_help - 1); break;
     case 12: v->redraw = true; break;
-    case 'y': case 'Y': if (v->asking) submit(p, "quit"); break;
-    case 'q': if (!busy) submit(p, "quit"); break;
+    case 'y': case 'Y': if (v->asking) (void)submit(p, "quit", ""); break;
+    case 'q': if (!busy) (void)submit(p, "quit", ""); break;
     }
     v->asking = k == 'q' && busy;
 }
@@ -3692,11 +3724,11 @@ static size_t key_read(const char *s, size_t n, int *key) {
 /* Take keys, as long as each line that they end is executed at once; for a slice, or until the
  * rest is the beginning of an escape sequence. It counts as an ESC when no more comes. */
 static void keys_take(struct program *p, bool all) {
-    struct view *v = &p->view; struct input *in = &p->input[PROMPT];
+    struct view *v = &p->view; struct input *in = &p->input[PROMPT]; struct out *key = &v->key;
     usec end = clock_us() + SLICE_INPUT_US; size_t at = 0, used;
-    for (int k; at < v->key_count && in->begin == in->end && clock_us() < end; at += used) {
-        if ((used = key_read(v->key + at, v->key_count - at, &k)) == 0 && !all &&
-            v->key_count - at <= SEQUENCE_MAX)
+    for (int k; at < key->used && in->begin == in->end && clock_us() < end; at += used) {
+        if ((used = key_read(key->data + at, key->used - at, &k)) == 0 && !all &&
+            key->used - at <= SEQUENCE_MAX)
             break;
         used += used == 0;
         if (k == PASTE || k == PASTED) v->paste = k == PASTE;
@@ -3704,16 +3736,24 @@ static void keys_take(struct program *p, bool all) {
         if (p->prompt.open) prompt_key(p, k); else view_key(p, k);
         if (in->begin < in->end || !p->prompt.open) feed(p->f, p);
     }
-    memmove(v->key, v->key + at, v->key_count -= at);
+    if (at) memmove(key->data, key->data + at, key->used -= at);
 }
 
 static void frame(struct fetcher *f, void *arg);
 /* Draw then, if not sooner. */
 static void frame_at(struct program *p, usec due) {
     struct view *v = &p->view; usec wait = due > p->f->now ? due - p->f->now : 0;
-    if (!v->out || (v->timer && v->due <= due)) return;
+    if (!v->show || (v->timer && v->due <= due)) return;
     if (v->timer) (void)fetcher_timer_stop(p->f, v->timer);
     v->due = due; v->timer = fetcher_timer(p->f, (wait + 999) / 1000, frame, p);
+}
+/* Draw, and once more where times or speeds go on, or when we may come to the front. */
+static void frame(struct fetcher *f, void *arg) {
+    struct program *p = arg; struct view *v = &p->view;
+    v->timer = 0;
+    if (v->show) v->show(p);            /* it may be gone */
+    if (!v->on || fetcher_count(f) > 0 || v->log.used || p->speed[0])
+        frame_at(p, f->now + (v->on && f->running ? TICK_US : 1000000));
 }
 
 static void view_changed(struct program *p) { frame_at(p, p->view.drawn + TICK_US); }
@@ -3723,23 +3763,23 @@ static void keys_due(struct fetcher *f, void *arg);
 static void keys_pump(struct program *p, bool all) {
     struct view *v = &p->view;
     keys_take(p, all);
-    bool many = v->key_count > SEQUENCE_MAX;
+    bool many = v->key.used > SEQUENCE_MAX;
     if (v->key_timer) (void)fetcher_timer_stop(p->f, v->key_timer);
-    v->key_timer = v->key_count ? fetcher_timer(p->f, many ? 1 : 50, keys_due, p) : 0;
-    if (v->on && v->keys)
+    v->key_timer = v->key.used ? fetcher_timer(p->f, many ? 1 : 50, keys_due, p) : 0;
+    if (v->on && v->keys && !v->window)
         (void)fetcher_watch(p->f, tty.fd, many ? 0 : FETCHER_READ, many ? NULL : keys_ready, p);
-    frame_at(p, v->drawn + FRAME_US);
+    frame_at(p, v->drawn + v->pace);
 }
 
 static void keys_due(struct fetcher *f, void *arg) {
     struct view *v = &((struct program *)arg)->view;
     (void)f; v->key_timer = 0;
-    keys_pump(arg, v->key_count <= SEQUENCE_MAX);
+    keys_pump(arg, v->key.used <= SEQUENCE_MAX);
 }
 /* -- modes ----------------------------------------------------------------------------------- */
 static void view_on(struct program *p) {
     struct view *v = &p->view;
-    if (!v->out || v->on || !tty_ours() || tcgetattr(tty.fd, &tty.cooked) < 0) return;
+    if (v->on || !tty_ours() || tcgetattr(tty.fd, &tty.cooked) < 0) return;
     struct termios t = tty.cooked;
     t.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
     t.c_cc[VMIN] = 1; t.c_cc[VTIME] = 0;
@@ -3764,46 +3804,40 @@ static void view_off(struct program *p) {
     tty.raw = false;
 }
 
-static void frame(struct fetcher *f, void *arg) {
-    struct program *p = arg; struct view *v = &p->view;
-    struct winsize size = {24, 80, 0, 0};
-    v->timer = 0;
+static void view_show(struct program *p) {
+    struct view *v = &p->view; struct winsize size = {24, 80, 0, 0};
     if (v->on && !tty_ours()) view_off(p);
     view_on(p);
-    if (v->on && v->out->used == 0) {
-        if (ioctl(v->out->fd, TIOCGWINSZ, &size) < 0 || size.ws_col < 2 || size.ws_row < 2)
-            size = (struct winsize){24, 80, 0, 0};
-        v->drawn = f->now;
-        paint(p, size.ws_col - 1, size.ws_row * 2 / 3);
-        out_flush(f, v->out, false);
-        feed(f, p);                     /* the log has room again */
-    }
-    if (!v->on || fetcher_count(f) > 0 || v->log.used)  /* times go on; we may come to the front */
-        frame_at(p, f->now + (v->on && f->running ? TICK_US : 1000000));
+    if (!v->on || v->out->used > 0) return;
+    if (ioctl(v->out->fd, TIOCGWINSZ, &size) < 0 || size.ws_col < 2 || size.ws_row < 2)
+        size = (struct winsize){24, 80, 0, 0};
+    v->drawn = p->f->now;
+    paint(p, size.ws_col - 1, size.ws_row * 2 / 3);
+    out_flush(p->f, v->out, false);
+    feed(p->f, p);                      /* the log has room again */
 }
 
 static void view_resized(struct fetcher *f, void *arg) {
     struct program *p = arg;
-    view_on(p); p->view.redraw = true;
-    frame_at(p, f->now);
+    if (p->view.show) view_on(p);
+    p->view.redraw = true; frame_at(p, f->now);
 }
 /* The terminal is gone. What is on the way goes on without it. */
 static void view_lost(struct fetcher *f, void *arg) {
     struct program *p = arg;
     if (p->view.on && p->view.keys) (void)fetcher_watch(f, tty.fd, 0, NULL, NULL);
-    p->view.on = p->prompt.open = false; tty.raw = false;
-    p->view.out = NULL; p->view.keys = false; p->view.log.used = 0; p->input[PROMPT].eof = true;
+    p->view.on = p->view.keys = p->prompt.open = false; tty.raw = false;
+    p->view.show = NULL; p->view.log.used = 0; p->input[PROMPT].eof = true;
     feed(f, p);
 }
 
 static void keys_ready(struct fetcher *f, int fd, int events, void *arg) {
-    struct program *p = arg; struct view *v = &p->view;
-    ssize_t n = read(fd, v->key + v->key_count, sizeof v->key - v->key_count);
+    struct program *p = arg; char bytes[4096]; ssize_t n = read(fd, bytes, sizeof bytes);
     bool error = n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR); (void)events;
     bool behind = tcgetpgrp(fd) > 0 && !tty_ours();
     if (error && behind) { view_off(p); frame_at(p, f->now); }
     else if (error) view_lost(f, p);
-    else { v->key_count += n > 0 ? (size_t)n : 0; keys_pump(p, false); }
+    else { out_add(&p->view.key, bytes, n > 0 ? (size_t)n : 0); keys_pump(p, false); }
 }
 
 static void suspend(struct fetcher *f, void *arg);
@@ -3869,7 +3903,7 @@ static void view_open(struct program *p) {
     v->utf8 = setlocale(LC_CTYPE, "") && strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
     v->color = s->color && strcmp(s->color, "auto") ? strcmp(s->color, "always") == 0
                                                     : !no_color || !*no_color;
-    p->draw = view_changed;
+    v->show = view_show; v->off = view_off; v->pace = FRAME_US; p->draw = view_changed;
     signal(SIGTTOU, SIG_IGN);           /* to write from the background is no reason to stop */
     signal(SIGTTIN, SIG_IGN);
     signals_set(on_signal, SUSPEND - 3, COUNT_OF(handled));
@@ -3939,9 +3973,9 @@ static int program_open(struct program *p) {
 
 static int program_close(struct program *p) {
     session_save(p, FOREVER); p->s.session = NULL;
-    view_off(p);
+    if (p->view.off) p->view.off(p);
     if (p->s.stats) tell_stats(p, &p->err);
-    else if (p->view.out)
+    else if (p->view.show)
         out_printf(p->view.out, "%" PRIu64 " done, %" PRIu64 " failed\n", p->f->done, p->f->failed);
     out_flush(p->f, &p->out, false); out_flush(p->f, &p->err, false);
     while (!tty.seen && (p->out.watched || p->err.watched) && fetcher_step(p->f, -1) > 0) continue;
@@ -3958,7 +3992,7 @@ static int program_close(struct program *p) {
     if (p->cookies) curl_share_cleanup(p->cookies);
     if (p->save.last) fclose(p->save.last);
     free(p->out.data); free(p->err.data); free(p->view.log.data);
-    free(p->view.picture[0].data); free(p->view.picture[1].data);
+    free(p->view.picture.data); free(p->view.key.data);
     return p->status;
 }
 
