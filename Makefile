@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: 0BSD
 # fetcher: make, make demo, make test, make bench, make install. Plain POSIX make.
+# make X11=0 leaves the window out, which is built where pkg-config finds x11 and xft.
 
 CC = cc
 CFLAGS = -O2
 WARN = -std=c99 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes
 LIBS = -lcurl
+X11 = 1
+WINDOW = `test "$(X11)" != 0 && pkg-config --exists "x11 >= 1.7" xft 2>/dev/null && \
+	echo -DFETCHER_X11 $$(pkg-config --cflags --libs x11 xft fontconfig)`
 PREFIX = /usr/local
 DESTDIR =
 
@@ -12,13 +16,14 @@ fetcher: fetcher.c fetcher.h
 	@$(CC) $(CPPFLAGS) $(CFLAGS) -E -include curl/curl.h -x c /dev/null >/dev/null 2>&1 || { \
 	echo "fetcher needs libcurl's headers: Debian, Ubuntu: libcurl4-openssl-dev; Alpine: curl-dev;" \
 	"Fedora: libcurl-devel; FreeBSD: ftp/curl; macOS: they come with Xcode's tools." >&2; exit 1; }
-	$(CC) $(CPPFLAGS) $(CFLAGS) $(WARN) -DFETCHER_MAIN $(LDFLAGS) -o $@ fetcher.c $(LIBS)
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(WARN) -DFETCHER_MAIN $(LDFLAGS) -o $@ fetcher.c $(LIBS) $(WINDOW)
 
 fetcher.o: fetcher.c fetcher.h
 	$(CC) $(CPPFLAGS) $(CFLAGS) $(WARN) -c -o $@ fetcher.c
 
 test_fetcher: test_fetcher.c fetcher.c fetcher.h
-	$(CC) $(CPPFLAGS) $(CFLAGS) -g $(WARN) $(LDFLAGS) -o $@ test_fetcher.c $(LIBS) -ldl -lpthread
+	$(CC) $(CPPFLAGS) $(CFLAGS) -g $(WARN) $(LDFLAGS) -o $@ test_fetcher.c $(LIBS) -ldl -lpthread \
+	$(WINDOW)
 
 test: fetcher fetcher.o test_fetcher
 	./test_fetcher

@@ -2353,7 +2353,7 @@ struct settings {
     int header_count;
     int64_t jobs, per_host, retries, rate;
     bool quiet, verbose, json, plain, stats, insecure, netrc, compressed, remote_time, no_clobber;
-    bool overwrite, again, no_continue, help, version;
+    bool overwrite, again, no_continue, window, dark, help, version;
 };
 struct out {                    /* output that nobody waits for */
     int fd;                     /* -1: only a buffer */
@@ -2513,7 +2513,7 @@ static void out_json(struct out *o, const char *key, const char *text) {
 /* Where a line goes: on a terminal with a view that's above it. */
 static struct out *line_out(struct program *p, bool error) {
     struct out *o = error ? &p->err : &p->out;
-    return p->view.on && o->tty ? &p->view.log : o;
+    return p->view.on && (o->tty || p->view.window) ? &p->view.log : o;
 }
 
 static void changed(struct program *p) { if (p->draw) p->draw(p); }
@@ -2523,7 +2523,8 @@ static void line_end(struct program *p, struct out *o) {
 }
 
 static void complain(struct program *p, const char *what, const char *why) {
-    struct out *o = line_out(p, true); bool red = o == &p->view.log && p->view.color;
+    struct out *o = line_out(p, true);
+    bool red = o == &p->view.log && p->view.color && !p->view.window;
     out_printf(o, "%sfetcher: ", red ? "\033[31m" : "");
     out_text(o, what); out_printf(o, *what ? ": " : "");
     out_text(o, why);
@@ -2580,6 +2581,7 @@ static const struct option {
 } option[] = {
 #define AT(field) offsetof(struct settings, field)
     {'A', "user-agent", "NAME", TEXT, AT(agent), "call yourself NAME"},
+    {'b', "dark", NULL, FLAG, AT(dark), "a dark window"},
     {0, "cacert", "FILE", TEXT, AT(cacert), "trust the certificates in FILE, and no others"},
     {0, "color", "WHEN", TEXT, AT(color), "use colors: auto (usual), always or never"},
     {0, "compressed", NULL, FLAG, AT(compressed), "accept gzip and the like (for -o -)"},
@@ -2617,6 +2619,7 @@ static const struct option {
     {'u', "user", "NAME:PASSWORD", SECRET, AT(user), "log in"},
     {'V', "version", NULL, FLAG, AT(version), "show versions and exit"},
     {'v', "verbose", NULL, FLAG, AT(verbose), "tell more"},
+    {'w', "window", NULL, FLAG, AT(window), "show a window (X11)"},
 };
 /* One clear line, before the loop is there to print it; arguments come from outside as well. */
 static int refuse(int status, const char *format, ...) {
@@ -3449,7 +3452,7 @@ static void draw_bar(const struct view *v, struct out *o, struct fetcher_info *i
         char block[4] = "\xe2\x96\x88";         /* U+2588 to U+258f: full to an eighth */
         if (eighths < 8) block[2] = (char)(block[2] + 8 - eighths);
         out_printf(o, "%s", !v->utf8 ? eighths >= 8 ? "#" : "." : eighths > 0 ? block :
-                   v->window ? "\u2591" : " ");
+                   v->window && i->total > 0 ? "\u2591" : " ");
     }
 }
 
@@ -3693,7 +3696,7 @@ static void view_key(struct program *p, int k) {
     case DOWN: case 'j': choose(p, 1); break;
     case PAGE_UP: choose(p, -v->count); break;
     case PAGE_DOWN: choose(p, v->count); break;
-    case HOME: case 'g': v->chosen = false; break;
+    case HOME: case 'g': v->chosen = false; p->selected = row_after(p, NULL); break;
     case END: case 'G': choose(p, INT_MAX); break;
     case 'p': row_command(p, paused ? "resume" : "pause", id); break;
     case 'r': row_command(p, "retry", id); break;
@@ -3891,7 +3894,7 @@ static void view_open(struct program *p) {
     struct view *v = &p->view; struct settings *s = &p->s;
     const char *term = getenv("TERM"), *no_color = getenv("NO_COLOR"), *name = ttyname(0);
     bool both = isatty(0) && p->out.tty;
-    v->log.fd = -1;
+    v->log.fd = v->picture.fd = v->key.fd = -1;
     if (s->plain || s->quiet || s->json || !term || !*term || !strcmp(term, "dumb") ||
         !(p->out.tty || p->err.tty) || (both && dash(s->list)) ||
         (dash(s->output) && p->out.tty))
@@ -3909,6 +3912,564 @@ static void view_open(struct program *p) {
     signals_set(on_signal, SUSPEND - 3, COUNT_OF(handled));
     view_on(p); frame_at(p, p->f->now);
 }
+
+/* ======================================================================================== Window
+ * One more terminal, with a better pen: keys become the bytes that a terminal would send, what is
+ * pasted comes as a bracketed paste, and the lines of the picture are painted on a grid.
+ *
+ * Xlib may have read events into a queue of its own, where select() does not see them: so whatever
+ * calls it ends with window_events(), which empties that. Once the window is there nothing waits
+ * for the server, but for what a paste or a drop brings: it is drawn a line at a time, and only
+ * while select() says that the connection takes it. So a stopped server costs frames, no time.
+ */
+#ifdef FETCHER_X11
+#include <X11/Xatom.h>
+#include <X11/Xft/Xft.h>
+#include <X11/Xutil.h>
+
+enum { FONTS = 16, PASTE_MAX = 262144, WINDOW_PACE_US = 33334 };
+enum ink { PAPER, INK, DIM, BAR, TRACK, CHOSEN, RED, AMBER, CYAN, FIELD, EDGE, MARKED, INKS };
+static const unsigned palette[2][INKS] = {      /* light, dark */
+    {0xfafafa, 0x2b2f36, 0x8a919c, 0x58a07a, 0xe3e6ea, 0xe2ebf5, 0xc0392b, 0xa9741a, 0x2b7a9b,
+     0xffffff, 0xcdd3da, 0xbcd5f0},
+    {0x1e2227, 0xd7dae0, 0x7d8590, 0x5aa17a, 0x3a424c, 0x2b3747, 0xe06c75, 0xd9a35b, 0x61afcf,
+     0x262b31, 0x414954, 0x3b5675}
+};
+enum atom {
+    PROTOCOLS, DELETE_WINDOW, NET_NAME, NET_PID, UTF8, TARGETS, INCR, CLIPBOARD, DND_AWARE,
+    DND_POSITION, DND_STATUS, DND_DROP, DND_FINISHED, DND_SELECTION, DND_COPY, URI_LIST, ATOMS
+};
+static struct window {
+    Display *d; Window id, source;              /* source: of what is dropped */
+    GC gc; Pixmap back; XftDraw *draw; XIC ic; XftColor ink[INKS]; Atom atom[ATOMS];
+    FcPattern *pattern; FcFontSet *set;         /* all fonts, the best first */
+    XftFont *font[FONTS];
+    int fonts, opened[FONTS];                   /* which of the set */
+    int fd, width, height, cell, line, pad;     /* in pixels: a column, a line, the margin */
+    int columns, lines, graph;                  /* the grid; pixels of the graph, or 0 */
+    bool resized, dead, leaving, dragging;
+    usec graphed;                               /* the newest second of the graph */
+    struct out said;                            /* the last lines that have been said */
+    size_t since;                               /* where those behind the last key begin */
+    char *copied[2], title[100];                /* copied: the selections we own */
+} window;
+/* -- the pen --------------------------------------------------------------------------------- */
+static void fill(struct window *w, enum ink ink, int x, int y, int width, int height) {
+    XSetForeground(w->d, w->gc, w->ink[ink].pixel);
+    if (width > 0 && height > 0)
+        XFillRectangle(w->d, w->back, w->gc, x, y, (unsigned)width, (unsigned)height);
+}
+
+static bool font_open(struct window *w, int i) {
+    FcPattern *pattern = FcFontRenderPrepare(NULL, w->pattern, w->set->fonts[i]);
+    XftFont *font = pattern ? XftFontOpenPattern(w->d, pattern) : NULL;
+    if (!font && pattern) FcPatternDestroy(pattern);
+    if (font) { w->opened[w->fonts] = i; w->font[w->fonts++] = font; }
+    return font != NULL;
+}
+/* The first font that has it; colored ones are left out, since an Xft before 2.3.5 can't draw them.
+ * If there is none, the first font shows a box. */
+static XftGlyphFontSpec glyph_spec(struct window *w, uint32_t c, int x, int y) {
+    int found = 0; FcCharSet *has; FcBool color;
+    while (found < w->fonts && !XftCharExists(w->d, w->font[found], c)) found++;
+    for (int i = 0; found == w->fonts && w->fonts < FONTS && i < w->set->nfont; i++)
+        if (FcPatternGetCharSet(w->set->fonts[i], FC_CHARSET, 0, &has) == FcResultMatch &&
+            FcCharSetHasChar(has, c) && (FcPatternGetBool(w->set->fonts[i], FC_COLOR, 0, &color) !=
+                                         FcResultMatch || !color) && font_open(w, i))
+            break;
+    XftFont *font = w->font[found < w->fonts ? found : 0];
+    y += (w->line - w->font[0]->ascent - w->font[0]->descent) / 2 + w->font[0]->ascent;
+    return (XftGlyphFontSpec){font, XftCharIndex(w->d, font, c), (short)x, (short)y};
+}
+/* A line of the picture: characters on a grid, and of the escape sequences those that we use. The
+ * blocks of a bar become rectangles, and an underlined place a caret. */
+static void draw_line(struct window *w, const char *s, const char *end, int x, int y) {
+    static const enum ink color[] = {INK, RED, BAR, AMBER, INK, INK, CYAN, INK};
+    XftGlyphFontSpec spec[128]; int n = 0, bar = w->line * 2 / 5, code; enum ink ink = INK;
+    bool marked = false, caret = false; uint32_t c = 0;
+    for (size_t size; s < end; s += size) {
+        bool escape = *s == 27; size = escape ? 3 : utf8_decode(s, &c);
+        int width = escape || size == 0 ? 0 : wcwidth((wchar_t)c), part = 0x2590 - (int)c;
+        if ((escape || n == (int)COUNT_OF(spec)) && n > 0) {
+            XftDrawGlyphFontSpec(w->draw, &w->ink[ink], spec, n);
+            n = 0;
+        }
+        if (escape) {
+            char *m; code = (int)strtol(s + 2, &m, 10); size = (size_t)(m - s) + 1;
+            if (code == 7 || code == 27) marked = code == 7;
+            else if (code == 4 || code == 24) caret = code == 4;
+            else if (code != 1) ink = code == 2 ? DIM : code < 30 ? INK : color[(code - 30) & 7];
+            continue;
+        }
+        size += size == 0; width = width < 0 ? 1 : width;
+        if (marked) fill(w, MARKED, x, y, width * w->cell, w->line);
+        if (caret) fill(w, INK, x, y, w->cell / 6 + 1, w->line);
+        if (c == 0x2591 || (c > 0x2587 && c < 0x2590)) {        /* none, or eighths */
+            fill(w, TRACK, x, y + (w->line - bar) / 2, w->cell, bar);
+            fill(w, ink, x, y + (w->line - bar) / 2, part < 0 ? 0 : w->cell * part / 8, bar);
+        } else if (c != ' ') spec[n++] = glyph_spec(w, c, x, y);
+        x += width * w->cell;
+    }
+    if (n > 0) XftDrawGlyphFontSpec(w->draw, &w->ink[ink], spec, n);
+}
+
+static void copy_out(struct window *w, int x, int y, int width, int height) {
+    XCopyArea(w->d, w->back, w->id, w->gc, x, y, (unsigned)width, (unsigned)height, x, y);
+}
+/* The entry, the rows and what was said, the graph, the totals: from top to bottom. */
+static int line_y(const struct window *w, int line) {
+    return line == 0 ? w->pad + w->pad / 2 : line == w->lines - 1 ? w->height - w->pad - w->line
+         : 3 * w->pad + line * w->line;
+}
+
+static void show_line(struct window *w, int i, const char *s, size_t n) {
+    int y = line_y(w, i), x = i == 0 ? 2 * w->pad : w->pad, edge = i == 0 ? w->pad : 0;
+    bool chosen = n > 4 && memcmp(s, "\033[1m>", 5) == 0;
+    fill(w, i == 0 ? FIELD : PAPER, edge, y, w->width - 2 * edge, w->line);
+    if (chosen) {
+        fill(w, CHOSEN, w->pad / 2, y, w->width - w->pad, w->line);
+        fill(w, BAR, w->pad / 2, y, w->pad / 4, w->line);
+    }
+    draw_line(w, s + (chosen ? 5 : 0), s + n, chosen ? x + w->cell : x, y);
+    copy_out(w, 0, y, w->width, w->line);
+}
+/* The speed of the last two minutes. */
+static void show_graph(struct program *p, struct window *w) {
+    int y = line_y(w, w->lines - 1) - w->pad - w->graph, wide = w->width - 2 * w->pad;
+    int64_t most = 1; char peak[64] = "\033[2mpeak ", size[32];
+    for (int i = 0; i < SPEEDS; i++) most = p->speed[i] > most ? p->speed[i] : most;
+    fill(w, PAPER, 0, y, w->width, w->graph);
+    fill(w, TRACK, w->pad, y + w->graph - 1, wide, 1);
+    for (int i = 0; i < SPEEDS; i++) {
+        int height = (int)(p->speed[i] * (w->graph - w->line) / most), n = SPEEDS - 1 - i;
+        int x = wide * n / SPEEDS, next = wide * (n + 1) / SPEEDS;
+        fill(w, BAR, w->pad + x, y + w->graph - 1 - height, next - x - (next - x > 4), height);
+    }
+    snprintf(peak + 9, sizeof peak - 9, "%s/s in two minutes", size_text(size, sizeof size,
+                                                                         (double)most));
+    if (most > 1) draw_line(w, peak, peak + strlen(peak), w->pad, y);
+    copy_out(w, 0, y, w->width, w->graph);
+    w->graphed = p->sampled;
+}
+/* -- the picture ----------------------------------------------------------------------------- */
+static int lines_count(const char *s, const char *end) {
+    int n = 0;
+    for (; s < end; s++) n += *s == '\n';
+    return n;
+}
+/* The last lines that were said: a fifth of the window, or what the last key or command brought. */
+static int draw_said(struct program *p, struct out *o) {
+    struct window *w = p->view.window; const char *data = w->said.data;
+    if (!data) return 0;
+    int most = w->lines / 5 + 1, n = lines_count(data + w->since, data + w->said.used);
+    int all = lines_count(data, data + w->said.used); char text[1024];
+    n = n > w->lines / 2 ? w->lines / 2 : n > most ? n : all > most ? most : all;
+    for (int skip = all - n; skip > 0; skip--) data = strchr(data, '\n') + 1;
+    for (int i = 0; i < n && o; i++, data = strchr(data, '\n') + 1) {
+        snprintf(text, sizeof text, "%.*s", (int)strcspn(data, "\n"), data);
+        out_printf(o, "%s", strncmp(text, "fetcher: ", 9) ? "\033[2m" : "\033[31m");
+        fit(&p->view, o, text, w->columns); out_printf(o, "\n");
+    }
+    return n;
+}
+
+static void window_compose(struct program *p, struct window *w, struct out *o) {
+    struct view *v = &p->view; int said = draw_said(p, NULL), gap = said > 0, n;
+    int rows = w->lines - 2 - said - gap - v->asking;
+    o->used = 0;
+    if (p->prompt.open || p->prompt.length) draw_prompt(p, o, w->columns - 2 * w->pad / w->cell);
+    else out_printf(o, "\033[2m%.*s", w->columns, "a: enter a URL or a command");
+    out_printf(o, "\n");
+    v->count = n = draw_rows(p, o, w->columns, rows);
+    if (!p->row_count && ++n)
+        out_printf(o, "\033[2m%.*s\n", w->columns, "Type, paste or drop URLs. Tab goes from the "
+                   "line above to the rows; there ? shows the keys.");
+    for (; n < rows + gap; n++) out_printf(o, "\n");
+    (void)draw_said(p, o);
+    if (v->asking) out_printf(o, "\033[33m%.*s\n", w->columns, "Downloads are not done: quit? "
+                              "(y/n, or close the window again)");
+    draw_totals(p, o, w->columns); out_printf(o, "\n");
+}
+/* Title and icon tell how far it is. */
+static void show_title(struct program *p, struct window *w) {
+    size_t failed = p->failed_count, left = p->row_count - failed; char title[100], size[32];
+    uint64_t done = p->f->done;
+    snprintf(title, sizeof title, left ? "%" PRIu64 "/%" PRIu64 " - %s/s - fetcher" : "fetcher",
+             done, done + left, size_text(size, sizeof size, (double)p->speed[0]));
+    if (strcmp(title, w->title) == 0) return;
+    strcpy(w->title, title); XStoreName(w->d, w->id, title);
+    XChangeProperty(w->d, w->id, w->atom[NET_NAME], w->atom[UTF8], 8, PropModeReplace,
+                    (const unsigned char *)title, (int)strlen(title));
+    title[strcspn(title, " ")] = '\0'; XSetIconName(w->d, w->id, title);
+}
+/* The window has another size: so has what is behind it, and all is drawn anew. */
+static void window_resize(struct program *p, struct window *w) {
+    if (w->back) XFreePixmap(w->d, w->back);
+    w->back = XCreatePixmap(w->d, w->id, (unsigned)w->width, (unsigned)w->height,
+                            (unsigned)DefaultDepth(w->d, DefaultScreen(w->d)));
+    if (w->draw) XftDrawChange(w->draw, w->back);
+    w->graph = w->height > 16 * w->line ? 3 * w->line : 0;
+    w->columns = (w->width - 2 * w->pad) / w->cell;
+    w->lines = 2 + (w->height - (w->graph ? 6 : 5) * w->pad - 2 * w->line - w->graph) / w->line;
+    w->columns = w->columns < 1 ? 1 : w->columns;
+    w->lines = w->lines < 2 ? 2 : w->lines < LINES ? w->lines : LINES;
+    fill(w, PAPER, 0, 0, w->width, w->height);
+    fill(w, EDGE, w->pad - 1, w->pad - 1, w->width - 2 * w->pad + 2, w->line + w->pad + 2);
+    fill(w, FIELD, w->pad, w->pad, w->width - 2 * w->pad, w->line + w->pad);
+    copy_out(w, 0, 0, w->width, w->height);
+    memset(p->view.shown, 0, sizeof p->view.shown);
+    w->graphed = -1; w->resized = p->view.redraw = false;
+}
+
+static bool server_listens(struct window *w) {
+    fd_set wr; struct timeval now = {0, 0};
+    if (!w->dead) XFlush(w->d);         /* what it said yes to before */
+    FD_ZERO(&wr); FD_SET(w->fd, &wr);
+    return !w->dead && select(w->fd + 1, NULL, &wr, NULL, &now) > 0;
+}
+
+static void window_events(struct program *p);
+/* What was said goes to the standard output as well. A frame that the server does not take is
+ * tried again later: its lines are still marked as old. */
+static void window_show(struct program *p) {
+    struct view *v = &p->view; struct window *w = v->window; const char *s; int i = 0;
+    out_add(v->out, v->log.data, v->log.used); out_add(&w->said, v->log.data, v->log.used);
+    out_flush(p->f, v->out, false);
+    v->log.used = 0;
+    if (w->said.used > 16384) {
+        const char *rest = strchr(w->said.data + w->said.used - 8192, '\n') + 1;
+        size_t cut = (size_t)(rest - w->said.data);
+        memmove(w->said.data, rest, w->said.used -= cut);
+        w->since = w->since > cut ? w->since - cut : 0;
+    }
+    out_add(&w->said, "", 1); w->said.used--;
+    bool listens = server_listens(w);
+    if (listens && (w->resized || v->redraw)) window_resize(p, w);
+    if (listens) { window_compose(p, w, &v->picture); v->drawn = p->f->now; }
+    for (s = v->picture.data; listens && i < w->lines; i++, s = strchr(s, '\n') + 1) {
+        size_t n = strcspn(s, "\n");
+        if (!line_new(v, i, s, n)) continue;
+        if ((listens = server_listens(w))) show_line(w, i, s, n); else v->shown[i] = 0;
+    }
+    if (listens && w->graph && w->graphed != p->sampled) show_graph(p, w);
+    if (listens) show_title(p, w); else frame_at(p, p->f->now + TICK_US);
+    window_events(p);
+    feed(p->f, p);                      /* the log has room again */
+}
+/* -- events ---------------------------------------------------------------------------------- */
+static void key_send(struct program *p, int key) {
+    for (size_t i = 0; i < COUNT_OF(sequences); i++)
+        if ((int)sequences[i].key == key) {
+            out_printf(&p->view.key, "\033%s", sequences[i].text);
+            return;
+        }
+}
+
+static void selection_own(struct window *w, int which, const char *text, size_t n, Time time) {
+    free(w->copied[which]);
+    if ((w->copied[which] = malloc(n + 1)) == NULL) return;
+    memcpy(w->copied[which], text, n); w->copied[which][n] = '\0';
+    XSetSelectionOwner(w->d, which ? w->atom[CLIPBOARD] : XA_PRIMARY, w->id, time);
+}
+/* Copy what is selected of the entry: for ^C, or, if the rows have the keys, the row's URL. */
+static void copy(struct program *p, int which, Time time) {
+    struct prompt *e = &p->prompt; size_t at = e->caret < e->mark ? e->caret : e->mark;
+    size_t n = e->caret + e->mark - 2 * at;
+    const char *url = p->selected ? job_info(p, p->selected).url : "";
+    if (e->open && n > 0) selection_own(p->view.window, which, e->text + at, n, time);
+    else if (which && !e->open && *url)
+        selection_own(p->view.window, which, url, strlen(url), time);
+}
+
+static void selection_want(struct window *w, Atom selection, Atom target, Time time) {
+    XConvertSelection(w->d, selection, target, selection, w->id, time);
+}
+
+static void window_key(struct program *p, XKeyEvent *e) {
+    static const int known[] = {HOME, LEFT, UP, RIGHT, DOWN, PAGE_UP, PAGE_DOWN, END};
+    struct window *w = p->view.window; struct prompt *line = &p->prompt; char text[64];
+    KeySym sym = NoSymbol; Status status = 0; int key = 0; bool shift = e->state & ShiftMask;
+    int n = w->ic ? Xutf8LookupString(w->ic, e, text, sizeof text, &sym, &status)
+                  : XLookupString(e, text, sizeof text, &sym, NULL);
+    w->since = w->said.used;
+    if (n < 0 || status == XBufferOverflow) n = 0;
+    if (sym >= XK_Home && sym <= XK_End) key = known[sym - XK_Home];
+    if (sym >= XK_KP_Home && sym <= XK_KP_End) key = known[sym - XK_KP_Home];
+    if (sym == XK_Delete || sym == XK_KP_Delete) key = DELETE;
+    if (shift && key >= LEFT && key <= END) key += TO_LEFT - LEFT;
+    int c = n == 1 ? (unsigned char)*text : 0;
+    if (c == 22 || (sym == XK_Insert && shift))
+        selection_want(w, c ? w->atom[CLIPBOARD] : XA_PRIMARY, w->atom[UTF8], e->time);
+    else if (c == 3 || c == 24) copy(p, 1, e->time);
+    else if (c == 1 && line->open) { line->mark = 0; line->caret = line->length; }
+    else if (c == '\t' && !(p->view.asking)) line->open = !line->open;
+    if (c == 24 && line->open && line->caret != line->mark) key = DELETE;
+    if (key) key_send(p, key);
+    else if (c > 0x7f && !w->ic) out_printf(&p->view.key, "%c%c", 0xc0 | c >> 6, 0x80 | (c & 0x3f));
+    else if (!c || !strchr("\001\003\t\026\030", c)) out_add(&p->view.key, text, (size_t)n);
+    keys_pump(p, true);
+}
+
+/* Where in the line the pointer is, by its column. */
+static size_t prompt_place(const struct program *p, int column) {
+    const char *text = p->prompt.text, *s = text + p->prompt.from;
+    for (struct glyph g; *s && column >= (g = glyph_at(&p->view, s)).columns; s += g.bytes)
+        column -= g.columns;
+    return (size_t)(s - text);
+}
+
+static void window_click(struct program *p, XButtonEvent *e) {
+    struct view *v = &p->view; struct window *w = v->window; int offset = p->offset;
+    int row = (e->y - line_y(w, 1)) / w->line, column = (e->x - 2 * w->pad) / w->cell;
+    bool entry = e->y < line_y(w, 1);
+    if (e->button == Button2) selection_want(w, XA_PRIMARY, w->atom[UTF8], e->time);
+    else if (e->button == Button4 || e->button == Button5) {    /* the wheel moves the rows */
+        choose(p, e->button == Button4 ? -3 : 3); p->offset = offset;
+    } else if (e->button == Button1 && entry) {
+        p->prompt.open = w->dragging = true;
+        p->prompt.caret = p->prompt.mark = prompt_place(p, column);
+    } else if (e->button == Button1 && row < v->count && e->y >= line_y(w, 1)) {
+        p->prompt.open = false; choose(p, row - p->offset);
+    }
+    frame_at(p, v->drawn + v->pace);
+}
+/* A paste, without what could end it or be a key. */
+static void pasted(struct program *p, const char *text, size_t n) {
+    struct out *key = &p->view.key;
+    p->prompt.open = true;
+    key_send(p, PASTE);
+    out_add(key, text, n);
+    for (char *c = key->data + key->used - n; c < key->data + key->used; c++)
+        if ((unsigned char)*c < ' ' && *c != '\n') *c = ' ';
+    key_send(p, PASTED); keys_pump(p, true);
+}
+/* A list of URIs (RFC 2483). It is added, whatever its lines may be otherwise; all or nothing. */
+static bool dropped(struct program *p, char *text) {
+    struct input *in = &p->input[PROMPT]; char *next;
+    if (in->end - in->begin + 5 * (size_t)lines_count(text, text + strlen(text)) + strlen(text) + 16
+        > sizeof in->text)
+        return false;
+    for (; *text; text = next) {
+        size_t n = strcspn(text, "\r\n");
+        next = text + n + strspn(text + n, "\r\n");
+        text[n] = '\0';
+        if (n > 0 && *text != '#') (void)submit(p, "add ", text);
+    }
+    feed(p->f, p);
+    return true;
+}
+
+static void dnd_reply(struct window *w, enum atom type, bool good) {
+    XEvent e = {.xclient = {.type = ClientMessage, .window = w->source, .format = 32,
+                            .message_type = w->atom[type]}};
+    e.xclient.data.l[0] = (long)w->id; e.xclient.data.l[1] = good;
+    e.xclient.data.l[type == DND_STATUS ? 4 : 2] = good ? (long)w->atom[DND_COPY] : 0;
+    XSendEvent(w->d, w->source, False, NoEventMask, &e);
+}
+/* Somebody's selection has come: as one property, or not at all. */
+static void selection_take(struct program *p, XSelectionEvent *e) {
+    struct window *w = p->view.window; bool drop = e->selection == w->atom[DND_SELECTION];
+    Atom type = None; int format = 0; unsigned long n = 0, left = 0; unsigned char *data = NULL;
+    const char *wrong = NULL;
+    if (e->property != None)
+        XGetWindowProperty(w->d, w->id, e->property, 0, PASTE_MAX / 4, True, AnyPropertyType, &type,
+                           &format, &n, &left, &data);
+    if (w->dead) return;
+    if (type == w->atom[INCR] || left > 0) wrong = "it is too large";
+    else if (format != 8 || n == 0) wrong = "there is no text in it";
+    else if (!drop) pasted(p, (char *)data, n);
+    else if (!dropped(p, (char *)data)) wrong = "it is too large";
+    if (left > 0) XDeleteProperty(w->d, w->id, e->property);
+    if (wrong) complain(p, drop ? "the drop" : "the paste", wrong);
+    if (drop) dnd_reply(w, DND_FINISHED, !wrong);
+    if (data) XFree(data);
+}
+/* Give others what we have copied. */
+static void selection_give(struct window *w, XSelectionRequestEvent *r) {
+    const char *text = w->copied[r->selection == w->atom[CLIPBOARD]];
+    Atom list[] = {w->atom[TARGETS], w->atom[UTF8]};
+    XEvent e = {.xselection = {.type = SelectionNotify, .requestor = r->requestor, .time = r->time,
+                               .selection = r->selection, .target = r->target}};
+    Atom property = r->property ? r->property : r->target;
+    if (text && r->target == w->atom[TARGETS])
+        XChangeProperty(w->d, r->requestor, property, XA_ATOM, 32, PropModeReplace,
+                        (unsigned char *)list, 2);
+    else if (text && (r->target == w->atom[UTF8] || r->target == XA_STRING))
+        XChangeProperty(w->d, r->requestor, property, r->target, 8, PropModeReplace,
+                        (const unsigned char *)text, (int)strlen(text));
+    else property = None;
+    e.xselection.property = property;
+    XSendEvent(w->d, r->requestor, False, NoEventMask, &e);
+}
+/* The window is to be closed: where stdin still brings commands, it goes on without. */
+static void window_delete(struct program *p) {
+    bool feeds = dash(p->input[LIST].name) && input_left(&p->input[LIST]);
+    if (feeds) p->view.window->leaving = true;
+    else if (p->view.asking || fetcher_count(p->f) == 0) {
+        (void)submit(p, "quit", ""); feed(p->f, p);
+    } else { p->view.asking = true; p->prompt.open = false; }
+    frame_at(p, p->f->now);
+}
+
+static void window_message(struct program *p, XClientMessageEvent *e) {
+    struct window *w = p->view.window;
+    if (e->message_type == w->atom[PROTOCOLS] && (Atom)e->data.l[0] == w->atom[DELETE_WINDOW])
+        window_delete(p);
+    else if (e->message_type == w->atom[DND_POSITION] || e->message_type == w->atom[DND_DROP]) {
+        bool drop = e->message_type == w->atom[DND_DROP];
+        w->source = (Window)e->data.l[0];
+        if (!drop) dnd_reply(w, DND_STATUS, true);
+        else selection_want(w, w->atom[DND_SELECTION], w->atom[URI_LIST], (Time)e->data.l[2]);
+    }
+}
+
+static void window_event(struct program *p, XEvent *e) {
+    struct view *v = &p->view; struct window *w = v->window;
+    switch (e->type) {
+    case Expose:
+        if (w->back) copy_out(w, e->xexpose.x, e->xexpose.y, e->xexpose.width, e->xexpose.height);
+        break;
+    case ConfigureNotify:
+        w->resized |= e->xconfigure.width != w->width || e->xconfigure.height != w->height;
+        w->width = e->xconfigure.width; w->height = e->xconfigure.height;
+        if (w->resized) frame_at(p, v->drawn + v->pace);
+        break;
+    case KeyPress: window_key(p, &e->xkey); break;
+    case ButtonPress: window_click(p, &e->xbutton); break;
+    case MotionNotify:
+        if (w->dragging) p->prompt.caret = prompt_place(p, (e->xmotion.x - 2 * w->pad) / w->cell);
+        frame_at(p, v->drawn + v->pace);
+        break;
+    case ButtonRelease:
+        if (w->dragging) copy(p, 0, e->xbutton.time);
+        w->dragging = false;
+        break;
+    case SelectionNotify: selection_take(p, &e->xselection); break;
+    case SelectionRequest: selection_give(w, &e->xselectionrequest); break;
+    case ClientMessage: window_message(p, &e->xclient); break;
+    }
+}
+/* The end of the window. XCloseDisplay would wait for a server that may be stopped. */
+static void window_off(struct program *p) {
+    struct view *v = &p->view; struct window *w = v->window;
+    if (!v->on) return;
+    v->on = v->keys = p->prompt.open = false; v->show = NULL;
+    if (server_listens(w)) { XDestroyWindow(w->d, w->id); XFlush(w->d); }
+    (void)fetcher_watch(p->f, w->fd, 0, NULL, NULL);
+    close(w->fd);
+    out_add(v->out, v->log.data, v->log.used); out_flush(p->f, v->out, false);
+    v->log.used = 0; p->input[PROMPT].eof = true;
+    free(w->said.data); free(w->copied[0]); free(w->copied[1]);
+}
+
+static void window_events(struct program *p) {
+    struct window *w = p->view.window; XEvent e;
+    while (!w->dead && !w->leaving && XPending(w->d) > 0) {
+        XNextEvent(w->d, &e);
+        if (!w->dead && !XFilterEvent(&e, None)) window_event(p, &e);
+    }
+    if (!p->view.on || (!w->dead && !w->leaving)) return;
+    window_off(p);
+    complain(p, w->dead ? "the X server is gone" : "the window is closed", "downloads go on");
+    feed(p->f, p);
+}
+
+static void window_ready(struct fetcher *f, int fd, int events, void *arg) {
+    (void)f, (void)fd, (void)events; window_events(arg);
+}
+
+static int error_ignored(Display *d, XErrorEvent *e) { (void)d, (void)e; return 0; }
+static int server_gone(Display *d) { (void)d; window.dead = true; return 0; }
+static void server_left(Display *d, void *arg) { (void)d, (void)arg; }  /* and don't exit */
+/* -- the beginning --------------------------------------------------------------------------- */
+static bool pens_open(struct window *w, bool dark) {
+    int screen = DefaultScreen(w->d); FcResult result; XGlyphInfo zero;
+    w->pattern = FcNameParse((const FcChar8 *)"monospace:size=10");
+    if (!w->pattern) return false;
+    FcConfigSubstitute(NULL, w->pattern, FcMatchPattern);
+    XftDefaultSubstitute(w->d, screen, w->pattern);     /* the size follows Xft.dpi */
+    w->set = FcFontSort(NULL, w->pattern, FcTrue, NULL, &result);
+    for (int i = 0; w->set && i < w->set->nfont && !w->fonts; i++) (void)font_open(w, i);
+    if (!w->fonts) return false;
+    XftTextExtents8(w->d, w->font[0], (const FcChar8 *)"0", 1, &zero);
+    w->cell = zero.xOff > 1 ? zero.xOff : 2;
+    w->line = (w->font[0]->ascent + w->font[0]->descent) * 5 / 4; w->pad = w->line * 3 / 4;
+    for (int i = 0; i < INKS; i++) {
+        unsigned rgb = palette[dark][i];
+        XRenderColor c = {(unsigned short)((rgb >> 16) * 257),
+                          (unsigned short)((rgb >> 8 & 255) * 257),
+                          (unsigned short)((rgb & 255) * 257), 0xffff};
+        if (!XftColorAllocValue(w->d, DefaultVisual(w->d, screen), DefaultColormap(w->d, screen),
+                                &c, &w->ink[i]))
+            return false;
+    }
+    return true;
+}
+/* A method that is a program of its own could make us wait: only dead keys and Compose. */
+static void keyboard_open(struct window *w) {
+    XIM im = XSetLocaleModifiers("@im=none") ? XOpenIM(w->d, NULL, NULL, NULL) : NULL;
+    if (im)
+        w->ic = XCreateIC(im, XNInputStyle, XIMPreeditNothing | XIMStatusNothing, XNClientWindow,
+                          w->id, XNFocusWindow, w->id, (char *)NULL);
+}
+
+static void window_create(struct window *w) {
+    XSizeHints size = {.flags = PMinSize, .min_width = 40 * w->cell, .min_height = 12 * w->line};
+    XWMHints hints = {.flags = InputHint, .input = True};
+    char name[] = "fetcher", class[] = "Fetcher"; XClassHint classes = {name, class};
+    long pid = getpid(); Atom version = 5;
+    w->width = 100 * w->cell; w->height = 30 * w->line; w->resized = true;
+    w->id = XCreateSimpleWindow(w->d, DefaultRootWindow(w->d), 0, 0, (unsigned)w->width,
+                                (unsigned)w->height, 0, 0, w->ink[PAPER].pixel);
+    w->gc = XCreateGC(w->d, w->id, 0, NULL);
+    XSetGraphicsExposures(w->d, w->gc, False);
+    XSelectInput(w->d, w->id, KeyPressMask | ButtonPressMask | ButtonReleaseMask |
+                 Button1MotionMask | ExposureMask | StructureNotifyMask);
+    Xutf8SetWMProperties(w->d, w->id, name, name, NULL, 0, &size, &hints, &classes);
+    XSetWMProtocols(w->d, w->id, &w->atom[DELETE_WINDOW], 1);
+    XChangeProperty(w->d, w->id, w->atom[NET_PID], XA_CARDINAL, 32, PropModeReplace,
+                    (unsigned char *)&pid, 1);
+    XChangeProperty(w->d, w->id, w->atom[DND_AWARE], XA_ATOM, 32, PropModeReplace,
+                    (unsigned char *)&version, 1);
+    w->draw = XftDrawCreate(w->d, w->id, DefaultVisual(w->d, DefaultScreen(w->d)),
+                            DefaultColormap(w->d, DefaultScreen(w->d)));
+    keyboard_open(w);
+    XMapWindow(w->d, w->id);
+}
+
+static int window_open(struct program *p) {
+    static char names[ATOMS][20] = {
+        "WM_PROTOCOLS", "WM_DELETE_WINDOW", "_NET_WM_NAME", "_NET_WM_PID", "UTF8_STRING", "TARGETS",
+        "INCR", "CLIPBOARD", "XdndAware", "XdndPosition", "XdndStatus", "XdndDrop", "XdndFinished",
+        "XdndSelection", "XdndActionCopy", "text/uri-list"
+    };
+    struct view *v = &p->view; struct window *w = v->window = &window; char *name[ATOMS];
+    if (setlocale(LC_CTYPE, "") == NULL || strcmp(nl_langinfo(CODESET), "UTF-8") != 0)
+        (void)setlocale(LC_CTYPE, "C.UTF-8");           /* for wcwidth() */
+    v->utf8 = strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
+    if ((w->d = XOpenDisplay(NULL)) == NULL)
+        return refuse(2, "cannot open a window: no X server at display \"%s\"", XDisplayName(NULL));
+    XSetErrorHandler(error_ignored); XSetIOErrorHandler(server_gone);
+    XSetIOErrorExitHandler(w->d, server_left, NULL);
+    for (int i = 0; i < ATOMS; i++) name[i] = names[i];
+    w->fd = ConnectionNumber(w->d);
+    if (!XInternAtoms(w->d, name, ATOMS, False, w->atom) || !pens_open(w, p->s.dark))
+        return refuse(2, "cannot open a window: there is no font for it, such as DejaVu Sans Mono");
+    window_create(w);
+    if (!w->draw || fetcher_watch(p->f, w->fd, FETCHER_READ, window_ready, p) < 0)
+        return refuse(2, "cannot open a window: %s", strerror(errno));
+    v->on = v->keys = v->rows = v->color = p->prompt.stays = true;
+    p->prompt.open = p->stay;
+    v->log.fd = w->said.fd = -1; v->out = p->s.json ? &p->err : &p->out;
+    v->show = window_show; v->off = window_off; v->pace = WINDOW_PACE_US; p->draw = view_changed;
+    frame_at(p, p->f->now);
+    return 0;
+}
+#else
+static int window_open(struct program *p) {
+    (void)p; return refuse(2, "this fetcher was built without a window");
+}
+#endif
 
 /* ========================================================================================== Main
  * Wire it all together, from the options to the exit status.
@@ -3998,12 +4559,14 @@ static int program_close(struct program *p) {
 
 static int program_run(struct program *p, char **url) {
     if ((p->status = program_open(p)) != 0) return p->status;
-    view_open(p);
-    p->stay = !*url && !p->s.list && isatty(0) && isatty(1);
+    p->stay = p->s.window || (!*url && !p->s.list && isatty(0) && isatty(1));
+    if (!p->s.window) view_open(p);
+    else if ((p->status = window_open(p)) != 0) p->s.session = NULL;
     if (p->stay && !p->view.keys) p->s.list = "-";
     p->stay &= p->view.keys;
     p->keep = p->view.keys || p->s.session || dash(p->s.list);
-    if (!*url && !p->s.list && !p->s.session && !p->stay) p->status = refuse(2, "no URL");
+    if (!p->status && !*url && !p->s.list && !p->s.session && !p->stay)
+        p->status = refuse(2, "no URL");
     if (p->status || (p->status = inputs_open(p)) != 0) {
         p->s.session = NULL;            /* it is not ours to write */
         return program_close(p);

@@ -4123,6 +4123,490 @@ static void test_terminal_color(void) {
     child_free(&c);
 }
 
+/* ------------------------------------------------------------------------ The window
+ * On an X server of its own (Xvfb). Keys and mouse come from xdotool, selections from xclip; what is
+ * dropped comes from a small source of drops in this process.
+ */
+#ifdef FETCHER_X11
+static struct {
+    Display *d;
+    pid_t server;
+    char name[16];
+    Window source;              /* of drops */
+    const char *drop;           /* its text */
+    int status, finished;       /* answers that have come */
+} desk;
+
+static bool tool(const char *name) {
+    char script[100];
+    snprintf(script, sizeof script, "command -v %s >/dev/null", name);
+    struct child c = SH(script);
+    child_free(&c);
+    return c.status == 0;
+}
+
+static bool desk_open(const char *what) {
+    int number[2];
+    char fd[16];
+    ssize_t n;
+    if (!tool("Xvfb") || !tool("xdotool") || !tool("xclip")) {
+        skip(what, "needs Xvfb, xdotool and xclip");
+        return false;
+    }
+    memset(&desk, 0, sizeof desk);
+    if (pipe(number) < 0 || (desk.server = fork()) < 0)
+        die("fork");
+    if (desk.server == 0) {
+        int null = open("/dev/null", O_RDWR);
+        dup2(null, 1);
+        dup2(null, 2);
+        snprintf(fd, sizeof fd, "%d", number[1]);
+        execlp("Xvfb", "Xvfb", "-displayfd", fd, "-screen", "0", "1280x900x24", "-nolisten", "tcp", (char *)NULL);
+        _exit(127);
+    }
+    close(number[1]);
+    desk.name[0] = ':';
+    for (size_t used = 1; (n = read(number[0], desk.name + used, sizeof desk.name - 1 - used)) > 0; used += (size_t)n)
+        if (memchr(desk.name + used, '\n', (size_t)n))
+            break;
+    close(number[0]);
+    desk.name[strcspn(desk.name, "\n")] = '\0';
+    setenv("DISPLAY", desk.name, 1);
+    XSetErrorHandler(error_ignored);
+    memset(&window, 0, sizeof window);
+    if ((desk.d = window.d = XOpenDisplay(NULL)) == NULL || !pens_open(&window, false))
+        die("X server");
+    return true;
+}
+
+static void desk_close(void) {
+    kill(desk.server, SIGCONT);
+    kill(desk.server, SIGKILL);
+    waitpid(desk.server, NULL, 0);
+    close(ConnectionNumber(desk.d));
+    unsetenv("DISPLAY");
+}
+
+static void xdo(const char *format, ...) {
+    char script[2000];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(script, sizeof script, format, args);
+    va_end(args);
+    struct child c = SH(script);
+    if (c.status)
+        printf("# %s: %s\n", script, c.text[1]);
+    child_free(&c);
+}
+
+static Atom atom_of(const char *name) { return XInternAtom(desk.d, name, False); }
+
+/* A property, as text; "" if there is none. */
+static const char *property(Window id, const char *name) {
+    static char text[300];
+    Atom type;
+    int format;
+    unsigned long n = 0, left;
+    unsigned char *data = NULL;
+    text[0] = '\0';
+    if (XGetWindowProperty(desk.d, id, atom_of(name), 0, 64, False, AnyPropertyType, &type, &format, &n, &left, &data) == Success && n > 0) {
+        if (format == 8)
+            snprintf(text, sizeof text, "%.*s%s%.*s", (int)n, data, strlen((char *)data) + 1 < n ? " " : "",
+                     (int)n, strlen((char *)data) + 1 < n ? (char *)data + strlen((char *)data) + 1 : "");
+        else
+            snprintf(text, sizeof text, "%lu", *(unsigned long *)(void *)data);
+    }
+    if (data)
+        XFree(data);
+    return text;
+}
+
+struct gui { struct child c; Window id; };
+
+/* The window of a process, when it is to be seen. */
+static Window window_of(pid_t pid) {
+    Window root, parent, *child = NULL, found = None;
+    unsigned n = 0;
+    XWindowAttributes a;
+    XQueryTree(desk.d, DefaultRootWindow(desk.d), &root, &parent, &child, &n);
+    for (unsigned i = 0; i < n; i++)
+        if (atol(property(child[i], "_NET_WM_PID")) == pid && XGetWindowAttributes(desk.d, child[i], &a) &&
+            a.map_state == IsViewable)
+            found = child[i];
+    if (child)
+        XFree(child);
+    return found;
+}
+
+static void gui_start(struct gui *g, const char *const *argv) {
+    child_start(&g->c, argv);
+    until((g->id = window_of(g->c.pid)) != None || !g->c.open[0]);
+    if (g->id)
+        XSetInputFocus(desk.d, g->id, RevertToParent, CurrentTime);
+    XSync(desk.d, False);
+}
+
+#define GUI(g, ...) gui_start(g, (const char *const[]){"./fetcher", "-w", "--stall-timeout", "300", "-d", in_work("gui"), __VA_ARGS__, NULL})
+
+static bool tells(struct gui *g, const char *words) {
+    until(strstr(g->c.text[0], words) || !g->c.open[0]);
+    if (strstr(g->c.text[0], words))
+        return true;
+    printf("# no \"%s\" in: %s%s\n", words, g->c.text[0], g->c.text[1]);
+    return false;
+}
+
+/* How many pixels of this color does the window have, between these heights? */
+static int pixels(struct gui *g, enum ink ink, bool dark, int top, int bottom) {
+    XWindowAttributes a;
+    int n = 0;
+    if (!XGetWindowAttributes(desk.d, g->id, &a) || top >= a.height)
+        return 0;
+    bottom = bottom < a.height ? bottom : a.height;
+    bottom = bottom < 900 - a.y ? bottom : 900 - a.y;           /* what is not on the screen can't be had */
+    int width = a.width < 1280 - a.x ? a.width : 1280 - a.x;
+    XImage *image = XGetImage(desk.d, g->id, 0, top, (unsigned)width, (unsigned)(bottom - top), AllPlanes, ZPixmap);
+    for (int y = 0; image && y < bottom - top; y++)
+        for (int x = 0; x < width; x++)
+            n += (XGetPixel(image, x, y) & 0xffffff) == palette[dark][ink];
+    if (image)
+        XDestroyImage(image);
+    return n;
+}
+
+/* In the row of that number on the screen. */
+static int row_pixels(struct gui *g, enum ink ink, int row) {
+    return pixels(g, ink, false, line_y(&window, row + 1) + 1, line_y(&window, row + 2) - 1);
+}
+
+static int end_of(struct gui *g) {
+    child_wait(&g->c);
+    return g->c.status;
+}
+
+static void gui_quit(struct gui *g) {
+    kill(g->c.pid, SIGTERM);
+    (void)end_of(g);
+    child_free(&g->c);
+}
+
+static void test_window(void) {
+    struct gui g;
+    if (!desk_open("window"))
+        return;
+    GUI(&g, NULL);
+    ok(g.id && strcmp(property(g.id, "_NET_WM_NAME"), "fetcher") == 0 && strcmp(property(g.id, "WM_CLASS"), "fetcher Fetcher") == 0 &&
+       atol(property(g.id, "WM_PROTOCOLS")) == (long)atom_of("WM_DELETE_WINDOW") && atol(property(g.id, "XdndAware")) == 5 &&
+       *property(g.id, "WM_CLIENT_MACHINE") && *property(g.id, "WM_NORMAL_HINTS"), "a window with its properties");
+    until(pixels(&g, INK, false, 0, line_y(&window, 1)) > 0);
+    ok(pixels(&g, INK, false, 0, line_y(&window, 1)) > 0, "with a caret in its entry");
+    xdo("xdotool type --delay 2 '%s'; xdotool key Return", url("/typed.txt?size=3000"));
+    ok(tells(&g, "gui/typed.txt: 2.9 KiB in ") && file_is(in_work("gui/typed.txt"), 3000, "/typed.txt", 0), "a URL that is typed is fetched");
+    xdo("xdotool type --delay 2 'nonsense'; xdotool key Return");
+    ok(tells(&g, "nonsense: not a URL and not a command"), "and what is none is told");
+    until(pixels(&g, RED, false, line_y(&window, 2), 2000) > 0);
+    ok(pixels(&g, RED, false, line_y(&window, 2), 2000) > 0, "in the window as well, in red");
+    xdo("xdotool type --delay 2 'limit 400k'; xdotool key shift+Home ctrl+c BackSpace");
+    struct child c = SH("xclip -o -selection clipboard");
+    ok(strcmp(c.text[0], "limit 400k") == 0, "^C copies what shift selects: %s", c.text[0]);
+    child_free(&c);
+    xdo("xdotool key ctrl+v Left Left Delete 0 Home Delete l Return");
+    ok(tells(&g, "400.0 KiB a second"), "^V pastes it, and the line is edited where the caret is");
+    xdo("xdotool type --delay 2 'stats'; xdotool key ctrl+a ctrl+x; xdotool type --delay 2 'jobs 2'; xdotool key Return");
+    ok(tells(&g, "2 at the same time"), "^A selects all, ^X takes it away");
+    xdo("xdotool key Up Return");
+    until(strstr(strstr(g.c.text[0], "2 at the same") + 5, "2 at the same") != NULL);
+    ok(strstr(strstr(g.c.text[0], "2 at the same") + 5, "2 at the same"), "the history");
+    xdo("xdotool type --delay 2 'quit'; xdotool key Return");
+    ok(end_of(&g) == 0, "and quit ends it");
+    child_free(&g.c);
+    desk_close();
+}
+
+static void test_window_rows(void) {
+    struct gui g;
+    if (!desk_open("window_rows"))
+        return;
+    char list[4000];
+    size_t used = 0;
+    for (int i = 0; i < 40; i++)
+        used += (size_t)sprintf(list + used, "%s\n", term_url(i));
+    write_file(in_work("list"), list, used);
+    GUI(&g, "-i", in_work("list"), "-j", "4");
+    until(row_pixels(&g, BAR, 3) > 0);
+    ok(row_pixels(&g, CHOSEN, 0) > 0 && row_pixels(&g, CHOSEN, 1) == 0, "the first row is chosen");
+    int bar = row_pixels(&g, BAR, 1), track = row_pixels(&g, TRACK, 1);
+    ok(bar > 0 && abs(bar - track) < bar / 8 && row_pixels(&g, TRACK, 5) == 0, "half a bar for half a file, none for what waits: %d %d", bar, track);
+    xdo("xdotool key Tab j");
+    until(row_pixels(&g, CHOSEN, 1) > 0);
+    ok(row_pixels(&g, CHOSEN, 1) > 0 && row_pixels(&g, CHOSEN, 0) == 0, "Tab goes to the rows, j to the next");
+    xdo("xdotool mousemove --window %lu 100 %d click 5 click 1 key r", g.id, line_y(&window, 9) + 4);
+    ok(tells(&g, "12 has nothing to retry"), "the wheel turns the rows, and a click chooses one");
+    xdo("xdotool key p");
+    ok(tells(&g, "12 paused"), "p pauses it");
+    xdo("xdotool key p c");
+    ok(tells(&g, "12 resumed") && tells(&g, "12 cancelled"), "p lets it go on, c gives it up");
+    xdo("xdotool key g j f");
+    ok(tells(&g, "2 put first"), "f puts it first");
+    xdo("xdotool key g key Page_Down key ctrl+c");
+    struct child c = SH("xclip -o -selection clipboard");
+    ok(strstr(c.text[0], "/row"), "^C copies the row's URL");
+    child_free(&c);
+    xdo("xdotool key question");
+    ok(tells(&g, "up down page home end"), "? shows the keys");
+    const char *title = property(g.id, "_NET_WM_NAME");
+    ok(strstr(title, "0/39 - ") && strstr(title, "fetcher"), "the title tells how far it is: %s", title);
+    ok(strcmp(property(g.id, "WM_ICON_NAME"), "0/39") == 0, "and so does the icon's");
+    xdo("xdotool key q");
+    until(pixels(&g, AMBER, false, 0, 2000) > 0);
+    ok(pixels(&g, AMBER, false, 0, 2000) > 0 && g.c.open[0], "q asks while something runs");
+    xdo("xdotool key y");
+    ok(end_of(&g) == 1, "and y ends it");
+    child_free(&g.c);
+    desk_close();
+}
+
+static void test_window_paste(void) {
+    struct gui g;
+    char *list, *big = malloc(400000);
+    size_t used = 0;
+    if (!desk_open("window_paste"))
+        return;
+    if (!big || (list = malloc(40000)) == NULL)
+        die("malloc");
+    GUI(&g, NULL);
+    for (int i = 0; i < 200; i++)
+        used += (size_t)sprintf(list + used, "%s\n", url("/pasted%d?size=100", i));
+    write_file(in_work("pasted"), list, used);
+    xdo("xclip -selection clipboard -i %s >/dev/null 2>&1; xdotool key ctrl+v", in_work("pasted"));
+    until(names_in(in_work("gui")) == 200);
+    ok(names_in(in_work("gui")) == 200, "200 URLs are pasted from the clipboard: %d", names_in(in_work("gui")));
+    xdo("printf 'jobs 7' | xclip -selection primary >/dev/null 2>&1; xdotool mousemove --window %lu 100 %d click 2 key Return", g.id, line_y(&window, 0) + 3);
+    ok(tells(&g, "7 at the same time"), "the middle button pastes the selection");
+    memset(big, 'x', 400000);
+    write_file(in_work("big"), big, 400000);
+    xdo("xclip -selection clipboard -i %s >/dev/null 2>&1; xdotool key ctrl+v", in_work("big"));
+    ok(tells(&g, "the paste: it is too large"), "what is too large is refused");
+    xdo("printf 'jo\\033[201~bs\\001 9' | xclip -selection clipboard >/dev/null 2>&1; xdotool key ctrl+v Return");
+    ok(tells(&g, "jo: not a URL and not a command"), "control characters are no keys");
+    xdo("printf 'jobs 5 and more' | xclip -selection clipboard >/dev/null 2>&1; xdotool key ctrl+v");
+    xdo("xdotool mousemove --window %lu %d %d mousedown 1 mousemove_relative -- %d 0 mouseup 1", g.id, 2 * window.pad + 6 * window.cell + 1,
+        line_y(&window, 0) + 3, 9 * window.cell);
+    until(pixels(&g, MARKED, false, 0, line_y(&window, 1)) > 0);
+    ok(pixels(&g, MARKED, false, 0, line_y(&window, 1)) > 0, "the mouse selects");
+    struct child c = SH("xclip -o -selection primary");
+    ok(strcmp(c.text[0], " and more") == 0, "and that is the selection: \"%s\"", c.text[0]);
+    child_free(&c);
+    xdo("xdotool key BackSpace Return");
+    ok(tells(&g, "5 at the same time"), "which a key takes away");
+    gui_quit(&g);
+    desk_close();
+    free(list);
+    free(big);
+}
+
+/* -- drops -- */
+static void source_message(Window target, const char *type, long l0, long l2, long l4) {
+    XEvent e = {.xclient = {.type = ClientMessage, .window = target, .message_type = atom_of(type), .format = 32}};
+    e.xclient.data.l[0] = l0;
+    e.xclient.data.l[2] = l2;
+    e.xclient.data.l[4] = l4;
+    XSendEvent(desk.d, target, False, NoEventMask, &e);
+    XFlush(desk.d);
+}
+
+static bool source_events(void) {
+    while (XPending(desk.d)) {
+        XEvent e, answer;
+        XNextEvent(desk.d, &e);
+        if (e.type == ClientMessage && e.xclient.message_type == atom_of("XdndStatus"))
+            desk.status = (int)e.xclient.data.l[1] & 1 ? 1 : -1;
+        if (e.type == ClientMessage && e.xclient.message_type == atom_of("XdndFinished"))
+            desk.finished = (int)e.xclient.data.l[1] & 1 ? 1 : -1;
+        if (e.type != SelectionRequest)
+            continue;
+        XSelectionRequestEvent *r = &e.xselectionrequest;
+        bool known = r->target == atom_of("text/uri-list") && desk.drop;
+        answer = (XEvent){.xselection = {.type = SelectionNotify, .requestor = r->requestor, .selection = r->selection,
+                                         .target = r->target, .time = r->time, .property = known ? r->property : None}};
+        if (known)
+            XChangeProperty(desk.d, r->requestor, r->property, r->target, 8, PropModeReplace, (const unsigned char *)desk.drop,
+                            (int)strlen(desk.drop));
+        XSendEvent(desk.d, r->requestor, False, NoEventMask, &answer);
+        XFlush(desk.d);
+    }
+    return true;
+}
+
+/* Drop a text on the window, as a browser would. Returns what the window says to it: 1 or -1. */
+static int drop(struct gui *g, const char *text) {
+    if (!desk.source)
+        desk.source = XCreateSimpleWindow(desk.d, DefaultRootWindow(desk.d), 0, 0, 1, 1, 0, 0, 0);
+    desk.drop = text;
+    desk.status = desk.finished = 0;
+    XSetSelectionOwner(desk.d, atom_of("XdndSelection"), desk.source, CurrentTime);
+    source_message(g->id, "XdndEnter", (long)desk.source, (long)atom_of("text/uri-list"), 0);
+    source_message(g->id, "XdndPosition", (long)desk.source, 100 << 16 | 100, (long)atom_of("XdndActionCopy"));
+    until(source_events() && desk.status);
+    source_message(g->id, "XdndDrop", (long)desk.source, CurrentTime, 0);
+    until(source_events() && desk.finished);
+    return desk.status == 1 ? desk.finished : 0;
+}
+
+static void test_window_drop(void) {
+    struct gui g;
+    char text[500], *big = calloc(1, 100001);
+    if (!desk_open("window_drop"))
+        return;
+    if (!big)
+        die("calloc");
+    GUI(&g, NULL);
+    xdo("xdotool type --delay 2 'half a li'");
+    snprintf(text, sizeof text, "# from a browser\r\n%s\r\n%s\r\nquit\r\n", url("/drop1?size=500"), url("/drop2?size=600"));
+    ok(drop(&g, text) == 1, "a drop is taken");
+    until(exists(in_work("gui/drop1")) && exists(in_work("gui/drop2")));
+    ok(file_is(in_work("gui/drop1"), 500, "/drop1", 0) && file_is(in_work("gui/drop2"), 600, "/drop2", 0), "and its URLs are fetched");
+    ok(g.c.open[0] && tells(&g, "quit"), "but its words are no commands");
+    ok(drop(&g, NULL) == -1 && tells(&g, "the drop: there is no text in it"), "a drop of something else is refused");
+    memset(big, 'x', 100000);
+    ok(drop(&g, big) == -1 && tells(&g, "the drop: it is too large"), "and one that is too large");
+    xdo("xdotool type --delay 2 'ne'; xdotool key Return");
+    ok(tells(&g, "half: not a URL"), "what was being typed is untouched");
+    gui_quit(&g);
+    desk_close();
+    free(big);
+}
+
+static void test_window_server(void) {
+    struct gui g;
+    if (!desk_open("window_server"))
+        return;
+    GUI(&g, url("/slow?size=300000&slow=3000"), "-v", "--stats");
+    until(row_pixels(&g, BAR, 0) > 0);
+    kill(desk.server, SIGSTOP);
+    until(exists(in_work("gui/slow")));
+    ok(file_is(in_work("gui/slow"), 300000, "/slow", 0) && tells(&g, "293.0"), "the X server stops: downloads go on");
+    kill(desk.server, SIGCONT);
+    until(strcmp(property(g.id, "_NET_WM_NAME"), "fetcher") == 0);
+    ok(strcmp(property(g.id, "_NET_WM_NAME"), "fetcher") == 0 && row_pixels(&g, BAR, 0) == 0, "and when it goes on, the window does too");
+    xdo("xdotool type --delay 2 'quit'; xdotool key Return");
+    double longest = 0;
+    ok(end_of(&g) == 0, "it ends well");
+    const char *wait = strstr(g.c.text[1], "longest wait ");
+    bool measured = wait && sscanf(wait, "longest wait %lf", &longest) == 1;
+    ok(measured && longest < 1000, "it has not waited for the server: %.2f ms", longest);
+    child_free(&g.c);
+    GUI(&g, url("/long?size=200000&slow=2000"));
+    until(row_pixels(&g, BAR, 0) > 0);
+    kill(desk.server, SIGKILL);
+    (void)end_of(&g);
+    ok(g.c.status == 0 && strstr(g.c.text[1], "the X server is gone: downloads go on") && file_is(in_work("gui/long"), 200000, "/long", 0),
+       "the X server dies: one message, and downloads go on to their end: %s", g.c.text[1]);
+    child_free(&g.c);
+    desk_close();
+    if (!desk_open("window_server"))
+        return;
+    GUI(&g, url("/held?size=9000&stall=50"));
+    until(row_pixels(&g, BAR, 0) >= 0);
+    kill(desk.server, SIGSTOP);
+    kill(g.c.pid, SIGTERM);
+    ok(end_of(&g) == 143, "SIGTERM ends it while the X server is stopped");
+    child_free(&g.c);
+    desk_close();
+}
+
+static void gui_close(struct gui *g) {
+    source_message(g->id, "WM_PROTOCOLS", (long)atom_of("WM_DELETE_WINDOW"), 0, 0);
+}
+
+static void test_window_close(void) {
+    struct gui g;
+    if (!desk_open("window_close"))
+        return;
+    GUI(&g, url("/run?size=9000&stall=50"));
+    until(row_pixels(&g, CHOSEN, 0) > 0);
+    gui_close(&g);
+    until(pixels(&g, AMBER, false, 0, 2000) > 0);
+    ok(pixels(&g, AMBER, false, 0, 2000) > 0 && g.c.open[0], "closing it asks while something runs");
+    xdo("xdotool key n");
+    until(pixels(&g, AMBER, false, 0, 2000) == 0);
+    ok(pixels(&g, AMBER, false, 0, 2000) == 0 && g.c.open[0], "it may be answered");
+    gui_close(&g);
+    until(pixels(&g, AMBER, false, 0, 2000) > 0);
+    gui_close(&g);
+    ok(end_of(&g) == 1 && exists(in_work("gui/run.part")) == false, "the second time it ends");
+    child_free(&g.c);
+    GUI(&g, NULL);
+    gui_close(&g);
+    ok(end_of(&g) == 0, "it ends at once when nothing runs");
+    child_free(&g.c);
+    GUI(&g, "-i", "-", NULL);
+    gui_close(&g);
+    until(strstr(g.c.text[1], "the window is closed: downloads go on"));
+    const char *line = url("/fed?size=70\n");
+    ok(write(g.c.in, line, strlen(line)) > 0 && tells(&g, "gui/fed: 70 bytes"), "where stdin feeds it, it goes on without a window");
+    close(g.c.in);
+    g.c.in = -1;
+    ok(end_of(&g) == 0, "until that ends");
+    child_free(&g.c);
+    desk_close();
+}
+
+static void test_window_looks(void) {
+    struct gui g;
+    XWindowAttributes a;
+    if (!desk_open("window_looks"))
+        return;
+    GUI(&g, "-b", url("/dark?size=9000&stall=4500"));
+    until(pixels(&g, BAR, true, 0, 2000) > 0);
+    ok(pixels(&g, PAPER, true, 0, 2000) > 100000 && pixels(&g, BAR, true, 0, 2000) > 0 && pixels(&g, PAPER, false, 0, 2000) == 0, "-b is dark");
+    XResizeWindow(desk.d, g.id, 600, 400);
+    until(XGetWindowAttributes(desk.d, g.id, &a) && a.height == 400 && pixels(&g, INK, true, 400 - window.pad - window.line, 400) > 0);
+    ok(pixels(&g, INK, true, 400 - window.pad - window.line, 400) > 0 && pixels(&g, EDGE, true, 0, window.pad) >= 600 - 2 * window.pad,
+       "it may be resized");
+    XResizeWindow(desk.d, g.id, 1, 1);
+    XResizeWindow(desk.d, g.id, 1200, 880);
+    until(pixels(&g, INK, true, 880 - window.pad - window.line, 880) > 0);
+    ok(pixels(&g, INK, true, 880 - window.pad - window.line, 880) > 0, "to nothing and back");
+    gui_quit(&g);
+    XChangeProperty(desk.d, DefaultRootWindow(desk.d), XA_RESOURCE_MANAGER, XA_STRING, 8, PropModeReplace, (const unsigned char *)"Xft.dpi:\t192\n", 13);
+    XSync(desk.d, False);
+    GUI(&g, url("/%E4%B8%AD%E6%96%87-%F0%9F%98%80.txt?size=9000&stall=4500"));
+    until(pixels(&g, EDGE, false, 0, 2000) > 0);
+    int top = 0;
+    while (top < 100 && pixels(&g, EDGE, false, top, top + 1) == 0)
+        top++;
+    ok(top > window.pad * 3 / 2 && top < window.pad * 3, "Xft.dpi makes it larger: %d for %d", top, window.pad - 1);
+    gui_quit(&g);
+    desk_close();
+}
+
+static void test_window_refused(void) {
+    struct child c = SH("DISPLAY=:4711 ./fetcher -w http://localhost/");
+    ok(said(&c, 2, "cannot open a window: no X server at display \":4711\""), "no display");
+    child_free(&c);
+    if (!desk_open("window_refused"))
+        return;
+    write_file(in_work("fonts"), "<fontconfig></fontconfig>", 25);
+    char script[900];
+    snprintf(script, sizeof script, "FONTCONFIG_FILE=%s ./fetcher -w http://localhost/", in_work("fonts"));
+    c = SH(script);
+    ok(said(&c, 2, "cannot open a window: there is no font"), "no fonts");
+    child_free(&c);
+    desk_close();
+}
+#else
+static void no_window(void) { skip("window", "built without X11"); }
+#define test_window no_window
+#define test_window_rows no_window
+#define test_window_paste no_window
+#define test_window_drop no_window
+#define test_window_server no_window
+#define test_window_close no_window
+#define test_window_looks no_window
+#define test_window_refused no_window
+#endif
+
 static void test_readme(void) {
     struct child c;
     char command[3000];
@@ -4177,6 +4661,8 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(bad_commands), TEST(commands), TEST(plain_commands), TEST(session), TEST(session_order), TEST(session_long), TEST(session_ends), TEST(session_numbers), TEST(session_whole), TEST(session_crash), TEST(bad_sessions),
     TEST(terminal), TEST(terminal_idle), TEST(terminal_sizes), TEST(terminal_paste), TEST(terminal_jobs),
     TEST(terminal_stopped), TEST(terminal_lost), TEST(terminal_abuse), TEST(terminal_plain), TEST(terminal_color),
+    TEST(window), TEST(window_rows), TEST(window_paste), TEST(window_drop), TEST(window_server), TEST(window_close),
+    TEST(window_looks), TEST(window_refused),
     TEST(readme), TEST(demo),
 };
 
