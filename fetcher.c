@@ -74,7 +74,7 @@
 /* Options by their numbers, since the libcurl found at run time may know more than the headers
  * found at build time. One that is unknown is an error to be ignored, or has an older twin. */
 enum {
-    OPT_PROTOCOLS = 181,            /* a mask, to be gone one day; 182: of redirects */
+    OPT_PROTOCOLS = 181,            /* a mask (http 1, https 2), to be gone; 182: of redirects */
     OPT_PROTOCOLS_STR = 10318,      /* 7.85; 10319: of redirects */
     OPT_QUICK_EXIT = 322, MOPT_QUICK_EXIT = 21, MOPT_RESOLVE_THREADS_MAX = 20   /* 7.87; 8.20 */
 };
@@ -481,9 +481,8 @@ int fetcher_post(struct fetcher *f, call_fn *cb, void *arg) {
     memset(&call, 0, sizeof call);      /* its padding too: all of it is written */
     call.cb = cb; call.arg = arg;
     while ((n = write(f->pipe[1], &call, sizeof call)) < 0 && errno == EINTR) continue;
-    if (n < 0) return -1;
-    errno = saved;
-    return 0;
+    if (n >= 0) errno = saved;
+    return n < 0 ? -1 : 0;
 }
 /* What one read brings, no more: a callback that posts again must not keep the loop here. Calls are
  * never split, since all that is read and written are multiples of one. */
@@ -528,8 +527,7 @@ static void serve(struct fetcher *f, enum class class, enum phase phase) {
         step_done(f, phase, fd);
     }
 }
-/* Rule 5: only what was due when the turn began, and was made before it. A host's timer is gone
- * before its callback runs, which may stop it, or do anything else. */
+/* Rule 5: what was due and made when the turn began. A host's timer is gone before its callback. */
 static void run_timers(struct fetcher *f) {
     for (struct node *n; (n = tree_first(f->timers)) != NULL && n->key <= f->turn_now &&
                          n->seq <= f->turn_serial && slice_left(f, IN_TIMERS);) {
@@ -779,14 +777,13 @@ static unsigned set_common(struct attempt *a) {
     SET(OPENSOCKETFUNCTION, on_open_socket); SET(OPENSOCKETDATA, a);
     SET(NOSIGNAL, 1L); SET(CONNECTTIMEOUT, 1000000L); SET(FOLLOWLOCATION, 1L);
     SET(MAXREDIRS, (long)REDIRECTS_MAX); SET(SUPPRESS_CONNECT_HEADERS, 1L);
-    SET(PIPEWAIT, a->transfer->host->shares ? 1L : 0L);
-    SET(USERAGENT, "fetcher/" FETCHER_VERSION);
+    SET(USERAGENT, "fetcher/" FETCHER_VERSION); SET(PIPEWAIT, (long)a->transfer->host->shares);
     if (a->f->capath) curl_easy_setopt(e, CURLOPT_CAINFO, NULL);    /* unknown without TLS */
     curl_easy_setopt(e, CURLOPT_CAPATH, a->f->capath);
     /* http and https only, for redirects as well: other schemes block (telnet, file), or reach what
      * a URL from outside must not. The masks are old, and quick; without them, there are lists. */
     for (int i = 0; i < 2; i++) {
-        CURLcode c = (curl_easy_setopt)(e, (CURLoption)(OPT_PROTOCOLS + i), 3L);    /* both */
+        CURLcode c = (curl_easy_setopt)(e, (CURLoption)(OPT_PROTOCOLS + i), 3L);
         if (c == CURLE_UNKNOWN_OPTION)
             c = (curl_easy_setopt)(e, (CURLoption)(OPT_PROTOCOLS_STR + i), "http,https");
         bad |= (unsigned)c;
@@ -843,7 +840,6 @@ static int guest_open(struct fetcher *f) {
  */
 /* -- hosts and the queue --------------------------------------------------------------------- */
 static void host_unready(struct host *h) { if (h->ready_in) tree_remove(h->ready_in, &h->ready); }
-
 static bool host_known(const struct fetcher *f, const struct host *h) {
     return h->known > f->now || (h->numeric && !h->tls);
 }
@@ -1035,10 +1031,9 @@ static int accept_part(struct attempt *a) {
     struct body *b = a->transfer->body; const struct head *h = &a->head;
     if (!a->ranged && (!a->transfer->own_range || (b->have && a->transfer->rq.on_data)))
         return fail(a->transfer, FETCHER_PROTOCOL, "the server sent a part that was not asked for");
-    b->no_range |= a->ranged && (h->range_first != b->have ||
-                                 document_differs(&h->proof, &b->proof) ||
-                                 (h->range_total >= 0 && b->length >= 0 &&
-                                  h->range_total != b->length));
+    b->no_range |= a->ranged &&
+        (h->range_first != b->have || document_differs(&h->proof, &b->proof) ||
+         (h->range_total >= 0 && b->length >= 0 && h->range_total != b->length));
     if (a->ranged && b->no_range) return ask_again(a);
     if (!a->ranged || h->range_total >= 0) b->length = a->ranged ? h->range_total : -1;
     b->skip = 0;
@@ -1122,8 +1117,7 @@ static size_t on_body(char *data, size_t one, size_t n, void *arg) {
     if (!t || (t->want & WANT_CANCEL)) return n + 1;            /* anything but n ends it */
     f->meter.fed = true;
     if (fed && (f->deaf || clock_us() + f->skew >= f->slice_end)) {
-        a->breath.key = (int64_t)++f->serial;
-        tree_add(&f->breathless, &a->breath);
+        a->breath.key = (int64_t)++f->serial; tree_add(&f->breathless, &a->breath);
         return CURL_WRITEFUNC_PAUSE;
     }
     f->meter.touched = (fetcher_id)t->id.key; a->moved = listening(f);
@@ -1160,7 +1154,6 @@ static int memory_take(struct transfer *t, const char *data, size_t n) {
     b->have += (int64_t)n; b->data[b->have] = '\0';
     return 0;
 }
-
 static int memory_commit(struct transfer *t) { return memory_take(t, "", 0); }
 static void memory_drop(struct transfer *t) { free(t->body->data); }
 static int nothing(struct transfer *t) { (void)t; return 0; }
@@ -1341,26 +1334,22 @@ static void name_make_safe(char *to, size_t room, const char *from) {
     while (keep > 0 && (to[keep] & 0xc0) == 0x80) keep--;
     memmove(to + keep, to + n - tail, tail + 1);
 }
-/* A value that may be quoted, of a header's parameter. Returns where it ends. */
-static const char *read_value(const char *s, char *to, size_t room) {
-    bool quoted = *s == '"'; size_t n = 0;
-    for (s += quoted; *s && !strchr(quoted ? "\"" : "; \t", *s); s++) {
-        s += quoted && *s == '\\' && s[1];
-        if (n + 1 < room) to[n++] = *s;
-    }
-    to[n] = '\0';
-    return s;
-}
 /* The name in a Content-Disposition: filename* before filename (RFC 6266). The value of filename*
  * is charset'language'percent-encoded (RFC 8187, which knows UTF-8 only). */
 static bool disposition_name(const char *s, char *name, size_t room) {
-    char value[600]; bool extended = false;
+    char value[600]; bool extended = false, quoted;
     *name = '\0';
     while (!extended && (s = strchr(s, ';')) != NULL) {
-        const char *key = s + 1 + strspn(s + 1, " \t"); size_t n = strcspn(key, "=; \t");
+        const char *key = s + 1 + strspn(s + 1, " \t"); size_t n = strcspn(key, "=; \t"), got = 0;
         s = key + n + strspn(key + n, " \t");
         if (*s != '=') continue;
-        s = read_value(s + 1 + strspn(s + 1, " \t"), value, sizeof value);
+        s += 1 + strspn(s + 1, " \t");
+        quoted = *s == '"';
+        for (s += quoted; *s && !strchr(quoted ? "\"" : "; \t", *s); s++) {
+            s += quoted && *s == '\\' && s[1];
+            if (got + 1 < sizeof value) value[got++] = *s;
+        }
+        value[got] = '\0';
         extended = n == 9 && strncasecmp(key, "filename*", n) == 0;
         char *text = extended ? strchr(value, '\'') : NULL, *plain = NULL;
         if (text && (text = strchr(text + 1, '\'')) != NULL)
@@ -1452,14 +1441,6 @@ static bool stands_as(int fd, const char *path) {
     return fstat(fd, &st) == 0 && lstat(path, &other) == 0 && S_ISREG(other.st_mode) &&
            other.st_dev == st.st_dev && other.st_ino == st.st_ino;
 }
-/* Does another transfer of this fetcher write it? */
-static bool held_here(struct fetcher *f, const char *part) {
-    for (struct node *n = tree_first(f->transfers); n; n = tree_next(f->transfers, n)) {
-        struct transfer *t = container_of(n, struct transfer, id);
-        if (t->body && t->body->fd >= 0 && strcmp(t->body->part, part) == 0) return true;
-    }
-    return false;
-}
 /* -1 with EWOULDBLOCK: somebody writes it; EEXIST: it is no plain file, or was just renamed. Files
  * need no place below FD_SETSIZE, sockets do: so one with a low number moves up if it can. */
 static int part_lock(const char *part, int flags) {
@@ -1481,7 +1462,7 @@ static int part_lock(const char *part, int flags) {
 }
 /* Something is in the way of this .part: try it again (0), or the next number (1), or fail (-1). */
 static int part_obstacle(struct transfer *t, char *part, bool ours) {
-    int result = ENOENT;
+    struct node *all = t->f->transfers; int result = ENOENT;
     switch (errno) {
     case ENOENT:                        /* make what is missing on the way; if nothing is, fail */
         for (char *s = part + 1; (s = strchr(s, '/')) != NULL; *s++ = '/') {
@@ -1491,8 +1472,12 @@ static int part_obstacle(struct transfer *t, char *part, bool ours) {
         }
         errno = result;
         return result ? fail_file(t, "make", part) : 0;
-    case EWOULDBLOCK:
-        if (held_here(t->f, part) || (in_directory(t) && !ours)) return 1;
+    case EWOULDBLOCK:                   /* by another transfer of this fetcher? */
+        for (struct node *n = tree_first(all); n; n = tree_next(all, n)) {
+            const struct body *b = container_of(n, struct transfer, id)->body;
+            if (b && b->fd >= 0 && strcmp(b->part, part) == 0) return 1;
+        }
+        if (in_directory(t) && !ours) return 1;
         return fail(t, FETCHER_FILE, "%s is being written by another process", part);
     case EEXIST: case EISDIR: case ELOOP: case ENXIO: case EMLINK:
         return 1;
@@ -1708,6 +1693,7 @@ static void transfer_stop(struct fetcher *f, struct transfer *t) {
     else if (a) { lookup_set(a, NO_LOOKUP); curl_multi_remove_handle(f->multi, a->easy); }
     if (t->host) host_place(f, t->host);
 }
+
 static void tell(struct fetcher *f, struct transfer *t, bool last) {
     struct body *b = t->body; bool memory = b && b->data && !t->rq.path;
     CURL *e = t->attempt ? t->attempt->easy : NULL;
@@ -1900,7 +1886,7 @@ static void finish_phase(struct fetcher *f) {
 static void *stow(char **at, size_t *size, const void *from, size_t n) {
     char *to = from ? *at : NULL;
     if (to) { memcpy(to, from, n); *at += n; }
-    *size += n;
+    *size += from ? n : 0;
     return to;
 }
 
@@ -1909,28 +1895,25 @@ static char *stow_text(char **at, size_t *size, const char *text) {
 }
 /* Copy all that a request points to behind the transfer: called twice, first (at is NULL) to
  * find out how much that is. The pointers come first, for their alignment. */
-static size_t request_copy(struct fetcher_request *to, const struct fetcher_request *from,
-                           char *at) {
-    size_t size = 0, count = 0;
-    *to = *from;
-    while (from->headers && from->headers[count]) count++;
-    const char **headers = stow(&at, &size, from->headers,
-                                from->headers ? (count + 1) * sizeof *headers : 0);
-    to->headers = headers;
+static size_t request_copy(struct fetcher_request *to, const struct fetcher_request *r, char *at) {
+    size_t size = 0, count = 0, n = strcspn(r->url, ":/?#");
+    while (r->headers && r->headers[count]) count++;
+    const char **headers = stow(&at, &size, r->headers, (count + 1) * sizeof *headers);
+    *to = *r; to->headers = headers;
     for (size_t i = 0; i < count; i++) {
-        char *copy = stow_text(&at, &size, from->headers[i]);
+        char *copy = stow_text(&at, &size, r->headers[i]);
         if (headers) headers[i] = copy;
     }
-    if (from->body && !from->body_size) to->body_size = strlen(from->body);
-    to->body = stow(&at, &size, from->body, from->body ? to->body_size : 0);
-    to->method = stow_text(&at, &size, from->method);
-    to->path = stow_text(&at, &size, from->path);
+    if (r->body && !r->body_size) to->body_size = strlen(r->body);
+    to->body = stow(&at, &size, r->body, to->body_size);
+    to->method = stow_text(&at, &size, r->method);
+    to->path = stow_text(&at, &size, r->path);
+    to->url = at;
     /* Was the scheme left out? People type "example.org/x": a host with a dot, or localhost. */
-    size_t n = strcspn(from->url, ":/?#"); to->url = at;
-    if (strncmp(from->url + n, "://", 3) != 0 &&
-        (memchr(from->url, '.', n) || (n == 9 && strncmp(from->url, "localhost", 9) == 0)))
+    if (strncmp(r->url + n, "://", 3) != 0 &&
+        (memchr(r->url, '.', n) || (n == 9 && strncmp(r->url, "localhost", 9) == 0)))
         stow(&at, &size, "http://", 7);
-    stow_text(&at, &size, from->url);
+    stow_text(&at, &size, r->url);
     return size;
 }
 /* What is usual; and is the URL good? One that isn't has no host, and ends in a turn. */
@@ -2001,7 +1984,6 @@ static int want(struct fetcher *f, fetcher_id id, unsigned what, unsigned opposi
     if (t->state != FETCHER_ENDED) mark(f, t, what);
     return 0;
 }
-
 int fetcher_cancel(struct fetcher *f, fetcher_id id) { return want(f, id, WANT_CANCEL, 0); }
 int fetcher_pause(struct fetcher *f, fetcher_id id) { return want(f, id, WANT_PAUSE, WANT_RESUME); }
 int fetcher_resume(struct fetcher *f, fetcher_id i) { return want(f, i, WANT_RESUME, WANT_PAUSE); }
@@ -2050,7 +2032,6 @@ int fetcher_info(struct fetcher *f, fetcher_id id, struct fetcher_info *info) {
     };
     return 0;
 }
-
 size_t fetcher_count(struct fetcher *f) { return f->count; }
 
 const char *fetcher_strerror(enum fetcher_code code) {
