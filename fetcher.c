@@ -25,10 +25,8 @@
  *
  * libcurl's side of the contract: it runs many transfers in one thread if we do the waiting.
  *   - By a callback it tells us which sockets to watch, and for what.
- *   - When one is ready we call curl_multi_socket_action() for it; libcurl reads, writes, parses,
- *     and calls us back with headers and data.
- *   - When curl_multi_timeout() says that time is up, we call it once for the pseudo-socket
- *     CURL_SOCKET_TIMEOUT. We call that a kick.
+ *   - When one is ready we call curl_multi_socket_action(); it calls us back with headers and data.
+ *   - When curl_multi_timeout() says that time is up, we call it for CURL_SOCKET_TIMEOUT: a kick.
  *   - What has ended is read from curl_multi_info_read().
  * Inside its callbacks nearly every call to libcurl is forbidden. So the public functions only mark
  * what is wanted, and the turn carries it out.
@@ -76,11 +74,9 @@
 /* Options by their numbers, since the libcurl found at run time may know more than the headers
  * found at build time. One that is unknown is an error to be ignored, or has an older twin. */
 enum {
-    OPT_PROTOCOLS = 181, OPT_REDIR_PROTOCOLS = 182,                 /* masks, to be gone one day */
-    OPT_PROTOCOLS_STR = 10318, OPT_REDIR_PROTOCOLS_STR = 10319,     /* 7.85 */
-    OPT_QUICK_EXIT = 322, MOPT_QUICK_EXIT = 21,                     /* 7.87; 8.20 */
-    MOPT_RESOLVE_THREADS_MAX = 20,                                  /* 8.20 */
-    PROTOCOL_HTTP_HTTPS = 3
+    OPT_PROTOCOLS = 181,            /* a mask (http 1, https 2), to be gone; 182: of redirects */
+    OPT_PROTOCOLS_STR = 10318,      /* 7.85; 10319: of redirects */
+    OPT_QUICK_EXIT = 322, MOPT_QUICK_EXIT = 21, MOPT_RESOLVE_THREADS_MAX = 20   /* 7.87; 8.20 */
 };
 
 typedef int64_t usec;           /* all times of the library are microseconds */
@@ -98,27 +94,8 @@ static int set_flags(int fd, int status_flags) {
     if (flags < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) return -1;
     return status_flags ? fcntl(fd, F_SETFL, flags | status_flags) : 0;
 }
-/* Files need no place below FD_SETSIZE, sockets do: a file that took a low number moves up where
- * the limit allows it. Best effort. */
-static int fd_make_room(int fd) {
-    struct rlimit limit; int higher;
-    if (fd < FD_SETSIZE / 4 || getrlimit(RLIMIT_NOFILE, &limit) < 0 ||
-        limit.rlim_cur <= FD_SETSIZE + 64 || (higher = fcntl(fd, F_DUPFD_CLOEXEC, FD_SETSIZE)) < 0)
-        return fd;
-    close(fd);
-    return higher;
-}
-/* Transfers that there are descriptors for: a socket each, and a file each where files can't be
- * moved up; 96 are left to the host, to lookups and the rest. */
-static int fd_capacity(void) {
-    struct rlimit limit = {64, 64};
-    getrlimit(RLIMIT_NOFILE, &limit);
-    int most = limit.rlim_cur < 2 * FD_SETSIZE ? ((int)limit.rlim_cur - 96) / 2 : FD_SETSIZE;
-    return most > FD_SETSIZE - 96 ? FD_SETSIZE - 96 : most > 1 ? most : 1;
-}
-/* Rename, unless the new name exists (EEXIST): in one step where the system can, by renameat2() on
- * Linux, by link() elsewhere; on a file system that has neither (FAT) with a gap between look and
- * leap that can't be closed. */
+/* Rename, unless the new name exists (EEXIST): in one step by renameat2() on Linux, by link()
+ * elsewhere; on a file system without either (FAT) with a gap between look and leap. */
 static int rename_new(const char *from, const char *to) {
     struct stat st;
 #ifdef RENAME_NOREPLACE
@@ -401,7 +378,6 @@ static size_t utf8_decode(const char *text, uint32_t *rune) {
            (c >= 0x200e && c <= 0x200f) || (c >= 0x2028 && c <= 0x202e) || c == 0xfeff ||
            (c >= 0x2066 && c <= 0x2069) || (c >= 0xd800 && c <= 0xdfff) || c > 0x10ffff ? 0 : n;
 }
-
 static size_t utf8_length(const char *text) { uint32_t rune; return utf8_decode(text, &rune); }
 /* Copy text from outside for the eye: whole characters only, what is unsafe replaced. */
 static void text_clean(char *to, size_t room, const char *from, char instead) {
@@ -411,11 +387,6 @@ static void text_clean(char *to, size_t room, const char *from, char instead) {
         memcpy(to, good ? from : &instead, n);
     }
     *to = '\0';
-}
-
-static bool text_is_clean(const char *s) {
-    for (size_t n; *s && (n = utf8_length(s)) > 0;) s += n;
-    return *s == '\0';
 }
 /* Copy a field whole or not at all: half an ETag is worse than none. */
 static void text_field(char *to, size_t room, const char *from) {
@@ -468,22 +439,9 @@ int fetcher_watch(struct fetcher *f, int fd, int events, watch_fn *cb, void *arg
         return err(EBUSY);
     return watch_set(f, fd, HOST, events, cb, arg);
 }
-/* select() said EBADF: somebody closed a descriptor and left its watch. Find it and tell its owner;
- * to go on with it in the set would spin. */
-static void watch_drop_closed(struct fetcher *f) {
-    f->busy = true;
-    for (int fd = 0; fd <= f->top; fd++) {
-        struct watch w = f->watch[fd];
-        if (w.class == NOBODY || fcntl(fd, F_GETFD) >= 0 || errno != EBADF) continue;
-        watch_set(f, fd, NOBODY, 0, NULL, NULL);
-        w.cb(f, fd, FETCHER_GONE, w.arg);
-    }
-    f->busy = false;
-}
 
 /* ======================================================================================== Timers
- * Deadlines on the monotonic clock. A timer stands inside what it belongs to, or is made by
- * fetcher_timer.
+ * Deadlines on the monotonic clock. A timer stands in what it belongs to, or is fetcher_timer's.
  */
 static void clock_read(struct fetcher *f) { f->now = clock_us() + f->skew; }
 int64_t fetcher_now(struct fetcher *f) { return f->now / 1000; }
@@ -502,8 +460,7 @@ static void timer_free(struct fetcher *f, struct timer *t) {
 
 fetcher_id fetcher_timer(struct fetcher *f, int64_t ms, call_fn *cb, void *arg) {
     struct timer *t = ms < 0 || !cb ? NULL : calloc(1, sizeof *t);
-    if (!t) errno = ms < 0 || !cb ? EINVAL : ENOMEM;
-    if (!t) return 0;
+    if (!t) { errno = ms < 0 || !cb ? EINVAL : ENOMEM; return 0; }
     t->call = (struct call){cb, arg};
     t->id.key = TIMER_ID | (int64_t)++f->serial;
     tree_add(&f->timer_ids, &t->id);
@@ -520,20 +477,18 @@ int fetcher_timer_stop(struct fetcher *f, fetcher_id id) {
 }
 
 /* ========================================================================================== Post
- * The self-pipe: the one door for signal handlers and other threads. write() may be called from a
- * signal handler, and what is not longer than PIPE_BUF goes into a pipe whole or not at all: so
- * the pipe carries the calls themselves, in order, and needs neither lock nor memory. And since
- * it is a descriptor, a signal that comes just before select() ends that at once, where a flag
- * would be seen too late.
+ * The self-pipe: the one door for signal handlers and other threads. Both may call write(), and
+ * what is not longer than PIPE_BUF goes into a pipe whole or not at all: so it carries the calls
+ * themselves, in order, without lock or memory. And a signal that comes just before select() ends
+ * that at once, where a flag would be seen too late.
  */
 int fetcher_post(struct fetcher *f, call_fn *cb, void *arg) {
     struct call call; int saved = errno; ssize_t n;
     memset(&call, 0, sizeof call);      /* its padding too: all of it is written */
     call.cb = cb; call.arg = arg;
     while ((n = write(f->pipe[1], &call, sizeof call)) < 0 && errno == EINTR) continue;
-    if (n < 0) return -1;
-    errno = saved;
-    return 0;
+    if (n >= 0) errno = saved;
+    return n < 0 ? -1 : 0;
 }
 /* What one read brings, no more: a callback that posts again must not keep the loop here. Calls are
  * never split, since all that is read and written are multiples of one. */
@@ -578,8 +533,7 @@ static void serve(struct fetcher *f, enum class class, enum phase phase) {
         step_done(f, phase, fd);
     }
 }
-/* Rule 5: only what was due when the turn began, and was made before it. A host's timer is gone
- * before its callback runs, which may stop it, or do anything else. */
+/* Rule 5: what was due and made when the turn began. A host's timer is gone before its callback. */
 static void run_timers(struct fetcher *f) {
     for (struct node *n; (n = tree_first(f->timers)) != NULL && n->key <= f->turn_now &&
                          n->seq <= f->turn_serial && slice_left(f, IN_TIMERS);) {
@@ -589,18 +543,7 @@ static void run_timers(struct fetcher *f) {
     }
 }
 
-static void turn_begin(struct fetcher *f) {
-    struct meter *m = &f->meter;
-    clock_read(f);
-    f->busy = true; f->more = false; f->turn_now = m->began = m->mark = f->now;
-    f->turn_serial = f->serial;
-    m->worst = (struct step){IN_POST, 0, -1, 0};
-    m->touched = 0;
-    memset(m->took, 0, sizeof m->took); memset(m->steps, 0, sizeof m->steps);
-}
-
-static const char *const phase_name[PHASES] =
-    {"post", "host", "timers", "sockets", "finish", "start"};
+static const char *const phase_name[] = {"post", "host", "timers", "sockets", "finish", "start"};
 
 static void trace_line(struct fetcher *f, usec stall) {
     struct meter *m = &f->meter; char line[400], fd[32];
@@ -619,29 +562,6 @@ static void trace_line(struct fetcher *f, usec stall) {
 /* Of the histogram's bucket i, exclusive: 62.5 us << i. */
 static usec stall_bound(int i) { return ((usec)125 << i) / 2; }
 
-static void turn_end(struct fetcher *f) {
-    struct meter *m = &f->meter; usec stall = f->now - m->began; int i = 0;
-    while (i < FETCHER_BUCKETS - 1 && stall >= stall_bound(i)) i++;
-    m->stalls[i]++; m->turns++;
-    if (stall > m->record_us) { m->record_us = stall; m->record = m->worst; }
-    uint64_t serial = f->serial;
-    if (m->trace) trace_line(f, stall);
-    f->more |= f->serial != serial;     /* the trace's callback has started something */
-    f->busy = false;
-}
-/* What the network does in a turn stands below: what is due, what has ended, what waits. */
-static void guest_kick(struct fetcher *), finish_phase(struct fetcher *);
-static void start_phase(struct fetcher *);
-
-static void turn(struct fetcher *f) {
-    turn_begin(f);
-    serve(f, POST, IN_POST); serve(f, HOST, IN_HOST);
-    f->slice_end = f->now + SLICE_US; run_timers(f);
-    f->slice_end = f->now + SLICE_US; guest_kick(f);
-    serve(f, GUEST, IN_SOCKETS); finish_phase(f);
-    start_phase(f); turn_end(f);
-}
-
 int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd) {
     clock_read(f);
     for (int fd = 0; fd <= f->top; fd++) {
@@ -656,14 +576,32 @@ int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd) {
     f->meter.may_sleep = ms * 1000;
     return ms;
 }
+/* What the network does in a turn stands below: what is due, what has ended, what waits. */
+static void guest_kick(struct fetcher *), finish_phase(struct fetcher *);
+static void start_phase(struct fetcher *);
 
 int fetcher_dispatch(struct fetcher *f, const fd_set *rd, const fd_set *wr) {
+    struct meter *m = &f->meter; usec asleep = f->now; int i = 0;
     if (f->busy) return err(EBUSY);
-    f->rd = *rd; f->wr = *wr; f->meter.woke = -1;
-    for (int fd = f->top; fd >= 0 && f->meter.trace; fd--)
-        if (FD_ISSET(fd, rd) || FD_ISSET(fd, wr)) f->meter.woke = fd;
-    f->meter.slept = clock_us() + f->skew - f->now;
-    turn(f);
+    f->busy = true; f->more = false; f->rd = *rd; f->wr = *wr;
+    clock_read(f);
+    f->turn_now = m->began = m->mark = f->now; f->turn_serial = f->serial;
+    m->slept = f->now - asleep; m->worst = (struct step){IN_POST, 0, -1, 0};
+    m->touched = 0; m->woke = -1;
+    memset(m->took, 0, sizeof m->took); memset(m->steps, 0, sizeof m->steps);
+    for (int fd = f->top; fd >= 0 && m->trace; fd--)
+        if (FD_ISSET(fd, rd) || FD_ISSET(fd, wr)) m->woke = fd;
+    serve(f, POST, IN_POST); serve(f, HOST, IN_HOST);
+    f->slice_end = f->now + SLICE_US; run_timers(f);
+    f->slice_end = f->now + SLICE_US; guest_kick(f);
+    serve(f, GUEST, IN_SOCKETS); finish_phase(f); start_phase(f);
+    usec stall = f->now - m->began; uint64_t serial = f->serial;
+    while (i < FETCHER_BUCKETS - 1 && stall >= stall_bound(i)) i++;
+    m->stalls[i]++; m->turns++;
+    if (stall > m->record_us) { m->record_us = stall; m->record = m->worst; }
+    if (m->trace) trace_line(f, stall);
+    f->more |= f->serial != serial;     /* the trace's callback has started something */
+    f->busy = false;
     return 0;
 }
 /* Can anything still happen? Given-up lookups and idle connections don't count: nobody waits. */
@@ -679,8 +617,17 @@ int fetcher_step(struct fetcher *f, int64_t max_ms) {
     if (max_ms >= 0 && ms > max_ms) ms = (int)max_ms;
     struct timeval tv = {ms / 1000, ms % 1000 * 1000};
     if (select(maxfd + 1, &rd, &wr, NULL, &tv) < 0) {
-        /* The sets say nothing now. EINTR: what the handler posted ends the next select. */
-        if (errno == EBADF) watch_drop_closed(f);
+        /* The sets say nothing now. EINTR: what the handler posted ends the next select. EBADF:
+         * somebody closed a descriptor and left its watch; to go on with that would spin. */
+        int top = errno == EBADF ? f->top : -1;
+        f->busy = true;
+        for (int fd = 0; fd <= top; fd++) {
+            struct watch w = f->watch[fd];
+            if (w.class == NOBODY || fcntl(fd, F_GETFD) >= 0 || errno != EBADF) continue;
+            watch_set(f, fd, NOBODY, 0, NULL, NULL);
+            w.cb(f, fd, FETCHER_GONE, w.arg);
+        }
+        f->busy = false;
         FD_ZERO(&rd); FD_ZERO(&wr);
     }
     fetcher_dispatch(f, &rd, &wr);
@@ -693,7 +640,6 @@ int fetcher_run(struct fetcher *f) {
     f->stopped = false;
     return 0;
 }
-
 int fetcher_stop(struct fetcher *f) { f->stopped = true; return 0; }
 
 int fetcher_trace(struct fetcher *f, void (*cb)(struct fetcher *, const char *, void *), void *a) {
@@ -720,9 +666,7 @@ int fetcher_stats(struct fetcher *f, struct fetcher_stats *s) {
 }
 
 /* ============================================================================ libcurl as a guest
- * libcurl uses the four sections above as any host could: it has descriptors watched, and is told
- * when they are ready. What is particular to it:
- *
+ * libcurl uses the four sections above as any host could. What is particular to it:
  * - A kick is needed once for each handle that is added, and whenever curl_multi_timeout() says so.
  *   We ask that once a turn instead of being called back: it costs the same, and nothing re-enters.
  * - A name lookup can't be given up: to remove its handle joins libcurl's resolver thread, for
@@ -731,15 +675,13 @@ int fetcher_stats(struct fetcher *f, struct fetcher_stats *s) {
  *   until the lookup ends by itself; it is refused a socket then.
  */
 
-/* Have the finish phase look at a transfer: the one way from anywhere, libcurl's callbacks
- * included, to what libcurl forbids there. */
+/* Have the finish phase look at a transfer: the one way to what libcurl's callbacks forbid. */
 static void mark(struct fetcher *f, struct transfer *t, unsigned want) {
     t->want |= want; f->more |= !f->busy;
     if (t->mark.in) return;
     t->mark.key = (int64_t)++f->serial; tree_add(&f->marked, &t->mark);
 }
-/* Why a transfer failed; the first reason counts. Text from outside may be in it, so it is cleaned.
- * Returns -1 for the caller to return. */
+/* Why a transfer failed: the first reason counts, cleaned of what came from outside. Returns -1. */
 static int fail(struct transfer *t, enum fetcher_code code, const char *format, ...) {
     char text[2 * sizeof t->message]; va_list args;
     if (t->code != FETCHER_OK) return -1;
@@ -785,8 +727,7 @@ static curl_socket_t on_open_socket(void *arg, curlsocktype purpose, struct curl
     close(fd);
     return CURL_SOCKET_BAD;
 }
-/* Errors need no answer here: what they mean for a transfer comes as its DONE message, or runs into
- * its time limit. */
+/* Errors need no answer here: a transfer learns of them by its DONE message, or its time limit. */
 static void socket_action(struct fetcher *f, curl_socket_t fd, int mask) {
     int running;
     (void)curl_multi_socket_action(f->multi, fd, mask, &running);
@@ -811,8 +752,7 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *un
     if (fd >= 0 && fd < FD_SETSIZE) watch_set(f, fd, GUEST, events, socket_ready, ours ? NULL : f);
     return 0;
 }
-/* The time in which transfers could be heard: it stands still while the rate limit makes us deaf,
- * so that silence of our own making is no stall. */
+/* The time in which transfers could be heard: silence of our own making, in debt, is no stall. */
 static usec listening(const struct fetcher *f) {
     return f->now - f->deaf_sum - (f->deaf ? f->now - f->deaf_since : 0);
 }
@@ -825,54 +765,41 @@ static void guest_kick(struct fetcher *f) {
     socket_action(f, CURL_SOCKET_TIMEOUT, 0);
     step_done(f, IN_SOCKETS, -1);
 }
-/* Does OpenSSL find certificates here by their hash? */
-static bool hashed_directory(const char *path) {
-    DIR *dir = path ? opendir(path) : NULL;
-    bool found = false;
-    for (struct dirent *e; dir && !found && (e = readdir(dir)) != NULL;)
-        found = strspn(e->d_name, "0123456789abcdef") == 8 && !strcmp(e->d_name + 8, ".0");
-    if (dir) closedir(dir);
-    return found;
-}
-/* http and https only, for redirects as well: other schemes block (telnet, file), or reach what a
- * URL from outside must not. The masks are old, and quick; a libcurl without them has the lists. */
-static unsigned set_protocols(CURL *easy, int mask, int list) {
-    CURLcode c = (curl_easy_setopt)(easy, (CURLoption)mask, (long)PROTOCOL_HTTP_HTTPS);
-    return c == CURLE_UNKNOWN_OPTION ? (curl_easy_setopt)(easy, (CURLoption)list, "http,https") : c;
-}
-/* libcurl reads into a buffer for each handle. A big one saves system calls: measured with 1 GiB,
- * 256 KiB cost half the CPU of 16; with small files it makes no difference. So few get much, and
- * many little: 2 MiB in all, but 16 KiB each at least. Small ones keep a low rate limit smooth. */
-static long buffer_size(const struct fetcher *f) {
-    int64_t size = 2 * 1024 * 1024 / (f->running + 1);
-    size = size > 262144 ? 262144 : size < 16384 ? 16384 : size;
-    if (f->rate && size > f->rate / 64) size = f->rate / 64 > 1024 ? f->rate / 64 : 1024;
-    return (long)size;
-}
 
 #define SET(option, value) (bad |= (unsigned)curl_easy_setopt(e, CURLOPT_##option, value))
 
-/* What is the same for every request. libcurl's own time limits join its resolver thread, ours
- * don't. To read the bundle of all certificates costs 20 ms, and for each connection if CAPATH is
- * set (as distributions build it), since libcurl's cache of certificates needs there to be none.
- * With OpenSSL a hashed directory alone is better: only the one that is needed is read. */
+/* libcurl's own time limits join its resolver thread, ours don't. To read the bundle of all
+ * certificates costs 20 ms, and for each connection if CAPATH is set (as distributions do), since
+ * then nothing is cached. With OpenSSL a hashed directory alone is better: only one is read. */
 static unsigned set_common(struct attempt *a) {
     CURL *e = a->easy; unsigned bad = 0;
-    SET(PRIVATE, a); SET(ERRORBUFFER, a->error);
+    /* Its buffer: 256 KiB cost half the CPU of 16 with 1 GiB, with small files it is all the same.
+     * So few get much, and many little, 2 MiB in all. Small ones keep a low rate limit smooth. */
+    int64_t size = 2 * 1024 * 1024 / (a->f->running + 1), least = a->f->rate / 64;
+    size = size > 262144 ? 262144 : size < 16384 ? 16384 : size;
+    if (a->f->rate && size > least) size = least > 1024 ? least : 1024;
+    SET(PRIVATE, a); SET(ERRORBUFFER, a->error); SET(BUFFERSIZE, (long)size);
     SET(RESOLVER_START_FUNCTION, on_resolver_start); SET(RESOLVER_START_DATA, a);
     SET(OPENSOCKETFUNCTION, on_open_socket); SET(OPENSOCKETDATA, a);
     SET(NOSIGNAL, 1L); SET(CONNECTTIMEOUT, 1000000L); SET(FOLLOWLOCATION, 1L);
     SET(MAXREDIRS, (long)REDIRECTS_MAX); SET(SUPPRESS_CONNECT_HEADERS, 1L);
-    SET(PIPEWAIT, a->transfer->host->shares ? 1L : 0L);
-    SET(BUFFERSIZE, buffer_size(a->f)); SET(USERAGENT, "fetcher/" FETCHER_VERSION);
+    SET(USERAGENT, "fetcher/" FETCHER_VERSION); SET(PIPEWAIT, (long)a->transfer->host->shares);
     if (a->f->capath) curl_easy_setopt(e, CURLOPT_CAINFO, NULL);    /* unknown without TLS */
     curl_easy_setopt(e, CURLOPT_CAPATH, a->f->capath);
-    return bad | set_protocols(e, OPT_PROTOCOLS, OPT_PROTOCOLS_STR) |
-           set_protocols(e, OPT_REDIR_PROTOCOLS, OPT_REDIR_PROTOCOLS_STR);
+    /* http and https only, for redirects as well: other schemes block (telnet, file), or reach what
+     * a URL from outside must not. The masks are old, and quick; without them, there are lists. */
+    for (int i = 0; i < 2; i++) {
+        CURLcode c = (curl_easy_setopt)(e, (CURLoption)(OPT_PROTOCOLS + i), 3L);
+        if (c == CURLE_UNKNOWN_OPTION)
+            c = (curl_easy_setopt)(e, (CURLoption)(OPT_PROTOCOLS_STR + i), "http,https");
+        bad |= (unsigned)c;
+    }
+    return bad;
 }
 /* Only a handle without a running lookup may come here. */
 static void attempt_free(struct attempt *a) {
     if (!a) return;
+    if (a->transfer) a->transfer->attempt = NULL;
     lookup_set(a, NO_LOOKUP);
     tree_remove(&a->f->breathless, &a->breath); tree_remove(&a->f->attempts, &a->all);
     curl_multi_remove_handle(a->f->multi, a->easy);
@@ -887,32 +814,15 @@ static usec time_of(CURL *easy, CURLINFO info) {
 /* How long did it take until the request could go out? 0: there is no connection yet. */
 #define connect_time(a) time_of((a)->easy, CURLINFO_PRETRANSFER_TIME_T)
 static bool connected(const struct attempt *a) { return a->head_bytes > 0 || connect_time(a) > 0; }
-/* Hand a handle to libcurl. The one kick lets it begin: without, a hundred new handles would all
- * begin in one call, outside any slice. */
-static int attempt_launch(struct attempt *a) {
-    struct fetcher *f = a->f;
-    if (curl_multi_add_handle(f->multi, a->easy) != CURLM_OK) return -1;
-    a->all.key = (int64_t)++f->serial; tree_add(&f->attempts, &a->all);
-    socket_action(f, CURL_SOCKET_TIMEOUT, 0);
-    if (a->lookup != LOOKUP_RUNNING && connected(a)) {  /* by a connection that was there */
-        lookup_set(a, NO_LOOKUP); scout_over(a, true);
-    }
-    return 0;
-}
-
-static int in_flight_most(const struct fetcher *f) {
-    return f->limit_total > 0 && f->limit_total < f->capacity ? f->limit_total : f->capacity;
-}
-/* The connection cache never holds fewer than may be in flight, or keep-alive would be lost, nor
- * many more, or idle connections would use the descriptors up. */
+/* Fewer connections in the cache would lose keep-alive; many more would use the descriptors up. */
 static void guest_limit(struct fetcher *f) {
-    long most = in_flight_most(f);
-    (void)curl_multi_setopt(f->multi, CURLMOPT_MAXCONNECTS, most < 16 ? 16L : most);
+    long most = f->limit_total < 16 ? 16 : f->limit_total;
+    (void)curl_multi_setopt(f->multi, CURLMOPT_MAXCONNECTS, most);
 }
 
 static int guest_open(struct fetcher *f) {
     const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
-    const char *capath = default_capath(v);
+    const char *capath = default_capath(v); bool hashed = false;
     if ((f->multi = curl_multi_init()) == NULL ||
         curl_multi_setopt(f->multi, CURLMOPT_SOCKETFUNCTION, on_socket) != CURLM_OK ||
         curl_multi_setopt(f->multi, CURLMOPT_SOCKETDATA, f) != CURLM_OK)
@@ -920,38 +830,26 @@ static int guest_open(struct fetcher *f) {
     /* So that twelve hung lookups don't hold up the thirteenth; unknown before 8.20. */
     (void)(curl_multi_setopt)(f->multi, (CURLMoption)MOPT_RESOLVE_THREADS_MAX, 64L);
     f->kick.call.cb = kick_is_due; f->curl_version = v->version_num;
-    if (hashed_directory(capath) && (f->capath = text_join(capath, "")) == NULL) return err(ENOMEM);
+    DIR *dir = capath ? opendir(capath) : NULL;         /* does OpenSSL find certificates there? */
+    for (struct dirent *e; dir && !hashed && (e = readdir(dir)) != NULL;)
+        hashed = strspn(e->d_name, "0123456789abcdef") == 8 && !strcmp(e->d_name + 8, ".0");
+    if (dir) closedir(dir);
+    if (hashed && (f->capath = text_join(capath, "")) == NULL) return err(ENOMEM);
     guest_limit(f);
     return 0;
 }
-/* At the very end handles may still be parked. A libcurl that can leave a lookup behind is told to;
- * with an older one they and their multi are left to the operating system rather than wait. */
-static void guest_close(struct fetcher *f) {
-    bool quick = f->curl_version >= 0x075700, parked = f->attempts != NULL;
-    while (f->attempts && quick) {
-        struct attempt *a = container_of(f->attempts, struct attempt, all);
-        (curl_easy_setopt)(a->easy, (CURLoption)OPT_QUICK_EXIT, 1L);
-        attempt_free(a);
-    }
-    if (parked && quick) (void)(curl_multi_setopt)(f->multi, (CURLMoption)MOPT_QUICK_EXIT, 1L);
-    if (quick || !parked) curl_multi_cleanup(f->multi);
-    free(f->capath);
-}
 
 /* ===================================================================================== Transfers
- * A transfer waits in its host's queue, is attempted, and ends or is attempted again. The attempt
- * is libcurl's business, the rest is ours: the queue (libcurl's own holds everything up in single
- * calls of 50 ms), the limits, the time limits (libcurl's wait for its resolver), and what an
- * answer means for the bytes that are there.
+ * A transfer waits in its host's queue, is attempted, and ends or is attempted again. Ours are the
+ * queue (libcurl's own holds everything up in single calls of 50 ms), the limits, the time limits
+ * (libcurl's wait for its resolver), and what an answer means for the bytes that are there.
  */
 /* -- hosts and the queue --------------------------------------------------------------------- */
 static void host_unready(struct host *h) { if (h->ready_in) tree_remove(h->ready_in, &h->ready); }
-
 static bool host_known(const struct fetcher *f, const struct host *h) {
     return h->known > f->now || (h->numeric && !h->tls);
 }
-/* May this host start a transfer, and needs it a lookup? One at a time as long as it is unknown: a
- * second handle would look the name up once more. */
+/* May this host start one? As long as it is unknown only a scout: two would look the name up. */
 static void host_place(struct fetcher *f, struct host *h) {
     struct node *first = tree_first(h->queue); bool known = host_known(f, h);
     host_unready(h);
@@ -976,8 +874,7 @@ static struct host *host_get(struct fetcher *f, const char *origin) {
     uint64_t hash = text_hash(origin, strlen(origin)); struct node *n = tree_find(f->hosts, hash);
     struct host *h = n ? container_of(n, struct host, name) : calloc(1, sizeof *h);
     if (n || !h) return h;
-    h->name.key = (int64_t)hash;
-    h->ready.seq = ++f->serial;
+    h->name.key = (int64_t)hash; h->ready.seq = ++f->serial;
     h->timer.call = (struct call){host_rested, h};
     h->tls = strncmp(origin, "https", 5) == 0;
     h->numeric = *name == '[' || strncmp(name, "localhost:", 10) == 0 ||
@@ -996,7 +893,6 @@ static struct host *host_next(struct fetcher *f) {
     host_place(f, h);                   /* what was known is so no more */
     return host_next(f);
 }
-
 static usec limit_us(int64_t ms) { return ms < 0 || ms > FOREVER / 1000 ? FOREVER : ms * 1000; }
 
 static void set_state(struct fetcher *f, struct transfer *t, enum fetcher_state state) {
@@ -1044,14 +940,7 @@ static const char *url_origin(const char *url, char *origin, size_t room) {
     curl_url_cleanup(u);
     return wrong;
 }
-/* Was the scheme left out? "example.org/x" is what people type: a host with a dot, or localhost. */
-static bool url_lacks_scheme(const char *url) {
-    size_t n = strcspn(url, ":/?#");
-    return strncmp(url + n, "://", 3) != 0 && n > 0 &&
-           (memchr(url, '.', n) || (n == 9 && strncmp(url, "localhost", 9) == 0));
-}
-/* A copy fit for the eye, any password removed; NULL: no memory. What libcurl can't take apart is
- * shown from its '@' on only. */
+/* A copy for the eye, without any password: what libcurl can't take apart is shown from '@' on. */
 static char *url_shown(const char *url) {
     CURLU *u = strchr(url, '@') ? curl_url() : NULL;
     char *clean, *part = NULL;
@@ -1063,38 +952,13 @@ static char *url_shown(const char *url) {
     curl_free(part); curl_url_cleanup(u);
     return clean;
 }
-/* The last part of the path, decoded first, so that "%2e%2e%2f" is seen for what it is. */
-static char *url_name(const char *url) {
-    const char *path = strstr(url, "://") + 3, *slash = path + strcspn(path, "?#"), *end = slash;
-    while (slash > path && slash[-1] != '/') slash--;
-    char *decoded = slash > path && end > slash
-                  ? curl_easy_unescape(NULL, slash, (int)(end - slash), NULL) : NULL;
-    char *name = text_join(decoded ? decoded : "", "");
-    curl_free(decoded);
-    return name;
-}
 /* -- the head of the answer ------------------------------------------------------------------ */
-/* "bytes 100-199/1000"; in a 416 a star stands in place of the range. */
-static void read_content_range(struct head *h, const char *s) {
-    if (strncasecmp(s, "bytes ", 6) != 0) return;
-    s += 6; h->range_first = text_number(&s);
-    if ((s = strchr(s, '/')) != NULL) { s++; h->range_total = text_number(&s); }
-}
 /* Seconds or a date, and an hour at most: a far date must not overflow. */
 static int64_t read_retry_after(const char *s) {
-    int64_t seconds = text_number(&s);
-    if (seconds < 0) {
-        time_t date = curl_getdate(s, NULL);
-        if (date < 0) return -1;
-        seconds = (int64_t)date - (int64_t)time(NULL);
-    }
+    int64_t seconds = text_number(&s); time_t date = seconds < 0 ? curl_getdate(s, NULL) : 0;
+    if (date < 0) return -1;
+    if (seconds < 0) seconds = (int64_t)date - (int64_t)time(NULL);
     return seconds < 0 ? 0 : seconds > 3600 ? HOUR_US : seconds * 1000000;
-}
-
-static void head_status(struct head *h, const char *s) {
-    *h = (struct head){.length = -1, .range_first = -1, .range_total = -1, .retry_after_us = -1};
-    h->status = (int)text_number(&s);
-    text_clean(h->reason, sizeof h->reason, s + strspn(s, " "), '?');
 }
 
 static void head_field(struct head *h, const char *name, const char *value) {
@@ -1107,13 +971,15 @@ static void head_field(struct head *h, const char *name, const char *value) {
     for (size_t i = 0; i < COUNT_OF(text); i++)
         if (strcasecmp(name, text[i].name) == 0) text_field(text[i].to, text[i].room, value);
     if (strcasecmp(name, "Retry-After") == 0) h->retry_after_us = read_retry_after(value);
-    if (strcasecmp(name, "Content-Range") == 0) read_content_range(h, value);
-    if (strcasecmp(name, "Content-Length") == 0) h->length = text_number(&value);
+    else if (strcasecmp(name, "Content-Length") == 0) h->length = text_number(&value);
+    else if (strcasecmp(name, "Content-Range") == 0 && strncasecmp(value, "bytes ", 6) == 0) {
+        value += 6; h->range_first = text_number(&value);   /* "100-199/1000"; of a 416: a star */
+        if ((value = strchr(value, '/')) != NULL) { value++; h->range_total = text_number(&value); }
+    }
 }
-/* libcurl calls this with a line, not ended by NUL. (Its own reader, curl_easy_header, came with
- * 7.83 and only answers when the head is complete.) */
+/* A line, without a NUL. (libcurl's own reader, of 7.83, only answers when the head is whole.) */
 static size_t on_header(char *data, size_t one, size_t size, void *arg) {
-    struct attempt *a = arg; char line[1024], *colon;
+    struct attempt *a = arg; struct head *h = &a->head; char line[1024], *colon;
     size_t n = size < sizeof line ? size : sizeof line - 1; (void)one;
     if (!a->transfer) return 0;
     lookup_set(a, NO_LOOKUP); scout_over(a, true);
@@ -1126,12 +992,15 @@ static size_t on_header(char *data, size_t one, size_t size, void *arg) {
     while (n > 0 && isspace((unsigned char)line[n - 1])) n--;
     line[n] = '\0';
     if (strncmp(line, "HTTP/", 5) == 0) {
-        colon = line + strcspn(line, " ");
-        head_status(&a->head, colon + strspn(colon, " "));
+        const char *s = line + strcspn(line, " ");
+        s += strspn(s, " ");
+        *h = (struct head){.length = -1, .range_first = -1, .range_total = -1,
+                           .retry_after_us = -1, .status = (int)text_number(&s)};
+        text_clean(h->reason, sizeof h->reason, s + strspn(s, " "), '?');
         a->transfer->host->shares = a->transfer->host->tls && line[5] >= '2';
-    } else if (!a->head.decided && (colon = strchr(line, ':')) != NULL) {
+    } else if (!h->decided && (colon = strchr(line, ':')) != NULL) {
         *colon++ = '\0';
-        head_field(&a->head, line, colon + strspn(colon, " \t"));
+        head_field(h, line, colon + strspn(colon, " \t"));
     }
     return size;
 }
@@ -1140,7 +1009,9 @@ static size_t on_header(char *data, size_t one, size_t size, void *arg) {
  * says "much the same", which isn't enough to join two halves. A Last-Modified proves as much as
  * a strong ETag only if the document had been left alone for a while when it was sent (RFC 9110,
  * 8.8.2.2; a minute is the older and safer rule). To read dates is slow, so it waits until here. */
-static const char *dated_validator(struct body *b) {
+static const char *validator(struct body *b) {
+    if (b->no_range) return NULL;
+    if (b->proof.etag[0] == '"' && !b->no_etag) return b->proof.etag;
     if (b->modified_sure < 0) {
         time_t modified = curl_getdate(b->proof.modified, NULL);
         time_t date = curl_getdate(b->proof.date, NULL);
@@ -1149,15 +1020,9 @@ static const char *dated_validator(struct body *b) {
     return b->modified_sure ? b->proof.modified : NULL;
 }
 
-static const char *validator(struct body *b) {
-    if (b->no_range) return NULL;
-    return b->proof.etag[0] == '"' && !b->no_etag ? b->proof.etag : dated_validator(b);
-}
-
 static const char *request_method(const struct fetcher_request *rq) {
     return rq->method ? rq->method : rq->body ? "POST" : "GET";
 }
-
 static int ask_again(struct attempt *a) { a->again = true; return -1; }
 /* Is an answer about another document than the one we have a part of? */
 static bool document_differs(const struct proof *h, const struct proof *b) {
@@ -1165,16 +1030,14 @@ static bool document_differs(const struct proof *h, const struct proof *b) {
     if (etags && strcmp(h->etag, b->etag)) return true;
     return !strong && h->modified[0] && b->modified[0] && strcmp(h->modified, b->modified);
 }
-/* A 206 continues what we have only if it starts where we stopped, and is of the same document. A
- * server that gets this wrong is asked for the whole. */
+/* A 206 has to start where we stopped, in the same document; else we ask for the whole. */
 static int accept_part(struct attempt *a) {
     struct body *b = a->transfer->body; const struct head *h = &a->head;
     if (!a->ranged && (!a->transfer->own_range || (b->have && a->transfer->rq.on_data)))
         return fail(a->transfer, FETCHER_PROTOCOL, "the server sent a part that was not asked for");
-    b->no_range |= a->ranged && (h->range_first != b->have ||
-                                 document_differs(&h->proof, &b->proof) ||
-                                 (h->range_total >= 0 && b->length >= 0 &&
-                                  h->range_total != b->length));
+    b->no_range |= a->ranged &&
+        (h->range_first != b->have || document_differs(&h->proof, &b->proof) ||
+         (h->range_total >= 0 && b->length >= 0 && h->range_total != b->length));
     if (a->ranged && b->no_range) return ask_again(a);
     if (!a->ranged || h->range_total >= 0) b->length = a->ranged ? h->range_total : -1;
     b->skip = 0;
@@ -1186,9 +1049,10 @@ static int accept_part(struct attempt *a) {
 static int accept_whole(struct attempt *a) {
     struct transfer *t = a->transfer; struct body *b = t->body; const struct head *h = &a->head;
     bool same = h->proof.etag[0] == '"' && strcmp(h->proof.etag, b->proof.etag) == 0;
-    if (a->ranged && same && !b->no_etag && dated_validator(b) && !t->rq.on_data) {
+    if (a->ranged && same && !b->no_etag && !t->rq.on_data) {
         b->no_etag = true;
-        return ask_again(a);
+        if (validator(b)) return ask_again(a);
+        b->no_etag = false;
     }
     if (b->have && t->rq.on_data && !same)
         return fail(t, FETCHER_CUT_SHORT, "cut short, and the document may have changed since");
@@ -1237,45 +1101,37 @@ static void hear_again(struct fetcher *f, void *arg) {
 /* The rate is limited by not listening: what we don't read the kernel doesn't acknowledge, and
  * the sender waits. A tenth of a second's bytes may be saved up; and once in debt we listen
  * again only when there is enough for 20 ms, or each packet would cost a turn. */
-static void budget_spend(struct fetcher *f, int64_t n) {
+static void count_bytes(struct fetcher *f, struct transfer *t, int64_t n) {
+    usec elapsed = f->now - t->speed_since;
+    t->received += n; f->received += n; t->speed_bytes += n;
+    if (elapsed >= 1000000) {
+        t->speed = t->speed_bytes * 1000000 / elapsed; t->speed_bytes = 0; t->speed_since = f->now;
+    }
     if (!f->rate) return;
     f->budget += (int64_t)((double)f->rate * (double)(f->now - f->filled) / 1e6);
     f->filled = f->now; f->budget = (f->budget > f->rate / 10 ? f->rate / 10 : f->budget) - n;
     if (f->budget < 0 && !f->deaf) { f->deaf = true; f->deaf_since = f->now; }
     if (f->deaf) timer_arm(f, &f->hear, f->now + 20000 - f->budget * 1000000 / f->rate);
 }
-
-static void count_bytes(struct fetcher *f, struct transfer *t, int64_t n) {
-    usec elapsed = f->now - t->speed_since;
-    t->received += n; f->received += n; t->speed_bytes += n;
-    budget_spend(f, n);
-    if (elapsed < 1000000) return;
-    t->speed = t->speed_bytes * 1000000 / elapsed; t->speed_bytes = 0; t->speed_since = f->now;
-}
-
-static int body_take(struct attempt *a, const char *data, size_t n) {
-    struct transfer *t = a->transfer; struct body *b = t->body;
-    if (a->again || (!a->head.decided && decide(a) < 0)) return -1;
-    if (a->complete || (t->code != FETCHER_OK && !t->body->page))   /* nobody wants it */
-        return (a->drained += n) > DRAIN_MAX ? -1 : 0;
-    if (t->rq.max_bytes >= 0 && (int64_t)n - b->skip > t->rq.max_bytes - b->have)
-        return fail(t, FETCHER_TOO_BIG, "more than %" PRId64 " bytes", t->rq.max_bytes);
-    return t->sink->take(t, data, n);
-}
 /* One call to libcurl may go on for as long as data keeps coming (7.88 read 12 MB in one, 60 ms).
  * So when the slice or the budget is spent it is paused, until the finish phase lets it go. */
 static size_t on_body(char *data, size_t one, size_t n, void *arg) {
     struct attempt *a = arg; struct fetcher *f = a->f; struct transfer *t = a->transfer;
-    bool fed = f->meter.fed; (void)one;
+    bool fed = f->meter.fed; int result = 0; (void)one;
     if (!t || (t->want & WANT_CANCEL)) return n + 1;            /* anything but n ends it */
     f->meter.fed = true;
     if (fed && (f->deaf || clock_us() + f->skew >= f->slice_end)) {
-        a->breath.key = (int64_t)++f->serial;
-        tree_add(&f->breathless, &a->breath);
+        a->breath.key = (int64_t)++f->serial; tree_add(&f->breathless, &a->breath);
         return CURL_WRITEFUNC_PAUSE;
     }
     f->meter.touched = (fetcher_id)t->id.key; a->moved = listening(f);
-    int result = body_take(a, data, n);
+    if (a->again || (!a->head.decided && decide(a) < 0)) return n + 1;
+    const struct body *b = t->body;
+    if (a->complete || (t->code != FETCHER_OK && !b->page)) {   /* nobody wants it */
+        if ((a->drained += n) > DRAIN_MAX) return n + 1;
+    } else if (t->rq.max_bytes >= 0 && (int64_t)n - b->skip > t->rq.max_bytes - b->have)
+        result = fail(t, FETCHER_TOO_BIG, "more than %" PRId64 " bytes", t->rq.max_bytes);
+    else result = t->sink->take(t, data, n);
     if (result < 0) return n + 1;
     if (result == FETCHER_PAUSE) {
         t->held = true; set_state(f, t, FETCHER_PAUSED);
@@ -1285,41 +1141,27 @@ static size_t on_body(char *data, size_t one, size_t n, void *arg) {
     if (t->rq.on_progress && f->now >= t->progressed + PROGRESS_US) set_state(f, t, t->state);
     return n;
 }
-/* Room for `more` bytes and a NUL. What was announced is taken at once, if it is not absurd;
+/* There is always room for a NUL too. What was announced is taken at once, if it is not absurd;
  * else it grows by half, so that all copying together stays a small part of the work. */
-static int body_room(struct transfer *t, size_t more) {
-    struct body *b = t->body;
-    size_t need = (size_t)b->have + more + 1, room = b->room + b->room / 2;
-    if (need <= b->room) return 0;
-    if (b->length >= 0 && b->length < MEMORY_USUAL && room <= (size_t)b->length)
-        room = (size_t)b->length + 1;
-    if (room < need) room = need;
-    char *data = realloc(b->data, room);
-    if (!data) return fail_memory(t);
-    b->data = data; b->room = room;
-    return 0;
-}
-
 static int memory_take(struct transfer *t, const char *data, size_t n) {
-    struct body *b = t->body;
-    if ((uint64_t)b->have + n > SIZE_MAX / 2 || body_room(t, n) < 0) return fail_memory(t);
+    struct body *b = t->body; size_t need = (size_t)b->have + n + 1, room = b->room + b->room / 2;
+    if ((uint64_t)b->have + n > SIZE_MAX / 2) return fail_memory(t);
+    if (need > b->room) {
+        if (b->length >= 0 && b->length < MEMORY_USUAL && room <= (size_t)b->length)
+            room = (size_t)b->length + 1;
+        if (room < need) room = need;
+        char *longer = realloc(b->data, room);
+        if (!longer) return fail_memory(t);
+        b->data = longer; b->room = room;
+    }
     memcpy(b->data + b->have, data, n);
     b->have += (int64_t)n; b->data[b->have] = '\0';
     return 0;
 }
-/* An error page that came in place of the document is no start of it. */
-static int memory_open(struct transfer *t) {
-    if (t->body->page) t->body->have = 0;
-    t->body->page = false;
-    return 0;
-}
-
 static int memory_commit(struct transfer *t) { return memory_take(t, "", 0); }
 static void memory_drop(struct transfer *t) { free(t->body->data); }
 static int nothing(struct transfer *t) { (void)t; return 0; }
-
-static const struct sink memory_sink =
-    {memory_open, nothing, memory_take, memory_commit, memory_drop};
+static const struct sink memory_sink = {nothing, nothing, memory_take, memory_commit, memory_drop};
 
 static int stream_take(struct transfer *t, const char *data, size_t n) {
     struct body *b = t->body; size_t skip = b->skip < (int64_t)n ? (size_t)b->skip : n;
@@ -1329,7 +1171,6 @@ static int stream_take(struct transfer *t, const char *data, size_t n) {
     b->skip -= (int64_t)skip; b->have += (int64_t)(n - skip);
     return 0;
 }
-
 static const struct sink stream_sink = {nothing, nothing, stream_take, nothing, memory_drop};
 /* -- an attempt ------------------------------------------------------------------------------ */
 static int header_add(struct attempt *a, const char *name, const char *value) {
@@ -1340,8 +1181,7 @@ static int header_add(struct attempt *a, const char *name, const char *value) {
     a->headers = longer;
     return 0;
 }
-/* What we have goes into the request: the whole document of an earlier round makes it conditional;
- * a part, with a proof, makes it ask for the rest. */
+/* The whole document of an earlier round makes a request conditional; a part asks for the rest. */
 static int add_conditions(struct attempt *a) {
     struct body *b = a->transfer->body; char range[48];
     if (b->whole && b->proof.etag[0]) return header_add(a, "If-None-Match: ", b->proof.etag);
@@ -1354,69 +1194,52 @@ static int add_conditions(struct attempt *a) {
            header_add(a, "If-Range: ", validator(b));
 }
 
-static unsigned set_request(struct attempt *a) {
-    const struct fetcher_request *rq = &a->transfer->rq;
-    const char *method = request_method(rq); CURL *e = a->easy; unsigned bad = 0;
+static int attempt_new(struct fetcher *f, struct transfer *t) {
+    const struct fetcher_request *rq = &t->rq; const char *method = request_method(rq);
+    struct attempt *a = calloc(1, sizeof *a); CURL *e = a ? curl_easy_init() : NULL;
+    if (!e) { free(a); return fail_memory(t); }
+    t->attempt = a;
+    a->transfer = t; a->f = f; a->easy = e; a->began = a->moved = listening(f);
+    for (const char *const *header = rq->headers; header && *header; header++)
+        if (header_add(a, "", *header) < 0) return -1;
+    if (add_conditions(a) < 0) return -1;
+    unsigned bad = set_common(a);
     SET(URL, rq->url); SET(HEADERFUNCTION, on_header); SET(HEADERDATA, a);
     SET(WRITEFUNCTION, on_body); SET(WRITEDATA, a); SET(HTTPHEADER, a->headers);
     if (rq->flags & FETCHER_COMPRESSED) SET(ACCEPT_ENCODING, "");
-    if (rq->body) {
-        SET(POSTFIELDSIZE_LARGE, (curl_off_t)rq->body_size); SET(POSTFIELDS, rq->body);
-    }
+    if (rq->body) SET(POSTFIELDSIZE_LARGE, (curl_off_t)rq->body_size), SET(POSTFIELDS, rq->body);
     if (strcmp(method, "HEAD") == 0) SET(NOBODY, 1L);
     else if (strcmp(method, rq->body ? "POST" : "GET") != 0) SET(CUSTOMREQUEST, method);
-    return bad;
-}
-
-static int attempt_new(struct fetcher *f, struct transfer *t) {
-    struct attempt *a = calloc(1, sizeof *a);
-    if (!a || (a->easy = curl_easy_init()) == NULL) { free(a); return fail_memory(t); }
-    t->attempt = a;
-    a->transfer = t; a->f = f; a->began = a->moved = listening(f);
-    for (const char *const *header = t->rq.headers; header && *header; header++)
-        if (header_add(a, "", *header) < 0) return -1;
-    if (add_conditions(a) < 0) return -1;
-    if (set_common(a) || set_request(a))
-        return fail(t, FETCHER_OTHER, "libcurl does not take a setting");
-    if (t->rq.setup && t->rq.setup(a->easy, t->rq.arg) < 0)
-        return fail(t, FETCHER_OTHER, "its set-up failed");
-    return 0;
+    if (bad) return fail(t, FETCHER_OTHER, "libcurl does not take a setting");
+    if (!rq->setup || rq->setup(e, rq->arg) >= 0) return 0;
+    return fail(t, FETCHER_OTHER, "its set-up failed");
 }
 /* -- time limits ----------------------------------------------------------------------------- */
-/* When does the running attempt run into a limit? Until it is connected connect_ms counts, then the
- * silence; but bytes of its own that go out are no silence, nor is a reader that paused it. */
-static usec attempt_deadline(struct attempt *a) {
-    const struct fetcher_request *rq = &a->transfer->rq;
-    usec total = a->transfer->began + limit_us(rq->total_ms), now = a->f->now, due;
+/* Until it is connected connect_ms counts, then the silence; but bytes of its own that go out are
+ * no silence, nor is a reader that paused it. It is looked at once more after stall_ms, for then it
+ * may be connected; where others wait for that, sooner. Returns false if the limit is reached. */
+static bool deadline_arm(struct fetcher *f, struct transfer *t) {
+    const struct fetcher_request *rq = &t->rq; struct attempt *a = t->attempt;
+    usec total = t->began + limit_us(rq->total_ms), heard = listening(f), due;
     int64_t sent = rq->body ? time_of(a->easy, CURLINFO_SIZE_UPLOAD_T) : 0;
-    if (sent > a->sent) { a->sent = sent; a->moved = listening(a->f); }
-    if (a->transfer->held) due = now + FOREVER;
-    else if (connected(a))
-        due = now + limit_us(rq->stall_ms) - (listening(a->f) - a->moved) +
-              (a->head_bytes ? 0 : connect_time(a));
-    else due = now + limit_us(rq->connect_ms) - (listening(a->f) - a->began);
-    return due < total ? due : total;
-}
-/* It is looked at once more after stall_ms: by then the connection may be there. Where others
- * wait for that, sooner. */
-static void deadline_arm(struct fetcher *f, struct transfer *t) {
-    usec due = attempt_deadline(t->attempt);
-    bool soon = t->attempt->scout && t->attempt->lookup == NO_LOOKUP;
-    usec look = f->now + (soon ? SCOUT_US : limit_us(t->rq.stall_ms));
+    if (sent > a->sent) { a->sent = sent; a->moved = heard; }
+    if (t->held) due = f->now + FOREVER;
+    else if (!connected(a)) due = f->now + limit_us(rq->connect_ms) - (heard - a->began);
+    else due = f->now + limit_us(rq->stall_ms) - (heard - a->moved) +
+               (a->head_bytes ? 0 : connect_time(a));
+    if (due > total) due = total;
+    usec look = f->now + (a->scout && a->lookup == NO_LOOKUP ? SCOUT_US : limit_us(rq->stall_ms));
     timer_arm(f, &t->timer, due < look ? due : look);
+    return due > f->now;
 }
-/* The one timer of a transfer; what it means depends on the state. A limit is looked at when it is
- * due, not at each byte. */
+/* A transfer's one timer: the end of a wait, or a limit, looked at when due, not at each byte. */
 static void transfer_due(struct fetcher *f, void *arg) {
     struct transfer *t = arg; const struct fetcher_request *rq = &t->rq;
     bool over = f->now - t->began >= limit_us(rq->total_ms), there;
-    if (!t->attempt && (t->attempts == 0 || !over)) {           /* the end of a wait */
-        enqueue(f, t, false);
-        return;
-    }
+    if (!t->attempt && (t->attempts == 0 || !over)) { enqueue(f, t, false); return; }
     there = t->attempt && connected(t->attempt);
     if (there && t->attempt->scout) scout_over(t->attempt, true);
-    if (t->attempt && attempt_deadline(t->attempt) > f->now) { deadline_arm(f, t); return; }
+    if (t->attempt && deadline_arm(f, t)) return;
     fail(t, FETCHER_TIMEOUT, over ? "not done after %g s" : there ? "stalled: no data for %g s"
          : "no connection after %g s",
          MS(over ? rq->total_ms : there ? rq->stall_ms : rq->connect_ms));
@@ -1439,12 +1262,6 @@ static const struct { CURLcode curl; enum fetcher_code code; } reason[] = {
     {CURLE_BAD_CONTENT_ENCODING, FETCHER_PROTOCOL}, {CURLE_OUT_OF_MEMORY, FETCHER_NO_MEMORY},
 };
 
-static void fail_cut_short(struct transfer *t, const char *why) {
-    if (t->body->length > 0)
-        fail(t, FETCHER_CUT_SHORT, "cut short after %" PRId64 " of %" PRId64 " bytes",
-             t->body->have, t->body->length);
-    else fail(t, FETCHER_CUT_SHORT, "cut short: %s", why);
-}
 /* Say it in words for a person: what, where (that may be where a redirect led), and why. */
 static void fail_curl(struct attempt *a, CURLcode c) {
     struct transfer *t = a->transfer;
@@ -1462,17 +1279,18 @@ static void fail_curl(struct attempt *a, CURLcode c) {
     else if (code == FETCHER_NO_CONNECTION)
         fail(t, code, "could not connect to %s: %s", host, os ? strerror((int)os) : why);
     else if (code == FETCHER_TLS) fail(t, code, "cannot trust %s: %s", host, why);
-    else if (code == FETCHER_CUT_SHORT) fail_cut_short(t, why);
-    else
-        fail(t, code, code == FETCHER_REDIRECT ? "a redirect can't be followed: %s" : "%s", why);
+    else if (code == FETCHER_CUT_SHORT && t->body->length > 0)
+        fail(t, code, "cut short after %" PRId64 " of %" PRId64 " bytes", t->body->have,
+             t->body->length);
+    else fail(t, code, code == FETCHER_REDIRECT ? "a redirect can't be followed: %s" :
+                       code == FETCHER_CUT_SHORT ? "cut short: %s" : "%s", why);
 }
 
 static bool listed(const char *what, const char *list) {
     const char *found = strstr(list, what);
     return found && (found == list || found[-1] == ' ') && strchr(" ", found[strlen(what)]);
 }
-/* May it be tried again? If what happened may pass; and if the server may have acted already, only
- * where that does no harm. */
+/* Only what may pass is tried again, and where the server may have acted only what does no harm. */
 static bool may_retry(struct fetcher *f, const struct transfer *t) {
     bool harmless = listed(request_method(&t->rq), "GET HEAD PUT DELETE OPTIONS"); char status[16];
     if (f->closing || t->failures >= t->rq.retries || f->now - t->began >= limit_us(t->rq.total_ms))
@@ -1484,8 +1302,7 @@ static bool may_retry(struct fetcher *f, const struct transfer *t) {
         return harmless;
     return t->code == FETCHER_NO_HOST || t->code == FETCHER_NO_CONNECTION;
 }
-/* Exponential backoff with full jitter: anything up to a bound that doubles, so that many that
- * failed together don't come back together. */
+/* Backoff with full jitter, so that many that failed together don't come back together. */
 static void retry_later(struct fetcher *f, struct transfer *t) {
     usec bound = (usec)BACKOFF_FIRST_US << (t->failures < 6 ? t->failures : 6);
     usec total = t->began + limit_us(t->rq.total_ms);
@@ -1507,9 +1324,8 @@ static void retry_later(struct fetcher *f, struct transfer *t) {
  * a file can block, and there is no portable remedy: so writes are small, and nothing is flushed.
  */
 /* -- names ----------------------------------------------------------------------------------- */
-/* A name from outside, as it may stand in a directory: no path, not hidden, nothing that a terminal
- * would act on, not empty; and not too long: it is cut on a character's boundary, and keeps its
- * extension. */
+/* A name from outside, as it may stand in a directory: no path, not hidden, not empty, nothing that
+ * a terminal would act on; if too long, cut before the extension on a character's boundary. */
 static void name_make_safe(char *to, size_t room, const char *from) {
     for (const char *s = from; *s; s++)
         if (*s == '/' || *s == '\\') from = s + 1;
@@ -1522,36 +1338,29 @@ static void name_make_safe(char *to, size_t room, const char *from) {
     while (keep > 0 && (to[keep] & 0xc0) == 0x80) keep--;
     memmove(to + keep, to + n - tail, tail + 1);
 }
-/* A value that may be quoted, of a header's parameter. Returns where it ends. */
-static const char *read_value(const char *s, char *to, size_t room) {
-    bool quoted = *s == '"'; size_t n = 0;
-    for (s += quoted; *s && !strchr(quoted ? "\"" : "; \t", *s); s++) {
-        s += quoted && *s == '\\' && s[1];
-        if (n + 1 < room) to[n++] = *s;
-    }
-    to[n] = '\0';
-    return s;
-}
-/* The value of filename*: charset'language'percent-encoded (RFC 8187, which knows UTF-8 only). */
-static void read_extended(char *name, size_t room, char *value) {
-    char *text = strchr(value, '\''), *plain = NULL;
-    text = text ? strchr(text + 1, '\'') : NULL;
-    if (text) plain = curl_easy_unescape(NULL, text + 1, 0, NULL);
-    text_field(name, room, plain ? plain : value);
-    curl_free(plain);
-}
-/* The name in a Content-Disposition: filename* before filename (RFC 6266). */
+/* The name in a Content-Disposition: filename* before filename (RFC 6266). The value of filename*
+ * is charset'language'percent-encoded (RFC 8187, which knows UTF-8 only). */
 static bool disposition_name(const char *s, char *name, size_t room) {
-    char value[600]; bool extended = false;
+    char value[600]; bool extended = false, quoted;
     *name = '\0';
     while (!extended && (s = strchr(s, ';')) != NULL) {
-        const char *key = s + 1 + strspn(s + 1, " \t"); size_t n = strcspn(key, "=; \t");
+        const char *key = s + 1 + strspn(s + 1, " \t"); size_t n = strcspn(key, "=; \t"), got = 0;
         s = key + n + strspn(key + n, " \t");
         if (*s != '=') continue;
-        s = read_value(s + 1 + strspn(s + 1, " \t"), value, sizeof value);
+        s += 1 + strspn(s + 1, " \t");
+        quoted = *s == '"';
+        for (s += quoted; *s && !strchr(quoted ? "\"" : "; \t", *s); s++) {
+            s += quoted && *s == '\\' && s[1];
+            if (got + 1 < sizeof value) value[got++] = *s;
+        }
+        value[got] = '\0';
         extended = n == 9 && strncasecmp(key, "filename*", n) == 0;
-        if (extended) read_extended(name, room, value);
-        else if (n == 8 && strncasecmp(key, "filename", n) == 0) text_field(name, room, value);
+        char *text = extended ? strchr(value, '\'') : NULL, *plain = NULL;
+        if (text && (text = strchr(text + 1, '\'')) != NULL)
+            plain = curl_easy_unescape(NULL, text + 1, 0, NULL);
+        if (extended || (n == 8 && strncasecmp(key, "filename", n) == 0))
+            text_field(name, room, plain ? plain : value);
+        curl_free(plain);
     }
     return *name != '\0';
 }
@@ -1583,17 +1392,6 @@ static int path_set(struct transfer *t, char **path, const char *name) {
     free(*path); *path = text_join(t->rq.path, safe);
     return *path ? 0 : fail_memory(t);
 }
-/* Make what is missing on the way to a file. If nothing was, that is an error: ENOENT. */
-static int make_directories(char *path) {
-    int result = ENOENT;
-    for (char *s = path + 1; (s = strchr(s, '/')) != NULL; s++) {
-        *s = '\0';
-        if (mkdir(path, 0777) == 0) result = 0;
-        else if (errno != EEXIST) result = errno;
-        *s = '/';
-    }
-    return result ? err(result) : 0;
-}
 /* -- the .meta: a line each for the URL, the validator and the length ------------------------ */
 struct meta {
     char text[4096];            /* what is longer isn't written, and so not resumed */
@@ -1620,13 +1418,12 @@ static bool meta_read(const char *part, struct meta *m) {
 }
 
 static void meta_remove(struct body *b) {
-    char *path = b->meta ? text_join(b->part, ".meta") : NULL;
+    char *path = text_join(b->part, ".meta");
     if (path) unlink(path);
     free(path); b->meta = false;
 }
 /* Written in one piece, while the .part is empty: so it never speaks of bytes that are not there.
- * Best effort (the disk may be full, or the name taken by somebody's file): without one the
- * download works, and can't be continued by another process. */
+ * Best effort: without one the download works, and can't be continued by another process. */
 static void meta_write(struct transfer *t) {
     struct body *b = t->body; struct meta m;
     bool foreign = !b->meta && meta_read(b->part, &m) && !*m.url;
@@ -1648,34 +1445,43 @@ static bool stands_as(int fd, const char *path) {
     return fstat(fd, &st) == 0 && lstat(path, &other) == 0 && S_ISREG(other.st_mode) &&
            other.st_dev == st.st_dev && other.st_ino == st.st_ino;
 }
-/* Does another transfer of this fetcher write it? */
-static bool held_here(struct fetcher *f, const char *part) {
-    for (struct node *n = tree_first(f->transfers); n; n = tree_next(f->transfers, n)) {
-        struct transfer *t = container_of(n, struct transfer, id);
-        if (t->body && t->body->fd >= 0 && strcmp(t->body->part, part) == 0) return true;
-    }
-    return false;
-}
-/* Open a .part and lock it. -1 with EWOULDBLOCK: somebody writes it; EEXIST: it isn't a plain
- * file, or was renamed a moment ago. */
+/* -1 with EWOULDBLOCK: somebody writes it; EEXIST: it is no plain file, or was just renamed. Files
+ * need no place below FD_SETSIZE, sockets do: so one with a low number moves up if it can. */
 static int part_lock(const char *part, int flags) {
     int fd = open(part, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | flags, 0666), why = EEXIST;
-    struct stat st;
+    struct stat st; struct rlimit limit = {0, 0}; int higher;
     if (fd < 0) return -1;
     if (flock(fd, LOCK_EX | LOCK_NB) < 0) why = errno;
     else if (flags & O_EXCL ? fstat(fd, &st) == 0 && st.st_size == 0    /* new, and still empty */
-                            : stands_as(fd, part))
-        return fd_make_room(fd);
+                            : stands_as(fd, part)) {
+        getrlimit(RLIMIT_NOFILE, &limit);
+        if (fd < FD_SETSIZE / 4 || limit.rlim_cur <= FD_SETSIZE + 64 ||
+            (higher = fcntl(fd, F_DUPFD_CLOEXEC, FD_SETSIZE)) < 0)
+            return fd;
+        close(fd);
+        return higher;
+    }
     close(fd);
     return err(why);
 }
 /* Something is in the way of this .part: try it again (0), or the next number (1), or fail (-1). */
 static int part_obstacle(struct transfer *t, char *part, bool ours) {
+    struct node *all = t->f->transfers; int result = ENOENT;
     switch (errno) {
-    case ENOENT:
-        return make_directories(part) < 0 ? fail_file(t, "make", part) : 0;
-    case EWOULDBLOCK:
-        if (held_here(t->f, part) || (in_directory(t) && !ours)) return 1;
+    case ENOENT:                        /* make what is missing on the way; if nothing is, fail */
+        for (char *s = part + 1; (s = strchr(s, '/')) != NULL; *s++ = '/') {
+            *s = '\0';
+            if (mkdir(part, 0777) == 0) result = 0;
+            else if (errno != EEXIST) result = errno;
+        }
+        errno = result;
+        return result ? fail_file(t, "make", part) : 0;
+    case EWOULDBLOCK:                   /* by another transfer of this fetcher? */
+        for (struct node *n = tree_first(all); n; n = tree_next(all, n)) {
+            const struct body *b = container_of(n, struct transfer, id)->body;
+            if (b && b->fd >= 0 && strcmp(b->part, part) == 0) return 1;
+        }
+        if (in_directory(t) && !ours) return 1;
         return fail(t, FETCHER_FILE, "%s is being written by another process", part);
     case EEXIST: case EISDIR: case ELOOP: case ENXIO: case EMLINK:
         return 1;
@@ -1683,27 +1489,23 @@ static int part_obstacle(struct transfer *t, char *part, bool ours) {
         return fail_file(t, "make", part);
     }
 }
-/* May a .part that is there already be used, emptied? Only with a .meta: otherwise it is somebody's
- * file that is named like one of ours. And what another URL left is only given up where its name
- * was asked for. First the bytes go, and then what spoke of them. */
-static bool part_reuse(struct transfer *t) {
-    struct body *b = t->body; struct meta m; struct stat st;
-    bool meta = meta_read(b->part, &m), ours = meta && *m.url;
-    if (fstat(b->fd, &st) < 0 || (st.st_size == 0 ? meta && !ours : !ours ||
-        (in_directory(t) && strcmp(m.url, shown_url(t)) != 0)) || ftruncate(b->fd, 0) < 0)
-        return false;
-    b->meta = true; meta_remove(b);
-    return true;
-}
-/* A .part of our own: a new one, or one left over, under the first number that is free. */
+/* A .part of our own: a new one, or one left over, emptied, under the first number that is free.
+ * Such a one needs a .meta: otherwise it is somebody's file that is named like one of ours. And
+ * what another URL left is only given up where its name was asked for. */
 static int part_open(struct transfer *t) {
-    struct body *b = t->body; unsigned long number = 0;
+    struct body *b = t->body; struct meta m; struct stat st; unsigned long number = 0;
     for (int step = 0; step >= 0; number += (unsigned)step) {
         free(b->part);
         if ((b->part = name_numbered(b->base, number, ".part")) == NULL) return fail_memory(t);
         if ((b->fd = part_lock(b->part, O_CREAT | O_EXCL)) >= 0) return 0;
         if (errno == EEXIST && (b->fd = part_lock(b->part, 0)) >= 0) {
-            if (part_reuse(t)) return 0;
+            bool meta = meta_read(b->part, &m), ours = meta && *m.url;
+            bool other = !ours || (in_directory(t) && strcmp(m.url, shown_url(t)) != 0);
+            if (fstat(b->fd, &st) == 0 && !(st.st_size == 0 ? meta && !ours : other) &&
+                ftruncate(b->fd, 0) == 0) {
+                meta_remove(b);         /* after the bytes that it spoke of */
+                return 0;
+            }
             close(b->fd); errno = EEXIST;
         }
         b->fd = -1;
@@ -1719,9 +1521,8 @@ static int part_find(struct transfer *t) {
         if ((b->part = name_numbered(b->base, number, ".part")) == NULL) return fail_memory(t);
         if (!meta_read(b->part, &m)) return 0;
         if (strcmp(m.url, shown_url(t)) != 0 || (b->fd = part_lock(b->part, 0)) >= 0) continue;
-        if (errno == ENOENT) {          /* killed after the rename: only the .meta is left */
-            b->meta = true; meta_remove(b);
-        } else if (part_obstacle(t, b->part, true) < 0) return -1;
+        if (errno == ENOENT) meta_remove(b);    /* killed after the rename: only that is left */
+        else if (part_obstacle(t, b->part, true) < 0) return -1;
     }
     if (!meta_read(b->part, &m) || strcmp(m.url, shown_url(t)) != 0) return 0;  /* a moment ago */
     bool etag = *m.validator == '"';
@@ -1748,8 +1549,7 @@ static int part_spill(struct transfer *t, bool more) {
     if (more) meta_write(t);
     b->have = 0;
     if (part_write(t, b->data, n) < 0) return -1;
-    free(b->data);
-    b->data = NULL; b->room = 0;
+    free(b->data); b->data = NULL; b->room = 0;
     return 0;
 }
 /* -- the sink -------------------------------------------------------------------------------- */
@@ -1762,13 +1562,15 @@ static int file_look(struct transfer *t) {
     return S_ISREG(st.st_mode) || S_ISLNK(st.st_mode) ? 0 :
            fail(t, FETCHER_FILE, "%s is not a file", t->body->path);
 }
-
+/* The usual name: the last of the URL's path, decoded first, to see "%2e%2e%2f" for what it is. */
 static int file_open(struct transfer *t) {
-    struct body *b = t->body;
+    struct body *b = t->body; char *name = NULL;
     if (b->base) return file_look(t);   /* not the first attempt */
-    char *name = in_directory(t) ? url_name(t->rq.url) : NULL;
-    int result = path_set(t, &b->base, name);
-    free(name);
+    const char *path = strstr(t->rq.url, "://") + 3, *end = path + strcspn(path, "?#"), *s = end;
+    while (s > path && s[-1] != '/') s--;
+    if (s > path && end > s) name = curl_easy_unescape(NULL, s, (int)(end - s), NULL);
+    int result = path_set(t, &b->base, in_directory(t) ? name ? name : "" : NULL);
+    curl_free(name);
     if (result < 0 || (b->path = text_join(b->base, "")) == NULL) return fail_memory(t);
     result = file_look(t);
     if (result < 0 || b->no_range || (t->rq.flags & FETCHER_FRESH)) return result;
@@ -1801,9 +1603,8 @@ static bool name_taken(const char *path, unsigned long number) {
     free(name);
     return taken;
 }
-/* The name that was asked for, or, if it is taken, the next with a number. The first that is free
- * is found by doubling and then halving: a thousand files of one name cost ten looks each. It is
- * only a guess; the rename finds out. */
+/* The name that was asked for, or the first free one with a number, guessed by doubling and then
+ * halving: a thousand files of one name cost ten looks each. The rename finds out. */
 static int place_beside(struct transfer *t) {
     struct body *b = t->body; unsigned long taken = 0, number = 0, middle;
     for (char *path; (path = name_numbered(b->path, number, "")) != NULL; number++) {
@@ -1821,31 +1622,29 @@ static int place_beside(struct transfer *t) {
     }
     return fail_memory(t);
 }
-/* Nobody may have moved our .part away while it grew, and put another in its place. */
-static int file_place(struct transfer *t) {
-    struct body *b = t->body; bool replace = b->placed || t->rq.existing == FETCHER_OVERWRITE;
-    if (b->meta && !stands_as(b->fd, b->part))
-        return fail(t, FETCHER_FILE, "%s was taken away", b->part);
-    if (!replace && t->rq.existing == FETCHER_KEEP_BOTH) return place_beside(t);
-    if (replace && file_look(t) < 0) return -1;
-    if ((replace ? rename(b->part, b->path) : rename_new(b->part, b->path)) == 0) return 0;
-    if (replace || errno != EEXIST) return fail_file(t, "make", b->path);
-    t->unchanged = true;                /* to be skipped, but its name came late */
-    unlink(b->part);
-    return 0;
-}
 /* Some file systems tell of a full disk only when a file is closed; but to close this one gives up
- * the lock. So of a large one a copy of the descriptor is closed first, if there is room. */
+ * the lock. So of a large one a copy of the descriptor is closed first, if there is room. Nobody
+ * may have moved our .part away while it grew, and put another in its place. */
 static int file_commit(struct transfer *t) {
-    struct body *b = t->body;
+    struct body *b = t->body; bool replace = b->placed || t->rq.existing == FETCHER_OVERWRITE;
     struct timespec times[2] = {{0, UTIME_OMIT}, {-1, 0}};
     if (b->fd < 0 && part_spill(t, false) < 0) return -1;
     if (t->rq.flags & FETCHER_FILE_TIME) times[1].tv_sec = curl_getdate(b->proof.modified, NULL);
     if (times[1].tv_sec >= 0) (void)futimens(b->fd, times);     /* best effort */
     int copy = b->meta ? dup(b->fd) : -1, bad;
     if (copy >= 0 && close(copy) < 0) return fail_file(t, "write", b->part);
-    if (file_place(t) < 0) return -1;
-    meta_remove(b); bad = close(b->fd); b->fd = -1; b->placed |= !t->unchanged;
+    if (b->meta && !stands_as(b->fd, b->part))
+        return fail(t, FETCHER_FILE, "%s was taken away", b->part);
+    if (!replace && t->rq.existing == FETCHER_KEEP_BOTH) {
+        if (place_beside(t) < 0) return -1;
+    } else if (replace && file_look(t) < 0) return -1;
+    else if ((replace ? rename(b->part, b->path) : rename_new(b->part, b->path)) < 0) {
+        if (replace || errno != EEXIST) return fail_file(t, "make", b->path);
+        t->unchanged = true;            /* to be skipped, but its name came late */
+        unlink(b->part);
+    }
+    if (b->meta) meta_remove(b);
+    bad = close(b->fd); b->fd = -1; b->placed |= !t->unchanged;
     return bad ? fail_file(t, "write", b->path) : 0;
 }
 /* A .part stays if another process can continue it. */
@@ -1853,13 +1652,13 @@ static void file_drop(struct transfer *t) {
     struct body *b = t->body;
     if (b->fd >= 0) {
         if ((b->have == 0 || !b->meta || !validator(b)) && stands_as(b->fd, b->part)) {
-            unlink(b->part); meta_remove(b);
+            unlink(b->part);
+            if (b->meta) meta_remove(b);
         }
         close(b->fd);
     }
     free(b->data); free(b->part); free(b->base); free(b->path);
 }
-
 static const struct sink file_sink = {file_open, file_begin, file_take, file_commit, file_drop};
 
 /* ======================================================================================= Repeats
@@ -1867,40 +1666,26 @@ static const struct sink file_sink = {file_open, file_begin, file_take, file_com
  * drifts; those that the machine slept through are left out, so nothing bursts; a little jitter on
  * each lets many that began together spread. Rounds that fail double the interval, up to an hour.
  */
+/* A whole document makes the next request conditional, and gives its bytes back; a part is kept. */
 static void sleep_until_round(struct fetcher *f, struct transfer *t) {
     usec every = limit_us(t->rq.every_ms), step = every, late = f->now - t->round;
+    struct body *b = t->body;
+    if (b) b->whole |= t->code == FETCHER_OK;
+    if (b && (b->whole || b->page || t->rq.on_data)) {
+        free(b->data); b->data = NULL; b->room = 0;
+        b->have = b->skip = 0; b->page = false;
+    }
     for (int i = 0; i < t->failed_rounds && step < HOUR_US; i++) step *= 2;
     if (late >= 0 || t->failed_rounds) t->round += step * (late / step + 1);    /* else: one more */
     t->attempts = t->failures = 0; timer_arm(f, &t->timer, t->round + random_below(f, every / 20));
     set_state(f, t, FETCHER_SLEEPING);
 }
-/* A whole document makes the next request conditional, and gives its bytes back; a part of a
- * file or memory is kept to be continued. */
-static void body_next_round(struct transfer *t) {
-    struct body *b = t->body;
-    b->whole |= t->code == FETCHER_OK;
-    if (!b->whole && !b->page && !t->rq.on_data) return;
-    free(b->data);
-    b->data = NULL; b->room = 0; b->have = b->skip = 0; b->page = false;
-}
 
 /* ========================================================================================== Life
- * How a transfer begins, goes on and ends, and a fetcher too: here all that stands above is put
- * together.
+ * How a transfer begins, goes on and ends, and a fetcher too: all that stands above, put together.
  */
 /* -- the end --------------------------------------------------------------------------------- */
-static void attempt_forget(struct transfer *t) { attempt_free(t->attempt); t->attempt = NULL; }
-
-static void transfer_free(struct fetcher *f, struct transfer *t) {
-    attempt_forget(t);
-    if (t->body) t->sink->drop(t);
-    free(t->body); free(t->shown);
-    timer_disarm(f, &t->timer);
-    if (t->host) { t->host->users--; host_forget(f, t->host); }
-    tree_remove(&f->marked, &t->mark); free(t);
-}
-/* The transfer leaves the queue, the clock and the wire. Its handle is kept for what can be
- * asked of it; unless a lookup runs, for then it is parked. */
+/* Off the queue, the clock and the wire. The handle is kept to be asked; with a lookup, parked. */
 static void transfer_stop(struct fetcher *f, struct transfer *t) {
     struct attempt *a = t->attempt;
     dequeue(f, t); timer_disarm(f, &t->timer);
@@ -1908,46 +1693,40 @@ static void transfer_stop(struct fetcher *f, struct transfer *t) {
     if (t->host) t->host->running -= t->in_flight;
     t->in_flight = t->held = false;
     if (a) { tree_remove(&f->breathless, &a->breath); scout_over(a, false); }
-    if (a && a->lookup == LOOKUP_RUNNING) {
-        a->transfer = NULL; t->attempt = NULL;
-    } else if (a) { lookup_set(a, NO_LOOKUP); curl_multi_remove_handle(f->multi, a->easy); }
+    if (a && a->lookup == LOOKUP_RUNNING) { a->transfer = NULL; t->attempt = NULL; }
+    else if (a) { lookup_set(a, NO_LOOKUP); curl_multi_remove_handle(f->multi, a->easy); }
     if (t->host) host_place(f, t->host);
-}
-/* What only libcurl knows. Returns what is to be freed after the callback. */
-static char *result_from_curl(CURL *e, const char *asked, struct fetcher_result *r, char *clean,
-                              size_t room) {
-    char *url = NULL, *type = NULL, *shown = NULL;
-    curl_easy_getinfo(e, CURLINFO_EFFECTIVE_URL, &url);
-    curl_easy_getinfo(e, CURLINFO_CONTENT_TYPE, &type);
-    if (url && strcmp(url, asked) != 0 && (shown = url_shown(url)) != NULL) r->final_url = shown;
-    text_clean(clean, room, type ? type : "", '?');
-    r->lookup_us = time_of(e, CURLINFO_NAMELOOKUP_TIME_T);
-    r->connect_us = time_of(e, CURLINFO_CONNECT_TIME_T);
-    r->tls_us = time_of(e, CURLINFO_APPCONNECT_TIME_T);
-    r->first_byte_us = time_of(e, CURLINFO_STARTTRANSFER_TIME_T);
-    r->total_us = time_of(e, CURLINFO_TOTAL_TIME_T);
-    return shown;
 }
 
 static void tell(struct fetcher *f, struct transfer *t, bool last) {
     struct body *b = t->body; bool memory = b && b->data && !t->rq.path;
-    char type[200] = "", *allocated = NULL;
+    CURL *e = t->attempt ? t->attempt->easy : NULL;
+    char clean[200] = "", *url = NULL, *type = NULL, *shown = NULL;
     struct fetcher_result r = {
         .id = (fetcher_id)t->id.key, .code = t->code, .status = t->status,
         .message = t->code ? t->message : t->unchanged ? "unchanged" : "done",
-        .url = shown_url(t), .final_url = shown_url(t), .content_type = type,
+        .url = shown_url(t), .final_url = shown_url(t), .content_type = clean,
         .path = b && t->code == FETCHER_OK ? b->path : NULL,
         .data = memory ? b->data : NULL, .size = memory ? (size_t)b->have : 0,
         .bytes = b ? b->have : 0, .received = t->received, .attempts = t->attempts,
         .changed = !t->unchanged, .last = last,
     };
-    if (t->attempt)
-        allocated = result_from_curl(t->attempt->easy, t->rq.url, &r, type, sizeof type);
+    if (e) {                            /* what only libcurl knows */
+        curl_easy_getinfo(e, CURLINFO_EFFECTIVE_URL, &url);
+        curl_easy_getinfo(e, CURLINFO_CONTENT_TYPE, &type);
+        if (url && strcmp(url, t->rq.url) != 0 && (shown = url_shown(url)) != NULL)
+            r.final_url = shown;
+        text_clean(clean, sizeof clean, type ? type : "", '?');
+        r.lookup_us = time_of(e, CURLINFO_NAMELOOKUP_TIME_T);
+        r.connect_us = time_of(e, CURLINFO_CONNECT_TIME_T);
+        r.tls_us = time_of(e, CURLINFO_APPCONNECT_TIME_T);
+        r.first_byte_us = time_of(e, CURLINFO_STARTTRANSFER_TIME_T);
+        r.total_us = time_of(e, CURLINFO_TOTAL_TIME_T);
+    }
     if (t->rq.on_done) t->rq.on_done(f, &r, t->rq.arg);
-    free(allocated);
+    free(shown);
 }
-/* Tell, and then sleep until the next round, or go (false). Before the callback runs all is in
- * order, since it may do what it likes. */
+/* Tell, when all is in order, for the callback may do anything. Then sleep, or go (false). */
 static bool round_over(struct fetcher *f, struct transfer *t) {
     bool last = !t->rq.every_ms || t->code == FETCHER_CANCELLED || !t->host;
     *(t->code == FETCHER_OK ? &f->done : t->code == FETCHER_CANCELLED ? &f->cancelled : &f->failed)
@@ -1955,13 +1734,14 @@ static bool round_over(struct fetcher *f, struct transfer *t) {
     t->failed_rounds = t->code == FETCHER_OK ? 0 : t->failed_rounds + 1;
     t->state = last ? FETCHER_ENDED : FETCHER_SLEEPING;
     if (last) { tree_remove(&f->transfers, &t->id); f->count--; }
-    tell(f, t, last); attempt_forget(t);
-    if (last) transfer_free(f, t);
-    else {
-        if (t->body) body_next_round(t);
-        sleep_until_round(f, t);
-    }
-    return !last;
+    tell(f, t, last); attempt_free(t->attempt);
+    if (!last) { sleep_until_round(f, t); return true; }
+    if (t->body) t->sink->drop(t);
+    free(t->body); free(t->shown);
+    timer_disarm(f, &t->timer);
+    if (t->host) { t->host->users--; host_forget(f, t->host); }
+    tree_remove(&f->marked, &t->mark); free(t);
+    return false;
 }
 
 static void cancel_now(struct fetcher *f, struct transfer *t) {
@@ -1969,65 +1749,58 @@ static void cancel_now(struct fetcher *f, struct transfer *t) {
     fail(t, FETCHER_CANCELLED, "cancelled");
     round_over(f, t);
 }
-/* libcurl is done with it: was that good? It knows the length of the answer only, and that may
- * be of a part that ends before the document does; then there is more to ask for. */
-static void judge(struct attempt *a) {
-    struct transfer *t = a->transfer; struct body *b = t->body;
-    if (a->result != CURLE_OK && !a->again && !a->complete) fail_curl(a, a->result);
-    else if (!a->head.decided) decide(a);                      /* an answer without a body */
-    if (t->code != FETCHER_OK || a->again || !a->ranged || b->length <= b->have) return;
-    if (b->have > a->from) ask_again(a); else fail_cut_short(t, "");
-}
-/* An attempt has come to its end, and maybe the transfer (false). One whose reader has paused
- * it goes on only when that says so. */
+/* An attempt is over, and maybe its transfer (false). libcurl knows the length of the answer only:
+ * behind a part there may be more. One that its reader paused goes on only when that says so. */
 static bool attempt_over(struct fetcher *f, struct transfer *t) {
-    bool held = t->held, again;
-    if (t->attempt && t->attempt->done) judge(t->attempt);
-    again = t->attempt && t->attempt->again;
+    struct attempt *a = t->attempt; struct body *b = t->body; bool held = t->held;
+    if (a && a->done) {
+        if (a->result != CURLE_OK && !a->again && !a->complete) fail_curl(a, a->result);
+        else if (!a->head.decided) decide(a);                   /* an answer without a body */
+        if (t->code == FETCHER_OK && !a->again && a->ranged && b->length > b->have) {
+            if (b->have > a->from) a->again = true; else fail_curl(a, CURLE_PARTIAL_FILE);
+        }
+    }
+    bool again = a && a->again;
     t->want &= ~(unsigned)WANT_END; transfer_stop(f, t);
     if (!again && t->code == FETCHER_OK && !t->unchanged) t->sink->commit(t);
     if (!again && (t->code == FETCHER_OK || !t->host || !may_retry(f, t))) return round_over(f, t);
-    attempt_forget(t);
+    attempt_free(t->attempt);
     if (held) set_state(f, t, FETCHER_PAUSED);
     else if (again) enqueue(f, t, true);
     else retry_later(f, t);
     return true;
 }
 /* -- the beginning --------------------------------------------------------------------------- */
+/* The kick lets libcurl begin: else a hundred new handles would, in one call outside any slice. */
 static int transfer_launch(struct fetcher *f, struct transfer *t) {
-    if (!t->body) {
-        if ((t->body = calloc(1, sizeof *t->body)) == NULL) return fail_memory(t);
-        t->body->length = t->body->fd = -1;
-        t->body->no_range = t->own_range || (t->rq.flags & FETCHER_COMPRESSED) ||
-                            strcmp(request_method(&t->rq), "GET") != 0;
+    struct body *b = t->body;
+    if (!b) {
+        if ((b = t->body = calloc(1, sizeof *b)) == NULL) return fail_memory(t);
+        b->length = b->fd = -1;
+        b->no_range = t->own_range || (t->rq.flags & FETCHER_COMPRESSED) ||
+                      strcmp(request_method(&t->rq), "GET") != 0;
     }
     int result = t->sink->open(t);
     t->unchanged = result > 0;          /* nothing is to be fetched */
     if (result != 0) return -1;
-    if (!t->rq.on_data && t->body->have && !validator(t->body))
-        t->body->have = 0;              /* what can't be continued is no start */
+    if (b->page || (!t->rq.on_data && !validator(b))) b->have = 0;  /* it can't be continued */
+    b->page = false;
     if (attempt_new(f, t) < 0) return -1;
+    struct attempt *a = t->attempt;
     if (!host_known(f, t->host)) {
-        t->attempt->scout = true; t->host->looking++;
-        if (!t->host->numeric) lookup_set(t->attempt, LOOKUP_EXPECTED);
+        a->scout = true; t->host->looking++;
+        if (!t->host->numeric) lookup_set(a, LOOKUP_EXPECTED);
     }
     t->attempts++; t->in_flight = true;
     f->running++; t->host->running++;
     set_state(f, t, FETCHER_RUNNING);
-    return attempt_launch(t->attempt) < 0 ? fail_memory(t) : 0;
-}
-
-static void transfer_begin(struct fetcher *f, struct transfer *t) {
-    struct host *h = t->host;
-    dequeue(f, t);
-    f->meter.touched = (fetcher_id)t->id.key;
-    t->code = FETCHER_OK; t->message[0] = '\0'; t->status = 0;
-    if (t->attempts == 0) { t->began = f->now; t->received = 0; }
-    t->speed_since = f->now; t->speed = t->speed_bytes = 0;
-    if (transfer_launch(f, t) < 0) mark(f, t, WANT_END); else deadline_arm(f, t);
-    host_unready(h);                    /* the key of what is in a tree must not change */
-    h->ready.seq = ++f->serial;         /* and now the other hosts come first */
-    host_place(f, h);
+    if (curl_multi_add_handle(f->multi, a->easy) != CURLM_OK) return fail_memory(t);
+    a->all.key = (int64_t)++f->serial; tree_add(&f->attempts, &a->all);
+    socket_action(f, CURL_SOCKET_TIMEOUT, 0);
+    if (a->lookup != LOOKUP_RUNNING && connected(a)) {  /* by a connection that was there */
+        lookup_set(a, NO_LOOKUP); scout_over(a, true);
+    }
+    return 0;
 }
 /* What has ended according to libcurl is marked like everything else. */
 static void collect(struct fetcher *f) {
@@ -2043,9 +1816,17 @@ static void collect(struct fetcher *f) {
 
 static void start_phase(struct fetcher *f) {
     struct host *h; long ms = -1;       /* until libcurl wants the next kick */
-    while (f->running < in_flight_most(f) && (h = host_next(f)) != NULL &&
-           slice_left(f, IN_START)) {
-        transfer_begin(f, container_of(tree_first(h->queue), struct transfer, queued));
+    while (f->running < f->limit_total && (h = host_next(f)) != NULL && slice_left(f, IN_START)) {
+        struct transfer *t = container_of(tree_first(h->queue), struct transfer, queued);
+        dequeue(f, t);
+        f->meter.touched = (fetcher_id)t->id.key;
+        t->code = FETCHER_OK; t->message[0] = '\0'; t->status = 0;
+        if (t->attempts == 0) { t->began = f->now; t->received = 0; }
+        t->speed_since = f->now; t->speed = t->speed_bytes = 0;
+        if (transfer_launch(f, t) < 0) mark(f, t, WANT_END); else deadline_arm(f, t);
+        host_unready(h);                /* the key of what is in a tree must not change */
+        h->ready.seq = ++f->serial;     /* and now the other hosts come first */
+        host_place(f, h);
         step_done(f, IN_START, -1);
     }
     collect(f);                         /* an answer may be there already */
@@ -2056,42 +1837,21 @@ static void start_phase(struct fetcher *f) {
     if (f->attempts && !f->kick_due) timer_arm(f, &f->kick, f->now + ms * 1000);
 }
 /* -- what was marked, and what has ended ----------------------------------------------------- */
-/* A GET gives its connection back, and will ask for the rest. A stream, or a request that can't be
- * sent twice, is held by libcurl, which stops reading. */
-static void pause_now(struct fetcher *f, struct transfer *t) {
-    if (t->state == FETCHER_PAUSED) return;
-    if (t->in_flight && (t->rq.on_data || t->body->no_range)) {
-        t->held = true; scout_over(t->attempt, false);
-        tree_remove(&f->breathless, &t->attempt->breath);
-        curl_easy_pause(t->attempt->easy, CURLPAUSE_ALL);
-    } else { transfer_stop(f, t); attempt_forget(t); }
-    set_state(f, t, FETCHER_PAUSED);
-}
-/* Data that was held comes from inside curl_easy_pause. Before 7.65 libcurl then forgets to look at
- * the socket again. */
+/* What was held comes from inside curl_easy_pause. Before 7.65 libcurl then forgets the socket. */
 static void let_go(struct fetcher *f, struct attempt *a) {
     tree_remove(&f->breathless, &a->breath);
     CURLcode c = curl_easy_pause(a->easy, CURLPAUSE_CONT);
-    if (c != CURLE_OK) {
-        a->done = true;                 /* it says so here, and nowhere else */
-        a->result = c; mark(f, a->transfer, WANT_END);
+    if (c != CURLE_OK) {                /* it says so here, and nowhere else */
+        a->done = true; a->result = c; mark(f, a->transfer, WANT_END);
     }
     for (int fd = 0; fd <= f->top && f->curl_version < 0x074100; fd++)
         if (f->watch[fd].class == GUEST) socket_action(f, fd, CURL_CSELECT_IN);
     f->kick_due = f->more = true;       /* what it does next, it does in a kick */
 }
-/* It goes on, or ends its wait for the next attempt or round. */
-static void resume_now(struct fetcher *f, struct transfer *t) {
-    bool waits = t->state == FETCHER_RETRYING || t->state == FETCHER_SLEEPING;
-    if (t->held) {
-        t->held = false; t->attempt->moved = listening(f);
-        set_state(f, t, FETCHER_RUNNING); deadline_arm(f, t);
-        let_go(f, t->attempt);
-    } else if (t->state == FETCHER_PAUSED || waits) enqueue(f, t, false);
-}
-
+/* To be paused, a GET gives its connection back, and will ask for the rest. A stream, or a request
+ * that can't be sent twice, is held by libcurl, which stops reading. */
 static void attend(struct fetcher *f, struct transfer *t) {
-    unsigned want = t->want;
+    struct attempt *a = t->attempt; unsigned want = t->want;
     t->want = 0; tree_remove(&f->marked, &t->mark);
     f->meter.touched = (fetcher_id)t->id.key;
     if (t->host) host_place(f, t->host);        /* a lookup may be over */
@@ -2099,8 +1859,19 @@ static void attend(struct fetcher *f, struct transfer *t) {
     else if (want & WANT_END) {
         want &= WANT_PAUSE | WANT_RESUME;       /* for what goes on after the attempt */
         if (attempt_over(f, t) && want && !(t->want & (WANT_PAUSE | WANT_RESUME))) mark(f, t, want);
-    } else if (want & WANT_PAUSE) pause_now(f, t);
-    else if (want & WANT_RESUME) resume_now(f, t);
+    } else if ((want & WANT_PAUSE) && t->state != FETCHER_PAUSED) {
+        if (t->in_flight && (t->rq.on_data || t->body->no_range)) {
+            t->held = true; scout_over(a, false);
+            tree_remove(&f->breathless, &a->breath);
+            curl_easy_pause(a->easy, CURLPAUSE_ALL);
+        } else { transfer_stop(f, t); attempt_free(t->attempt); }
+        set_state(f, t, FETCHER_PAUSED);
+    } else if ((want & WANT_RESUME) && t->held) {
+        t->held = false; a->moved = listening(f);
+        set_state(f, t, FETCHER_RUNNING); deadline_arm(f, t);
+        let_go(f, a);
+    } else if ((want & WANT_RESUME) && t->state >= FETCHER_RETRYING && t->state <= FETCHER_PAUSED)
+        enqueue(f, t, false);
 }
 
 static void finish_phase(struct fetcher *f) {
@@ -2115,21 +1886,12 @@ static void finish_phase(struct fetcher *f) {
     }
 }
 /* -- the caller's side ----------------------------------------------------------------------- */
-static bool request_is_sound(const struct fetcher_request *r) {
-    for (const char *const *h = r->headers; h && *h; h++)
-        if (strpbrk(*h, "\r\n")) return false;
-    return r->url && !(r->on_data && r->path) && (!r->path || *r->path) &&
-           !(r->method && strpbrk(r->method, " \r\n\t")) && r->connect_ms >= -1 &&
-           r->stall_ms >= -1 && r->total_ms >= -1 && r->max_bytes >= -1 && r->retries >= -1 &&
-           (r->every_ms == 0 || r->every_ms >= 1000) && (unsigned)r->existing <= FETCHER_SKIP;
-}
 /* Copy a piece to *at and move that on; with *at NULL only count. */
 static void *stow(char **at, size_t *size, const void *from, size_t n) {
-    char *to = *at;
-    *size += n;
-    if (to && from) memcpy(to, from, n);
-    if (to && from) *at += n;
-    return from ? to : NULL;
+    char *to = from ? *at : NULL;
+    if (to) { memcpy(to, from, n); *at += n; }
+    *size += from ? n : 0;
+    return to;
 }
 
 static char *stow_text(char **at, size_t *size, const char *text) {
@@ -2137,71 +1899,69 @@ static char *stow_text(char **at, size_t *size, const char *text) {
 }
 /* Copy all that a request points to behind the transfer: called twice, first (at is NULL) to
  * find out how much that is. The pointers come first, for their alignment. */
-static size_t request_copy(struct fetcher_request *to, const struct fetcher_request *from,
-                           char *at) {
-    size_t size = 0, count = 0;
-    *to = *from;
-    while (from->headers && from->headers[count]) count++;
-    const char **headers = stow(&at, &size, from->headers,
-                                from->headers ? (count + 1) * sizeof *headers : 0);
-    to->headers = headers;
+static size_t request_copy(struct fetcher_request *to, const struct fetcher_request *r, char *at) {
+    size_t size = 0, count = 0, n = strcspn(r->url, ":/?#");
+    while (r->headers && r->headers[count]) count++;
+    const char **headers = stow(&at, &size, r->headers, (count + 1) * sizeof *headers);
+    *to = *r; to->headers = headers;
     for (size_t i = 0; i < count; i++) {
-        char *copy = stow_text(&at, &size, from->headers[i]);
+        char *copy = stow_text(&at, &size, r->headers[i]);
         if (headers) headers[i] = copy;
     }
-    if (from->body && !from->body_size) to->body_size = strlen(from->body);
-    to->body = stow(&at, &size, from->body, from->body ? to->body_size : 0);
-    to->method = stow_text(&at, &size, from->method);
-    to->path = stow_text(&at, &size, from->path);
-    to->url = url_lacks_scheme(from->url) ? stow(&at, &size, "http://", 7) : at;
-    stow_text(&at, &size, from->url);
+    if (r->body && !r->body_size) to->body_size = strlen(r->body);
+    to->body = stow(&at, &size, r->body, to->body_size);
+    to->method = stow_text(&at, &size, r->method);
+    to->path = stow_text(&at, &size, r->path);
+    to->url = at;
+    /* Was the scheme left out? People type "example.org/x": a host with a dot, or localhost. */
+    if (strncmp(r->url + n, "://", 3) != 0 &&
+        (memchr(r->url, '.', n) || (n == 9 && strncmp(r->url, "localhost", 9) == 0)))
+        stow(&at, &size, "http://", 7);
+    stow_text(&at, &size, r->url);
     return size;
 }
-
-static int64_t or_usual(int64_t value, int64_t usual) { return value == 0 ? usual : value; }
-
-static void request_defaults(struct transfer *t) {
+/* What is usual; and is the URL good? One that isn't has no host, and ends in a turn. */
+static int transfer_prepare(struct fetcher *f, struct transfer *t) {
     struct fetcher_request *rq = &t->rq; bool memory = !rq->path && !rq->on_data;
-    rq->connect_ms = or_usual(rq->connect_ms, LIMIT_USUAL_MS);
-    rq->stall_ms = or_usual(rq->stall_ms, LIMIT_USUAL_MS);
-    rq->total_ms = or_usual(rq->total_ms, -1);
-    rq->max_bytes = or_usual(rq->max_bytes, memory ? MEMORY_USUAL : -1);
-    rq->retries = (int)or_usual(rq->retries, RETRIES_USUAL);
+    char origin[512]; const char *wrong = strlen(rq->url) > URL_MAX ? "the URL is too long" : NULL;
+    if (!rq->connect_ms) rq->connect_ms = LIMIT_USUAL_MS;
+    if (!rq->stall_ms) rq->stall_ms = LIMIT_USUAL_MS;
+    if (!rq->total_ms) rq->total_ms = -1;
+    if (!rq->max_bytes) rq->max_bytes = memory ? MEMORY_USUAL : -1;
+    if (!rq->retries) rq->retries = RETRIES_USUAL;
     if (rq->path) rq->flags &= ~FETCHER_COMPRESSED;
     if (rq->every_ms && rq->existing == FETCHER_KEEP_BOTH) rq->existing = FETCHER_OVERWRITE;
     for (const char *const *h = rq->headers; h && *h; h++)
         t->own_range |= strncasecmp(*h, "Range:", 6) == 0;
     t->sink = memory ? &memory_sink : rq->path ? &file_sink : &stream_sink;
-}
-/* Is the URL good? One that isn't has no host, and ends in a turn. */
-static int transfer_look(struct fetcher *f, struct transfer *t) {
-    char origin[512]; const char *url = t->rq.url, *wrong = NULL;
-    for (const char *s = url; *s && !wrong; s++)
+    for (const char *s = rq->url; *s; s++)
         if ((unsigned char)*s <= ' ' || *s == 0x7f)
             wrong = "not a URL: a space or control character is in it";
-    if (!wrong) wrong = strlen(url) > URL_MAX ? "the URL is too long"
-                                              : url_origin(url, origin, sizeof origin);
-    if ((wrong || strchr(url, '@') || !text_is_clean(url)) && (t->shown = url_shown(url)) == NULL)
-        return -1;
+    if (!wrong) wrong = url_origin(rq->url, origin, sizeof origin);
+    if ((t->shown = url_shown(rq->url)) == NULL) return -1;
+    if (strcmp(t->shown, rq->url) == 0) { free(t->shown); t->shown = NULL; }
     if (wrong) { fail(t, FETCHER_BAD_URL, "%s", wrong); return 0; }
     if ((t->host = host_get(f, origin)) != NULL) t->host->users++;
     return t->host ? 0 : -1;
 }
 
 fetcher_id fetcher_start(struct fetcher *f, const struct fetcher_request *rq) {
-    struct fetcher_request copy; bool good = request_is_sound(rq) && !f->closing;
+    struct fetcher_request copy;
+    bool good = rq->url && !(rq->on_data && rq->path) && (!rq->path || *rq->path) && !f->closing &&
+        !(rq->method && strpbrk(rq->method, " \r\n\t")) && (unsigned)rq->existing <= FETCHER_SKIP &&
+        rq->connect_ms >= -1 && rq->stall_ms >= -1 && rq->total_ms >= -1 && rq->max_bytes >= -1 &&
+        rq->retries >= -1 && (rq->every_ms == 0 || rq->every_ms >= 1000);
+    for (const char *const *h = rq->headers; h && *h; h++) good &= !strpbrk(*h, "\r\n");
     struct transfer *t = good ? calloc(1, sizeof *t + request_copy(&copy, rq, NULL)) : NULL;
     if (t) request_copy(&t->rq, rq, (char *)(t + 1));
-    if (t) request_defaults(t);
-    if (!t || transfer_look(f, t) < 0) {
+    if (!t || transfer_prepare(f, t) < 0) {
         if (t) free(t->shown);
         free(t);
         errno = f->closing ? EBUSY : good ? ENOMEM : EINVAL;
         return 0;
     }
     if (!f->busy) clock_read(f);
-    t->f = f;
-    t->timer.call = (struct call){transfer_due, t};
+    t->f = f; t->timer.call = (struct call){transfer_due, t};
     t->round = f->now; t->id.key = (int64_t)++f->last_id;
     tree_add(&f->transfers, &t->id); f->count++;
     if (t->host) enqueue(f, t, false);
@@ -2228,7 +1988,6 @@ static int want(struct fetcher *f, fetcher_id id, unsigned what, unsigned opposi
     if (t->state != FETCHER_ENDED) mark(f, t, what);
     return 0;
 }
-
 int fetcher_cancel(struct fetcher *f, fetcher_id id) { return want(f, id, WANT_CANCEL, 0); }
 int fetcher_pause(struct fetcher *f, fetcher_id id) { return want(f, id, WANT_PAUSE, WANT_RESUME); }
 int fetcher_resume(struct fetcher *f, fetcher_id i) { return want(f, i, WANT_RESUME, WANT_PAUSE); }
@@ -2237,24 +1996,21 @@ int fetcher_priority(struct fetcher *f, fetcher_id id, int priority) {
     struct transfer *t = transfer_find(f, id);
     if (!t) return -1;
     t->rq.priority = priority;
-    if (t->queued.in) {
-        tree_remove(&t->host->queue, &t->queued);
-        t->queued.key = -2 * (int64_t)priority;
-        tree_add(&t->host->queue, &t->queued);
-        host_place(f, t->host);
-    }
+    if (!t->queued.in) return 0;
+    tree_remove(&t->host->queue, &t->queued);
+    t->queued.key = -2 * (int64_t)priority; tree_add(&t->host->queue, &t->queued);
+    host_place(f, t->host);
     return 0;
 }
 int fetcher_limit(struct fetcher *f, int total, int per_host, int64_t bytes_per_second) {
     if (total < -1 || per_host < -1 || bytes_per_second < -1) return err(EINVAL);
     if (!f->busy) clock_read(f);
-    if (total) f->limit_total = total;
+    if (total) f->limit_total = total > 0 && total < f->capacity ? total : f->capacity;
     if (per_host) f->limit_host = per_host;
     if (bytes_per_second) {             /* a new rate begins without debts */
         bool any = bytes_per_second < 0 || bytes_per_second > INT64_MAX / 2000000;
         f->rate = any ? 0 : bytes_per_second;
-        f->budget = 0; f->filled = f->now;
-        timer_disarm(f, &f->hear);
+        f->budget = 0; f->filled = f->now; timer_disarm(f, &f->hear);
         if (f->deaf) hear_again(f, NULL);
     }
     guest_limit(f);
@@ -2280,7 +2036,6 @@ int fetcher_info(struct fetcher *f, fetcher_id id, struct fetcher_info *info) {
     };
     return 0;
 }
-
 size_t fetcher_count(struct fetcher *f) { return f->count; }
 
 const char *fetcher_strerror(enum fetcher_code code) {
@@ -2292,14 +2047,18 @@ const char *fetcher_strerror(enum fetcher_code code) {
 }
 /* -- a fetcher ------------------------------------------------------------------------------- */
 struct fetcher *fetcher_new(void) {
-    struct fetcher *f;
+    struct fetcher *f; struct rlimit limit = {64, 64};
     if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK || (f = calloc(1, sizeof *f)) == NULL) {
         errno = ENOMEM;
         return NULL;
     }
     f->top = f->pipe[0] = f->pipe[1] = -1;
-    f->limit_total = 16; f->limit_host = 6;
-    f->capacity = fd_capacity();
+    /* Transfers that there are descriptors for: a socket each, and a file each where files can't be
+     * moved up; 96 are left to the host, to lookups and the rest. */
+    getrlimit(RLIMIT_NOFILE, &limit);
+    int most = limit.rlim_cur < 2 * FD_SETSIZE ? ((int)limit.rlim_cur - 96) / 2 : FD_SETSIZE;
+    f->capacity = most > FD_SETSIZE - 96 ? FD_SETSIZE - 96 : most > 1 ? most : 1;
+    f->limit_total = f->capacity < 16 ? f->capacity : 16; f->limit_host = 6;
     f->hear.call.cb = hear_again; f->meter.record.fd = -1;
     clock_read(f);
     f->random = (uint64_t)f->now ^ (uint64_t)getpid() << 32 ^ 1;
@@ -2310,18 +2069,26 @@ struct fetcher *fetcher_new(void) {
     fetcher_free(f);
     return NULL;
 }
-
+/* At the very end handles may still be parked. A libcurl that can leave a lookup behind is told to;
+ * with an older one they and their multi are left to the operating system rather than wait. */
 void fetcher_free(struct fetcher *f) {
     int saved = errno;
     if (!f || f->busy) return;
     f->busy = f->closing = true;
     while (f->transfers) cancel_now(f, container_of(f->transfers, struct transfer, id));
     for (struct host *h; f->hosts; host_forget(f, h)) {
-        h = container_of(f->hosts, struct host, name);
-        h->rest = 0;
+        h = container_of(f->hosts, struct host, name); h->rest = 0;
     }
     while (f->timer_ids) timer_free(f, container_of(f->timer_ids, struct timer, id));
-    if (f->multi) guest_close(f);
+    bool quick = f->curl_version >= 0x075700, parked = f->attempts != NULL;
+    while (f->attempts && quick) {
+        struct attempt *a = container_of(f->attempts, struct attempt, all);
+        (curl_easy_setopt)(a->easy, (CURLoption)OPT_QUICK_EXIT, 1L);
+        attempt_free(a);
+    }
+    if (parked && quick) (void)(curl_multi_setopt)(f->multi, (CURLMoption)MOPT_QUICK_EXIT, 1L);
+    if (quick || !parked) curl_multi_cleanup(f->multi);
+    free(f->capath);
     for (int i = 0; i < 2; i++)
         if (f->pipe[i] >= 0) close(f->pipe[i]);
     free(f); curl_global_cleanup();
