@@ -576,13 +576,9 @@ int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd) {
     f->meter.may_sleep = ms * 1000;
     return ms;
 }
-/* What the network does in a turn stands below: what is due, what has ended, what waits. */
-static void guest_kick(struct fetcher *), finish_phase(struct fetcher *);
-static void start_phase(struct fetcher *);
 
-int fetcher_dispatch(struct fetcher *f, const fd_set *rd, const fd_set *wr) {
-    struct meter *m = &f->meter; usec asleep = f->now; int i = 0;
-    if (f->busy) return err(EBUSY);
+static void turn_begin(struct fetcher *f, const fd_set *rd, const fd_set *wr) {
+    struct meter *m = &f->meter; usec asleep = f->now;
     f->busy = true; f->more = false; f->rd = *rd; f->wr = *wr;
     clock_read(f);
     f->turn_now = m->began = m->mark = f->now; f->turn_serial = f->serial;
@@ -591,17 +587,30 @@ int fetcher_dispatch(struct fetcher *f, const fd_set *rd, const fd_set *wr) {
     memset(m->took, 0, sizeof m->took); memset(m->steps, 0, sizeof m->steps);
     for (int fd = f->top; fd >= 0 && m->trace; fd--)
         if (FD_ISSET(fd, rd) || FD_ISSET(fd, wr)) m->woke = fd;
+}
+
+static void turn_end(struct fetcher *f) {
+    struct meter *m = &f->meter; usec stall = f->now - m->began; int i = 0;
+    while (i < FETCHER_BUCKETS - 1 && stall >= stall_bound(i)) i++;
+    m->stalls[i]++; m->turns++;
+    if (stall > m->record_us) { m->record_us = stall; m->record = m->worst; }
+    uint64_t serial = f->serial;
+    if (m->trace) trace_line(f, stall);
+    f->more |= f->serial != serial;     /* the trace's callback has started something */
+    f->busy = false;
+}
+/* What the network does in a turn stands below: what is due, what has ended, what waits. */
+static void guest_kick(struct fetcher *), finish_phase(struct fetcher *);
+static void start_phase(struct fetcher *);
+
+int fetcher_dispatch(struct fetcher *f, const fd_set *rd, const fd_set *wr) {
+    if (f->busy) return err(EBUSY);
+    turn_begin(f, rd, wr);
     serve(f, POST, IN_POST); serve(f, HOST, IN_HOST);
     f->slice_end = f->now + SLICE_US; run_timers(f);
     f->slice_end = f->now + SLICE_US; guest_kick(f);
     serve(f, GUEST, IN_SOCKETS); finish_phase(f); start_phase(f);
-    usec stall = f->now - m->began; uint64_t serial = f->serial;
-    while (i < FETCHER_BUCKETS - 1 && stall >= stall_bound(i)) i++;
-    m->stalls[i]++; m->turns++;
-    if (stall > m->record_us) { m->record_us = stall; m->record = m->worst; }
-    if (m->trace) trace_line(f, stall);
-    f->more |= f->serial != serial;     /* the trace's callback has started something */
-    f->busy = false;
+    turn_end(f);
     return 0;
 }
 /* Can anything still happen? Given-up lookups and idle connections don't count: nobody waits. */
@@ -3826,16 +3835,16 @@ static int lines_count(const char *s, const char *end) {
 }
 /* The last lines that were said: a fifth of the window, or what the last key or command brought. */
 static int draw_said(struct program *p, struct out *o) {
-    struct window *w = p->view.window; const char *data = w->said.data;
-    if (!data) return 0;
-    int most = w->lines / 5 + 1, n = lines_count(data + w->since, data + w->said.used);
-    int all = lines_count(data, data + w->said.used); char text[1024];
+    struct window *w = p->view.window; char *s = w->said.data, *end = s + w->said.used;
+    int most = w->lines / 5 + 1, n = lines_count(s + w->since, end), all = lines_count(s, end);
     n = n > w->lines / 2 ? w->lines / 2 : n > most ? n : all > most ? most : all;
-    for (int skip = all - n; skip > 0; skip--) data = strchr(data, '\n') + 1;
-    for (int i = 0; i < n && o; i++, data = strchr(data, '\n') + 1) {
-        snprintf(text, sizeof text, "%.*s", (int)strcspn(data, "\n"), data);
-        out_printf(o, "%s", strncmp(text, "fetcher: ", 9) ? "\033[2m" : "\033[31m");
-        fit(&p->view, o, text, w->columns); out_printf(o, "\n");
+    for (int i = 0; o && i < all; i++, s = end + 1) {
+        end = strchr(s, '\n');
+        if (i < all - n) continue;
+        *end = '\0';
+        out_printf(o, "%s", strncmp(s, "fetcher: ", 9) ? "\033[2m" : "\033[31m");
+        fit(&p->view, o, s, w->columns); out_printf(o, "\n");
+        *end = '\n';
     }
     return n;
 }
@@ -3932,20 +3941,16 @@ static void key_send(struct program *p, int key) {
         }
 }
 
-static void selection_own(struct window *w, int which, const char *text, size_t n, Time time) {
-    free(w->copied[which]);
-    if ((w->copied[which] = malloc(n + 1)) == NULL) return;
-    memcpy(w->copied[which], text, n); w->copied[which][n] = '\0';
-    XSetSelectionOwner(w->d, which ? w->atom[CLIPBOARD] : XA_PRIMARY, w->id, time);
-}
-/* Copy what is selected of the entry: for ^C, or, if the rows have the keys, the row's URL. */
+/* Copy what is selected of the entry; for ^C, where the rows have the keys, the row's URL. */
 static void copy(struct program *p, int which, Time time) {
-    struct prompt *e = &p->prompt; size_t at = e->caret < e->mark ? e->caret : e->mark;
-    size_t n = e->caret + e->mark - 2 * at;
-    const char *url = p->selected ? job_info(p, p->selected).url : "";
-    if (e->open && n > 0) selection_own(p->view.window, which, e->text + at, n, time);
-    else if (which && !e->open && *url)
-        selection_own(p->view.window, which, url, strlen(url), time);
+    struct window *w = p->view.window; struct prompt *e = &p->prompt; char *text;
+    size_t at = e->caret < e->mark ? e->caret : e->mark, n = e->caret + e->mark - 2 * at;
+    const char *url = !e->open && which && p->selected ? job_info(p, p->selected).url : "";
+    if (!e->open) n = strlen(url);
+    if (n == 0 || (text = malloc(n + 1)) == NULL) return;
+    memcpy(text, e->open ? e->text + at : url, n); text[n] = '\0';
+    free(w->copied[which]); w->copied[which] = text;
+    XSetSelectionOwner(w->d, which ? w->atom[CLIPBOARD] : XA_PRIMARY, w->id, time);
 }
 
 static void selection_want(struct window *w, Atom selection, Atom target, Time time) {
@@ -4010,20 +4015,16 @@ static void pasted(struct program *p, const char *text, size_t n) {
         if ((unsigned char)*c < ' ' && *c != '\n') *c = ' ';
     key_send(p, PASTED); keys_pump(p, true);
 }
-/* A list of URIs (RFC 2483). It is added, whatever its lines may be otherwise; all or nothing. */
+/* A list of URIs (RFC 2483), added line by line, whatever they may be, as long as there is room. */
 static bool dropped(struct program *p, char *text) {
-    struct input *in = &p->input[PROMPT]; char *next;
-    if (in->end - in->begin + 5 * (size_t)lines_count(text, text + strlen(text)) + strlen(text) + 16
-        > sizeof in->text)
-        return false;
-    for (; *text; text = next) {
+    bool good = true;
+    for (char *next; *text; text = next) {
         size_t n = strcspn(text, "\r\n");
-        next = text + n + strspn(text + n, "\r\n");
-        text[n] = '\0';
-        if (n > 0 && *text != '#') (void)submit(p, "add ", text);
+        next = text + n + strspn(text + n, "\r\n"); text[n] = '\0';
+        good &= n == 0 || *text == '#' || submit(p, "add ", text);
     }
     feed(p->f, p);
-    return true;
+    return good;
 }
 
 static void dnd_reply(struct window *w, enum atom type, bool good) {
@@ -4079,15 +4080,12 @@ static void window_delete(struct program *p) {
 }
 
 static void window_message(struct program *p, XClientMessageEvent *e) {
-    struct window *w = p->view.window;
-    if (e->message_type == w->atom[PROTOCOLS] && (Atom)e->data.l[0] == w->atom[DELETE_WINDOW])
-        window_delete(p);
-    else if (e->message_type == w->atom[DND_POSITION] || e->message_type == w->atom[DND_DROP]) {
-        bool drop = e->message_type == w->atom[DND_DROP];
-        w->source = (Window)e->data.l[0];
-        if (!drop) dnd_reply(w, DND_STATUS, true);
-        else selection_want(w, w->atom[DND_SELECTION], w->atom[URI_LIST], (Time)e->data.l[2]);
-    }
+    struct window *w = p->view.window; Atom type = e->message_type; const long *l = e->data.l;
+    if (type == w->atom[PROTOCOLS] && (Atom)l[0] == w->atom[DELETE_WINDOW]) window_delete(p);
+    if (type != w->atom[DND_POSITION] && type != w->atom[DND_DROP]) return;
+    w->source = (Window)l[0];
+    if (type == w->atom[DND_POSITION]) dnd_reply(w, DND_STATUS, true);
+    else selection_want(w, w->atom[DND_SELECTION], w->atom[URI_LIST], (Time)l[2]);
 }
 
 static void window_event(struct program *p, XEvent *e) {
@@ -4229,6 +4227,7 @@ static int window_open(struct program *p) {
     p->prompt.open = p->stay;
     v->log.fd = w->said.fd = -1; v->out = p->s.json ? &p->err : &p->out;
     v->show = window_show; v->off = window_off; v->pace = WINDOW_PACE_US; p->draw = view_changed;
+    out_add(&w->said, "", 1); w->said.used = 0;
     frame_at(p, p->f->now);
     return 0;
 }
