@@ -2375,7 +2375,7 @@ struct job {                    /* a row: a transfer, or one that has failed */
 struct input {                  /* lines of commands */
     const char *name;
     int fd;
-    bool eof, polled, watched, skipping, held;
+    bool eof, polled, skipping, held;
     unsigned long line;
     size_t begin, end;          /* what has been read and not yet taken */
     char text[URL_MAX + 1024];
@@ -2409,8 +2409,9 @@ struct program {
     size_t row_count, failed_count, paused, repeating;      /* the last two: of those not ended */
     struct job *selected;
     int offset, firsts, status;                 /* offset: the rows shown above the selected one */
-    bool feeding, feed_due, stay, keep;         /* keep rows that failed: somebody may retry them */
-    bool closing, bare;                         /* the present command is just a URL */
+    fetcher_id feed_timer;
+    bool feeding, closing, stay, keep;          /* keep rows that failed: somebody may retry them */
+    bool bare;                                  /* the present command is just a URL */
     struct { const struct command *command; int64_t next; int count; } sweep;
     struct { FILE *file, *last; struct node at; bool armed, dirty, told;
              unsigned long line; uint64_t number; } save;        /* of the file */
@@ -2457,11 +2458,9 @@ static void out_flush(struct fetcher *f, struct out *o, bool ready) {
     o->used = o->error ? 0 : o->used - done;
     if (o->watched != (o->used > 0))
         (void)fetcher_watch(f, o->fd, (o->watched = o->used > 0) ? FETCHER_WRITE : 0, out_ready, o);
-    if (out_broken(o) && o->drained)    /* without stderr it goes on, without stdout not */
-        fetcher_stop(f);
-    else if (o->was_full && o->used == 0 && o->drained) {
-        o->was_full = false; o->drained(f, o->arg);
-    }
+    if (!o->drained) return;            /* without stderr it goes on, without stdout not */
+    if (out_broken(o)) fetcher_stop(f);
+    else if (o->was_full && o->used == 0) { o->was_full = false; o->drained(f, o->arg); }
 }
 
 static void out_ready(struct fetcher *f, int fd, int events, void *arg) {
@@ -2485,23 +2484,29 @@ static void out_printf(struct out *o, const char *format, ...) {
     vsnprintf(text, sizeof text, format, args);
     va_end(args); out_add(o, text, strlen(text));
 }
-/* Text for the eye, of any length. */
-static void out_text(struct out *o, const char *text) {
-    for (size_t good, n; *text; text += n) {
-        n = (good = utf8_length(text)) > 0 ? good : 1;
-        out_add(o, good ? text : "?", n);
+/* Text from outside, of any length: for the eye, or between the quotes of JSON. */
+static void out_text(struct out *o, const char *text, bool json) {
+    for (size_t good; *text; text += good ? good : 1) {
+        good = utf8_length(text);
+        if (json && (*text == '"' || *text == '\\')) out_printf(o, "\\%c", *text);
+        else if (good) out_add(o, text, good);
+        else if (json && (unsigned char)*text < 0x80) out_printf(o, "\\u%04x", (unsigned)*text);
+        else out_printf(o, json ? "\xef\xbf\xbd" : "?");
     }
 }
-/* ,"key":"text" */
-static void out_json(struct out *o, const char *key, const char *text) {
-    out_printf(o, ",\"%s\":\"", key);
-    for (size_t good, n; *text; text += n) {
-        n = (good = utf8_length(text)) > 0 ? good : 1;
-        if (!good && (unsigned char)*text < 0x80) out_printf(o, "\\u%04x", (unsigned)*text);
-        else if (*text == '"' || *text == '\\') out_printf(o, "\\%c", *text);
-        else out_add(o, good ? text : "\xef\xbf\xbd", good ? n : 3);
+/* An object begins: an event, its number if it has one, and pairs of a key and a text (NULL: leave
+ * it out), until a key is NULL. */
+static void out_json(struct out *o, const char *event, int64_t id, ...) {
+    const char *key, *text; va_list args;
+    out_printf(o, "{\"event\":\"%s\"", event);
+    if (id) out_printf(o, ",\"id\":%" PRId64, id);
+    va_start(args, id);
+    while ((key = va_arg(args, const char *)) != NULL) {
+        if ((text = va_arg(args, const char *)) == NULL) continue;
+        out_printf(o, ",\"%s\":\"", key); out_text(o, text, true);
+        out_add(o, "\"", 1);
     }
-    out_add(o, "\"", 1);
+    va_end(args);
 }
 /* Where a line goes: on a terminal with a view that's above it. */
 static struct out *line_out(struct program *p, bool error) {
@@ -2518,24 +2523,22 @@ static void line_end(struct program *p, struct out *o) {
 static void complain(struct program *p, const char *what, const char *why) {
     struct out *o = line_out(p, true); bool red = o == &p->view.log && p->view.color;
     out_printf(o, "%sfetcher: ", red ? "\033[31m" : "");
-    out_text(o, what); out_printf(o, *what ? ": " : "");
-    out_text(o, why);
-    if (red) out_printf(o, "\033[m");
+    out_text(o, what, false); out_printf(o, *what ? ": " : "");
+    out_text(o, why, false); out_printf(o, red ? "\033[m" : "");
     line_end(p, o);
 }
 /* What came of a command; text from outside may be in it. */
-static void reply(struct program *p, bool good, uint64_t number, const char *format, ...) {
-    struct input *in = p->source; char text[1024], where[64] = ""; va_list args;
+static void reply(struct program *p, bool good, int64_t number, const char *format, ...) {
+    struct input *in = p->source; struct out *o = line_out(p, false);
+    char text[1024], where[64] = ""; va_list args;
     va_start(args, format); vsnprintf(text, sizeof text, format, args); va_end(args);
     if (*in->name) snprintf(where, sizeof where, "%.40s:%lu", in->name, in->line);
     if (p->s.json) {
-        out_printf(&p->out, "{\"event\":\"%s\"", good ? "answer" : "failed");
-        if (number) out_printf(&p->out, ",\"id\":%" PRIu64, number);
-        out_json(&p->out, "line", where);
-        if (!good) out_json(&p->out, "code", "bad_line");
-        out_json(&p->out, "message", text); out_printf(&p->out, "}\n");
+        out_json(o, good ? "answer" : "failed", number, "line", where,
+                 "code", good ? NULL : "bad_line", "message", text, NULL);
+        out_printf(o, "}\n");
     } else if (good && !p->s.quiet && !p->bare && in != &p->input[SESSION]) {
-        out_text(line_out(p, false), text); line_end(p, line_out(p, false));
+        out_text(o, text, false); line_end(p, o);
     }
     if (good) return;
     complain(p, where, text);
@@ -2557,10 +2560,6 @@ static const char *time_text(char *to, size_t room, double seconds) {
     else if (s < 3600) snprintf(to, room, "%ld:%02ld", s / 60, s % 60);
     else snprintf(to, room, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
     return to;
-}
-
-static const char *file_shown(const char *path) {
-    return !path ? "" : strncmp(path, "./", 2) == 0 ? path + 2 : path;
 }
 
 /* ======================================================================================= Options
@@ -2773,7 +2772,7 @@ static int version(void) {
  */
 static void feed(struct fetcher *f, void *arg), leave(struct program *p);
 static void session_touch(struct program *p), session_job(struct program *p, struct job *j);
-static void session_write(struct fetcher *f, void *arg);
+static void session_save(struct fetcher *f, void *arg);
 static struct job *row_job(struct node *n) { return n ? container_of(n, struct job, row) : NULL; }
 
 static struct job *row_after(struct program *p, const struct job *j) {
@@ -2809,26 +2808,24 @@ static struct fetcher_info job_info(struct program *p, const struct job *j) {
     return info;
 }
 
-static void tell_json(struct program *p, uint64_t number, const struct fetcher_result *r) {
-    out_printf(&p->out, "{\"event\":\"%s\",\"id\":%" PRIu64, !r->code ? "done" :
-               r->code == FETCHER_CANCELLED ? "cancelled" : "failed", number);
-    out_json(&p->out, "url", r->url);
-    if (r->code) out_json(&p->out, "code", fetcher_strerror(r->code));
-    out_json(&p->out, r->code ? "message" : "file", r->code ? r->message : file_shown(r->path));
-    out_printf(&p->out, ",\"status\":%d,\"bytes\":%" PRId64 ",\"ms\":%.1f,\"attempts\":%d%s}\n",
-               r->status, r->bytes, MS(r->total_us), r->attempts, r->code ? "" :
-               r->changed ? ",\"changed\":true" : ",\"changed\":false");
-}
-
-static void tell_plain(struct program *p, const struct fetcher_result *r) {
-    bool to_stdout = dash(p->s.output);
-    struct out *o = line_out(p, to_stdout); char size[32];
-    if (p->s.quiet || (to_stdout && !p->s.verbose)) return;
-    out_text(o, r->path ? file_shown(r->path) : r->url);
+static void job_tell(struct program *p, const struct job *j, const struct fetcher_result *r) {
+    const char *file = !r->path ? "" : strncmp(r->path, "./", 2) == 0 ? r->path + 2 : r->path;
+    bool to_stdout = dash(p->s.output), cancelled = r->code == FETCHER_CANCELLED; char size[32];
+    struct out *o = line_out(p, to_stdout);
+    if (p->s.json) {
+        out_json(o, !r->code ? "done" : cancelled ? "cancelled" : "failed", j->id.key,
+                 "url", r->url, "code", r->code ? fetcher_strerror(r->code) : NULL,
+                 r->code ? "message" : "file", r->code ? r->message : file, NULL);
+        out_printf(o, ",\"status\":%d,\"bytes\":%" PRId64 ",\"ms\":%.1f,\"attempts\":%d%s}\n",
+                   r->status, r->bytes, MS(r->total_us), r->attempts, r->code ? "" :
+                   r->changed ? ",\"changed\":true" : ",\"changed\":false");
+    } else if (r->code && !cancelled) complain(p, r->url, r->message);
+    if (p->s.json || r->code || p->s.quiet || (to_stdout && !p->s.verbose)) return;
+    out_text(o, r->path ? file : r->url, false);
     out_printf(o, r->changed ? ": %s in %.2f s" : r->attempts ? ": unchanged" : ": exists, skipped",
                size_text(size, sizeof size, (double)r->bytes), MS(r->total_us) / 1000);
     if (p->s.verbose) {
-        out_printf(o, " from "); out_text(o, r->final_url);
+        out_printf(o, " from "); out_text(o, r->final_url, false);
         out_printf(o, " (status %d, attempts %d; ms: lookup %.1f, connect %.1f, TLS %.1f, "
                    "first byte %.1f)", r->status, r->attempts, MS(r->lookup_us), MS(r->connect_us),
                    MS(r->tls_us), MS(r->first_byte_us));
@@ -2836,25 +2833,18 @@ static void tell_plain(struct program *p, const struct fetcher_result *r) {
     line_end(p, o);
 }
 /* A row that has failed stays, where somebody may retry it; but not for ever. */
-static void job_failed(struct program *p, struct job *j, const struct fetcher_result *r) {
-    size_t n = strlen(r->url) + 1;
-    if ((j->failed = malloc(n + strlen(r->message) + 1)) == NULL) { job_free(p, j); return; }
-    memcpy(j->failed, r->url, n); strcpy(j->failed + n, r->message);
-    j->transfer = 0; row_place(p, j, FETCHER_ENDED);
-    if (++p->failed_count > FAILED_KEPT && !p->s.session)
-        job_free(p, row_job(tree_from(p->rows, ((int64_t)3 << 32) - INT_MAX, 0)));
-}
-
 static void job_done(struct fetcher *f, const struct fetcher_result *r, void *arg) {
-    struct job *j = arg; struct program *p = j->p;
-    if (r->code && !p->status && (r->code != FETCHER_CANCELLED || p->closing)) p->status = 1;
-    if (p->s.json) tell_json(p, (uint64_t)j->id.key, r);
-    else if (!r->code) tell_plain(p, r);
-    else if (r->code != FETCHER_CANCELLED) complain(p, r->url, r->message);
+    struct job *j = arg; struct program *p = j->p; size_t n = strlen(r->url) + 1;
+    bool failed = r->code && (r->code != FETCHER_CANCELLED || p->closing);
+    if (failed && !p->status) p->status = 1;
+    job_tell(p, j, r);
     p->paused -= r->last && j->paused; p->repeating -= r->last && j->every_ms;
-    if (r->last && p->keep && r->code && (p->closing || r->code != FETCHER_CANCELLED))
-        job_failed(p, j, r);
-    else if (r->last) job_free(p, j);
+    if (r->last && p->keep && failed && (j->failed = malloc(n + strlen(r->message) + 1))) {
+        memcpy(j->failed, r->url, n); strcpy(j->failed + n, r->message);
+        j->transfer = 0; row_place(p, j, FETCHER_ENDED);
+        if (++p->failed_count > FAILED_KEPT && !p->s.session)
+            job_free(p, row_job(tree_from(p->rows, ((int64_t)3 << 32) - INT_MAX, 0)));
+    } else if (r->last) job_free(p, j);
     feed(f, p);
 }
 /* What is tried again is worth a line: somebody may wait for it. */
@@ -2864,8 +2854,7 @@ static void job_progress(struct fetcher *f, const struct fetcher_info *info, voi
     if (info->state != FETCHER_RETRYING) return;
     int64_t wait_ms = info->wait_ms < 0 ? 0 : info->wait_ms;
     if (p->s.json) {
-        out_printf(&p->out, "{\"event\":\"retry\",\"id\":%" PRId64, j->id.key);
-        out_json(&p->out, "url", info->url); out_json(&p->out, "message", info->message);
+        out_json(&p->out, "retry", j->id.key, "url", info->url, "message", info->message, NULL);
         out_printf(&p->out, ",\"attempts\":%d,\"wait_ms\":%" PRId64 "}\n", info->attempts, wait_ms);
         out_flush(f, &p->out, false);
     } else if (!p->s.quiet) {
@@ -2994,27 +2983,20 @@ struct command {
     bool (*apply)(struct program *, struct job *);      /* to each download. Was it of use? */
     const char *done;           /* what has then happened to it */
 };
-/* A name in a list comes from outside: it stays below the directory. */
-static bool name_escapes(const char *name) {
-    for (const char *s = name; (s = strstr(s, "..")) != NULL; s += 2)
-        if ((s == name || s[-1] == '/') && (s[2] == '/' || !s[2])) return true;
-    return *name == '/' || name[strlen(name) - 1] == '/';
-}
-
-static void add(struct program *p, char **word, int64_t every) {
-    const char *name = word[1] && *word[1] ? word[1] : NULL; struct job *j;
-    if (name && p->source != &p->input[SESSION] && name_escapes(name))
+/* "add" or "every". The name in a list comes from outside: it stays below the directory. */
+static void do_add(struct program *p, char **word) {
+    bool again = strcmp(*word, "every") == 0; struct job *j;
+    int64_t every = again ? read_amount(word[1], TIME) : p->s.rq.every_ms;
+    const char *url = word[1 + again], *name = word[2 + again];
+    if (name && !*name) name = NULL;
+    bool escapes = name && (*name == '/' || name[strlen(name) - 1] == '/');
+    for (const char *s = name; s && (s = strstr(s, "..")) != NULL; s += 2)
+        escapes |= (s == name || s[-1] == '/') && (s[2] == '/' || !s[2]);
+    if (again && every < 1000) reply(p, false, 0, "not a time of at least 1s: %s", word[1]);
+    else if (escapes && p->source != &p->input[SESSION])
         reply(p, false, 0, "the name leads out of the directory");
-    else if ((j = job_start(p, word[0], name, every)) != NULL)
-        reply(p, true, (uint64_t)j->id.key, "added %" PRId64 ": %s", j->id.key, job_info(p, j).url);
-}
-
-static void do_add(struct program *p, char **word) { add(p, word + 1, p->s.rq.every_ms); }
-
-static void do_every(struct program *p, char **word) {
-    int64_t ms = read_amount(word[1], TIME);
-    if (ms < 1000) reply(p, false, 0, "not a time of at least 1s: %s", word[1]);
-    else add(p, word + 2, ms);
+    else if ((j = job_start(p, url, name, every)) != NULL)
+        reply(p, true, j->id.key, "added %" PRId64 ": %s", j->id.key, job_info(p, j).url);
 }
 
 static void do_jobs(struct program *p, char **word) {
@@ -3027,46 +3009,40 @@ static void do_jobs(struct program *p, char **word) {
 
 static void do_limit(struct program *p, char **word) {
     int64_t rate = read_amount(word[1], SIZE); char size[32];
-    if (rate >= 0) (void)fetcher_limit(p->f, 0, 0, rate ? rate : -1);
-    if (rate < 0) reply(p, false, 0, "not a rate: %s", word[1]);
-    else
-        reply(p, true, 0, "%s%s", rate ? size_text(size, sizeof size, (double)rate) : "no limit",
-               rate ? " a second" : "");
+    if (rate < 0) { reply(p, false, 0, "not a rate: %s", word[1]); return; }
+    (void)fetcher_limit(p->f, 0, 0, rate ? rate : -1);
+    size_text(size, sizeof size, (double)rate);
+    reply(p, true, 0, rate ? "%s a second" : "no limit", size);
 }
 
-static void tell_stats(struct program *p, struct out *o) {
+/* Also at the end, without words, and then to stderr. */
+static void do_stats(struct program *p, char **word) {
     struct fetcher_stats st; double seconds = (double)(clock_us() - p->began) / 1e6; char size[32];
     fetcher_stats(p->f, &st); st.failed += p->refused;
-    if (p->s.json) {
+    if (p->s.json)
         out_printf(&p->out, "{\"event\":\"stats\",\"done\":%" PRIu64 ",\"failed\":%" PRIu64
                    ",\"bytes\":%" PRId64 ",\"seconds\":%.3f,\"turns\":%" PRIu64
-                   ",\"stall_max_ms\":%.3f,\"stall_p99_ms\":%.3f", st.done, st.failed, st.received,
-                   seconds, st.turns, MS(st.stall_max_us), MS(st.stall_p99_us));
-        out_json(&p->out, "culprit", st.culprit);
-        out_printf(&p->out, "}\n");
-    } else out_printf(o, "%" PRIu64 " done, %" PRIu64 " failed, %s in %.2f s; %" PRIu64
-                   " turns, longest wait %.2f ms (%s), 99%% below %.2f ms\n", st.done, st.failed,
-                   size_text(size, sizeof size, (double)st.received), seconds, st.turns,
-                   MS(st.stall_max_us), st.culprit, MS(st.stall_p99_us));
-}
-
-static void do_stats(struct program *p, char **word) {
-    (void)word; tell_stats(p, line_out(p, false));
+                   ",\"stall_max_ms\":%.3f,\"stall_p99_ms\":%.3f,\"culprit\":\"%s\"}\n", st.done,
+                   st.failed, st.received, seconds, st.turns, MS(st.stall_max_us),
+                   MS(st.stall_p99_us), st.culprit);
+    else
+        out_printf(word ? line_out(p, false) : &p->err, "%" PRIu64 " done, %" PRIu64 " failed, "
+                   "%s in %.2f s; %" PRIu64 " turns, longest wait %.2f ms (%s), 99%% below %.2f "
+                   "ms\n", st.done, st.failed, size_text(size, sizeof size, (double)st.received),
+                   seconds, st.turns, MS(st.stall_max_us), st.culprit, MS(st.stall_p99_us));
 }
 
 static bool do_list(struct program *p, struct job *j) {
-    struct fetcher_info i = job_info(p, j);
-    struct out *o = line_out(p, false); char state[300], size[32], name[300];
-    row_state(&i, state, sizeof state);
+    struct fetcher_info i = job_info(p, j); struct out *o = line_out(p, false);
+    char state[300], size[32], name[300];
+    row_name(&i, name, sizeof name); row_state(&i, state, sizeof state);
     if (p->s.json) {
-        out_printf(o, "{\"event\":\"row\",\"id\":%" PRId64, j->id.key);
-        out_json(o, "url", i.url); out_json(o, "file", row_name(&i, name, sizeof name));
-        out_json(o, "state", state_word[i.state]); out_json(o, "message", i.message);
+        out_json(o, "row", j->id.key, "url", i.url, "file", name, "state", state_word[i.state],
+                 "message", i.message, NULL);
         out_printf(o, ",\"bytes\":%" PRId64 ",\"total\":%" PRId64 ",\"speed\":%" PRId64 "}\n",
                    i.bytes, i.total, i.speed);
     } else {
-        out_printf(o, "%5" PRId64 "  ", j->id.key);
-        out_text(o, row_name(&i, name, sizeof name));
+        out_printf(o, "%5" PRId64 "  ", j->id.key); out_text(o, name, false);
         out_printf(o, "  %s  %s\n", size_text(size, sizeof size, (double)i.bytes),
                    state + strspn(state, " "));
     }
@@ -3109,11 +3085,16 @@ static bool do_first(struct program *p, struct job *j) {
 }
 
 static bool do_clear(struct program *p, struct job *j) { return !j->transfer && do_cancel(p, j); }
-static void do_help(struct program *p, char **word), do_quit(struct program *p, char **word);
+static void do_help(struct program *p, char **word);
+
+static void do_quit(struct program *p, char **word) {
+    (void)word; reply(p, true, 0, "bye");
+    leave(p);
+}
 
 static const struct command commands[] = {
     {"add", "URL [FILE]", "fetch it (the word add may be left out)", 1, 2, do_add, NULL, NULL},
-    {"every", "TIME URL [FILE]", "fetch it again and again", 2, 3, do_every, NULL, NULL},
+    {"every", "TIME URL [FILE]", "fetch it again and again", 2, 3, do_add, NULL, NULL},
     {"pause", "N|all", "hold it; what is there of it stays", 1, 1, NULL, do_pause, "paused"},
     {"resume", "N|all", "let it go on, at once", 1, 1, NULL, do_resume, "resumed"},
     {"retry", "N|all", "try again what failed", 1, 1, NULL, do_retry, "tried again"},
@@ -3134,38 +3115,17 @@ static void do_help(struct program *p, char **word) {
     for (const struct command *c = commands; c->name; c++)
         reply(p, true, 0, "  %-7s %-16s %s", c->name, c->args, c->help);
 }
-/* The command of that name, or the entry without one. */
-static const struct command *command_find(const char *name) {
-    const struct command *c = commands;
-    while (c->name && strcmp(c->name, name) != 0) c++;
-    return c;
-}
-/* One slice of a command that goes through all downloads, in the order of their numbers. */
-static void sweep(struct program *p) {
-    const struct command *c = p->sweep.command;
-    struct node *n = tree_from(p->jobs, p->sweep.next, 0);
-    if (n) {
-        p->sweep.next = n->key + 1; p->sweep.count += c->apply(p, container_of(n, struct job, id));
-        return;
-    }
-    p->sweep.command = NULL;
-    reply(p, true, 0, "%d %s", p->sweep.count, c->done);
-}
-
-static void sweep_start(struct program *p, const struct command *c) {
-    p->sweep.command = c; p->sweep.next = p->sweep.count = 0;
-}
-
+/* Have it done to one download or, in slices between the turns of the loop, to all. */
 static void command_apply(struct program *p, const struct command *c, const char *which) {
     bool all = !which || (strcmp(which, "all") == 0 && strchr(c->args, '|'));
     const char *end = which; int64_t number = all ? 0 : text_number(&end);
     if (number > 0 && p->source == &p->input[SESSION]) number += (int64_t)p->base;
     struct node *n = all || *end ? NULL : tree_find(p->jobs, (uint64_t)number);
-    if (all) sweep_start(p, c);
+    if (all) { p->sweep.command = c; p->sweep.next = p->sweep.count = 0; }
     else if (!n) reply(p, false, 0, "there is no download %s", which);
     else if (!c->apply(p, container_of(n, struct job, id)))
         reply(p, false, 0, "%s has nothing to %s", which, c->name);
-    else reply(p, true, (uint64_t)number, "%s %s", which, c->done);
+    else reply(p, true, number, "%s %s", which, c->done);
 }
 /* Words, in place. A quote at the beginning of one goes to the next, and a backslash takes the
  * meaning of spaces, quotes and itself away. Returns how many there are; -1: a quote is open. */
@@ -3184,46 +3144,45 @@ static int words_split(char *s, char **word, int most) {
 }
 /* The one door for every command, wherever it comes from. */
 static void command_line(struct program *p, char *line) {
-    char *word[6] = {"add"};
-    int n = words_split(line, word + 1, 4);
-    bool url = n > 0 && (strpbrk(word[1], ":/.?") || strcmp(word[1], "localhost") == 0);
-    const struct command *c = command_find(n > 0 && !url ? word[1] : "add");
+    char *words[6] = {"add"}; const struct command *c = commands;
+    int n = words_split(line, words + 1, 4);
+    bool url = n > 0 && (strpbrk(words[1], ":/.?") || strcmp(words[1], "localhost") == 0);
+    char **word = words + !url; int args = n - !url;
+    while (n > 0 && c->name && strcmp(c->name, *word) != 0) c++;
     p->bare = url;
     if (n < 1) reply(p, false, 0, n ? "a quote is not closed" : "the line is empty");
-    else if (!c->name) reply(p, false, 0, "%s: not a URL and not a command; try help", word[1]);
-    else if (n - !url < c->least || n - !url > c->most)
-        reply(p, false, 0, "%s words: it is %s %s", n - !url < c->least ? "too few" : "too many",
+    else if (!c->name) reply(p, false, 0, "%s: not a URL and not a command; try help", *word);
+    else if (args < c->least || args > c->most)
+        reply(p, false, 0, "%s words: it is %s %s", args < c->least ? "too few" : "too many",
                c->name, c->args);
-    else if (c->run) c->run(p, word + !url);
-    else command_apply(p, c, word[2]);
+    else if (c->run) c->run(p, word);
+    else command_apply(p, c, word[1]);
 }
 /* -- where lines come from ------------------------------------------------------------------- */
-static bool queue_full(struct program *p) {
-    size_t idle = p->paused + p->repeating, most = p->s.jobs > 500 ? (size_t)p->s.jobs * 2 : 1000;
-    return fetcher_count(p->f) >= most + idle;
-}
-/* Is this line a URL, and not another command? */
-static bool line_adds(const char *line) {
+/* A list is read only as fast as the queue drains, so a pipe of a million URLs is never held in
+ * memory. Is the queue full, and does this line add to it? */
+static bool line_waits(struct program *p, const char *line) {
     const char *s = line + strspn(line, " \t"), *end = s + strcspn(s, " \t\n:/.?");
-    return !strncmp(s, "add", 3) || !strncmp(s, "every", 5) || (*end && strchr(":/.?", *end));
+    size_t idle = p->paused + p->repeating, most = p->s.jobs > 500 ? (size_t)p->s.jobs * 2 : 1000;
+    return fetcher_count(p->f) >= most + idle &&
+           (!strncmp(s, "add", 3) || !strncmp(s, "every", 5) || (*end && strchr(":/.?", *end)));
 }
-/* Take a line out of what has been read. False: there is none, or it has to wait: a list is read
- * only as fast as the queue drains, so a pipe of a million URLs is never held in memory. */
+/* Take a line out of what has been read. False: there is none, or it has to wait. */
 static bool input_take(struct program *p, struct input *in) {
     char *line = in->text + in->begin, *newline = memchr(line, '\n', in->end - in->begin);
     size_t n = newline ? (size_t)(newline - line) : in->end - in->begin;
-    bool too_long = !newline && n + 1 == sizeof in->text;
+    bool too_long = !newline && n + 1 == sizeof in->text, rest = in->skipping;
     if (!newline && !too_long && (!in->eof || n == 0)) return false;
-    in->held = in == &p->input[LIST] && !in->skipping && queue_full(p) && line_adds(line);
+    in->held = in == &p->input[LIST] && !rest && line_waits(p, line);
     if (in->held) return false;
     in->begin += n + (newline != NULL); line[n] = '\0';
-    p->source = in; p->bare = false;
-    in->line += !in->skipping;
-    while (n > 0 && line[n - 1] == '\r') line[--n] = '\0';
-    if (too_long && !in->skipping) reply(p, false, 0, "the line is too long");
-    else if (!in->skipping && strlen(line) != n) reply(p, false, 0, "a NUL is in the line");
-    else if (!in->skipping && line[strspn(line, " \t")] != '#') command_line(p, line);
     in->skipping = too_long;
+    if (rest) return true;              /* of a line that was too long */
+    p->source = in; p->bare = false; in->line++;
+    while (n > 0 && line[n - 1] == '\r') line[--n] = '\0';
+    if (too_long) reply(p, false, 0, "the line is too long");
+    else if (strlen(line) != n) reply(p, false, 0, "a NUL is in the line");
+    else if (line[strspn(line, " \t")] != '#') command_line(p, line);
     return true;
 }
 
@@ -3233,11 +3192,9 @@ static void input_read(struct program *p, struct input *in) {
     memmove(in->text, in->text + in->begin, in->end -= in->begin); in->begin = 0;
     if (in->end + 1 == sizeof in->text) return;         /* its lines have to wait */
     ssize_t n = read(in->fd, in->text + in->end, sizeof in->text - 1 - in->end);
-    if (n > 0) in->end += (size_t)n;
-    in->eof |= n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
-    if (n >= 0 || errno == EAGAIN || errno == EINTR) return;
-    complain(p, in->name, strerror(errno));
-    p->status = 1;
+    bool error = n < 0 && errno != EAGAIN && errno != EINTR;
+    in->end += n > 0 ? (size_t)n : 0; in->eof |= n == 0 || error;
+    if (error) { complain(p, in->name, strerror(errno)); p->status = 1; }
 }
 
 static void input_ready(struct fetcher *f, int fd, int events, void *arg) {
@@ -3246,44 +3203,43 @@ static void input_ready(struct fetcher *f, int fd, int events, void *arg) {
     feed(f, p);
 }
 
-static void input_watch(struct program *p, bool on) {
-    struct input *in = &p->input[LIST];
-    if (on != in->watched) (void)fetcher_watch(p->f, in->fd, on ? FETCHER_READ : 0, input_ready, p);
-    in->watched = on;
-}
-
-/* The next command, or a piece of the last. False: there is none to be had now. */
+/* The next command, or the next download of one that goes through all, in the order of their
+ * numbers. False: there is none to be had now. */
 static bool feed_one(struct program *p) {
-    if (!p->closing && (out_broken(&p->out) || out_full(&p->out) ||
-                        (p->view.on && p->view.log.used >= OUT_FULL)))
+    const struct command *c = p->sweep.command;
+    struct node *n = c ? tree_from(p->jobs, p->sweep.next, 0) : NULL;
+    if (!p->closing && (out_broken(&p->out) || out_full(&p->out) || p->view.log.used >= OUT_FULL))
         return false;
-    if (p->sweep.command) { sweep(p); return true; }
-    for (int i = 0; i < INPUTS; i++) {
+    if (n) {
+        p->sweep.next = n->key + 1; p->sweep.count += c->apply(p, container_of(n, struct job, id));
+    } else if (c) {
+        p->sweep.command = NULL; reply(p, true, 0, "%d %s", p->sweep.count, c->done);
+    }
+    for (int i = 0; i < INPUTS && !c; i++) {
         struct input *in = &p->input[i];
         if (input_take(p, in)) return true;
         if (in->held || in->eof || in->polled || i == PROMPT) continue;
         input_read(p, in);
         return true;
     }
-    return false;
-}
-
-static void feed_again(struct fetcher *f, void *arg) {
-    ((struct program *)arg)->feed_due = false; feed(f, arg);
+    return c != NULL;
 }
 /* A regular file would always be ready, so it is read when there is room; a millisecond of that,
  * then the loop has its turn. */
 static void feed(struct fetcher *f, void *arg) {
-    struct program *p = arg; usec end = clock_us() + SLICE_INPUT_US; bool more = true;
+    struct program *p = arg; struct input *list = &p->input[LIST];
+    usec end = clock_us() + SLICE_INPUT_US; bool more = true;
     if (p->feeding) return;             /* what is flushed below calls back */
     p->feeding = true;
     while (more && clock_us() < end) more = feed_one(p);
     more |= p->out.was_full;            /* it may have been made room for now */
     out_flush(f, &p->out, false);
     more &= !p->out.was_full; p->feeding = false;
-    if (more && !p->feed_due) p->feed_due = fetcher_timer(f, 0, feed_again, p) != 0;
-    input_watch(p, !more && !p->input[LIST].eof && p->input[LIST].polled && !p->out.was_full &&
-                   !out_broken(&p->out) && !p->input[LIST].held);
+    (void)fetcher_timer_stop(f, p->feed_timer);
+    p->feed_timer = more ? fetcher_timer(f, 0, feed, p) : 0;
+    bool listen = !more && list->polled && !list->eof && !list->held && !p->out.was_full &&
+                  !out_broken(&p->out);
+    (void)fetcher_watch(f, list->fd, listen ? FETCHER_READ : 0, input_ready, p);
     for (int i = 0; i < INPUTS; i++) more |= input_left(&p->input[i]);
     size_t left = fetcher_count(f), idle = p->closing || p->view.keys ? 0 : p->paused;
     if (more || p->prompt.open || p->sweep.command || left > idle) return;
@@ -3303,15 +3259,10 @@ static void stdout_drained(struct fetcher *f, void *arg) {
 /* Give all up, and end: what is there of a file is kept. */
 static void leave(struct program *p) {
     if (input_left(&p->input[SESSION])) p->s.session = NULL;    /* half read: it stays as it is */
-    input_watch(p, false);
     for (int i = 0; i < INPUTS; i++) p->input[i].eof = true, p->input[i].begin = p->input[i].end;
-    p->closing = true; p->prompt.open = false; p->source = &p->input[PROMPT]; p->bare = true;
-    sweep_start(p, command_find("cancel")); feed(p->f, p);
-}
-
-static void do_quit(struct program *p, char **word) {
-    (void)word; reply(p, true, 0, "bye");
-    leave(p);
+    p->closing = true; p->prompt.open = false; p->source = &p->input[PROMPT];
+    command_line(p, (char[]){"cancel all"}); p->bare = true;
+    feed(p->f, p);
 }
 /* -- the session: what is left to do, as commands -------------------------------------------- */
 static void write_word(FILE *file, const char *word) {
@@ -3351,28 +3302,25 @@ static int session_slice(struct program *p, const char *path, usec end) {
     return 0;
 }
 
-/* Until then. For ever: from its beginning, since what is half written may be old. */
-static void session_save(struct program *p, usec end) {
-    char *path = p->s.session ? text_join(p->s.session, ".new") : NULL;
+/* A slice; or all, outside of a turn: from the beginning, since what is half written may be old. */
+static void session_save(struct fetcher *f, void *arg) {
+    struct program *p = arg; usec end = f->busy ? clock_us() + SLICE_INPUT_US : FOREVER;
     if (!p->s.session) return;          /* given up meanwhile */
-    if (p->save.file && end == FOREVER) { fclose(p->save.file); p->save.file = NULL; }
+    char *path = text_join(p->s.session, ".new");
+    if (p->save.file && !f->busy) { fclose(p->save.file); p->save.file = NULL; }
     int left = !path ? -1 : input_left(&p->input[SESSION]) ? 2 : session_slice(p, path, end);
-    p->save.armed = left > 0 && fetcher_timer(p->f, left == 1 ? 0 : 1000, session_write, p) != 0;
     if (left < 0 && !p->save.told) complain(p, p->s.session, strerror(errno));
     if (left < 0 && p->save.file) { fclose(p->save.file); p->save.file = NULL; }
     if (left < 0) p->status = 1;
+    p->save.armed = left > 0 && fetcher_timer(f, left == 1 ? 0 : 1000, session_save, p) != 0;
     p->save.told = left < 0; free(path);
     if (left < 0 || (p->save.dirty && left == 0)) session_touch(p);
-}
-
-static void session_write(struct fetcher *f, void *arg) {
-    (void)f; session_save(arg, clock_us() + SLICE_INPUT_US);
 }
 
 static void session_touch(struct program *p) {
     if (!p->s.session || p->closing) return;
     p->save.dirty = true;
-    if (!p->save.armed) p->save.armed = fetcher_timer(p->f, 1000, session_write, p) != 0;
+    if (!p->save.armed) p->save.armed = fetcher_timer(p->f, 1000, session_save, p) != 0;
 }
 
 /* ====================================================================================== Terminal
@@ -3938,9 +3886,9 @@ static int program_open(struct program *p) {
 }
 
 static int program_close(struct program *p) {
-    session_save(p, FOREVER); p->s.session = NULL;
+    session_save(p->f, p); p->s.session = NULL;
     view_off(p);
-    if (p->s.stats) tell_stats(p, &p->err);
+    if (p->s.stats) do_stats(p, NULL);
     else if (p->view.out)
         out_printf(p->view.out, "%" PRIu64 " done, %" PRIu64 " failed\n", p->f->done, p->f->failed);
     out_flush(p->f, &p->out, false); out_flush(p->f, &p->err, false);
