@@ -2416,8 +2416,7 @@ struct program {
     struct prompt prompt;
     struct view view;
     void (*draw)(struct program *);             /* something has changed */
-    CURLSH *cookies;
-    FILE *trace;
+    CURLSH *cookies; FILE *trace;
 };
 
 /* ================================================================================== Plain output
@@ -2509,10 +2508,9 @@ static void line_end(struct program *p, struct out *o) {
 
 static void complain(struct program *p, const char *what, const char *why) {
     struct out *o = line_out(p, true); bool red = o == &p->view.log && p->view.color;
-    out_printf(o, "%sfetcher: ", red ? "\033[31m" : "");
-    out_text(o, what, false); out_printf(o, *what ? ": " : "");
-    out_text(o, why, false); out_printf(o, red ? "\033[m" : "");
-    line_end(p, o);
+    out_printf(o, "%sfetcher: ", red ? "\033[31m" : ""); out_text(o, what, false);
+    out_printf(o, *what ? ": " : ""); out_text(o, why, false);
+    out_printf(o, red ? "\033[m" : ""); line_end(p, o);
 }
 /* What came of a command; text from outside may be in it. */
 static void reply(struct program *p, bool good, int64_t number, const char *format, ...) {
@@ -2608,7 +2606,7 @@ static int refuse(int status, const char *format, ...) {
 static bool dash(const char *name) { return name && strcmp(name, "-") == 0; }
 /* A decimal number and a unit of its kind. -1: it is none. */
 static int64_t read_amount(const char *text, enum kind kind) {
-    static const double ms[] = {1000, 1000, 60000, 3600000, 86400000}, one[] = {1};
+    static const double ms[] = {1000, 1000, 60000, 3600000, 86400000};
     static const double bytes[] = {1, 1024, 1024, 1048576, 1048576, 1073741824, 1073741824};
     const char *units = kind == TIME ? "ssmhd" : kind == SIZE ? "bkKmMgG" : "";
     char *end; double value = strtod(text, &end);
@@ -2616,7 +2614,7 @@ static int64_t read_amount(const char *text, enum kind kind) {
     if (end == text || !isdigit((unsigned char)end[-1]) || !isdigit((unsigned char)*text) ||
         !unit || (*end && end[1]))
         return -1;
-    value *= (kind == TIME ? ms : kind == SIZE ? bytes : one)[unit - units];
+    value *= (kind == TIME ? ms : bytes)[unit - units];
     return value < (kind == COUNT ? 1e6 + 1 : 9e15) ? (int64_t)value : -1;
 }
 /* One --data after the other, joined by '&'; of a file, as curl does it, without its line ends. */
@@ -3039,7 +3037,6 @@ static bool do_first(struct program *p, struct job *j) {
 }
 
 static bool do_clear(struct program *p, struct job *j) { return !j->transfer && do_cancel(p, j); }
-static void do_help(struct program *p, char **word);
 
 static void do_quit(struct program *p, char **word) {
     (void)word; reply(p, true, 0, "bye");
@@ -3059,24 +3056,17 @@ static const struct command commands[] = {
     {"list", "", "show what runs, waits or has failed", 0, 0, NULL, do_list, "listed"},
     {"clear", "", "forget what has failed", 0, 0, NULL, do_clear, "forgotten"},
     {"stats", "", "tell what the loop did", 0, 0, do_stats, NULL, NULL},
-    {"help", "", "show the commands", 0, 0, do_help, NULL, NULL},
+    {"help", "", "show the commands", 0, 0, NULL, NULL, NULL},
     {"quit", "", "end; what is there of files stays", 0, 0, do_quit, NULL, NULL},
     {NULL, NULL, NULL, 0, 0, NULL, NULL, NULL}
 };
-
-static void do_help(struct program *p, char **word) {
-    (void)word;
-    for (const struct command *c = commands; c->name; c++)
-        reply(p, true, 0, "  %-7s %-16s %s", c->name, c->args, c->help);
-}
 /* Words, in place. A quote at the beginning of one goes to the next, and a backslash takes the
  * meaning of spaces, quotes and itself away. Returns how many there are; -1: a quote is open. */
 static int words_split(char *s, char **word, int most) {
     int n = 0;
     for (s += strspn(s, " \t"); *s; s += strspn(s, " \t")) {
         char *to = s, quote = *s == '"' || *s == '\'' ? *s++ : '\0';
-        if (n < most) word[n] = to;
-        n++;
+        if (n++ < most) word[n - 1] = to;
         for (; *s && (quote ? *s != quote : !strchr(" \t", *s)); *to++ = *s++)
             s += *s == '\\' && s[1] && strchr(" \t\"'\\", s[1]);
         if (quote && !*s) return -1;
@@ -3098,6 +3088,9 @@ static void command_line(struct program *p, char *line) {
         reply(p, false, 0, "%s words: it is %s %s", args < c->least ? "too few" : "too many",
                c->name, c->args);
     else if (c->run) c->run(p, word);
+    else if (!c->apply)                 /* help */
+        for (c = commands; c->name; c++)
+            reply(p, true, 0, "  %-7s %-16s %s", c->name, c->args, c->help);
     else if ((which = word[1]) == NULL || (strcmp(which, "all") == 0 && strchr(c->args, '|'))) {
         p->sweep.command = c; p->sweep.next = p->sweep.count = 0;       /* feed_one() does it */
     } else {
@@ -3179,8 +3172,7 @@ static void feed(struct fetcher *f, void *arg) {
     more &= !p->out.was_full; p->feeding = false;
     (void)fetcher_timer_stop(f, p->feed_timer);
     p->feed_timer = more ? fetcher_timer(f, 0, feed, p) : 0;
-    bool listen = !more && !list->ready && !list->eof && !list->held && !p->out.was_full &&
-                  !out_broken(&p->out);
+    bool listen = !list->ready && !list->eof && !list->held;
     (void)fetcher_watch(f, list->fd, listen ? FETCHER_READ : 0, input_ready, p);
     for (int i = 0; i < INPUTS; i++) more |= input_left(&p->input[i]);
     size_t left = fetcher_count(f), idle = p->closing || p->view.keys ? 0 : p->paused;
@@ -3788,7 +3780,7 @@ static int inputs_open(struct program *p) {
     struct stat st; char first[] = "# fetcher"; ssize_t n;
     p->source = &p->input[PROMPT]; p->source->name = ""; p->source->eof = !p->stay;
     list->name = p->s.list; list->eof = !list->name;
-    session->name = p->s.session; session->eof = !session->name;
+    session->name = p->s.session; session->eof = !session->name; session->ready = true;
     if (list->name) {
         list->fd = dash(list->name) ? 0 : open(list->name, O_RDONLY | O_CLOEXEC);
         if (list->fd < 0 || fstat(list->fd, &st) < 0 || (S_ISDIR(st.st_mode) && (errno = EISDIR)))
@@ -3796,7 +3788,6 @@ static int inputs_open(struct program *p) {
         list->polled = !(list->ready = S_ISREG(st.st_mode));
     }
     if (!session->name) return 0;
-    session->ready = true;
     session->fd = open(session->name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (session->fd < 0 || flock(session->fd, LOCK_EX | LOCK_NB) < 0 ||
         fstat(session->fd, &st) < 0 || (!S_ISREG(st.st_mode) && (errno = EINVAL)) ||
@@ -3818,8 +3809,7 @@ static int program_close(struct program *p) {
     bool bad = out_broken(&p->out);
     if (bad) complain(p, "cannot write to standard output", strerror(p->out.error));
     bad |= p->trace && (ferror(p->trace) || fclose(p->trace));
-    bad |= p->s.cookies && cookies_move(p, true);
-    if (bad) p->status = 1;
+    if ((p->s.cookies && cookies_move(p, true)) || bad) p->status = 1;
     signals_set(SIG_DFL, 0, COUNT_OF(handled));  /* a handler must find a fetcher */
     p->keep = false; p->draw = NULL;
     fetcher_free(p->f);
@@ -3844,9 +3834,8 @@ static int program_run(struct program *p, char **url) {
     fetcher_limit(p->f, (int)p->s.jobs, (int)p->s.per_host, p->s.rate);
     if (p->s.cookies && cookies_move(p, false) != 0) return 2;
     view_open(p);
-    p->stay = !*url && !p->s.list && isatty(0) && isatty(1);
-    if (p->stay && !p->view.keys) p->s.list = "-";
-    p->stay &= p->view.keys;
+    p->stay = !*url && !p->s.list && p->view.keys;
+    if (!*url && !p->s.list && !p->stay && isatty(0) && isatty(1)) p->s.list = "-";
     p->keep = p->view.keys || p->s.session || dash(p->s.list);
     p->status = *url || p->s.list || p->s.session || p->stay ? inputs_open(p) : refuse(2, "no URL");
     if (p->status) { p->s.session = NULL; return program_close(p); }    /* not ours to write */
