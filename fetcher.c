@@ -2125,8 +2125,7 @@ struct settings {
     struct fetcher_request rq;  /* what each transfer asks for */
     char *output, *dir, *list, *agent, *user, *proxy, *cacert, *trace, *cookies, *session, *color;
     char *method, *data;
-    const char **headers;
-    int header_count;
+    const char **headers; int header_count;
     int64_t jobs, per_host, retries, rate;
     bool quiet, verbose, json, plain, stats, insecure, netrc, compressed, remote_time, no_clobber;
     bool overwrite, again, no_continue, window, dark, help, version;
@@ -2138,8 +2137,7 @@ struct out {                    /* output that nobody waits for */
     int error;                  /* errno of a write, 0: none */
     char *data;
     size_t used, room;
-    call_fn *drained;           /* it was full, and is empty */
-    void *arg;
+    struct call drained;        /* it was full, and is empty */
 };
 struct job {                    /* a row: a transfer, or one that has failed */
     struct program *p;
@@ -2153,9 +2151,8 @@ struct job {                    /* a row: a transfer, or one that has failed */
     char *name, url[];          /* name: stands behind the URL; NULL: none was given */
 };
 struct input {                  /* lines of commands */
-    const char *name;
-    int fd;
-    bool eof, polled, watched, skipping, held;
+    const char *name; int fd;
+    bool eof, polled, ready, skipping, held;    /* ready: a read does not block */
     unsigned long line;
     size_t begin, end;          /* what has been read and not yet taken */
     char text[URL_MAX + 1024];
@@ -2192,8 +2189,8 @@ struct program {
     size_t row_count, failed_count, paused, repeating;      /* the last two: of those not ended */
     struct job *selected;
     int offset, firsts, status;                 /* offset: the rows shown above the selected one */
-    bool feeding, feed_due, stay, keep;         /* keep rows that failed: somebody may retry them */
-    bool closing, bare;                         /* the present command is just a URL */
+    fetcher_id feed_timer;
+    bool feeding, closing, stay, keep, bare;    /* keep what failed; the command is just a URL */
     struct { const struct command *command; int64_t next; int count; } sweep;
     struct { FILE *file, *last; struct node at; bool armed, dirty, told;
              unsigned long line; uint64_t number; } save;        /* of the file */
@@ -2202,15 +2199,15 @@ struct program {
     struct prompt prompt;
     struct view view;
     void (*draw)(struct program *);             /* something has changed */
-    CURLSH *cookies;
-    FILE *trace;
+    CURLSH *cookies; FILE *trace;
 };
 
 /* ================================================================================== Plain output
  * Output goes through the same loop as everything else: what the reader of a pipe or a stopped
  * terminal does not take waits in a buffer, and whoever fills it is told to wait as well.
  */
-
+static bool out_broken(const struct out *o) { return o->error && !o->tty; }    /* or just gone */
+static bool out_full(struct out *o) { return o->was_full |= o->used >= OUT_FULL; }
 /* O_NONBLOCK on an inherited descriptor would reach the shell, which shares it. So a terminal or a
  * pipe is opened once more by its name; where that can't be, it's written to in small pieces. */
 static void out_open(struct out *o, int fd) {
@@ -2220,38 +2217,30 @@ static void out_open(struct out *o, int fd) {
     o->tty = isatty(fd);
     o->fd = o->tty || pipe ? open(o->tty && ttyname(fd) ? ttyname(fd) : name,
                                   O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC) : fd;
-    o->chunked = o->fd < 0;
-    if (o->fd < 0) o->fd = fd;
+    if ((o->chunked = o->fd < 0)) o->fd = fd;
 }
 
 static void out_ready(struct fetcher *f, int fd, int events, void *arg);
-static bool out_broken(const struct out *o) { return o->error && !o->tty; }    /* or just gone */
 /* Write what the descriptor takes; the rest is watched for. A terminal may vanish: no matter. */
 static void out_flush(struct fetcher *f, struct out *o, bool ready) {
-    size_t done = 0;
-    while (o->fd >= 0 && done < o->used && (ready || !o->chunked) && !o->error) {
-        size_t left = o->used - done;
-        ssize_t n = write(o->fd, o->data + done, o->chunked && left > PIPE_BUF ? PIPE_BUF : left);
+    while (o->fd >= 0 && o->used > 0 && (ready || !o->chunked) && !o->error) {
+        ssize_t n = write(o->fd, o->data, o->chunked && o->used > PIPE_BUF ? PIPE_BUF : o->used);
         if (n < 0 && errno == EAGAIN) break;
         if (n < 0 && errno != EINTR) o->error = errno;
-        done += n > 0 ? (size_t)n : 0; ready = false;
+        if (n > 0) memmove(o->data, o->data + n, o->used -= (size_t)n);
+        ready = false;
     }
-    if (done) memmove(o->data, o->data + done, o->used - done);
-    o->used = o->error ? 0 : o->used - done;
+    if (o->error) o->used = 0;
     if (o->watched != (o->used > 0))
         (void)fetcher_watch(f, o->fd, (o->watched = o->used > 0) ? FETCHER_WRITE : 0, out_ready, o);
-    if (out_broken(o) && o->drained)    /* without stderr it goes on, without stdout not */
-        fetcher_stop(f);
-    else if (o->was_full && o->used == 0 && o->drained) {
-        o->was_full = false; o->drained(f, o->arg);
-    }
+    if (!o->drained.cb) return;            /* without stderr it goes on, without stdout not */
+    if (out_broken(o)) fetcher_stop(f);
+    else if (o->was_full && o->used == 0) { o->was_full = false; o->drained.cb(f, o->drained.arg); }
 }
 
 static void out_ready(struct fetcher *f, int fd, int events, void *arg) {
     (void)fd, (void)events; out_flush(f, arg, true);
 }
-
-static bool out_full(struct out *o) { return o->was_full |= o->used >= OUT_FULL; }
 
 static void out_add(struct out *o, const char *data, size_t n) {
     if (n == 0) return;
@@ -2264,35 +2253,37 @@ static void out_add(struct out *o, const char *data, size_t n) {
 
 static void out_printf(struct out *o, const char *format, ...) {
     char text[2048]; va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args); out_add(o, text, strlen(text));
+    va_start(args, format); vsnprintf(text, sizeof text, format, args); va_end(args);
+    out_add(o, text, strlen(text));
 }
-/* Text for the eye, of any length. */
-static void out_text(struct out *o, const char *text) {
-    for (size_t good, n; *text; text += n) {
-        n = (good = utf8_length(text)) > 0 ? good : 1;
-        out_add(o, good ? text : "?", n);
+/* Text from outside, of any length: for the eye, or between the quotes of JSON. */
+static void out_text(struct out *o, const char *text, bool json) {
+    for (size_t good; *text; text += good ? good : 1) {
+        good = utf8_length(text);
+        if (json && (*text == '"' || *text == '\\')) out_printf(o, "\\%c", *text);
+        else if (good) out_add(o, text, good);
+        else if (json && (unsigned char)*text < 0x80) out_printf(o, "\\u%04x", (unsigned)*text);
+        else out_printf(o, json ? "\xef\xbf\xbd" : "?");
     }
 }
-/* ,"key":"text" */
-static void out_json(struct out *o, const char *key, const char *text) {
-    out_printf(o, ",\"%s\":\"", key);
-    for (size_t good, n; *text; text += n) {
-        n = (good = utf8_length(text)) > 0 ? good : 1;
-        if (!good && (unsigned char)*text < 0x80) out_printf(o, "\\u%04x", (unsigned)*text);
-        else if (*text == '"' || *text == '\\') out_printf(o, "\\%c", *text);
-        else out_add(o, good ? text : "\xef\xbf\xbd", good ? n : 3);
+/* An object begins: an event, a number (0: none), keys and their texts (NULL: none), a NULL. */
+static void out_json(struct out *o, const char *event, int64_t id, ...) {
+    const char *key, *text; va_list args;
+    out_printf(o, "{\"event\":\"%s\"", event);
+    if (id) out_printf(o, ",\"id\":%" PRId64, id);
+    va_start(args, id);
+    while ((key = va_arg(args, const char *)) != NULL) {
+        if ((text = va_arg(args, const char *)) == NULL) continue;
+        out_printf(o, ",\"%s\":\"", key); out_text(o, text, true); out_printf(o, "\"");
     }
-    out_add(o, "\"", 1);
+    va_end(args);
 }
+static void changed(struct program *p) { if (p->draw) p->draw(p); }
 /* Where a line goes: on a terminal with a view that's above it. */
 static struct out *line_out(struct program *p, bool error) {
     struct out *o = error ? &p->err : &p->out;
     return p->view.on && (o->tty || p->view.window) ? &p->view.log : o;
 }
-
-static void changed(struct program *p) { if (p->draw) p->draw(p); }
 
 static void line_end(struct program *p, struct out *o) {
     out_add(o, "\n", 1); out_flush(p->f, o, false); changed(p);
@@ -2301,25 +2292,22 @@ static void line_end(struct program *p, struct out *o) {
 static void complain(struct program *p, const char *what, const char *why) {
     struct out *o = line_out(p, true);
     bool red = o == &p->view.log && p->view.color && !p->view.window;
-    out_printf(o, "%sfetcher: ", red ? "\033[31m" : "");
-    out_text(o, what); out_printf(o, *what ? ": " : "");
-    out_text(o, why);
-    if (red) out_printf(o, "\033[m");
-    line_end(p, o);
+    out_printf(o, "%sfetcher: ", red ? "\033[31m" : ""); out_text(o, what, false);
+    out_printf(o, *what ? ": " : ""); out_text(o, why, false);
+    out_printf(o, red ? "\033[m" : ""); line_end(p, o);
 }
 /* What came of a command; text from outside may be in it. */
-static void reply(struct program *p, bool good, uint64_t number, const char *format, ...) {
-    struct input *in = p->source; char text[1024], where[64] = ""; va_list args;
+static void reply(struct program *p, bool good, int64_t number, const char *format, ...) {
+    struct input *in = p->source; struct out *o = line_out(p, false);
+    char text[1024], where[64] = ""; va_list args;
     va_start(args, format); vsnprintf(text, sizeof text, format, args); va_end(args);
     if (*in->name) snprintf(where, sizeof where, "%.40s:%lu", in->name, in->line);
     if (p->s.json) {
-        out_printf(&p->out, "{\"event\":\"%s\"", good ? "answer" : "failed");
-        if (number) out_printf(&p->out, ",\"id\":%" PRIu64, number);
-        out_json(&p->out, "line", where);
-        if (!good) out_json(&p->out, "code", "bad_line");
-        out_json(&p->out, "message", text); out_printf(&p->out, "}\n");
+        out_json(o, good ? "answer" : "failed", number, "line", where,
+                 "code", good ? NULL : "bad_line", "message", text, NULL);
+        out_printf(o, "}\n");
     } else if (good && !p->s.quiet && !p->bare && in != &p->input[SESSION]) {
-        out_text(line_out(p, false), text); line_end(p, line_out(p, false));
+        out_text(o, text, false); line_end(p, o);
     }
     if (good) return;
     complain(p, where, text);
@@ -2341,10 +2329,6 @@ static const char *time_text(char *to, size_t room, double seconds) {
     else if (s < 3600) snprintf(to, room, "%ld:%02ld", s / 60, s % 60);
     else snprintf(to, room, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
     return to;
-}
-
-static const char *file_shown(const char *path) {
-    return !path ? "" : strncmp(path, "./", 2) == 0 ? path + 2 : path;
 }
 
 /* ======================================================================================= Options
@@ -2408,7 +2392,7 @@ static int refuse(int status, const char *format, ...) {
 static bool dash(const char *name) { return name && strcmp(name, "-") == 0; }
 /* A decimal number and a unit of its kind. -1: it is none. */
 static int64_t read_amount(const char *text, enum kind kind) {
-    static const double ms[] = {1000, 1000, 60000, 3600000, 86400000}, one[] = {1};
+    static const double ms[] = {1000, 1000, 60000, 3600000, 86400000};
     static const double bytes[] = {1, 1024, 1024, 1048576, 1048576, 1073741824, 1073741824};
     const char *units = kind == TIME ? "ssmhd" : kind == SIZE ? "bkKmMgG" : "";
     char *end; double value = strtod(text, &end);
@@ -2416,37 +2400,28 @@ static int64_t read_amount(const char *text, enum kind kind) {
     if (end == text || !isdigit((unsigned char)end[-1]) || !isdigit((unsigned char)*text) ||
         !unit || (*end && end[1]))
         return -1;
-    value *= (kind == TIME ? ms : kind == SIZE ? bytes : one)[unit - units];
+    value *= (kind == TIME ? ms : bytes)[unit - units];
     return value < (kind == COUNT ? 1e6 + 1 : 9e15) ? (int64_t)value : -1;
 }
 /* One --data after the other, joined by '&'; of a file, as curl does it, without its line ends. */
 static int read_data(char **data, const char *text) {
-    FILE *file = *text == '@' ? fopen(text + 1, "rb") : NULL;
-    size_t used = *data ? strlen(*data) : 0, room = used + strlen(text) + 4096;
-    char *all = realloc(*data, room); int c;
-    if (!all || (*text == '@' && !file))
-        return refuse(2, "cannot read %s: %s", text + 1, strerror(errno));
-    *data = all;
-    if (used > 0) all[used++] = '&';
-    all[used] = '\0';
-    if (!file) strcpy(all + used, text);
-    for (; file && (c = getc(file)) != EOF; *data = all) {
-        if (c != '\r' && c != '\n' && c != '\0') all[used++] = (char)c;
-        if (used + 1 == room && (all = realloc(*data, room *= 2)) == NULL)
-            return refuse(2, "out of memory");
-        all[used] = '\0';
-    }
+    FILE *file = *text == '@' ? fopen(text + 1, "rb") : NULL, *to; char *all; size_t size; int c;
+    if (*text == '@' && !file) return refuse(2, "cannot read %s: %s", text + 1, strerror(errno));
+    if ((to = open_memstream(&all, &size)) == NULL) return refuse(2, "out of memory");
+    if (*data && **data) fprintf(to, "%s&", *data);
+    if (!file) fputs(text, to);
+    while (file && (c = getc(file)) != EOF)
+        if (!strchr("\r\n", c)) putc(c, to);    /* nor a NUL */
     if (file) fclose(file);
-    return 0;
+    free(*data); *data = fclose(to) == 0 ? all : NULL;
+    return *data ? 0 : refuse(2, "out of memory");
 }
 
 static int option_set(struct settings *s, const struct option *o, char *value) {
-    void *field = (char *)s + o->field;
-    int64_t n;
+    void *field = (char *)s + o->field; int64_t n;
     switch (o->kind) {
-    case FLAG:
-        *(bool *)field = true;
-        return 0;
+    case FLAG: *(bool *)field = true; return 0;
+    case DATA: return read_data(field, value);
     case SECRET:                        /* what others see of it (by ps) is overwritten */
         free(s->user); s->user = text_join(value, "");
         memset(value, '*', strlen(value));
@@ -2458,41 +2433,31 @@ static int option_set(struct settings *s, const struct option *o, char *value) {
         s->headers[s->header_count++] = value;
         return !strpbrk(value, "\r\n") && strpbrk(value, ":;") ? 0
                : refuse(2, "not a header: %s", value);
-    case DATA:
-        return read_data(field, value);
     default:
         n = *(int64_t *)field = read_amount(value, o->kind);
         if (n > 0 || (n == 0 && (o->kind != COUNT || strcmp(o->name, "retry") == 0))) return 0;
         return refuse(2, "--%s: not a %s: %s", o->name, o->kind == TIME ? "time" : "number", value);
     }
 }
-
-static const struct option *option_find(const char *arg, size_t length) {
-    const struct option *o, *end = option + COUNT_OF(option);
-    for (o = option; o < end; o++)
-        if (arg[1] == '-' ? strlen(o->name) == length - 2 && !strncmp(o->name, arg + 2, length - 2)
-                          : o->letter == arg[1])
-            return o;
-    return NULL;
-}
 /* Options and URLs in any order, as GNU does it: -oFILE, -o FILE, --output=FILE, -qv, and "--" ends
  * them. The URLs are gathered. Returns 0, or an exit status. */
 static int options_read(struct settings *s, char **argv, char **url) {
-    const struct option *o; bool over = false; int bad = 0;
+    const struct option *o, *end = option + COUNT_OF(option); bool over = false; int bad = 0;
     for (char *arg; !bad && (arg = *++argv) != NULL;) {
         if (over || *arg != '-' || !arg[1]) { *url++ = arg; continue; }
         if ((over = strcmp(arg, "--") == 0)) continue;
-        if ((o = option_find(arg, strcspn(arg, "="))) == NULL)
-            return refuse(2, "unknown option %s", arg);
         bool is_long = arg[1] == '-'; char *value = is_long ? strchr(arg, '=') : arg + 1;
+        size_t n = strcspn(arg + 2, "=");
+        for (o = option; o < end; o++)
+            if (is_long ? strlen(o->name) == n && !memcmp(o->name, arg + 2, n)
+                        : o->letter == arg[1])
+                break;
+        if (o == end) return refuse(2, "unknown option %s", arg);
         value = value && (is_long || value[1]) ? value + 1 : NULL;
         if (o->arg && !value && (value = *++argv) == NULL)
             return refuse(2, "%s needs %s", arg, o->arg);
         if (!o->arg && value && is_long) return refuse(2, "--%s takes no value", o->name);
-        if (!o->arg && value) {         /* after the q of -qv there is -v */
-            memmove(arg + 1, value, strlen(value) + 1);
-            argv--;
-        }
+        if (!o->arg && value) { *--value = '-'; *argv-- = value; }  /* of -qv, -v is left */
         bad = option_set(s, o, value);
     }
     return bad;
@@ -2523,14 +2488,12 @@ static int options_check(struct settings *s, char **url) {
 }
 
 static int help(void) {
-    char left[80];
     puts("Usage: fetcher [OPTION]... URL...\n"
          "Fetch URLs (http, https), many at the same time, and save them as files.\n\nOptions:");
     for (const struct option *o = option; o < option + COUNT_OF(option); o++) {
-        snprintf(left, sizeof left, "  %c%c%s --%s%s%s", o->letter ? '-' : ' ',
-                 o->letter ? o->letter : ' ', o->letter ? "," : " ", o->name, o->arg ? "=" : "",
-                 o->arg ? o->arg : "");
-        printf("%-33s %s\n", left, o->help);
+        int n = o->letter ? printf("  -%c, ", o->letter) : printf("      ");
+        n += printf(o->arg ? "--%s=%s" : "--%s", o->name, o->arg);
+        printf("%*s %s\n", 33 - n, "", o->help);
     }
     puts("\nA file appears under its name only when it is whole; until then it is NAME.part,\n"
          "and the next run goes on with it. Sizes take k, M or G; times s, m, h or d.\n\n"
@@ -2559,7 +2522,6 @@ static int version(void) {
  */
 static void feed(struct fetcher *f, void *arg), leave(struct program *p);
 static void session_touch(struct program *p), session_job(struct program *p, struct job *j);
-static void session_write(struct fetcher *f, void *arg);
 static struct job *row_job(struct node *n) { return n ? container_of(n, struct job, row) : NULL; }
 
 static struct job *row_after(struct program *p, const struct job *j) {
@@ -2595,26 +2557,24 @@ static struct fetcher_info job_info(struct program *p, const struct job *j) {
     return info;
 }
 
-static void tell_json(struct program *p, uint64_t number, const struct fetcher_result *r) {
-    out_printf(&p->out, "{\"event\":\"%s\",\"id\":%" PRIu64, !r->code ? "done" :
-               r->code == FETCHER_CANCELLED ? "cancelled" : "failed", number);
-    out_json(&p->out, "url", r->url);
-    if (r->code) out_json(&p->out, "code", fetcher_strerror(r->code));
-    out_json(&p->out, r->code ? "message" : "file", r->code ? r->message : file_shown(r->path));
-    out_printf(&p->out, ",\"status\":%d,\"bytes\":%" PRId64 ",\"ms\":%.1f,\"attempts\":%d%s}\n",
-               r->status, r->bytes, MS(r->total_us), r->attempts, r->code ? "" :
-               r->changed ? ",\"changed\":true" : ",\"changed\":false");
-}
-
-static void tell_plain(struct program *p, const struct fetcher_result *r) {
-    bool to_stdout = dash(p->s.output);
-    struct out *o = line_out(p, to_stdout); char size[32];
-    if (p->s.quiet || (to_stdout && !p->s.verbose)) return;
-    out_text(o, r->path ? file_shown(r->path) : r->url);
+static void job_tell(struct program *p, const struct job *j, const struct fetcher_result *r) {
+    const char *file = !r->path ? "" : strncmp(r->path, "./", 2) == 0 ? r->path + 2 : r->path;
+    bool to_stdout = dash(p->s.output), cancelled = r->code == FETCHER_CANCELLED; char size[32];
+    struct out *o = line_out(p, to_stdout);
+    if (p->s.json) {
+        out_json(o, !r->code ? "done" : cancelled ? "cancelled" : "failed", j->id.key,
+                 "url", r->url, "code", r->code ? fetcher_strerror(r->code) : NULL,
+                 r->code ? "message" : "file", r->code ? r->message : file, NULL);
+        out_printf(o, ",\"status\":%d,\"bytes\":%" PRId64 ",\"ms\":%.1f,\"attempts\":%d%s}\n",
+                   r->status, r->bytes, MS(r->total_us), r->attempts, r->code ? "" :
+                   r->changed ? ",\"changed\":true" : ",\"changed\":false");
+    } else if (r->code && !cancelled) complain(p, r->url, r->message);
+    if (p->s.json || r->code || p->s.quiet || (to_stdout && !p->s.verbose)) return;
+    out_text(o, r->path ? file : r->url, false);
     out_printf(o, r->changed ? ": %s in %.2f s" : r->attempts ? ": unchanged" : ": exists, skipped",
                size_text(size, sizeof size, (double)r->bytes), MS(r->total_us) / 1000);
     if (p->s.verbose) {
-        out_printf(o, " from "); out_text(o, r->final_url);
+        out_printf(o, " from "); out_text(o, r->final_url, false);
         out_printf(o, " (status %d, attempts %d; ms: lookup %.1f, connect %.1f, TLS %.1f, "
                    "first byte %.1f)", r->status, r->attempts, MS(r->lookup_us), MS(r->connect_us),
                    MS(r->tls_us), MS(r->first_byte_us));
@@ -2622,25 +2582,18 @@ static void tell_plain(struct program *p, const struct fetcher_result *r) {
     line_end(p, o);
 }
 /* A row that has failed stays, where somebody may retry it; but not for ever. */
-static void job_failed(struct program *p, struct job *j, const struct fetcher_result *r) {
-    size_t n = strlen(r->url) + 1;
-    if ((j->failed = malloc(n + strlen(r->message) + 1)) == NULL) { job_free(p, j); return; }
-    memcpy(j->failed, r->url, n); strcpy(j->failed + n, r->message);
-    j->transfer = 0; row_place(p, j, FETCHER_ENDED);
-    if (++p->failed_count > FAILED_KEPT && !p->s.session)
-        job_free(p, row_job(tree_from(p->rows, ((int64_t)3 << 32) - INT_MAX, 0)));
-}
-
 static void job_done(struct fetcher *f, const struct fetcher_result *r, void *arg) {
-    struct job *j = arg; struct program *p = j->p;
-    if (r->code && !p->status && (r->code != FETCHER_CANCELLED || p->closing)) p->status = 1;
-    if (p->s.json) tell_json(p, (uint64_t)j->id.key, r);
-    else if (!r->code) tell_plain(p, r);
-    else if (r->code != FETCHER_CANCELLED) complain(p, r->url, r->message);
+    struct job *j = arg; struct program *p = j->p; size_t n = strlen(r->url) + 1;
+    bool failed = r->code && (r->code != FETCHER_CANCELLED || p->closing);
+    if (failed && !p->status) p->status = 1;
+    job_tell(p, j, r);
     p->paused -= r->last && j->paused; p->repeating -= r->last && j->every_ms;
-    if (r->last && p->keep && r->code && (p->closing || r->code != FETCHER_CANCELLED))
-        job_failed(p, j, r);
-    else if (r->last) job_free(p, j);
+    if (r->last && p->keep && failed && (j->failed = malloc(n + strlen(r->message) + 1))) {
+        memcpy(j->failed, r->url, n); strcpy(j->failed + n, r->message);
+        j->transfer = 0; row_place(p, j, FETCHER_ENDED);
+        if (++p->failed_count > FAILED_KEPT && !p->s.session)
+            job_free(p, row_job(tree_from(p->rows, ((int64_t)3 << 32) - INT_MAX, 0)));
+    } else if (r->last) job_free(p, j);
     feed(f, p);
 }
 /* What is tried again is worth a line: somebody may wait for it. */
@@ -2650,8 +2603,7 @@ static void job_progress(struct fetcher *f, const struct fetcher_info *info, voi
     if (info->state != FETCHER_RETRYING) return;
     int64_t wait_ms = info->wait_ms < 0 ? 0 : info->wait_ms;
     if (p->s.json) {
-        out_printf(&p->out, "{\"event\":\"retry\",\"id\":%" PRId64, j->id.key);
-        out_json(&p->out, "url", info->url); out_json(&p->out, "message", info->message);
+        out_json(&p->out, "retry", j->id.key, "url", info->url, "message", info->message, NULL);
         out_printf(&p->out, ",\"attempts\":%d,\"wait_ms\":%" PRId64 "}\n", info->attempts, wait_ms);
         out_flush(f, &p->out, false);
     } else if (!p->s.quiet) {
@@ -2668,8 +2620,7 @@ static int job_data(struct fetcher *f, const void *data, size_t size, void *arg)
     out_add(o, data, size); out_flush(f, o, false);
     return 0;
 }
-/* Options that are libcurl's own business. The trust is in the named file alone: no other
- * directory. */
+/* Options that are libcurl's own business. Trust is in the file alone: in no directory. */
 static int job_setup(void *e, void *arg) {
     struct program *p = ((struct job *)arg)->p; struct settings *s = &p->s; unsigned bad = 0;
     if (s->agent) SET(USERAGENT, s->agent);
@@ -2704,20 +2655,19 @@ static struct job *job_start(struct program *p, const char *url, const char *nam
     size_t n = strlen(url) + 1, m = name ? strlen(name) + 1 : 0;
     struct job *j = calloc(1, sizeof *j + n + m);
     if (j) {
-        memcpy(j->url, url, n);
-        if (name) j->name = memcpy(j->url + n, name, m);
+        memcpy(j->url, url, n); j->name = name ? memcpy(j->url + n, name, m) : NULL;
         j->p = p; j->every_ms = every; j->id.key = (int64_t)p->last_number + 1;
     }
     if (!j || !job_launch(p, j)) {
         complain(p, "cannot start a transfer", strerror(errno));
-        p->status = 1;
-        free(j);
+        p->status = 1; free(j);
         return NULL;
     }
-    tree_add(&p->jobs, &j->id);
-    p->row_count++; p->last_number++;
+    tree_add(&p->jobs, &j->id); p->row_count++; p->last_number++;
     return j;
 }
+static const char *const state_word[] =
+    {"waiting", "running", "retrying", "sleeping", "paused", "failed"};
 /* How a row reads: its name, and behind it all the rest: speed and time left, or the state. */
 static const char *row_name(const struct fetcher_info *i, char *to, size_t room) {
     bool file = i->path && i->path[strlen(i->path) - 1] != '/';
@@ -2727,9 +2677,6 @@ static const char *row_name(const struct fetcher_info *i, char *to, size_t room)
     snprintf(to, room, "%.*s", n, last && last[1] ? last + 1 : text);
     return to;
 }
-
-static const char *const state_word[] =
-    {"waiting", "running", "retrying", "sleeping", "paused", "failed"};
 
 static const char *row_state(const struct fetcher_info *i, char *to, size_t room) {
     char speed[32], left[32]; double seconds = (double)i->wait_ms / 1000;
@@ -2747,15 +2694,13 @@ static const char *row_state(const struct fetcher_info *i, char *to, size_t room
 /* Seconds left, at the speed of the last three: for what is known of those that run, and as much
  * again for each that waits; but never less than for one of them. -1: who knows. */
 static double time_left(struct program *p, const struct fetcher_stats *st) {
-    double speed = (double)(p->speed[0] + p->speed[1] + p->speed[2]) / 3, rest = 0, sizes = 0;
-    double most = 0; int known = 0;
-    for (struct job *j = row_after(p, NULL); j; j = row_after(p, j)) {
-        struct fetcher_info i = job_info(p, j);
-        if (j->row.key > INT_MAX) break;                /* from here on none runs */
+    double speed = (double)(p->speed[0] + p->speed[1] + p->speed[2]) / 3;
+    double rest = 0, sizes = 0, most = 0; int known = 0;
+    for (struct job *j = row_after(p, NULL); j && j->row.key <= INT_MAX; j = row_after(p, j)) {
+        struct fetcher_info i = job_info(p, j); double left = (double)(i.total - i.bytes);
         if (i.total <= 0 || i.state != FETCHER_RUNNING) continue;
-        rest += (double)(i.total - i.bytes); sizes += (double)i.total; known++;
-        if (i.speed > 0 && (double)(i.total - i.bytes) / (double)i.speed > most)
-            most = (double)(i.total - i.bytes) / (double)i.speed;
+        rest += left; sizes += (double)i.total; known++;
+        if (i.speed > 0 && left / (double)i.speed > most) most = left / (double)i.speed;
     }
     if (known) rest = (rest + sizes / known * (double)st->waiting) / (speed + 1);
     return !known || speed <= 0 || !p->input[LIST].eof ? -1 : rest > most ? rest : most;
@@ -2780,79 +2725,64 @@ struct command {
     bool (*apply)(struct program *, struct job *);      /* to each download. Was it of use? */
     const char *done;           /* what has then happened to it */
 };
-/* A name in a list comes from outside: it stays below the directory. */
-static bool name_escapes(const char *name) {
-    for (const char *s = name; (s = strstr(s, "..")) != NULL; s += 2)
-        if ((s == name || s[-1] == '/') && (s[2] == '/' || !s[2])) return true;
-    return *name == '/' || name[strlen(name) - 1] == '/';
-}
-
-static void add(struct program *p, char **word, int64_t every) {
-    const char *name = word[1] && *word[1] ? word[1] : NULL; struct job *j;
-    if (name && p->source != &p->input[SESSION] && name_escapes(name))
+/* "add" or "every". The name in a list comes from outside: it stays below the directory. */
+static void do_add(struct program *p, char **word) {
+    bool again = strcmp(*word, "every") == 0; struct job *j;
+    int64_t every = again ? read_amount(word[1], TIME) : p->s.rq.every_ms;
+    const char *url = word[1 + again], *name = word[2 + again];
+    if (name && !*name) name = NULL;
+    bool escapes = name && (*name == '/' || name[strlen(name) - 1] == '/');
+    for (const char *s = name; s && (s = strstr(s, "..")) != NULL; s += 2)
+        escapes |= (s == name || s[-1] == '/') && (s[2] == '/' || !s[2]);
+    if (again && every < 1000) reply(p, false, 0, "not a time of at least 1s: %s", word[1]);
+    else if (escapes && p->source != &p->input[SESSION])
         reply(p, false, 0, "the name leads out of the directory");
-    else if ((j = job_start(p, word[0], name, every)) != NULL)
-        reply(p, true, (uint64_t)j->id.key, "added %" PRId64 ": %s", j->id.key, job_info(p, j).url);
-}
-
-static void do_add(struct program *p, char **word) { add(p, word + 1, p->s.rq.every_ms); }
-
-static void do_every(struct program *p, char **word) {
-    int64_t ms = read_amount(word[1], TIME);
-    if (ms < 1000) reply(p, false, 0, "not a time of at least 1s: %s", word[1]);
-    else add(p, word + 2, ms);
+    else if ((j = job_start(p, url, name, every)) != NULL)
+        reply(p, true, j->id.key, "added %" PRId64 ": %s", j->id.key, job_info(p, j).url);
 }
 
 static void do_jobs(struct program *p, char **word) {
     int64_t n = read_amount(word[1], COUNT);
     if (n < 1) { reply(p, false, 0, "not a number of jobs: %s", word[1]); return; }
-    p->s.jobs = n;
     (void)fetcher_limit(p->f, (int)n, 0, 0);
     reply(p, true, 0, "%d at the same time", (int)n);
 }
 
 static void do_limit(struct program *p, char **word) {
     int64_t rate = read_amount(word[1], SIZE); char size[32];
-    if (rate >= 0) (void)fetcher_limit(p->f, 0, 0, rate ? rate : -1);
-    if (rate < 0) reply(p, false, 0, "not a rate: %s", word[1]);
-    else
-        reply(p, true, 0, "%s%s", rate ? size_text(size, sizeof size, (double)rate) : "no limit",
-               rate ? " a second" : "");
+    if (rate < 0) { reply(p, false, 0, "not a rate: %s", word[1]); return; }
+    (void)fetcher_limit(p->f, 0, 0, rate ? rate : -1);
+    size_text(size, sizeof size, (double)rate);
+    reply(p, true, 0, rate ? "%s a second" : "no limit", size);
 }
-
-static void tell_stats(struct program *p, struct out *o) {
+/* Also at the end, without words, and then to stderr. */
+static void do_stats(struct program *p, char **word) {
     struct fetcher_stats st; double seconds = (double)(clock_us() - p->began) / 1e6; char size[32];
     fetcher_stats(p->f, &st); st.failed += p->refused;
-    if (p->s.json) {
+    double most = MS(st.stall_max_us), p99 = MS(st.stall_p99_us);
+    if (p->s.json)
         out_printf(&p->out, "{\"event\":\"stats\",\"done\":%" PRIu64 ",\"failed\":%" PRIu64
                    ",\"bytes\":%" PRId64 ",\"seconds\":%.3f,\"turns\":%" PRIu64
-                   ",\"stall_max_ms\":%.3f,\"stall_p99_ms\":%.3f", st.done, st.failed, st.received,
-                   seconds, st.turns, MS(st.stall_max_us), MS(st.stall_p99_us));
-        out_json(&p->out, "culprit", st.culprit);
-        out_printf(&p->out, "}\n");
-    } else out_printf(o, "%" PRIu64 " done, %" PRIu64 " failed, %s in %.2f s; %" PRIu64
-                   " turns, longest wait %.2f ms (%s), 99%% below %.2f ms\n", st.done, st.failed,
-                   size_text(size, sizeof size, (double)st.received), seconds, st.turns,
-                   MS(st.stall_max_us), st.culprit, MS(st.stall_p99_us));
-}
-
-static void do_stats(struct program *p, char **word) {
-    (void)word; tell_stats(p, line_out(p, false));
+                   ",\"stall_max_ms\":%.3f,\"stall_p99_ms\":%.3f,\"culprit\":\"%s\"}\n",
+                   st.done, st.failed, st.received, seconds, st.turns, most, p99, st.culprit);
+    else
+        out_printf(word ? line_out(p, false) : &p->err, "%" PRIu64 " done, %" PRIu64 " failed, "
+                   "%s in %.2f s; %" PRIu64 " turns, longest wait %.2f ms (%s), 99%% below %.2f "
+                   "ms\n", st.done, st.failed, size_text(size, sizeof size, (double)st.received),
+                   seconds, st.turns, most, st.culprit, p99);
 }
 
 static bool do_list(struct program *p, struct job *j) {
-    struct fetcher_info i = job_info(p, j);
-    struct out *o = line_out(p, false); char state[300], size[32], name[300];
-    row_state(&i, state, sizeof state);
+    struct fetcher_info i = job_info(p, j); struct out *o = line_out(p, false);
+    char state[300], size[32], name[300];
+    row_name(&i, name, sizeof name); row_state(&i, state, sizeof state);
     if (p->s.json) {
-        out_printf(o, "{\"event\":\"row\",\"id\":%" PRId64, j->id.key);
-        out_json(o, "url", i.url); out_json(o, "file", row_name(&i, name, sizeof name));
-        out_json(o, "state", state_word[i.state]); out_json(o, "message", i.message);
+        out_json(o, "row", j->id.key, "url", i.url, "file", name, "state", state_word[i.state],
+                 "message", i.message, NULL);
         out_printf(o, ",\"bytes\":%" PRId64 ",\"total\":%" PRId64 ",\"speed\":%" PRId64 "}\n",
                    i.bytes, i.total, i.speed);
     } else {
-        out_printf(o, "%5" PRId64 "  ", j->id.key);
-        out_text(o, row_name(&i, name, sizeof name));
+        out_printf(o, "%5" PRId64 "  ", j->id.key); out_text(o, name, false);
         out_printf(o, "  %s  %s\n", size_text(size, sizeof size, (double)i.bytes),
                    state + strspn(state, " "));
     }
@@ -2860,9 +2790,8 @@ static bool do_list(struct program *p, struct job *j) {
 }
 
 static bool job_pause(struct program *p, struct job *j, bool paused) {
-    if (j->transfer) p->paused += (size_t)paused - j->paused;
-    j->paused = paused;
-    session_touch(p);
+    p->paused += (size_t)paused - j->paused;
+    j->paused = paused; session_touch(p);
     return (paused ? fetcher_pause : fetcher_resume)(p->f, j->transfer) == 0;
 }
 
@@ -2889,17 +2818,20 @@ static bool do_cancel(struct program *p, struct job *j) {
 static bool do_first(struct program *p, struct job *j) {
     j->priority = ++p->firsts;
     if (j->transfer) (void)fetcher_priority(p->f, j->transfer, j->priority);
-    row_place(p, j, job_info(p, j).state);
-    session_touch(p);
+    row_place(p, j, job_info(p, j).state); session_touch(p);
     return true;
 }
 
 static bool do_clear(struct program *p, struct job *j) { return !j->transfer && do_cancel(p, j); }
-static void do_help(struct program *p, char **word), do_quit(struct program *p, char **word);
+
+static void do_quit(struct program *p, char **word) {
+    (void)word; reply(p, true, 0, "bye");
+    leave(p);
+}
 
 static const struct command commands[] = {
     {"add", "URL [FILE]", "fetch it (the word add may be left out)", 1, 2, do_add, NULL, NULL},
-    {"every", "TIME URL [FILE]", "fetch it again and again", 2, 3, do_every, NULL, NULL},
+    {"every", "TIME URL [FILE]", "fetch it again and again", 2, 3, do_add, NULL, NULL},
     {"pause", "N|all", "hold it; what is there of it stays", 1, 1, NULL, do_pause, "paused"},
     {"resume", "N|all", "let it go on, at once", 1, 1, NULL, do_resume, "resumed"},
     {"retry", "N|all", "try again what failed", 1, 1, NULL, do_retry, "tried again"},
@@ -2910,57 +2842,17 @@ static const struct command commands[] = {
     {"list", "", "show what runs, waits or has failed", 0, 0, NULL, do_list, "listed"},
     {"clear", "", "forget what has failed", 0, 0, NULL, do_clear, "forgotten"},
     {"stats", "", "tell what the loop did", 0, 0, do_stats, NULL, NULL},
-    {"help", "", "show the commands", 0, 0, do_help, NULL, NULL},
+    {"help", "", "show the commands", 0, 0, NULL, NULL, NULL},
     {"quit", "", "end; what is there of files stays", 0, 0, do_quit, NULL, NULL},
     {NULL, NULL, NULL, 0, 0, NULL, NULL, NULL}
 };
-
-static void do_help(struct program *p, char **word) {
-    (void)word;
-    for (const struct command *c = commands; c->name; c++)
-        reply(p, true, 0, "  %-7s %-16s %s", c->name, c->args, c->help);
-}
-/* The command of that name, or the entry without one. */
-static const struct command *command_find(const char *name) {
-    const struct command *c = commands;
-    while (c->name && strcmp(c->name, name) != 0) c++;
-    return c;
-}
-/* One slice of a command that goes through all downloads, in the order of their numbers. */
-static void sweep(struct program *p) {
-    const struct command *c = p->sweep.command;
-    struct node *n = tree_from(p->jobs, p->sweep.next, 0);
-    if (n) {
-        p->sweep.next = n->key + 1; p->sweep.count += c->apply(p, container_of(n, struct job, id));
-        return;
-    }
-    p->sweep.command = NULL;
-    reply(p, true, 0, "%d %s", p->sweep.count, c->done);
-}
-
-static void sweep_start(struct program *p, const struct command *c) {
-    p->sweep.command = c; p->sweep.next = p->sweep.count = 0;
-}
-
-static void command_apply(struct program *p, const struct command *c, const char *which) {
-    bool all = !which || (strcmp(which, "all") == 0 && strchr(c->args, '|'));
-    const char *end = which; int64_t number = all ? 0 : text_number(&end);
-    if (number > 0 && p->source == &p->input[SESSION]) number += (int64_t)p->base;
-    struct node *n = all || *end ? NULL : tree_find(p->jobs, (uint64_t)number);
-    if (all) sweep_start(p, c);
-    else if (!n) reply(p, false, 0, "there is no download %s", which);
-    else if (!c->apply(p, container_of(n, struct job, id)))
-        reply(p, false, 0, "%s has nothing to %s", which, c->name);
-    else reply(p, true, (uint64_t)number, "%s %s", which, c->done);
-}
 /* Words, in place. A quote at the beginning of one goes to the next, and a backslash takes the
  * meaning of spaces, quotes and itself away. Returns how many there are; -1: a quote is open. */
 static int words_split(char *s, char **word, int most) {
     int n = 0;
     for (s += strspn(s, " \t"); *s; s += strspn(s, " \t")) {
         char *to = s, quote = *s == '"' || *s == '\'' ? *s++ : '\0';
-        if (n < most) word[n] = to;
-        n++;
+        if (n++ < most) word[n - 1] = to;
         for (; *s && (quote ? *s != quote : !strchr(" \t", *s)); *to++ = *s++)
             s += *s == '\\' && s[1] && strchr(" \t\"'\\", s[1]);
         if (quote && !*s) return -1;
@@ -2970,106 +2862,104 @@ static int words_split(char *s, char **word, int most) {
 }
 /* The one door for every command, wherever it comes from. */
 static void command_line(struct program *p, char *line) {
-    char *word[6] = {"add"};
-    int n = words_split(line, word + 1, 4);
-    bool url = n > 0 && (strpbrk(word[1], ":/.?") || strcmp(word[1], "localhost") == 0);
-    const struct command *c = command_find(n > 0 && !url ? word[1] : "add");
+    char *words[6] = {"add"}, *which; const struct command *c = commands;
+    int n = words_split(line, words + 1, 4);
+    bool url = n > 0 && (strpbrk(words[1], ":/.?") || strcmp(words[1], "localhost") == 0);
+    char **word = words + !url; int args = n - !url;
+    while (n > 0 && c->name && strcmp(c->name, *word) != 0) c++;
     p->bare = url;
     if (n < 1) reply(p, false, 0, n ? "a quote is not closed" : "the line is empty");
-    else if (!c->name) reply(p, false, 0, "%s: not a URL and not a command; try help", word[1]);
-    else if (n - !url < c->least || n - !url > c->most)
-        reply(p, false, 0, "%s words: it is %s %s", n - !url < c->least ? "too few" : "too many",
+    else if (!c->name) reply(p, false, 0, "%s: not a URL and not a command; try help", *word);
+    else if (args < c->least || args > c->most)
+        reply(p, false, 0, "%s words: it is %s %s", args < c->least ? "too few" : "too many",
                c->name, c->args);
-    else if (c->run) c->run(p, word + !url);
-    else command_apply(p, c, word[2]);
+    else if (c->run) c->run(p, word);
+    else if (!c->apply)                 /* help */
+        for (c = commands; c->name; c++)
+            reply(p, true, 0, "  %-7s %-16s %s", c->name, c->args, c->help);
+    else if ((which = word[1]) == NULL || (strcmp(which, "all") == 0 && strchr(c->args, '|'))) {
+        p->sweep.command = c; p->sweep.next = p->sweep.count = 0;       /* feed_one() does it */
+    } else {
+        const char *end = which; int64_t number = text_number(&end);
+        if (number > 0 && p->source == &p->input[SESSION]) number += (int64_t)p->base;
+        struct node *node = *end ? NULL : tree_find(p->jobs, (uint64_t)number);
+        if (!node) reply(p, false, 0, "there is no download %s", which);
+        else if (!c->apply(p, container_of(node, struct job, id)))
+            reply(p, false, 0, "%s has nothing to %s", which, c->name);
+        else reply(p, true, number, "%s %s", which, c->done);
+    }
 }
 /* -- where lines come from ------------------------------------------------------------------- */
-static bool queue_full(struct program *p) {
-    size_t idle = p->paused + p->repeating, most = p->s.jobs > 500 ? (size_t)p->s.jobs * 2 : 1000;
-    return fetcher_count(p->f) >= most + idle;
-}
-/* Is this line a URL, and not another command? */
-static bool line_adds(const char *line) {
-    const char *s = line + strspn(line, " \t"), *end = s + strcspn(s, " \t\n:/.?");
-    return !strncmp(s, "add", 3) || !strncmp(s, "every", 5) || (*end && strchr(":/.?", *end));
-}
-/* Take a line out of what has been read. False: there is none, or it has to wait: a list is read
- * only as fast as the queue drains, so a pipe of a million URLs is never held in memory. */
+/* Take a line out of what has been read. False: there is none, or it would add to a full queue: a
+ * list is read only as fast as that drains, so a pipe of a million URLs is never held in memory. */
 static bool input_take(struct program *p, struct input *in) {
     char *line = in->text + in->begin, *newline = memchr(line, '\n', in->end - in->begin);
     size_t n = newline ? (size_t)(newline - line) : in->end - in->begin;
-    bool too_long = !newline && n + 1 == sizeof in->text;
+    bool too_long = !newline && n + 1 == sizeof in->text, rest = in->skipping;
     if (!newline && !too_long && (!in->eof || n == 0)) return false;
-    in->held = in == &p->input[LIST] && !in->skipping && queue_full(p) && line_adds(line);
+    size_t jobs = (size_t)p->f->limit_total, most = jobs > 500 ? jobs * 2 : 1000;
+    const char *first = line + strspn(line, " \t"), *end = first + strcspn(first, " \t\n:/.?");
+    in->held = in == &p->input[LIST] && !rest &&
+               fetcher_count(p->f) >= most + p->paused + p->repeating &&
+               (!strncmp(first, "add", 3) || !strncmp(first, "every", 5) ||
+                (*end && strchr(":/.?", *end)));
     if (in->held) return false;
     in->begin += n + (newline != NULL); line[n] = '\0';
-    p->source = in; p->bare = false;
-    in->line += !in->skipping;
-    while (n > 0 && line[n - 1] == '\r') line[--n] = '\0';
-    if (too_long && !in->skipping) reply(p, false, 0, "the line is too long");
-    else if (!in->skipping && strlen(line) != n) reply(p, false, 0, "a NUL is in the line");
-    else if (!in->skipping && line[strspn(line, " \t")] != '#') command_line(p, line);
     in->skipping = too_long;
+    if (rest) return true;              /* of a line that was too long */
+    p->source = in; in->line++;
+    while (n > 0 && line[n - 1] == '\r') line[--n] = '\0';
+    if (too_long) reply(p, false, 0, "the line is too long");
+    else if (strlen(line) != n) reply(p, false, 0, "a NUL is in the line");
+    else if (*first != '#') command_line(p, line);
     return true;
 }
 
-static bool input_left(const struct input *in) { return !in->eof || in->begin < in->end; }
-
-static void input_read(struct program *p, struct input *in) {
-    memmove(in->text, in->text + in->begin, in->end -= in->begin); in->begin = 0;
-    if (in->end + 1 == sizeof in->text) return;         /* its lines have to wait */
-    ssize_t n = read(in->fd, in->text + in->end, sizeof in->text - 1 - in->end);
-    if (n > 0) in->end += (size_t)n;
-    in->eof |= n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
-    if (n >= 0 || errno == EAGAIN || errno == EINTR) return;
-    complain(p, in->name, strerror(errno));
-    p->status = 1;
-}
-
 static void input_ready(struct fetcher *f, int fd, int events, void *arg) {
-    struct program *p = arg;
-    (void)fd, (void)events; input_read(p, &p->input[LIST]);
-    feed(f, p);
+    (void)fd, (void)events; ((struct program *)arg)->input[LIST].ready = true;
+    feed(f, arg);
 }
-
-static void input_watch(struct program *p, bool on) {
-    struct input *in = &p->input[LIST];
-    if (on != in->watched) (void)fetcher_watch(p->f, in->fd, on ? FETCHER_READ : 0, input_ready, p);
-    in->watched = on;
-}
-
-/* The next command, or a piece of the last. False: there is none to be had now. */
+static bool input_left(const struct input *in) { return !in->eof || in->begin < in->end; }
+/* The next command, or the next download of one for all. False: there is none to be had now. */
 static bool feed_one(struct program *p) {
-    if (!p->closing && (out_broken(&p->out) || out_full(&p->out) ||
-                        (p->view.on && p->view.log.used >= OUT_FULL)))
+    const struct command *c = p->sweep.command;
+    struct node *n = c ? tree_from(p->jobs, p->sweep.next, 0) : NULL;
+    if (!p->closing && (out_broken(&p->out) || out_full(&p->out) || p->view.log.used >= OUT_FULL))
         return false;
-    if (p->sweep.command) { sweep(p); return true; }
-    for (int i = 0; i < INPUTS; i++) {
+    if (n) {
+        p->sweep.next = n->key + 1; p->sweep.count += c->apply(p, container_of(n, struct job, id));
+    } else if (c) {
+        p->sweep.command = NULL; reply(p, true, 0, "%d %s", p->sweep.count, c->done);
+    }
+    for (int i = 0; i < INPUTS && !c; i++) {
         struct input *in = &p->input[i];
         if (input_take(p, in)) return true;
-        if (in->held || in->eof || in->polled || i == PROMPT) continue;
-        input_read(p, in);
+        if (in->held || in->eof || !in->ready) continue;
+        memmove(in->text, in->text + in->begin, in->end -= in->begin); in->begin = 0;
+        ssize_t got = read(in->fd, in->text + in->end, sizeof in->text - 1 - in->end);
+        bool error = got < 0 && errno != EAGAIN && errno != EINTR;
+        in->end += got > 0 ? (size_t)got : 0; in->eof |= got == 0 || error;
+        in->ready = !in->polled;
+        if (error) { complain(p, in->name, strerror(errno)); p->status = 1; }
         return true;
     }
-    return false;
-}
-
-static void feed_again(struct fetcher *f, void *arg) {
-    ((struct program *)arg)->feed_due = false; feed(f, arg);
+    return c != NULL;
 }
 /* A regular file would always be ready, so it is read when there is room; a millisecond of that,
  * then the loop has its turn. */
 static void feed(struct fetcher *f, void *arg) {
-    struct program *p = arg; usec end = clock_us() + SLICE_INPUT_US; bool more = true;
+    struct program *p = arg; struct input *list = &p->input[LIST];
+    usec end = clock_us() + SLICE_INPUT_US; bool more = true;
     if (p->feeding) return;             /* what is flushed below calls back */
     p->feeding = true;
     while (more && clock_us() < end) more = feed_one(p);
     more |= p->out.was_full;            /* it may have been made room for now */
     out_flush(f, &p->out, false);
     more &= !p->out.was_full; p->feeding = false;
-    if (more && !p->feed_due) p->feed_due = fetcher_timer(f, 0, feed_again, p) != 0;
-    input_watch(p, !more && !p->input[LIST].eof && p->input[LIST].polled && !p->out.was_full &&
-                   !out_broken(&p->out) && !p->input[LIST].held);
+    (void)fetcher_timer_stop(f, p->feed_timer);
+    p->feed_timer = more ? fetcher_timer(f, 0, feed, p) : 0;
+    bool listen = !list->ready && !list->eof && !list->held;
+    (void)fetcher_watch(f, list->fd, listen ? FETCHER_READ : 0, input_ready, p);
     for (int i = 0; i < INPUTS; i++) more |= input_left(&p->input[i]);
     size_t left = fetcher_count(f), idle = p->closing || p->view.keys ? 0 : p->paused;
     if (more || p->prompt.open || p->sweep.command || left > idle) return;
@@ -3089,15 +2979,10 @@ static void stdout_drained(struct fetcher *f, void *arg) {
 /* Give all up, and end: what is there of a file is kept. */
 static void leave(struct program *p) {
     if (input_left(&p->input[SESSION])) p->s.session = NULL;    /* half read: it stays as it is */
-    input_watch(p, false);
     for (int i = 0; i < INPUTS; i++) p->input[i].eof = true, p->input[i].begin = p->input[i].end;
-    p->closing = true; p->prompt.open = false; p->source = &p->input[PROMPT]; p->bare = true;
-    sweep_start(p, command_find("cancel")); feed(p->f, p);
-}
-
-static void do_quit(struct program *p, char **word) {
-    (void)word; reply(p, true, 0, "bye");
-    leave(p);
+    p->closing = true; p->prompt.open = false; p->source = &p->input[PROMPT];
+    command_line(p, (char[]){"cancel all"}); p->bare = true;
+    feed(p->f, p);
 }
 /* -- the session: what is left to do, as commands -------------------------------------------- */
 static void write_word(FILE *file, const char *word) {
@@ -3112,8 +2997,7 @@ static void session_job(struct program *p, struct job *j) {
     if (j->every_ms) fprintf(file, "every %.3f", MS(j->every_ms)); else fprintf(file, "add");
     write_word(file, j->url);
     if (j->name) write_word(file, j->name);
-    p->save.line++;
-    fprintf(file, j->paused ? "\npause %lu\n" : "\n", p->save.line);
+    fprintf(file, j->paused ? "\npause %lu\n" : "\n", ++p->save.line);
 }
 /* Another file takes the name and the lock of the session when it is whole: written in slices, at
  * most once a second from its beginning; at the end of the program at once. */
@@ -3136,29 +3020,25 @@ static int session_slice(struct program *p, const char *path, usec end) {
     p->save.last = p->save.file; p->save.file = NULL;
     return 0;
 }
-
-/* Until then. For ever: from its beginning, since what is half written may be old. */
-static void session_save(struct program *p, usec end) {
-    char *path = p->s.session ? text_join(p->s.session, ".new") : NULL;
+/* A slice; or all, outside of a turn: from the beginning, since what is half written may be old. */
+static void session_save(struct fetcher *f, void *arg) {
+    struct program *p = arg; usec end = f->busy ? clock_us() + SLICE_INPUT_US : FOREVER;
     if (!p->s.session) return;          /* given up meanwhile */
-    if (p->save.file && end == FOREVER) { fclose(p->save.file); p->save.file = NULL; }
+    char *path = text_join(p->s.session, ".new");
+    if (p->save.file && !f->busy) { fclose(p->save.file); p->save.file = NULL; }
     int left = !path ? -1 : input_left(&p->input[SESSION]) ? 2 : session_slice(p, path, end);
-    p->save.armed = left > 0 && fetcher_timer(p->f, left == 1 ? 0 : 1000, session_write, p) != 0;
     if (left < 0 && !p->save.told) complain(p, p->s.session, strerror(errno));
     if (left < 0 && p->save.file) { fclose(p->save.file); p->save.file = NULL; }
     if (left < 0) p->status = 1;
+    p->save.armed = left > 0 && fetcher_timer(f, left == 1 ? 0 : 1000, session_save, p) != 0;
     p->save.told = left < 0; free(path);
     if (left < 0 || (p->save.dirty && left == 0)) session_touch(p);
-}
-
-static void session_write(struct fetcher *f, void *arg) {
-    (void)f; session_save(arg, clock_us() + SLICE_INPUT_US);
 }
 
 static void session_touch(struct program *p) {
     if (!p->s.session || p->closing) return;
     p->save.dirty = true;
-    if (!p->save.armed) p->save.armed = fetcher_timer(p->f, 1000, session_write, p) != 0;
+    if (!p->save.armed) p->save.armed = fetcher_timer(p->f, 1000, session_save, p) != 0;
 }
 
 /* ====================================================================================== Terminal
@@ -4223,9 +4103,8 @@ static int window_open(struct program *p) {
     window_create(w);
     if (!w->draw || fetcher_watch(p->f, w->fd, FETCHER_READ, window_ready, p) < 0)
         return refuse(2, "cannot open a window: %s", strerror(errno));
-    v->on = v->keys = v->rows = v->color = p->prompt.stays = true;
-    p->prompt.open = p->stay;
-    v->log.fd = w->said.fd = -1; v->out = p->s.json ? &p->err : &p->out;
+    v->on = v->keys = v->rows = v->color = p->prompt.open = p->prompt.stays = true;
+        v->log.fd = w->said.fd = -1; v->out = p->s.json ? &p->err : &p->out;
     v->show = window_show; v->off = window_off; v->pace = WINDOW_PACE_US; p->draw = view_changed;
     out_add(&w->said, "", 1); w->said.used = 0;
     frame_at(p, p->f->now);
@@ -4259,15 +4138,14 @@ static int cookies_move(struct program *p, bool save) {
 static int inputs_open(struct program *p) {
     struct input *list = &p->input[LIST], *session = &p->input[SESSION];
     struct stat st; char first[] = "# fetcher"; ssize_t n;
-    list->name = p->s.list; session->name = p->s.session;
-    p->input[PROMPT].name = ""; list->eof = !list->name;
-    session->eof = !session->name;
-    p->input[PROMPT].eof = !p->stay; p->source = &p->input[PROMPT];
+    p->source = &p->input[PROMPT]; p->source->name = ""; p->source->eof = !p->stay;
+    list->name = p->s.list; list->eof = !list->name;
+    session->name = p->s.session; session->eof = !session->name; session->ready = true;
     if (list->name) {
         list->fd = dash(list->name) ? 0 : open(list->name, O_RDONLY | O_CLOEXEC);
         if (list->fd < 0 || fstat(list->fd, &st) < 0 || (S_ISDIR(st.st_mode) && (errno = EISDIR)))
             return refuse(1, "cannot read %s: %s", list->name, strerror(errno));
-        list->polled = !S_ISREG(st.st_mode);
+        list->polled = !(list->ready = S_ISREG(st.st_mode));
     }
     if (!session->name) return 0;
     session->fd = open(session->name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
@@ -4280,37 +4158,18 @@ static int inputs_open(struct program *p) {
            : refuse(1, "%s is not a session of fetcher's", session->name);
 }
 
-static int program_open(struct program *p) {
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < 4096) {
-        limit.rlim_cur = limit.rlim_max < 4096 ? limit.rlim_max : 4096;
-        (void)setrlimit(RLIMIT_NOFILE, &limit);         /* room for files beside the sockets */
-    }
-    signal(SIGPIPE, SIG_IGN);
-    if ((p->f = fetcher_new()) == NULL) return refuse(2, "cannot start: %s", strerror(errno));
-    tty.program = p; signals_set(on_signal, 0, 2);
-    out_open(&p->out, 1); out_open(&p->err, 2);
-    p->out.drained = stdout_drained; p->out.arg = p; p->began = p->sampled = p->f->now;
-    if (p->s.trace && (p->trace = fopen(p->s.trace, "w")) == NULL)
-        return refuse(1, "cannot write %s: %s", p->s.trace, strerror(errno));
-    if (p->trace) fetcher_trace(p->f, trace, p->trace);
-    fetcher_limit(p->f, (int)p->s.jobs, (int)p->s.per_host, p->s.rate);
-    return p->s.cookies ? cookies_move(p, false) : 0;
-}
-
 static int program_close(struct program *p) {
-    session_save(p, FOREVER); p->s.session = NULL;
+    session_save(p->f, p); p->s.session = NULL;
     if (p->view.off) p->view.off(p);
-    if (p->s.stats) tell_stats(p, &p->err);
+    if (p->s.stats) do_stats(p, NULL);
     else if (p->view.show)
         out_printf(p->view.out, "%" PRIu64 " done, %" PRIu64 " failed\n", p->f->done, p->f->failed);
     out_flush(p->f, &p->out, false); out_flush(p->f, &p->err, false);
     while (!tty.seen && (p->out.watched || p->err.watched) && fetcher_step(p->f, -1) > 0) continue;
-    if (out_broken(&p->out))
-        complain(p, "cannot write to standard output", strerror(p->out.error));
-    if (out_broken(&p->out) || (p->trace && (ferror(p->trace) || fclose(p->trace))))
-        p->status = 1;
-    if (p->s.cookies && cookies_move(p, true)) p->status = 1;
+    bool bad = out_broken(&p->out);
+    if (bad) complain(p, "cannot write to standard output", strerror(p->out.error));
+    bad |= p->trace && (ferror(p->trace) || fclose(p->trace));
+    if ((p->s.cookies && cookies_move(p, true)) || bad) p->status = 1;
     signals_set(SIG_DFL, 0, COUNT_OF(handled));  /* a handler must find a fetcher */
     p->keep = false; p->draw = NULL;
     fetcher_free(p->f);
@@ -4324,19 +4183,24 @@ static int program_close(struct program *p) {
 }
 
 static int program_run(struct program *p, char **url) {
-    if ((p->status = program_open(p)) != 0) return p->status;
-    p->stay = p->s.window || (!*url && !p->s.list && isatty(0) && isatty(1));
-    if (!p->s.window) view_open(p);
-    else if ((p->status = window_open(p)) != 0) p->s.session = NULL;
-    if (p->stay && !p->view.keys) p->s.list = "-";
-    p->stay &= p->view.keys;
+    if (options_check(&p->s, url) != 0) return 2;
+    if ((p->f = fetcher_new()) == NULL) return refuse(2, "cannot start: %s", strerror(errno));
+    tty.program = p; signals_set(on_signal, 0, 2); signal(SIGPIPE, SIG_IGN);
+    out_open(&p->out, 1); out_open(&p->err, 2);
+    p->out.drained = (struct call){stdout_drained, p}; p->began = p->sampled = p->f->now;
+    if (p->s.trace && (p->trace = fopen(p->s.trace, "w")) == NULL)
+        return refuse(1, "cannot write %s: %s", p->s.trace, strerror(errno));
+    if (p->trace) fetcher_trace(p->f, trace, p->trace);
+    fetcher_limit(p->f, (int)p->s.jobs, (int)p->s.per_host, p->s.rate);
+    if (p->s.cookies && cookies_move(p, false) != 0) return 2;
+    if (p->s.window) p->status = window_open(p); else view_open(p);
+    p->stay = p->view.keys && (p->s.window || (!*url && !p->s.list));
+    if (!*url && !p->s.list && !p->stay && isatty(0) && isatty(1)) p->s.list = "-";
     p->keep = p->view.keys || p->s.session || dash(p->s.list);
-    if (!p->status && !*url && !p->s.list && !p->s.session && !p->stay)
-        p->status = refuse(2, "no URL");
-    if (p->status || (p->status = inputs_open(p)) != 0) {
-        p->s.session = NULL;            /* it is not ours to write */
-        return program_close(p);
-    }
+    if (p->status == 0)
+        p->status = *url || p->s.list || p->s.session || p->stay ? inputs_open(p)
+                                                                 : refuse(2, "no URL");
+    if (p->status) { p->s.session = NULL; return program_close(p); }    /* not ours to write */
     if (!(curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_ASYNCHDNS))
         complain(p, "warning", "this libcurl has no asynchronous resolver: a slow name blocks all");
     for (; *url; url++) (void)job_start(p, *url, p->s.output, p->s.rq.every_ms);
@@ -4348,14 +4212,18 @@ static int program_run(struct program *p, char **url) {
  * for reading, so that output which was closed stays an error. */
 int main(int argc, char **argv) {
     struct program *p = calloc(1, sizeof *p); char **url = calloc((size_t)argc + 1, sizeof *url);
-    const char **headers = calloc((size_t)argc + 1, sizeof *headers); int fd, status = 1;
+    const char **headers = calloc((size_t)argc + 1, sizeof *headers); int fd, status;
+    struct rlimit limit;
     while ((fd = open("/dev/null", O_RDONLY)) >= 0 && fd <= 2) continue;
     if (fd > 2) close(fd);
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < 4096) {
+        limit.rlim_cur = limit.rlim_max < 4096 ? limit.rlim_max : 4096;
+        (void)setrlimit(RLIMIT_NOFILE, &limit);         /* room for files beside the sockets */
+    }
     if (!p || !url || !headers) return refuse(2, "out of memory");
     p->s.headers = headers; p->s.retries = RETRIES_USUAL;
     if ((status = options_read(&p->s, argv, url)) == 0)
-        status = p->s.help ? help() : p->s.version ? version() : options_check(&p->s, url);
-    if (status == 0 && !p->s.help && !p->s.version) status = program_run(p, url);
+        status = p->s.help ? help() : p->s.version ? version() : program_run(p, url);
     free(p->s.data); free(p->s.user); free(headers); free(url); free(p);
     return status;
 }
