@@ -3029,7 +3029,7 @@ static void session_save(struct fetcher *f, void *arg) {
     int left = !path ? -1 : input_left(&p->input[SESSION]) ? 2 : session_slice(p, path, end);
     if (left < 0 && !p->save.told) complain(p, p->s.session, strerror(errno));
     if (left < 0 && p->save.file) { fclose(p->save.file); p->save.file = NULL; }
-    if (left < 0) p->status = 1;
+    if (left < 0 && !p->status) p->status = 1;
     p->save.armed = left > 0 && fetcher_timer(f, left == 1 ? 0 : 1000, session_save, p) != 0;
     p->save.told = left < 0; free(path);
     if (left < 0 || (p->save.dirty && left == 0)) session_touch(p);
@@ -3140,20 +3140,11 @@ static void draw_row(struct program *p, struct out *o, struct job *j, int column
     }
     out_printf(o, "%s", sgr(v, "\033[m"));
 }
-/* The last seconds as small bars. */
-static void draw_speeds(struct program *p, struct out *o, int bars) {
-    int64_t most = 1;
-    for (int i = 0; i < bars; i++) most = p->speed[i] > most ? p->speed[i] : most;
-    while (bars-- > 0) {
-        int level = (int)(p->speed[bars] * 7 / most);
-        char block[4] = {'\xe2', '\x96', (char)(0x81 + level), '\0'};
-        out_add(o, p->view.utf8 ? block : &"_.:-=+*#"[level], p->view.utf8 ? 3 : 1);
-    }
-}
-/* The totals, the most important first: without the graph, or the last ones, if it is narrow. */
+/* The totals, the most important first, without the last ones if it is narrow; and between them the
+ * last seconds as small bars. */
 static void draw_totals(struct program *p, struct out *o, int columns) {
     struct fetcher_stats st; char part[5][64] = {"", "", "        "}, size[32], left[32];
-    int used = 0, all = 0;
+    int used = 0, all = 0; int64_t most = 1;
     fetcher_stats(p->f, &st); speed_sample(p, st.received);
     snprintf(part[0], 64, "%" PRIu64 " done, %" PRIu64 " failed, %zu waiting%s", st.done, st.failed,
              st.waiting, p->input[LIST].eof ? "" : "+");
@@ -3163,8 +3154,15 @@ static void draw_totals(struct program *p, struct out *o, int columns) {
     for (int i = 0; i < 5; i++) all += (int)strlen(part[i]);
     int bars = p->view.window ? 0 : all <= columns ? 8 : all - columns < 6 ? 8 - all + columns : 0;
     part[2][bars] = '\0';
-    for (int i = 0; i < 5 && (used += (int)strlen(part[i])) <= columns; i++)
-        if (i == 2) draw_speeds(p, o, bars); else out_printf(o, "%s", part[i]);
+    for (int i = 0; i < bars; i++) most = p->speed[i] > most ? p->speed[i] : most;
+    for (int i = 0; i < 5 && (used += (int)strlen(part[i])) <= columns; i++) {
+        if (i != 2) out_printf(o, "%s", part[i]);
+        while (i == 2 && bars-- > 0) {
+            int level = (int)(p->speed[bars] * 7 / most);
+            char block[4] = {'\xe2', '\x96', (char)(0x81 + level), '\0'};
+            out_add(o, p->view.utf8 ? block : &"_.:-=+*#"[level], p->view.utf8 ? 3 : 1);
+        }
+    }
 }
 /* Where the character before, or behind, this place of the line is. */
 static size_t prompt_step(const struct prompt *e, size_t at, int by) {
@@ -3193,22 +3191,18 @@ static void draw_prompt(struct program *p, struct out *o, int columns) {
         if (!*s) break;
     }
 }
-/* The first row on the screen, so that the chosen one is where it was, and no line is wasted. */
-static struct job *top_row(struct program *p, int rows) {
+/* The rows that there is room for, and a line that counts the others. The chosen one stays where it
+ * was, and no line is wasted. Returns how many lines. */
+static int draw_rows(struct program *p, struct out *o, int columns, int rows) {
+    bool more = rows > 0 && p->row_count > (size_t)rows; int below = 0, above = 0, n = 0;
+    if (!p->selected || !p->view.chosen) p->selected = row_after(p, NULL);
     struct job *top = p->selected, *j = top;
-    int below = 0, above = 0;
+    rows -= more;
     while (below < rows - 1 && j && (j = row_after(p, j)) != NULL) below++;
     if (p->offset < rows - 1 - below) p->offset = rows - 1 - below;
     if (p->offset > rows - 1) p->offset = rows - 1;
     for (; above < p->offset && top && (j = row_before(p, top)) != NULL; above++) top = j;
-    p->offset = above;
-    return top;
-}
-/* The rows that there is room for, and a line that counts the others. Returns how many lines. */
-static int draw_rows(struct program *p, struct out *o, int columns, int rows) {
-    bool more = rows > 0 && p->row_count > (size_t)rows; int n = 0;
-    if (!p->selected || !p->view.chosen) p->selected = row_after(p, NULL);
-    for (struct job *j = top_row(p, rows -= more); j && n < rows; j = row_after(p, j), n++) {
+    for (p->offset = above, j = top; j && n < rows; j = row_after(p, j), n++) {
         draw_row(p, o, j, columns); out_printf(o, "\n");
     }
     if (more) out_printf(o, "       + %zu more\n", p->row_count - (size_t)n);
@@ -3220,31 +3214,25 @@ static bool line_new(struct view *v, int line, const char *text, size_t n) {
     v->shown[line] = hash;
     return other;
 }
-/* The terminal's picture, in lines. Returns how many. */
-static int compose(struct program *p, struct out *o, int columns, int most) {
-    struct view *v = &p->view; int extra = 1 + (p->prompt.open || v->asking);
-    int n = draw_rows(p, o, columns, v->rows ? most - extra : 0);
-    if (p->stay && !p->row_count && !p->prompt.open && ++n)
-        out_printf(o, "%.*s\n", columns, " a: enter a URL   ?: help   q: quit");
-    draw_totals(p, o, columns);
-    if (v->asking) out_printf(o, "\n%.*s", columns, "downloads are not done: quit? (y/n)");
-    if (p->prompt.open) { out_printf(o, "\n"); draw_prompt(p, o, columns); }
-    out_printf(o, "\n");
-    return n + extra;
-}
 /* Draw what has changed since the last frame; all, if lines have come above, or their number. */
 static void paint(struct program *p, int columns, int most) {
-    struct view *v = &p->view; struct out *o = v->out;
-    v->picture.used = 0;
-    int n = compose(p, &v->picture, columns, most < LINES ? most : LINES);
-    const char *s = v->picture.data;
+    struct view *v = &p->view; struct out *o = v->out, *lines = &v->picture;
+    int extra = 1 + (p->prompt.open || v->asking), n, at = 0;
+    lines->used = 0;
+    n = extra + draw_rows(p, lines, columns, v->rows ? (most < LINES ? most : LINES) - extra : 0);
+    if (p->stay && !p->row_count && !p->prompt.open && ++n)
+        out_printf(lines, "%.*s\n", columns, " a: enter a URL   ?: help   q: quit");
+    draw_totals(p, lines, columns);
+    if (v->asking) out_printf(lines, "\n%.*s", columns, "downloads are not done: quit? (y/n)");
+    if (p->prompt.open) { out_printf(lines, "\n"); draw_prompt(p, lines, columns); }
+    out_printf(lines, "\n");
     v->redraw |= n != v->count || v->log.used;
     if (v->redraw) {
         out_printf(o, "\r\033[J");
-        out_add(o, v->log.data, v->log.used); out_add(o, s, v->picture.used - 1);
+        out_add(o, v->log.data, v->log.used); out_add(o, lines->data, lines->used - 1);
         out_printf(o, n > 1 ? "\033[%dA\r" : "\r", n - 1);
     }
-    for (int at = 0; at < n; at++, s = strchr(s, '\n') + 1) {
+    for (const char *s = lines->data; at < n; at++, s = strchr(s, '\n') + 1) {
         size_t len = strcspn(s, "\n");
         if (!line_new(v, at, s, len) || v->redraw) continue;
         if (at) out_printf(o, "\033[%dB", at);
@@ -3600,7 +3588,7 @@ static struct window {
     GC gc; Pixmap back; XftDraw *draw; XIC ic; XftColor ink[INKS]; Atom atom[ATOMS];
     FcPattern *pattern; FcFontSet *set;         /* all fonts, the best first */
     XftFont *font[FONTS];
-    int fonts, opened[FONTS];                   /* which of the set */
+    int fonts;
     int fd, width, height, cell, line, pad;     /* in pixels: a column, a line, the margin */
     int columns, lines, graph;                  /* the grid; pixels of the graph, or 0 */
     bool resized, dead, leaving, dragging;
@@ -3620,7 +3608,7 @@ static bool font_open(struct window *w, int i) {
     FcPattern *pattern = FcFontRenderPrepare(NULL, w->pattern, w->set->fonts[i]);
     XftFont *font = pattern ? XftFontOpenPattern(w->d, pattern) : NULL;
     if (!font && pattern) FcPatternDestroy(pattern);
-    if (font) { w->opened[w->fonts] = i; w->font[w->fonts++] = font; }
+    if (font) w->font[w->fonts++] = font;
     return font != NULL;
 }
 /* The first font that has it; colored ones are left out, since an Xft before 2.3.5 can't draw them.
@@ -3660,7 +3648,7 @@ static void draw_line(struct window *w, const char *s, const char *end, int x, i
         size += size == 0; width = width < 0 ? 1 : width;
         if (marked) fill(w, MARKED, x, y, width * w->cell, w->line);
         if (caret) fill(w, INK, x, y, w->cell / 6 + 1, w->line);
-        if (c == 0x2591 || (c > 0x2587 && c < 0x2590)) {        /* none, or eighths */
+        if (ink == BAR && (c == 0x2591 || (c > 0x2587 && c < 0x2590))) {    /* none, or eighths */
             fill(w, TRACK, x, y + (w->line - bar) / 2, w->cell, bar);
             fill(w, ink, x, y + (w->line - bar) / 2, part < 0 ? 0 : w->cell * part / 8, bar);
         } else if (c != ' ') spec[n++] = glyph_spec(w, c, x, y);
@@ -3784,7 +3772,7 @@ static bool server_listens(struct window *w) {
     return !w->dead && select(w->fd + 1, NULL, &wr, NULL, &now) > 0;
 }
 
-static void window_events(struct program *p);
+static void window_events(struct fetcher *f, int fd, int events, void *arg);
 /* What was said goes to the standard output as well. A frame that the server does not take is
  * tried again later: its lines are still marked as old. */
 static void window_show(struct program *p) {
@@ -3809,7 +3797,7 @@ static void window_show(struct program *p) {
     }
     if (listens && w->graph && w->graphed != p->sampled) show_graph(p, w);
     if (listens) show_title(p, w); else frame_at(p, p->f->now + TICK_US);
-    window_events(p);
+    window_events(p->f, w->fd, 0, p);
     feed(p->f, p);                      /* the log has room again */
 }
 /* -- events ---------------------------------------------------------------------------------- */
@@ -3949,23 +3937,23 @@ static void selection_give(struct window *w, XSelectionRequestEvent *r) {
     e.xselection.property = property;
     XSendEvent(w->d, r->requestor, False, NoEventMask, &e);
 }
-/* The window is to be closed: where stdin still brings commands, it goes on without. */
-static void window_delete(struct program *p) {
-    bool feeds = dash(p->input[LIST].name) && input_left(&p->input[LIST]);
-    if (feeds) p->view.window->leaving = true;
-    else if (p->view.asking || fetcher_count(p->f) == 0) {
-        (void)submit(p, "quit", ""); feed(p->f, p);
-    } else { p->view.asking = true; p->prompt.open = false; }
-    frame_at(p, p->f->now);
-}
-
+/* The window is to be closed (where stdin still brings commands, it goes on without), or something
+ * is dragged over it, or dropped. */
 static void window_message(struct program *p, XClientMessageEvent *e) {
-    struct window *w = p->view.window; Atom type = e->message_type; const long *l = e->data.l;
-    if (type == w->atom[PROTOCOLS] && (Atom)l[0] == w->atom[DELETE_WINDOW]) window_delete(p);
-    if (type != w->atom[DND_POSITION] && type != w->atom[DND_DROP]) return;
-    w->source = (Window)l[0];
-    if (type == w->atom[DND_POSITION]) dnd_reply(w, DND_STATUS, true);
-    else selection_want(w, w->atom[DND_SELECTION], w->atom[URI_LIST], (Time)l[2]);
+    struct view *v = &p->view; struct window *w = v->window; const long *l = e->data.l;
+    Atom type = e->message_type;
+    if (type == w->atom[PROTOCOLS] && (Atom)l[0] == w->atom[DELETE_WINDOW]) {
+        w->leaving = dash(p->input[LIST].name) && input_left(&p->input[LIST]);
+        bool quits = v->asking || fetcher_count(p->f) == 0;
+        if (!w->leaving && quits) { (void)submit(p, "quit", ""); feed(p->f, p); }
+        else if (!w->leaving) { v->asking = true; p->prompt.open = false; }
+        frame_at(p, p->f->now);
+    } else if (type == w->atom[DND_POSITION]) {
+        w->source = (Window)l[0]; dnd_reply(w, DND_STATUS, true);
+    } else if (type == w->atom[DND_DROP]) {
+        w->source = (Window)l[0];
+        selection_want(w, w->atom[DND_SELECTION], w->atom[URI_LIST], (Time)l[2]);
+    }
 }
 
 static void window_event(struct program *p, XEvent *e) {
@@ -4007,8 +3995,8 @@ static void window_off(struct program *p) {
     free(w->said.data); free(w->copied[0]); free(w->copied[1]);
 }
 
-static void window_events(struct program *p) {
-    struct window *w = p->view.window; XEvent e;
+static void window_events(struct fetcher *f, int fd, int events, void *arg) {
+    struct program *p = arg; struct window *w = p->view.window; XEvent e; (void)fd, (void)events;
     while (!w->dead && !w->leaving && XPending(w->d) > 0) {
         XNextEvent(w->d, &e);
         if (!w->dead && !XFilterEvent(&e, None)) window_event(p, &e);
@@ -4016,11 +4004,7 @@ static void window_events(struct program *p) {
     if (!p->view.on || (!w->dead && !w->leaving)) return;
     window_off(p);
     complain(p, w->dead ? "the X server is gone" : "the window is closed", "downloads go on");
-    feed(p->f, p);
-}
-
-static void window_ready(struct fetcher *f, int fd, int events, void *arg) {
-    (void)f, (void)fd, (void)events; window_events(arg);
+    feed(f, p);
 }
 
 static int error_ignored(Display *d, XErrorEvent *e) { (void)d, (void)e; return 0; }
@@ -4050,19 +4034,11 @@ static bool pens_open(struct window *w, bool dark) {
     }
     return true;
 }
-/* A method that is a program of its own could make us wait: only dead keys and Compose. */
-static void keyboard_open(struct window *w) {
-    XIM im = XSetLocaleModifiers("@im=none") ? XOpenIM(w->d, NULL, NULL, NULL) : NULL;
-    if (im)
-        w->ic = XCreateIC(im, XNInputStyle, XIMPreeditNothing | XIMStatusNothing, XNClientWindow,
-                          w->id, XNFocusWindow, w->id, (char *)NULL);
-}
-
 static void window_create(struct window *w) {
     XSizeHints size = {.flags = PMinSize, .min_width = 40 * w->cell, .min_height = 12 * w->line};
     XWMHints hints = {.flags = InputHint, .input = True};
     char name[] = "fetcher", class[] = "Fetcher"; XClassHint classes = {name, class};
-    long pid = getpid(); Atom version = 5;
+    long pid = getpid(); Atom version = 5; XIM im;
     w->width = 100 * w->cell; w->height = 30 * w->line; w->resized = true;
     w->id = XCreateSimpleWindow(w->d, DefaultRootWindow(w->d), 0, 0, (unsigned)w->width,
                                 (unsigned)w->height, 0, 0, w->ink[PAPER].pixel);
@@ -4078,7 +4054,11 @@ static void window_create(struct window *w) {
                     (unsigned char *)&version, 1);
     w->draw = XftDrawCreate(w->d, w->id, DefaultVisual(w->d, DefaultScreen(w->d)),
                             DefaultColormap(w->d, DefaultScreen(w->d)));
-    keyboard_open(w);
+    /* An input method that is a program could make us wait: so only dead keys and Compose. */
+    im = XSetLocaleModifiers("@im=none") ? XOpenIM(w->d, NULL, NULL, NULL) : NULL;
+    if (im)
+        w->ic = XCreateIC(im, XNInputStyle, XIMPreeditNothing | XIMStatusNothing, XNClientWindow,
+                          w->id, XNFocusWindow, w->id, (char *)NULL);
     XMapWindow(w->d, w->id);
 }
 
@@ -4101,7 +4081,7 @@ static int window_open(struct program *p) {
     if (!XInternAtoms(w->d, name, ATOMS, False, w->atom) || !pens_open(w, p->s.dark))
         return refuse(2, "cannot open a window: there is no font for it, such as DejaVu Sans Mono");
     window_create(w);
-    if (!w->draw || fetcher_watch(p->f, w->fd, FETCHER_READ, window_ready, p) < 0)
+    if (!w->draw || fetcher_watch(p->f, w->fd, FETCHER_READ, window_events, p) < 0)
         return refuse(2, "cannot open a window: %s", strerror(errno));
     v->on = v->keys = v->rows = v->color = p->prompt.open = p->prompt.stays = true;
         v->log.fd = w->said.fd = -1; v->out = p->s.json ? &p->err : &p->out;
@@ -4137,7 +4117,7 @@ static int cookies_move(struct program *p, bool save) {
 /* The list is read; the session too, after it is made sure that it is one, and nobody else's. */
 static int inputs_open(struct program *p) {
     struct input *list = &p->input[LIST], *session = &p->input[SESSION];
-    struct stat st; char first[] = "# fetcher"; ssize_t n;
+    struct stat st; char first[10] = ""; ssize_t n;
     p->source = &p->input[PROMPT]; p->source->name = ""; p->source->eof = !p->stay;
     list->name = p->s.list; list->eof = !list->name;
     session->name = p->s.session; session->eof = !session->name; session->ready = true;

@@ -3600,6 +3600,10 @@ static void test_bad_sessions(void) {
     c = RUN("--session", session, url("/x?size=3"), "-d", in_work("bs"));
     ok(said(&c, 1, "is not a session of fetcher's") && file_has(session, "Dear diary"), "a foreign file is refused");
     child_free(&c);
+    write_file(session, "# fetch", 7);
+    c = RUN("--session", session, url("/x?size=3"), "-d", in_work("bs"));
+    ok(said(&c, 1, "is not a session of fetcher's") && file_has(session, "# fetch"), "nor is one taken that only begins like ours");
+    child_free(&c);
     write_file(session, "# fetcher: a session\nadd \"http://a.b/\n", 38);
     c = RUN("--session", session, url("/y?size=3"), "-d", in_work("bs"));
     ok(said(&c, 1, "bad:2: a quote is not closed") && file_has(session, "add \"http"),
@@ -4173,17 +4177,24 @@ static bool desk_open(const char *what) {
     desk.name[strcspn(desk.name, "\n")] = '\0';
     setenv("DISPLAY", desk.name, 1);
     XSetErrorHandler(error_ignored);
+    XSetIOErrorHandler(server_gone);
     memset(&window, 0, sizeof window);
     if ((desk.d = window.d = XOpenDisplay(NULL)) == NULL || !pens_open(&window, false))
         die("X server");
+    XSetIOErrorExitHandler(desk.d, server_left, NULL);
     return true;
 }
 
 static void desk_close(void) {
+    FcFontSetDestroy(window.set);
+    FcPatternDestroy(window.pattern);
     kill(desk.server, SIGCONT);
+    for (int i = 0; i < window.fonts; i++)
+        XftFontClose(desk.d, window.font[i]);
+    XCloseDisplay(desk.d);
+    FcFini();
     kill(desk.server, SIGKILL);
     waitpid(desk.server, NULL, 0);
-    close(ConnectionNumber(desk.d));
     unsetenv("DISPLAY");
 }
 
