@@ -3120,7 +3120,7 @@ static void draw_row(struct program *p, struct out *o, struct job *j, int column
     const struct view *v = &p->view; struct fetcher_info i = job_info(p, j);
     char state[300], size[32], pc[8] = "", text[300], mark[40];
     bool wide = columns > 56, chosen = j == p->selected && v->keys;
-    int bar = columns > 130 ? columns / 4 : columns > 72 ? columns / 7 : 0, tail = wide ? 21 : 13;
+    int bar = columns > 130 ? columns / 4 : columns > 66 ? columns / 7 : 0, tail = wide ? 21 : 13;
     int number = snprintf(mark, sizeof mark, "%c%4" PRId64 "  ", chosen ? '>' : ' ', j->id.key);
     int name = columns - number - tail - (bar ? bar + 3 : 0) - (wide ? 11 : 0) - 5;
     row_state(&i, state, sizeof state);
