@@ -2071,7 +2071,13 @@ struct fetcher *fetcher_new(void) {
     f->hear.call.cb = hear_again; f->meter.record.fd = -1;
     clock_read(f);
     f->random = (uint64_t)f->now ^ (uint64_t)getpid() << 32 ^ 1;
-    if (pipe(f->pipe) == 0 && set_flags(f->pipe[0], O_NONBLOCK) == 0 &&
+    bool piped = pipe(f->pipe) == 0;
+    /* Linux enlarges a process's table of descriptors as they come, and if there is a thread, of a
+     * lookup for instance, it waits for 15 ms each time. So now, while there may be none. */
+    most = limit.rlim_cur < 2 * FD_SETSIZE ? (int)limit.rlim_cur : 2 * FD_SETSIZE;
+    int high = fcntl(f->pipe[0], F_DUPFD_CLOEXEC, most - 1);
+    if (high >= 0) close(high);
+    if (piped && set_flags(f->pipe[0], O_NONBLOCK) == 0 &&
         set_flags(f->pipe[1], O_NONBLOCK) == 0 &&
         watch_set(f, f->pipe[0], POST, FETCHER_READ, post_ready, NULL) == 0 && guest_open(f) == 0)
         return f;

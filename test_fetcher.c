@@ -5,7 +5,8 @@
  *     ./test_fetcher [WORD]         run the tests (those whose name has WORD in it); prints TAP
  *     ./test_fetcher serve [PORT]   run the server; its paths are listed at /
  *     ./test_fetcher demo           fetch 200 files from the server into demo/, and check them
- *     ./test_fetcher bench          measure the terminal: from a key to the screen, and its cost
+ *     ./test_fetcher promise [WORD] how long no look was taken at the input, whatever happens
+ *     ./test_fetcher bench          measure terminal and window: from a key to the screen, and their cost
  *
  * The server runs on fetcher's own loop, as a host would: in the same process, in one thread. A test
  * never sleeps: it turns the loop until what it waits for has come, or a deadline has passed. Waits of
@@ -24,6 +25,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 /* ------------------------------------------------------------------------ TAP */
@@ -1799,6 +1801,16 @@ static void test_priority(void) {
     until(calls == 4);
     ok(strcmp(log_text, "1432") == 0 || strcmp(log_text, "3412") == 0 || strcmp(log_text, "4312") == 0,
        "the higher priority starts first, then first come first: %s", log_text);
+}
+
+/* write(), in place of the system's: a disk may be slow. */
+static bool slow_disk;
+
+ssize_t write(int fd, const void *data, size_t n) {
+    struct stat st;
+    if (slow_disk && fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
+        poll(NULL, 0, 50);
+    return syscall(SYS_write, fd, data, n);
 }
 
 /* getaddrinfo(), in place of the system's: names that begin with "hang" take until they are told. */
@@ -4618,6 +4630,454 @@ static void no_window(void) { skip("window", "built without X11"); }
 #define test_window_refused no_window
 #endif
 
+/* ------------------------------------------------------------------------ The promise
+ * No more than 5 ms between two looks at the user's input, whatever the network does. Measured three
+ * ways at once: by the stall meter, by a timer of 1 ms on the same loop, and by a key that is echoed
+ * through a pty, pressed by a thread that waits for the echo. Beside it stands what a plain loop of
+ * libcurl's (curl_multi_fdset, select, curl_multi_perform) makes of the same, where that is possible.
+ * `./test_fetcher promise` prints the figures; the tests know only that nothing has blocked, for
+ * machines differ, and sanitizers are slow. The server is a process of its own, not to be measured too.
+ */
+static struct {
+    fetcher_id timer;
+    usec due, tick, key;        /* the longest delays of the tick and of the echo */
+    int master, slave;
+    volatile bool over;
+    pthread_t thread;
+    usec plain;                 /* the longest tick of the plain loop; -1: it was not tried */
+} witness;
+
+static void witness_tick(struct fetcher *on, void *arg) {
+    usec late = clock_us() - witness.due;
+    if (late > witness.tick)
+        witness.tick = late;
+    witness.due = clock_us() + 1000;
+    witness.timer = fetcher_timer(on, 1, witness_tick, arg);
+}
+
+static void witness_echo(struct fetcher *on, int fd, int events, void *arg) {
+    char key[16];
+    ssize_t n = read(fd, key, sizeof key);
+    (void)on, (void)events, (void)arg;
+    if (n > 0 && write(fd, key, (size_t)n) != n)
+        die("echo");
+}
+
+static void *witness_press(void *arg) {
+    struct pollfd p = {witness.master, POLLIN, 0};
+    for (char key = 'k'; !witness.over;) {
+        usec begun = clock_us();
+        if (write(witness.master, &key, 1) != 1 || poll(&p, 1, 20000) != 1 || read(witness.master, &key, 1) != 1)
+            break;
+        if (clock_us() - begun > witness.key)
+            witness.key = clock_us() - begun;
+        poll(NULL, 0, 1 + (int)(begun % 5));
+    }
+    return arg;
+}
+
+static void witness_begin(void) {
+    struct termios t;
+    memset(&witness, 0, sizeof witness);
+    witness.plain = -1;
+    if ((witness.master = posix_openpt(O_RDWR | O_NOCTTY)) < 0 || grantpt(witness.master) < 0 || unlockpt(witness.master) < 0 ||
+        (witness.slave = open(ptsname(witness.master), O_RDWR | O_NOCTTY)) < 0 || tcgetattr(witness.slave, &t) < 0)
+        die("pty");
+    t.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
+    t.c_oflag &= ~(tcflag_t)OPOST;
+    tcsetattr(witness.slave, TCSANOW, &t);
+    if (fetcher_watch(f, witness.slave, FETCHER_READ, witness_echo, NULL) < 0)
+        die("watch");
+    witness.due = clock_us() + 1000;
+    witness.timer = fetcher_timer(f, 1, witness_tick, NULL);
+    if (pthread_create(&witness.thread, NULL, witness_press, NULL) != 0)
+        die("thread");
+    fetcher_step(f, 5);
+}
+
+static void witness_end(void) {
+    witness.over = true;
+    turn_for(20000);
+    pthread_join(witness.thread, NULL);
+    (void)fetcher_timer_stop(f, witness.timer);
+    (void)fetcher_watch(f, witness.slave, 0, NULL, NULL);
+    close(witness.master);
+    close(witness.slave);
+}
+
+/* The plain loop: so many of these URLs, all at once, given up after so many ms (0: never), with a tick
+ * of 1 ms as well as it can. */
+static size_t plain_take(char *data, size_t one, size_t n, void *arg) {
+    (void)data, (void)one, (void)arg;
+    return n;
+}
+
+static void plain(const char *format, int count, int cancel_ms) {
+    CURLM *multi = curl_multi_init();
+    CURL **easy = calloc((size_t)count, sizeof *easy);
+    int running = 1, left = count;
+    usec begun = clock_us(), last = begun;
+    if (!easy || !multi)
+        die("plain");
+    witness.plain = 0;
+    for (int i = 0; i < count; i++) {
+        char text[300];
+        snprintf(text, sizeof text, format, i);
+        easy[i] = curl_easy_init();
+        curl_easy_setopt(easy[i], CURLOPT_URL, text);
+        curl_easy_setopt(easy[i], CURLOPT_NOSIGNAL, 1L);
+        curl_easy_setopt(easy[i], CURLOPT_WRITEFUNCTION, plain_take);
+        curl_easy_setopt(easy[i], CURLOPT_SSL_VERIFYPEER, 0L);
+        curl_multi_add_handle(multi, easy[i]);
+    }
+    while (running && left) {
+        fd_set rd, wr, ex;
+        struct timeval tv = {0, 1000};
+        int top = -1;
+        FD_ZERO(&rd);
+        FD_ZERO(&wr);
+        FD_ZERO(&ex);
+        curl_multi_fdset(multi, &rd, &wr, &ex, &top);
+        select(top + 1, &rd, &wr, &ex, &tv);
+        usec now = clock_us();
+        if (now - last - 1000 > witness.plain)
+            witness.plain = now - last - 1000;
+        last = now;
+        curl_multi_perform(multi, &running);
+        if (cancel_ms && now - begun > cancel_ms * 1000)
+            curl_multi_remove_handle(multi, easy[--left]);
+        if (now - begun > 30000000)
+            break;
+    }
+    for (int i = 0; i < left; i++)
+        curl_multi_remove_handle(multi, easy[i]);
+    if (clock_us() - last > witness.plain)
+        witness.plain = clock_us() - last;
+    for (int i = 0; i < count; i++)
+        curl_easy_cleanup(easy[i]);
+    free(easy);
+    curl_multi_cleanup(multi);
+}
+
+/* -- scenes: each starts what it is about, and turns the loop until it is over -- */
+static int take_all(struct fetcher *on, const void *data, size_t size, void *arg) {
+    (void)on, (void)data, (void)size, (void)arg;
+    return 0;
+}
+
+static void start_many(const char *format, int count, struct fetcher_request rq) {
+    calls = 0;
+    rq.on_done = count_done;
+    rq.retries = -1;
+    if (!rq.path)
+        rq.on_data = take_all;
+    for (int i = 0; i < count; i++) {
+        char text[300];
+        snprintf(text, sizeof text, format, i);
+        rq.url = text;
+        if (!fetcher_start(f, &rq))
+            die("start");
+    }
+}
+
+static void cancel_all(struct fetcher *on, void *arg) {
+    (void)arg;
+    for (struct node *n = tree_first(on->transfers); n; n = tree_next(on->transfers, n))
+        fetcher_cancel(on, (fetcher_id)n->key);
+}
+
+static const char *const hanging = "http://hang%d.test/";
+
+static void scene_cancel(void) {
+    start_many(hanging, 20, (struct fetcher_request){0});
+    fetcher_timer(f, 300, cancel_all, NULL);
+    until(calls == 20);
+}
+
+static void scene_timeout(void) {
+    start_many(hanging, 20, (struct fetcher_request){.connect_ms = 300});
+    until(calls == 20);
+}
+
+static void scene_exit(void) {
+    struct fetcher *own = fetcher_new();
+    for (int i = 0; i < 16; i++) {
+        char text[60];
+        snprintf(text, sizeof text, hanging, i);
+        fetcher_get(own, text, NULL, NULL);
+    }
+    for (int i = 0; i < 40; i++) {
+        fetcher_step(own, 0);
+        fetcher_step(f, 5);
+    }
+    fetcher_free(own);
+    turn_for(5000);
+}
+
+static void scene_beside(void) {
+    struct outcome good = {0};
+    start_many(hanging, 100, (struct fetcher_request){0});
+    fetcher_get(f, url("/good?size=100"), keep_outcome, &good);
+    until(good.calls && lookups_begun > 4);
+    if (good.code != FETCHER_OK)
+        witness.tick = 99000000;
+    forget(&good);
+    fetcher_timer(f, 300, cancel_all, NULL);
+    until(calls == 100);
+}
+
+static void scene_300(void) {
+    start_many(url("/p%%d?size=1000&slow=100"), 300, (struct fetcher_request){0});
+    until(calls == 300);
+}
+
+static void scene_900(void) {
+    start_many(url("/p%%d?size=1000&slow=100"), 900, (struct fetcher_request){0});
+    until(calls == 900);
+}
+
+static void scene_burst(void) {
+    start_many(url("/p%%d?size=10"), 5000, (struct fetcher_request){0});
+    until(calls == 5000);
+}
+
+/* A host that queues a million does so in slices of its own. */
+static void queue_more(struct fetcher *on, void *arg) {
+    int *left = arg;
+    for (usec end = clock_us() + 1000; *left > 0 && clock_us() < end; --*left)
+        fetcher_start(on, &(struct fetcher_request){.url = url("/queue?stall=head"), .on_done = count_done});
+    if (*left > 0)
+        fetcher_timer(on, 0, queue_more, arg);
+}
+
+static void scene_million(void) {
+    int left = 1000000;
+    calls = 0;
+    fetcher_limit(f, 1, 1, 0);
+    queue_more(f, &left);
+    until(left == 0);
+    /* To find what is to be cancelled is the host's work, in slices too. */
+    while (fetcher_count(f) > 0) {
+        struct node *n = tree_first(f->transfers);
+        for (usec end = clock_us() + 1000; n && clock_us() < end; n = tree_next(f->transfers, n))
+            fetcher_cancel(f, (fetcher_id)n->key);
+        fetcher_step(f, 0);
+    }
+    fetcher_limit(f, -1, -1, 0);
+}
+
+static void scene_disk(void) {
+    slow_disk = true;
+    start_many(url("/d%%d?size=200000"), 4, (struct fetcher_request){.path = in_work("")});
+    until(calls == 4);
+    slow_disk = false;
+}
+
+static void slow_host(struct fetcher *on, void *arg) {
+    (void)on, (void)arg;
+    for (usec end = clock_us() + 30000; clock_us() < end;)
+        continue;
+}
+
+static void scene_host(void) {
+    fetcher_timer(f, 10, slow_host, NULL);
+    turn_for(100000);
+}
+
+/* -- with nginx: TLS, HTTP/2, and as fast as it goes -- */
+static int nginx_port;
+
+static bool nginx_start(void) {
+    char script[4000];
+    nginx_port = 20000 + (int)getpid() % 20000;
+    snprintf(script, sizeof script,
+             "command -v nginx openssl >/dev/null || exit 9; cd %s && mkdir -p www ca && "
+             "san=$(for i in $(seq 40); do printf 'IP:127.0.9.%%s,' $i; done) && "
+             "openssl req -x509 -newkey rsa:2048 -nodes -days 9 -subj /CN=test -addext subjectAltName=${san%%,} "
+             "-keyout key.pem -out ca/cert.pem 2>/dev/null && openssl rehash ca && "
+             "head -c 1000 /dev/zero >www/small && head -c 10000 /dev/zero >www/page && head -c 268435456 /dev/zero >www/big && "
+             "{ echo 'worker_processes 1; daemon on; pid nginx.pid; error_log error.log; events { worker_connections 2048; }' && "
+             "echo 'http { access_log off; sendfile on; http2_max_concurrent_streams 500; server { root www;' && "
+             "echo 'listen 127.0.0.1:%d; listen 127.0.9.1:%d ssl http2;' && "
+             "for i in $(seq 40); do echo \"listen 127.0.9.$i:%d ssl;\"; done && "
+             "echo 'ssl_certificate ca/cert.pem; ssl_certificate_key key.pem; } }'; } >nginx.conf && "
+             "chmod -R a+rX . && nginx -p \"$PWD\" -c nginx.conf 2>/dev/null",
+             work, nginx_port, nginx_port + 1, nginx_port + 2);
+    struct child c = SH(script);
+    if (c.status && c.status != 9)
+        printf("# nginx: %s%s\n", c.text[0], c.text[1]);
+    child_free(&c);
+    return c.status == 0;
+}
+
+static void nginx_stop(void) {
+    char script[300];
+    snprintf(script, sizeof script, "cd %s && kill $(cat nginx.pid)", work);
+    struct child c = SH(script);
+    child_free(&c);
+}
+
+static int trust_file(void *e, void *arg) {
+    (void)arg;
+    return curl_easy_setopt(e, CURLOPT_CAPATH, NULL) || curl_easy_setopt(e, CURLOPT_CAINFO, in_work("ca/cert.pem")) ? -1 : 0;
+}
+
+static int trust_directory(void *e, void *arg) {
+    (void)arg;
+    return curl_easy_setopt(e, CURLOPT_CAINFO, NULL) || curl_easy_setopt(e, CURLOPT_CAPATH, in_work("ca")) ? -1 : 0;
+}
+
+static const char *nginx_url(const char *scheme, const char *host, int port, const char *path) {
+    static char text[200];
+    snprintf(text, sizeof text, "%s://%s:%d/%s", scheme, host, nginx_port + port, path);
+    return text;
+}
+
+static const char *tls_url(void) { return nginx_url("https", "127.0.9.%d", 2, "small"); }
+
+/* The format counts from 0, the addresses from 1. */
+static void start_tls(int (*setup)(void *, void *)) {
+    calls = 0;
+    for (int i = 1; i <= 40; i++) {
+        char text[300];
+        snprintf(text, sizeof text, tls_url(), i);
+        fetcher_start(f, &(struct fetcher_request){.url = text, .on_done = count_done, .setup = setup, .retries = -1});
+    }
+    until(calls == 40);
+}
+
+static void scene_tls_default(void) { start_tls(NULL); }
+static void scene_tls_file(void) { start_tls(trust_file); }
+static void scene_tls_directory(void) { start_tls(trust_directory); }
+
+static void scene_streams(void) {
+    start_many(nginx_url("https", "127.0.9.1", 1, "page?%d"), 500, (struct fetcher_request){.setup = trust_file});
+    until(calls == 500);
+}
+
+static void scene_fast(void) {
+    start_many(nginx_url("http", "127.0.0.1", 0, "big?%d"), 16, (struct fetcher_request){0});
+    until(calls == 16);
+}
+
+static const struct scene {
+    const char *name;
+    void (*go)(void);
+    const char *(*target)(void);        /* for the plain loop; and how many, and when they are given up */
+    int count, cancel_ms;
+    bool hangs, nginx;
+    int bound_ms;               /* 5 is the promise; what is slower is said in README */
+} scenes[] = {
+    {"20 lookups that hang, cancelled", scene_cancel, NULL, 20, 300, true, false, 5},
+    {"20 lookups that hang, timed out", scene_timeout, NULL, 20, 300, true, false, 5},
+    {"16 lookups that hang, at the exit", scene_exit, NULL, 16, 300, true, false, 5},
+    {"100 names that hang beside one that works", scene_beside, NULL, 100, 300, true, false, 5},
+    {"300 transfers at once", scene_300, NULL, 300, 0, false, false, 5},
+    {"900 in flight", scene_900, NULL, 900, 0, false, false, 5},
+    {"5000 tiny replies", scene_burst, NULL, 900, 0, false, false, 5},
+    {"1,000,000 queued, and cancelled", scene_million, NULL, 0, 0, false, false, 5},
+    {"40 TLS hosts, the system's certificates", scene_tls_default, tls_url, 40, 0, false, true, 5},
+    {"40 TLS hosts, a file of certificates", scene_tls_file, tls_url, 40, 0, false, true, 5},
+    {"40 TLS hosts, a directory of them", scene_tls_directory, tls_url, 40, 0, false, true, 5},
+    {"HTTP/2 with 500 streams", scene_streams, NULL, 0, 0, false, true, 5},
+    {"4 GiB as fast as loopback goes", scene_fast, NULL, 0, 0, false, true, 5},
+    {"a disk that takes 50 ms a write", scene_disk, NULL, 0, 0, false, false, 55},
+    {"a callback of the host that takes 30 ms", scene_host, NULL, 0, 0, false, false, 35},
+};
+
+/* Play a scene with a fetcher of its own. */
+static struct fetcher_stats play(const struct scene *s, bool with_plain) {
+    struct fetcher *outer = f;
+    struct fetcher_stats st;
+    if (s->hangs)
+        hang_begin();
+    if ((f = fetcher_new()) == NULL)
+        die("fetcher_new");
+    fetcher_limit(f, -1, -1, 0);
+    witness_begin();
+    s->go();
+    fetcher_stats(f, &st);
+    witness_end();
+    fetcher_free(f);
+    f = outer;
+    if (with_plain && s->hangs)
+        plain(hanging, s->count, s->cancel_ms);
+    else if (with_plain && s->count)
+        plain(s->target ? s->target() : url("/p%%d?size=1000&slow=100"), s->count, s->cancel_ms);
+    if (s->hangs)
+        (void)!write(hang_pipe[1], "x", 1);
+    return st;
+}
+
+/* The server, in another process. */
+static pid_t server_elsewhere(void) {
+    int port[2];
+    pid_t child = -1;
+    if (pipe(port) < 0 || (child = fork()) < 0)
+        die("fork");
+    if (child == 0) {
+        f = fetcher_new();
+        server_open(&server, f, 0);
+        if (write(port[1], &server.port, sizeof server.port) < 0)
+            die("write");
+        fetcher_run(f);
+        _exit(1);
+    }
+    if (read(port[0], &server.port, sizeof server.port) < 0)
+        die("read");
+    close(port[0]);
+    close(port[1]);
+    return child;
+}
+
+static void test_promise(void) {
+    int port = server.port;
+    pid_t child = server_elsewhere();
+    bool nginx = nginx_start();
+    for (size_t i = 0; i < sizeof scenes / sizeof *scenes; i++) {
+        const struct scene *s = &scenes[i];
+        if (s->nginx && !nginx) {
+            skip(s->name, "needs nginx and openssl");
+            continue;
+        }
+        struct fetcher_stats st = play(s, false);
+        ok(witness.tick < 400000 && witness.key < 400000 && MS(st.stall_max_us) < 400, "%s: stall %.1f, tick %.1f, key %.1f ms; %s",
+           s->name, MS(st.stall_max_us), MS(witness.tick), MS(witness.key), st.culprit);
+        if (s->go == scene_host)
+            ok(strncmp(st.culprit, "timers 3", 8) == 0, "and the culprit is named: %s", st.culprit);
+    }
+    if (nginx)
+        nginx_stop();
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    server.port = port;
+}
+
+static int promise(const char *word) {
+    pid_t child = server_elsewhere();
+    f = fetcher_new();
+    test_begin();
+    bool nginx = nginx_start();
+    printf("| longest time without a look at the user's input, ms | stall meter | 1 ms tick | key echo | plain libcurl | longest step |\n"
+           "|---|--:|--:|--:|--:|---|\n");
+    for (size_t i = 0; i < sizeof scenes / sizeof *scenes; i++) {
+        const struct scene *s = &scenes[i];
+        if ((s->nginx && !nginx) || !strstr(s->name, word))
+            continue;
+        struct fetcher_stats st = play(s, true);
+        printf("| %s | %.1f | %.1f | %.1f | ", s->name, MS(st.stall_max_us), MS(witness.tick), MS(witness.key));
+        if (witness.plain >= 0)
+            printf("%.1f ", MS(witness.plain));
+        printf("| %s |\n", st.culprit);
+        fflush(stdout);
+    }
+    if (nginx)
+        nginx_stop();
+    kill(child, SIGKILL);
+    test_end();
+    return 0;
+}
+
 static void test_readme(void) {
     struct child c;
     char command[3000];
@@ -4674,7 +5134,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(terminal_stopped), TEST(terminal_lost), TEST(terminal_abuse), TEST(terminal_plain), TEST(terminal_color),
     TEST(window), TEST(window_rows), TEST(window_paste), TEST(window_drop), TEST(window_server), TEST(window_close),
     TEST(window_looks), TEST(window_refused),
-    TEST(readme), TEST(demo),
+    TEST(promise), TEST(readme), TEST(demo),
 };
 
 static int serve_forever(int port) {
@@ -4932,6 +5392,8 @@ int main(int argc, char **argv) {
     hang_pipe[0] = -1;
     if (argc > 1 && strcmp(argv[1], "serve") == 0)
         return serve_forever(argc > 2 ? atoi(argv[2]) : 0);
+    if (argc > 1 && strcmp(argv[1], "promise") == 0)
+        return promise(argc > 2 ? argv[2] : "");
     if (argc > 1 && strcmp(argv[1], "bench") == 0)
         return bench();
     if (argc > 1 && strcmp(argv[1], "demo") == 0)
