@@ -89,10 +89,8 @@ static usec clock_us(void) {
 
 static int err(int code) { errno = code; return -1; }
 /* Some systems have no pipe2(), and no SOCK_CLOEXEC. */
-static int set_flags(int fd, int status_flags) {
-    int flags = fcntl(fd, F_GETFL);
-    if (flags < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) return -1;
-    return status_flags ? fcntl(fd, F_SETFL, flags | status_flags) : 0;
+static int set_flags(int fd, int flags) {
+    return fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ? -1 : flags ? fcntl(fd, F_SETFL, flags) : 0;
 }
 /* Rename, unless the new name exists (EEXIST): in one step by renameat2() on Linux, by link()
  * elsewhere; on a file system without either (FAT) with a gap between look and leap. */
@@ -198,10 +196,9 @@ struct attempt {
     struct curl_slist *headers;
     enum lookup lookup;
     bool scout;                 /* the others for its host wait for it */
-    bool ranged, complete;      /* it asks for the rest behind `from`; which is nothing (416) */
-    bool again, done;           /* ask once more, without waiting; libcurl says so, with a result */
-    CURLcode result;
-    int64_t from, sent;         /* sent: bytes of the request's body, when last looked at */
+    bool complete, again;       /* the rest is nothing (416); ask once more, without waiting */
+    bool done; CURLcode result; /* libcurl says so */
+    int64_t from, sent;         /* it asks for the rest behind these (0: for all); of its body */
     usec began, moved;          /* when a byte came; both on the listening clock */
     size_t head_bytes, drained;
     struct head head;
@@ -239,8 +236,7 @@ struct transfer {
     struct fetcher_request rq;  /* its strings stand behind this struct */
     enum fetcher_state state;
     struct timer timer;         /* a time limit, the next attempt, or the next round */
-    struct host *host;          /* NULL: bad URL */
-    struct attempt *attempt;    /* NULL: not running */
+    struct host *host; struct attempt *attempt;         /* attempt: NULL if not running */
     const struct sink *sink;
     struct body *body;          /* NULL until the first attempt */
     char *shown;                /* the URL fit for the eye; NULL: it is so already */
@@ -292,9 +288,9 @@ struct fetcher {
     int limit_total, limit_host, capacity;
     int64_t rate, budget;       /* bytes a second, 0: no limit; bytes that may come, < 0: debt */
     usec filled;                /* when the budget was last filled */
-    bool deaf;                  /* in debt: not listening ... */
-    usec deaf_since, deaf_sum;  /* ... since then; all together, until then */
+    bool deaf;                  /* in debt: not listening, until ... */
     struct timer hear;
+    usec silence;               /* how long in all; if deaf: where the listening clock stands */
     size_t count, waiting;
     uint64_t last_id, done, failed, cancelled, random;
     int64_t received;
@@ -421,6 +417,7 @@ static int watch_set(struct fetcher *f, int fd, enum class class, int events, wa
                      void *arg) {
     if (fd < 0 || fd >= FD_SETSIZE) return err(fd < 0 ? EINVAL : EMFILE);
     struct watch *w = &f->watch[fd];
+    if (class == HOST && w->class != HOST && w->class != NOBODY) return err(EBUSY);
     f->host_watches -= w->class == HOST;
     /* Rule 4: what select said belongs to the watch that was. libcurl uses descriptor numbers again
      * within one call, so this is no rare case. */
@@ -435,8 +432,6 @@ static int watch_set(struct fetcher *f, int fd, enum class class, int events, wa
 
 int fetcher_watch(struct fetcher *f, int fd, int events, watch_fn *cb, void *arg) {
     if ((events & ~(FETCHER_READ | FETCHER_WRITE)) || (events && !cb)) return err(EINVAL);
-    if (fd >= 0 && fd < FD_SETSIZE && (f->watch[fd].class == GUEST || f->watch[fd].class == POST))
-        return err(EBUSY);
     return watch_set(f, fd, HOST, events, cb, arg);
 }
 
@@ -453,11 +448,6 @@ static void timer_arm(struct fetcher *f, struct timer *t, usec due) {
     tree_add(&f->timers, &t->due);
 }
 
-static void timer_free(struct fetcher *f, struct timer *t) {
-    timer_disarm(f, t); tree_remove(&f->timer_ids, &t->id);
-    free(t);
-}
-
 fetcher_id fetcher_timer(struct fetcher *f, int64_t ms, call_fn *cb, void *arg) {
     struct timer *t = ms < 0 || !cb ? NULL : calloc(1, sizeof *t);
     if (!t) { errno = ms < 0 || !cb ? EINVAL : ENOMEM; return 0; }
@@ -471,8 +461,10 @@ fetcher_id fetcher_timer(struct fetcher *f, int64_t ms, call_fn *cb, void *arg) 
 
 int fetcher_timer_stop(struct fetcher *f, fetcher_id id) {
     struct node *n = tree_find(f->timer_ids, id);
-    if (!n) return err(ENOENT);
-    timer_free(f, container_of(n, struct timer, id));
+    struct timer *t = n ? container_of(n, struct timer, id) : NULL;
+    if (!t) return err(ENOENT);
+    timer_disarm(f, t); tree_remove(&f->timer_ids, n);
+    free(t);
     return 0;
 }
 
@@ -483,9 +475,7 @@ int fetcher_timer_stop(struct fetcher *f, fetcher_id id) {
  * that at once, where a flag would be seen too late.
  */
 int fetcher_post(struct fetcher *f, call_fn *cb, void *arg) {
-    struct call call; int saved = errno; ssize_t n;
-    memset(&call, 0, sizeof call);      /* its padding too: all of it is written */
-    call.cb = cb; call.arg = arg;
+    struct call call = {cb, arg}; int saved = errno; ssize_t n;
     while ((n = write(f->pipe[1], &call, sizeof call)) < 0 && errno == EINTR) continue;
     if (n >= 0) errno = saved;
     return n < 0 ? -1 : 0;
@@ -538,7 +528,7 @@ static void run_timers(struct fetcher *f) {
     for (struct node *n; (n = tree_first(f->timers)) != NULL && n->key <= f->turn_now &&
                          n->seq <= f->turn_serial && slice_left(f, IN_TIMERS);) {
         struct timer *t = container_of(n, struct timer, due); struct call call = t->call;
-        if (t->id.key) timer_free(f, t); else timer_disarm(f, t);
+        if (t->id.key) fetcher_timer_stop(f, (fetcher_id)t->id.key); else timer_disarm(f, t);
         call.cb(f, call.arg); step_done(f, IN_TIMERS, -1);
     }
 }
@@ -559,8 +549,7 @@ static void trace_line(struct fetcher *f, usec stall) {
              f->more ? ", more left over" : "");
     m->trace(f, line, m->trace_arg);
 }
-/* Of the histogram's bucket i, exclusive: 62.5 us << i. */
-static usec stall_bound(int i) { return ((usec)125 << i) / 2; }
+static usec stall_bound(int i) { return ((usec)125 << i) / 2; }     /* of bucket i, exclusive */
 
 int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd) {
     clock_read(f);
@@ -711,9 +700,9 @@ static void lookup_set(struct attempt *a, enum lookup lookup) {
  * and with TLS an answer, for then it is known whether all can share one connection. libcurl
  * can wait like that too (CURLOPT_PIPEWAIT), but then starts hundreds in one call. */
 static void scout_over(struct attempt *a, bool found) {
-    struct host *h = a->transfer ? a->transfer->host : NULL;
-    if (h && found) h->known = a->f->now + KNOWN_US;
-    if (h && a->scout) { h->looking--; mark(a->f, a->transfer, 0); }
+    struct host *h = a->transfer->host;
+    if (found) { h->known = a->f->now + KNOWN_US; lookup_set(a, NO_LOOKUP); }
+    if (a->scout) { h->looking--; mark(a->f, a->transfer, 0); }
     a->scout = false;
 }
 
@@ -763,7 +752,7 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *un
 }
 /* The time in which transfers could be heard: silence of our own making, in debt, is no stall. */
 static usec listening(const struct fetcher *f) {
-    return f->now - f->deaf_sum - (f->deaf ? f->now - f->deaf_since : 0);
+    return f->deaf ? f->silence : f->now - f->silence;
 }
 
 static void kick_is_due(struct fetcher *f, void *arg) { (void)arg; f->kick_due = true; }
@@ -823,11 +812,6 @@ static usec time_of(CURL *easy, CURLINFO info) {
 /* How long did it take until the request could go out? 0: there is no connection yet. */
 #define connect_time(a) time_of((a)->easy, CURLINFO_PRETRANSFER_TIME_T)
 static bool connected(const struct attempt *a) { return a->head_bytes > 0 || connect_time(a) > 0; }
-/* Fewer connections in the cache would lose keep-alive; many more would use the descriptors up. */
-static void guest_limit(struct fetcher *f) {
-    long most = f->limit_total < 16 ? 16 : f->limit_total;
-    (void)curl_multi_setopt(f->multi, CURLMOPT_MAXCONNECTS, most);
-}
 
 static int guest_open(struct fetcher *f) {
     const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
@@ -843,9 +827,7 @@ static int guest_open(struct fetcher *f) {
     for (struct dirent *e; dir && !hashed && (e = readdir(dir)) != NULL;)
         hashed = strspn(e->d_name, "0123456789abcdef") == 8 && !strcmp(e->d_name + 8, ".0");
     if (dir) closedir(dir);
-    if (hashed && (f->capath = text_join(capath, "")) == NULL) return err(ENOMEM);
-    guest_limit(f);
-    return 0;
+    return hashed && (f->capath = text_join(capath, "")) == NULL ? err(ENOMEM) : 0;
 }
 
 /* ===================================================================================== Transfers
@@ -854,14 +836,13 @@ static int guest_open(struct fetcher *f) {
  * (libcurl's wait for its resolver), and what an answer means for the bytes that are there.
  */
 /* -- hosts and the queue --------------------------------------------------------------------- */
-static void host_unready(struct host *h) { if (h->ready_in) tree_remove(h->ready_in, &h->ready); }
 static bool host_known(const struct fetcher *f, const struct host *h) {
     return h->known > f->now || (h->numeric && !h->tls);
 }
 /* May this host start one? As long as it is unknown only a scout: two would look the name up. */
 static void host_place(struct fetcher *f, struct host *h) {
     struct node *first = tree_first(h->queue); bool known = host_known(f, h);
-    host_unready(h);
+    tree_remove(h->ready_in, &h->ready);
     if (!first || h->rest > f->now || (!known && h->looking) ||
         (f->limit_host > 0 && h->running >= f->limit_host))
         return;
@@ -870,8 +851,8 @@ static void host_place(struct fetcher *f, struct host *h) {
 }
 /* A host that nobody uses is forgotten, unless it asked for rest. */
 static void host_forget(struct fetcher *f, struct host *h) {
-    if (h->users || h->rest > f->now) return;
-    host_unready(h); timer_disarm(f, &h->timer);
+    if (h->users || (h->rest > f->now && !f->closing)) return;
+    tree_remove(h->ready_in, &h->ready); timer_disarm(f, &h->timer);
     tree_remove(&f->hosts, &h->name); free(h);
 }
 
@@ -883,7 +864,7 @@ static struct host *host_get(struct fetcher *f, const char *origin) {
     uint64_t hash = text_hash(origin, strlen(origin)); struct node *n = tree_find(f->hosts, hash);
     struct host *h = n ? container_of(n, struct host, name) : calloc(1, sizeof *h);
     if (n || !h) return h;
-    h->name.key = (int64_t)hash; h->ready.seq = ++f->serial;
+    h->name.key = (int64_t)hash; h->ready.seq = ++f->serial; h->ready_in = f->ready;
     h->timer.call = (struct call){host_rested, h};
     h->tls = strncmp(origin, "https", 5) == 0;
     h->numeric = *name == '[' || strncmp(name, "localhost:", 10) == 0 ||
@@ -991,7 +972,7 @@ static size_t on_header(char *data, size_t one, size_t size, void *arg) {
     struct attempt *a = arg; struct head *h = &a->head; char line[1024], *colon;
     size_t n = size < sizeof line ? size : sizeof line - 1; (void)one;
     if (!a->transfer) return 0;
-    lookup_set(a, NO_LOOKUP); scout_over(a, true);
+    scout_over(a, true);
     a->moved = listening(a->f); a->f->meter.touched = (fetcher_id)a->transfer->id.key;
     if ((a->head_bytes += size) > HEAD_MAX) {
         fail(a->transfer, FETCHER_TOO_BIG, "the answer's headers have no end");
@@ -1042,13 +1023,13 @@ static bool document_differs(const struct proof *h, const struct proof *b) {
 /* A 206 has to start where we stopped, in the same document; else we ask for the whole. */
 static int accept_part(struct attempt *a) {
     struct body *b = a->transfer->body; const struct head *h = &a->head;
-    if (!a->ranged && (!a->transfer->own_range || (b->have && a->transfer->rq.on_data)))
+    if (!a->from && (!a->transfer->own_range || (b->have && a->transfer->rq.on_data)))
         return fail(a->transfer, FETCHER_PROTOCOL, "the server sent a part that was not asked for");
-    b->no_range |= a->ranged &&
+    b->no_range |= a->from &&
         (h->range_first != b->have || document_differs(&h->proof, &b->proof) ||
          (h->range_total >= 0 && b->length >= 0 && h->range_total != b->length));
-    if (a->ranged && b->no_range) return ask_again(a);
-    if (!a->ranged || h->range_total >= 0) b->length = a->ranged ? h->range_total : -1;
+    if (a->from && b->no_range) return ask_again(a);
+    if (!a->from || h->range_total >= 0) b->length = a->from ? h->range_total : -1;
     b->skip = 0;
     return 0;
 }
@@ -1058,7 +1039,7 @@ static int accept_part(struct attempt *a) {
 static int accept_whole(struct attempt *a) {
     struct transfer *t = a->transfer; struct body *b = t->body; const struct head *h = &a->head;
     bool same = h->proof.etag[0] == '"' && strcmp(h->proof.etag, b->proof.etag) == 0;
-    if (a->ranged && same && !b->no_etag && !t->rq.on_data) {
+    if (a->from && same && !b->no_etag && !t->rq.on_data) {
         b->no_etag = true;
         if (validator(b)) return ask_again(a);
         b->no_etag = false;
@@ -1074,7 +1055,7 @@ static int accept_whole(struct attempt *a) {
  * person: it is kept in memory, if that is where the body goes and nothing better is there. */
 static int accept_error(struct attempt *a) {
     struct transfer *t = a->transfer; struct body *b = t->body; const struct head *h = &a->head;
-    if (h->status == 416 && a->ranged) {
+    if (h->status == 416 && a->from) {
         a->complete = h->range_total == b->have && !document_differs(&h->proof, &b->proof) &&
                       b->length <= b->have;
         b->no_range |= !a->complete;
@@ -1104,8 +1085,8 @@ static int decide(struct attempt *a) {
     return t->sink->begin(t);
 }
 /* -- the body -------------------------------------------------------------------------------- */
-static void hear_again(struct fetcher *f, void *arg) {
-    (void)arg; f->deaf = false; f->deaf_sum += f->now - f->deaf_since;
+static void turn_ear(struct fetcher *f, void *arg) {
+    (void)arg; f->deaf = !f->deaf; f->silence = f->now - f->silence;
 }
 /* The rate is limited by not listening: what we don't read the kernel doesn't acknowledge, and
  * the sender waits. A tenth of a second's bytes may be saved up; and once in debt we listen
@@ -1119,7 +1100,7 @@ static void count_bytes(struct fetcher *f, struct transfer *t, int64_t n) {
     if (!f->rate) return;
     f->budget += (int64_t)((double)f->rate * (double)(f->now - f->filled) / 1e6);
     f->filled = f->now; f->budget = (f->budget > f->rate / 10 ? f->rate / 10 : f->budget) - n;
-    if (f->budget < 0 && !f->deaf) { f->deaf = true; f->deaf_since = f->now; }
+    if (f->budget < 0 && !f->deaf) turn_ear(f, NULL);
     if (f->deaf) timer_arm(f, &f->hear, f->now + 20000 - f->budget * 1000000 / f->rate);
 }
 /* One call to libcurl may go on for as long as data keeps coming (7.88 read 12 MB in one, 60 ms).
@@ -1182,25 +1163,22 @@ static int stream_take(struct transfer *t, const char *data, size_t n) {
 }
 static const struct sink stream_sink = {nothing, nothing, stream_take, nothing, memory_drop};
 /* -- an attempt ------------------------------------------------------------------------------ */
-static int header_add(struct attempt *a, const char *name, const char *value) {
+static void header_add(struct attempt *a, const char *name, const char *value) {
     char *line = text_join(name, value);
     struct curl_slist *longer = line ? curl_slist_append(a->headers, line) : NULL;
+    if (longer) a->headers = longer; else fail_memory(a->transfer);
     free(line);
-    if (!longer) return fail_memory(a->transfer);
-    a->headers = longer;
-    return 0;
 }
 /* The whole document of an earlier round makes a request conditional; a part asks for the rest. */
-static int add_conditions(struct attempt *a) {
+static void add_conditions(struct attempt *a) {
     struct body *b = a->transfer->body; char range[48];
-    if (b->whole && b->proof.etag[0]) return header_add(a, "If-None-Match: ", b->proof.etag);
-    if (b->whole && b->proof.modified[0])
-        return header_add(a, "If-Modified-Since: ", b->proof.modified);
-    if (b->whole || b->have == 0 || !validator(b)) return 0;
-    a->ranged = true; a->from = b->have;
+    if (b->whole && b->proof.etag[0]) header_add(a, "If-None-Match: ", b->proof.etag);
+    else if (b->whole && b->proof.modified[0])
+        header_add(a, "If-Modified-Since: ", b->proof.modified);
+    if (b->whole || b->have == 0 || !validator(b)) return;
+    a->from = b->have;
     snprintf(range, sizeof range, "%" PRId64 "-", b->have);
-    return header_add(a, "Range: bytes=", range) < 0 ? -1 :
-           header_add(a, "If-Range: ", validator(b));
+    header_add(a, "Range: bytes=", range); header_add(a, "If-Range: ", validator(b));
 }
 
 static int attempt_new(struct fetcher *f, struct transfer *t) {
@@ -1210,8 +1188,8 @@ static int attempt_new(struct fetcher *f, struct transfer *t) {
     t->attempt = a;
     a->transfer = t; a->f = f; a->easy = e; a->began = a->moved = listening(f);
     for (const char *const *header = rq->headers; header && *header; header++)
-        if (header_add(a, "", *header) < 0) return -1;
-    if (add_conditions(a) < 0) return -1;
+        header_add(a, "", *header);
+    add_conditions(a);
     unsigned bad = set_common(a);
     SET(URL, rq->url); SET(HEADERFUNCTION, on_header); SET(HEADERDATA, a);
     SET(WRITEFUNCTION, on_body); SET(WRITEDATA, a); SET(HTTPHEADER, a->headers);
@@ -1219,9 +1197,9 @@ static int attempt_new(struct fetcher *f, struct transfer *t) {
     if (rq->body) SET(POSTFIELDSIZE_LARGE, (curl_off_t)rq->body_size), SET(POSTFIELDS, rq->body);
     if (strcmp(method, "HEAD") == 0) SET(NOBODY, 1L);
     else if (strcmp(method, rq->body ? "POST" : "GET") != 0) SET(CUSTOMREQUEST, method);
-    if (bad) return fail(t, FETCHER_OTHER, "libcurl does not take a setting");
-    if (!rq->setup || rq->setup(e, rq->arg) >= 0) return 0;
-    return fail(t, FETCHER_OTHER, "its set-up failed");
+    if (bad) fail(t, FETCHER_OTHER, "libcurl does not take a setting");
+    if (t->code != FETCHER_OK) return -1;
+    return rq->setup && rq->setup(e, rq->arg) < 0 ? fail(t, FETCHER_OTHER, "its set-up failed") : 0;
 }
 /* -- time limits ----------------------------------------------------------------------------- */
 /* Until it is connected connect_ms counts, then the silence; but bytes of its own that go out are
@@ -1256,21 +1234,18 @@ static void transfer_due(struct fetcher *f, void *arg) {
 }
 /* -- failure and retry ----------------------------------------------------------------------- */
 /* libcurl's reasons, by ours. What isn't here is FETCHER_OTHER. */
-static const struct { CURLcode curl; enum fetcher_code code; } reason[] = {
-    {CURLE_COULDNT_RESOLVE_HOST, FETCHER_NO_HOST}, {CURLE_COULDNT_RESOLVE_PROXY, FETCHER_NO_HOST},
-    {CURLE_COULDNT_CONNECT, FETCHER_NO_CONNECTION}, {CURLE_INTERFACE_FAILED, FETCHER_NO_CONNECTION},
-    {CURLE_SSL_CONNECT_ERROR, FETCHER_TLS}, {CURLE_PEER_FAILED_VERIFICATION, FETCHER_TLS},
-    {CURLE_SSL_CACERT_BADFILE, FETCHER_TLS}, {CURLE_SSL_CERTPROBLEM, FETCHER_TLS},
-    {CURLE_SSL_CIPHER, FETCHER_TLS}, {CURLE_SSL_ISSUER_ERROR, FETCHER_TLS},
-    {CURLE_SSL_PINNEDPUBKEYNOTMATCH, FETCHER_TLS}, {CURLE_SSL_INVALIDCERTSTATUS, FETCHER_TLS},
-    {CURLE_PARTIAL_FILE, FETCHER_CUT_SHORT}, {CURLE_GOT_NOTHING, FETCHER_CUT_SHORT},
-    {CURLE_SEND_ERROR, FETCHER_CUT_SHORT}, {CURLE_RECV_ERROR, FETCHER_CUT_SHORT},
-    {CURLE_HTTP2, FETCHER_CUT_SHORT}, {CURLE_HTTP2_STREAM, FETCHER_CUT_SHORT},
-    {CURLE_TOO_MANY_REDIRECTS, FETCHER_REDIRECT}, {CURLE_URL_MALFORMAT, FETCHER_REDIRECT},
-    {CURLE_UNSUPPORTED_PROTOCOL, FETCHER_REDIRECT}, {CURLE_WEIRD_SERVER_REPLY, FETCHER_PROTOCOL},
-    {CURLE_BAD_CONTENT_ENCODING, FETCHER_PROTOCOL}, {CURLE_OUT_OF_MEMORY, FETCHER_NO_MEMORY},
+static const struct { enum fetcher_code code; unsigned char curl[8]; } reason[] = {
+    {FETCHER_NO_HOST, {CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_RESOLVE_PROXY}},
+    {FETCHER_NO_CONNECTION, {CURLE_COULDNT_CONNECT, CURLE_INTERFACE_FAILED}},
+    {FETCHER_TLS, {CURLE_SSL_CONNECT_ERROR, CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CIPHER,
+                   CURLE_SSL_CACERT_BADFILE, CURLE_SSL_CERTPROBLEM, CURLE_SSL_ISSUER_ERROR,
+                   CURLE_SSL_PINNEDPUBKEYNOTMATCH, CURLE_SSL_INVALIDCERTSTATUS}},
+    {FETCHER_CUT_SHORT, {CURLE_PARTIAL_FILE, CURLE_GOT_NOTHING, CURLE_SEND_ERROR, CURLE_RECV_ERROR,
+                         CURLE_HTTP2, CURLE_HTTP2_STREAM}},
+    {FETCHER_REDIRECT, {CURLE_TOO_MANY_REDIRECTS, CURLE_URL_MALFORMAT, CURLE_UNSUPPORTED_PROTOCOL}},
+    {FETCHER_PROTOCOL, {CURLE_WEIRD_SERVER_REPLY, CURLE_BAD_CONTENT_ENCODING}},
+    {FETCHER_NO_MEMORY, {CURLE_OUT_OF_MEMORY}},
 };
-
 /* Say it in words for a person: what, where (that may be where a redirect led), and why. */
 static void fail_curl(struct attempt *a, CURLcode c) {
     struct transfer *t = a->transfer;
@@ -1278,7 +1253,8 @@ static void fail_curl(struct attempt *a, CURLcode c) {
     enum fetcher_code code = FETCHER_OTHER; char origin[512], *url = NULL, *host; long os = 0;
     curl_easy_getinfo(a->easy, CURLINFO_EFFECTIVE_URL, &url);
     curl_easy_getinfo(a->easy, CURLINFO_OS_ERRNO, &os);
-    for (size_t i = 0; i < COUNT_OF(reason); i++) if (reason[i].curl == c) code = reason[i].code;
+    for (size_t i = 0; i < COUNT_OF(reason); i++)
+        if (memchr(reason[i].curl, (int)c, sizeof reason[i].curl)) code = reason[i].code;
     if (c == CURLE_UNSUPPORTED_PROTOCOL && a->head.status == 0)
         code = FETCHER_PROTOCOL;        /* HTTP/0.9, or what looks like it */
     if (!url || url_origin(url, origin, sizeof origin)) strcpy(origin, "://the host:");
@@ -1379,10 +1355,9 @@ static char *name_numbered(const char *path, unsigned long number, const char *s
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
     const char *dot = strrchr(name, '.');
     int stem = (int)(dot && dot != name ? dot - path : (ptrdiff_t)strlen(path));
-    char *numbered = number ? malloc(size) : text_join(path, suffix);
-    if (numbered && number)
-        snprintf(numbered, size, "%.*s (%lu)%s%s", stem, path, number, path + stem, suffix);
-    return numbered;
+    char *to = number ? malloc(size) : text_join(path, suffix);
+    if (to && number) snprintf(to, size, "%.*s (%lu)%s%s", stem, path, number, path + stem, suffix);
+    return to;
 }
 /* A long path is told by its end, so that the reason is not lost. */
 static int fail_file(struct transfer *t, const char *what, const char *path) {
@@ -1409,16 +1384,15 @@ struct meta {
 };
 /* False: there is none, or an empty one. Without a url: it is none of ours. */
 static bool meta_read(const char *part, struct meta *m) {
-    char *path = text_join(part, ".meta"), *validator = NULL, *end = NULL;
+    char *path = text_join(part, ".meta");
     int fd = path ? open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC) : -1;
     ssize_t n = fd < 0 ? -1 : read(fd, m->text, sizeof m->text - 1);
     free(path);
     if (fd >= 0) close(fd);
     if (n <= 0) return false;
     m->text[n] = '\0'; m->url = "";
-    if (strncmp(m->text, "http", 4) == 0) validator = strchr(m->text, '\n');
-    if (validator) end = strchr(validator + 1, '\n');
-    if (!end) return true;
+    char *validator = strchr(m->text, '\n'), *end = validator ? strchr(validator + 1, '\n') : NULL;
+    if (strncmp(m->text, "http", 4) != 0 || !end) return true;
     *validator = *end = '\0'; m->validator = validator + 1;
     const char *length = end + 1;
     m->length = text_number(&length);
@@ -1698,13 +1672,12 @@ static void sleep_until_round(struct fetcher *f, struct transfer *t) {
 static void transfer_stop(struct fetcher *f, struct transfer *t) {
     struct attempt *a = t->attempt;
     dequeue(f, t); timer_disarm(f, &t->timer);
-    f->running -= t->in_flight;
-    if (t->host) t->host->running -= t->in_flight;
+    f->running -= t->in_flight; t->host->running -= t->in_flight;
     t->in_flight = t->held = false;
     if (a) { tree_remove(&f->breathless, &a->breath); scout_over(a, false); }
     if (a && a->lookup == LOOKUP_RUNNING) { a->transfer = NULL; t->attempt = NULL; }
     else if (a) { lookup_set(a, NO_LOOKUP); curl_multi_remove_handle(f->multi, a->easy); }
-    if (t->host) host_place(f, t->host);
+    host_place(f, t->host);
 }
 
 static void tell(struct fetcher *f, struct transfer *t, bool last) {
@@ -1737,7 +1710,7 @@ static void tell(struct fetcher *f, struct transfer *t, bool last) {
 }
 /* Tell, when all is in order, for the callback may do anything. Then sleep, or go (false). */
 static bool round_over(struct fetcher *f, struct transfer *t) {
-    bool last = !t->rq.every_ms || t->code == FETCHER_CANCELLED || !t->host;
+    bool last = !t->rq.every_ms || t->code == FETCHER_CANCELLED || t->code == FETCHER_BAD_URL;
     *(t->code == FETCHER_OK ? &f->done : t->code == FETCHER_CANCELLED ? &f->cancelled : &f->failed)
         += 1;
     t->failed_rounds = t->code == FETCHER_OK ? 0 : t->failed_rounds + 1;
@@ -1747,9 +1720,9 @@ static bool round_over(struct fetcher *f, struct transfer *t) {
     if (!last) { sleep_until_round(f, t); return true; }
     if (t->body) t->sink->drop(t);
     free(t->body); free(t->shown);
-    timer_disarm(f, &t->timer);
-    if (t->host) { t->host->users--; host_forget(f, t->host); }
-    tree_remove(&f->marked, &t->mark); free(t);
+    timer_disarm(f, &t->timer); tree_remove(&f->marked, &t->mark);
+    t->host->users--; host_forget(f, t->host);
+    free(t);
     return false;
 }
 
@@ -1765,14 +1738,14 @@ static bool attempt_over(struct fetcher *f, struct transfer *t) {
     if (a && a->done) {
         if (a->result != CURLE_OK && !a->again && !a->complete) fail_curl(a, a->result);
         else if (!a->head.decided) decide(a);                   /* an answer without a body */
-        if (t->code == FETCHER_OK && !a->again && a->ranged && b->length > b->have) {
+        if (t->code == FETCHER_OK && !a->again && a->from && b->length > b->have) {
             if (b->have > a->from) a->again = true; else fail_curl(a, CURLE_PARTIAL_FILE);
         }
     }
     bool again = a && a->again;
     t->want &= ~(unsigned)WANT_END; transfer_stop(f, t);
     if (!again && t->code == FETCHER_OK && !t->unchanged) t->sink->commit(t);
-    if (!again && (t->code == FETCHER_OK || !t->host || !may_retry(f, t))) return round_over(f, t);
+    if (!again && (t->code == FETCHER_OK || !may_retry(f, t))) return round_over(f, t);
     attempt_free(t->attempt);
     if (held) set_state(f, t, FETCHER_PAUSED);
     else if (again) enqueue(f, t, true);
@@ -1806,9 +1779,8 @@ static int transfer_launch(struct fetcher *f, struct transfer *t) {
     if (curl_multi_add_handle(f->multi, a->easy) != CURLM_OK) return fail_memory(t);
     a->all.key = (int64_t)++f->serial; tree_add(&f->attempts, &a->all);
     socket_action(f, CURL_SOCKET_TIMEOUT, 0);
-    if (a->lookup != LOOKUP_RUNNING && connected(a)) {  /* by a connection that was there */
-        lookup_set(a, NO_LOOKUP); scout_over(a, true);
-    }
+    if (a->lookup != LOOKUP_RUNNING && connected(a))    /* by a connection that was there */
+        scout_over(a, true);
     return 0;
 }
 /* What has ended according to libcurl is marked like everything else. */
@@ -1827,14 +1799,14 @@ static void start_phase(struct fetcher *f) {
     struct host *h; long ms = -1;       /* until libcurl wants the next kick */
     while (f->running < f->limit_total && (h = host_next(f)) != NULL && slice_left(f, IN_START)) {
         struct transfer *t = container_of(tree_first(h->queue), struct transfer, queued);
+        tree_remove(h->ready_in, &h->ready);
+        h->ready.seq = ++f->serial;     /* now the other hosts come first */
         dequeue(f, t);
         f->meter.touched = (fetcher_id)t->id.key;
         t->code = FETCHER_OK; t->message[0] = '\0'; t->status = 0;
         if (t->attempts == 0) { t->began = f->now; t->received = 0; }
         t->speed_since = f->now; t->speed = t->speed_bytes = 0;
         if (transfer_launch(f, t) < 0) mark(f, t, WANT_END); else deadline_arm(f, t);
-        host_unready(h);                /* the key of what is in a tree must not change */
-        h->ready.seq = ++f->serial;     /* and now the other hosts come first */
         host_place(f, h);
         step_done(f, IN_START, -1);
     }
@@ -1863,7 +1835,7 @@ static void attend(struct fetcher *f, struct transfer *t) {
     struct attempt *a = t->attempt; unsigned want = t->want;
     t->want = 0; tree_remove(&f->marked, &t->mark);
     f->meter.touched = (fetcher_id)t->id.key;
-    if (t->host) host_place(f, t->host);        /* a lookup may be over */
+    host_place(f, t->host);             /* a lookup may be over */
     if (want & WANT_CANCEL) cancel_now(f, t);
     else if (want & WANT_END) {
         want &= WANT_PAUSE | WANT_RESUME;       /* for what goes on after the attempt */
@@ -1895,15 +1867,14 @@ static void finish_phase(struct fetcher *f) {
     }
 }
 /* -- the caller's side ----------------------------------------------------------------------- */
-/* Copy a piece to *at and move that on; with *at NULL only count. */
-static void *stow(char **at, size_t *size, const void *from, size_t n) {
-    char *to = from ? *at : NULL;
-    if (to) { memcpy(to, from, n); *at += n; }
+/* Copy a piece behind the `size` bytes at `at`, and count it; with at NULL only that. */
+static void *stow(char *at, size_t *size, const void *from, size_t n) {
+    void *to = at && from ? memcpy(at + *size, from, n) : NULL;
     *size += from ? n : 0;
     return to;
 }
 
-static char *stow_text(char **at, size_t *size, const char *text) {
+static char *stow_text(char *at, size_t *size, const char *text) {
     return stow(at, size, text, text ? strlen(text) + 1 : 0);
 }
 /* Copy all that a request points to behind the transfer: called twice, first (at is NULL) to
@@ -1911,28 +1882,29 @@ static char *stow_text(char **at, size_t *size, const char *text) {
 static size_t request_copy(struct fetcher_request *to, const struct fetcher_request *r, char *at) {
     size_t size = 0, count = 0, n = strcspn(r->url, ":/?#");
     while (r->headers && r->headers[count]) count++;
-    const char **headers = stow(&at, &size, r->headers, (count + 1) * sizeof *headers);
+    const char **headers = stow(at, &size, r->headers, (count + 1) * sizeof *headers);
     *to = *r; to->headers = headers;
     for (size_t i = 0; i < count; i++) {
-        char *copy = stow_text(&at, &size, r->headers[i]);
+        char *copy = stow_text(at, &size, r->headers[i]);
         if (headers) headers[i] = copy;
     }
     if (r->body && !r->body_size) to->body_size = strlen(r->body);
-    to->body = stow(&at, &size, r->body, to->body_size);
-    to->method = stow_text(&at, &size, r->method);
-    to->path = stow_text(&at, &size, r->path);
-    to->url = at;
+    to->body = stow(at, &size, r->body, to->body_size);
+    to->method = stow_text(at, &size, r->method);
+    to->path = stow_text(at, &size, r->path);
+    to->url = at ? at + size : NULL;
     /* Was the scheme left out? People type "example.org/x": a host with a dot, or localhost. */
     if (strncmp(r->url + n, "://", 3) != 0 &&
         (memchr(r->url, '.', n) || (n == 9 && strncmp(r->url, "localhost", 9) == 0)))
-        stow(&at, &size, "http://", 7);
-    stow_text(&at, &size, r->url);
+        stow(at, &size, "http://", 7);
+    stow_text(at, &size, r->url);
     return size;
 }
-/* What is usual; and is the URL good? One that isn't has no host, and ends in a turn. */
+/* What is usual; and is the URL good? One that isn't ends in a turn. */
 static int transfer_prepare(struct fetcher *f, struct transfer *t) {
     struct fetcher_request *rq = &t->rq; bool memory = !rq->path && !rq->on_data;
-    char origin[512]; const char *wrong = strlen(rq->url) > URL_MAX ? "the URL is too long" : NULL;
+    const char *wrong = strlen(rq->url) > URL_MAX ? "the URL is too long" : NULL;
+    char origin[512] = "://";           /* that of what is not a URL */
     if (!rq->connect_ms) rq->connect_ms = LIMIT_USUAL_MS;
     if (!rq->stall_ms) rq->stall_ms = LIMIT_USUAL_MS;
     if (!rq->total_ms) rq->total_ms = -1;
@@ -1949,7 +1921,7 @@ static int transfer_prepare(struct fetcher *f, struct transfer *t) {
     if (!wrong) wrong = url_origin(rq->url, origin, sizeof origin);
     if ((t->shown = url_shown(rq->url)) == NULL) return -1;
     if (strcmp(t->shown, rq->url) == 0) { free(t->shown); t->shown = NULL; }
-    if (wrong) { fail(t, FETCHER_BAD_URL, "%s", wrong); return 0; }
+    if (wrong) fail(t, FETCHER_BAD_URL, "%s", wrong);
     if ((t->host = host_get(f, origin)) != NULL) t->host->users++;
     return t->host ? 0 : -1;
 }
@@ -1973,7 +1945,7 @@ fetcher_id fetcher_start(struct fetcher *f, const struct fetcher_request *rq) {
     t->f = f; t->timer.call = (struct call){transfer_due, t};
     t->round = f->now; t->id.key = (int64_t)++f->last_id;
     tree_add(&f->transfers, &t->id); f->count++;
-    if (t->host) enqueue(f, t, false);
+    if (t->code == FETCHER_OK) enqueue(f, t, false);
     else { t->state = FETCHER_ENDED; mark(f, t, WANT_END); }
     return (fetcher_id)t->id.key;
 }
@@ -2020,12 +1992,14 @@ int fetcher_limit(struct fetcher *f, int total, int per_host, int64_t bytes_per_
         bool any = bytes_per_second < 0 || bytes_per_second > INT64_MAX / 2000000;
         f->rate = any ? 0 : bytes_per_second;
         f->budget = 0; f->filled = f->now; timer_disarm(f, &f->hear);
-        if (f->deaf) hear_again(f, NULL);
+        if (f->deaf) turn_ear(f, NULL);
     }
-    guest_limit(f);
+    /* Fewer connections in the cache would lose keep-alive; many more would use up descriptors. */
+    (void)curl_multi_setopt(f->multi, CURLMOPT_MAXCONNECTS, (long)(f->limit_total < 16 ? 16 :
+                                                                   f->limit_total));
     for (struct node *n = tree_first(f->hosts); n; n = tree_next(f->hosts, n))
         host_place(f, container_of(n, struct host, name));
-    f->more |= !f->busy;
+    f->more |= !f->busy && f->transfers;
     return 0;
 }
 
@@ -2056,24 +2030,22 @@ const char *fetcher_strerror(enum fetcher_code code) {
 }
 /* -- a fetcher ------------------------------------------------------------------------------- */
 struct fetcher *fetcher_new(void) {
-    struct fetcher *f; struct rlimit limit = {64, 64};
-    if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK || (f = calloc(1, sizeof *f)) == NULL) {
-        errno = ENOMEM;
-        return NULL;
-    }
+    bool ready = curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
+    struct fetcher *f = ready ? calloc(1, sizeof *f) : NULL; struct rlimit limit = {64, 64};
+    if (!f) { errno = ENOMEM; return NULL; }
     f->top = f->pipe[0] = f->pipe[1] = -1;
     /* Transfers that there are descriptors for: a socket each, and a file each where files can't be
      * moved up; 96 are left to the host, to lookups and the rest. */
     getrlimit(RLIMIT_NOFILE, &limit);
     int most = limit.rlim_cur < 2 * FD_SETSIZE ? ((int)limit.rlim_cur - 96) / 2 : FD_SETSIZE;
     f->capacity = most > FD_SETSIZE - 96 ? FD_SETSIZE - 96 : most > 1 ? most : 1;
-    f->limit_total = f->capacity < 16 ? f->capacity : 16; f->limit_host = 6;
-    f->hear.call.cb = hear_again; f->meter.record.fd = -1;
+    f->hear.call.cb = turn_ear; f->meter.record.fd = -1;
     clock_read(f);
     f->random = (uint64_t)f->now ^ (uint64_t)getpid() << 32 ^ 1;
     if (pipe(f->pipe) == 0 && set_flags(f->pipe[0], O_NONBLOCK) == 0 &&
         set_flags(f->pipe[1], O_NONBLOCK) == 0 &&
-        watch_set(f, f->pipe[0], POST, FETCHER_READ, post_ready, NULL) == 0 && guest_open(f) == 0)
+        watch_set(f, f->pipe[0], POST, FETCHER_READ, post_ready, NULL) == 0 && guest_open(f) == 0 &&
+        fetcher_limit(f, 16, 6, 0) == 0)
         return f;
     fetcher_free(f);
     return NULL;
@@ -2085,10 +2057,8 @@ void fetcher_free(struct fetcher *f) {
     if (!f || f->busy) return;
     f->busy = f->closing = true;
     while (f->transfers) cancel_now(f, container_of(f->transfers, struct transfer, id));
-    for (struct host *h; f->hosts; host_forget(f, h)) {
-        h = container_of(f->hosts, struct host, name); h->rest = 0;
-    }
-    while (f->timer_ids) timer_free(f, container_of(f->timer_ids, struct timer, id));
+    while (f->hosts) host_forget(f, container_of(f->hosts, struct host, name));
+    while (f->timer_ids) fetcher_timer_stop(f, (fetcher_id)f->timer_ids->key);
     bool quick = f->curl_version >= 0x075700, parked = f->attempts != NULL;
     while (f->attempts && quick) {
         struct attempt *a = container_of(f->attempts, struct attempt, all);
