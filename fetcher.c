@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: 0BSD
  *
  * fetcher.c - fetch URLs without ever freezing the program around it. The manual is fetcher.h.
- * This file is the library; with -DFETCHER_MAIN it is the program too:
- *     cc -DFETCHER_MAIN -o fetcher fetcher.c -lcurl
+ * This file is the library; with -DFETCHER_MAIN, and linked with -lcurl, it is the program too.
  *
  * =========================================================================================== Story
  *
@@ -23,11 +22,10 @@
  * is as deaf as one that blocks. Here, when 2 ms are spent, what is left over waits for the next
  * turn, whose sleep is then 0. Each phase does at least one step a turn, so none can starve.
  *
- * libcurl's side of the contract: it runs many transfers in one thread if we do the waiting.
+ * libcurl runs many transfers in one thread if we do the waiting:
  *   - By a callback it tells us which sockets to watch, and for what.
  *   - When one is ready we call curl_multi_socket_action(); it calls us back with headers and data.
  *   - When curl_multi_timeout() says that time is up, we call it for CURL_SOCKET_TIMEOUT: a kick.
- *   - What has ended is read from curl_multi_info_read().
  * Inside its callbacks nearly every call to libcurl is forbidden. So the public functions only mark
  * what is wanted, and the turn carries it out.
  *
@@ -64,7 +62,6 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 #include <curl/curl.h>
@@ -113,9 +110,7 @@ static const char *default_capath(const curl_version_info_data *v) {
     return v ? NULL : "";
 }
 
-/* ========================================================================================= Types
- * The loop's tables come first, then libcurl's and the transfers', then the fetcher that holds all.
- */
+/* ======================================================================================== Types */
 enum {
     SLICE_US = 2000,            /* a turn's work for the network, see Story */
     SLEEP_MAX_MS = 1000,        /* so that a lost wake-up costs a second, not the program */
@@ -157,23 +152,16 @@ struct timer {
     struct call call;
 };
 enum phase { IN_POST, IN_HOST, IN_TIMERS, IN_SOCKETS, IN_FINISH, IN_START, PHASES };
-struct step {                   /* a piece of work, to be blamed */
-    enum phase phase;
-    usec took;
-    int fd;                     /* -1: none */
-    fetcher_id transfer;        /* 0: none */
-};
+/* A piece of work, to be blamed. */
+struct step { enum phase phase; usec took; int fd; fetcher_id transfer; };      /* or -1; or 0 */
 struct meter {
-    usec began, mark, slept, may_sleep;         /* of this turn; mark: of the present step */
-    struct step worst, record;  /* of this turn; of that with the longest stall, which took ... */
-    usec record_us, took[PHASES];               /* took, steps: of this turn */
-    int steps[PHASES];
-    fetcher_id touched;         /* the transfer that the present step works for */
-    bool fed;                   /* the present step has brought data */
-    int woke;                   /* a descriptor that ended the sleep, or -1 */
+    usec began, slept, may_sleep, took[PHASES];         /* of this turn */
+    int steps[PHASES], woke;    /* likewise; a descriptor that ended its sleep, or -1 */
+    usec mark;                  /* when the present step began, the transfer it works for, ... */
+    fetcher_id touched; bool fed;       /* ... and whether it has brought data */
+    struct step worst, record; usec record_us;          /* of this turn; of the longest stall */
     uint64_t turns, stalls[FETCHER_BUCKETS];
-    void (*trace)(struct fetcher *, const char *, void *);
-    void *trace_arg;
+    void (*trace)(struct fetcher *, const char *, void *), *trace_arg;
 };
 /* What tells documents apart, and a part from another's: each "" if absent or too long. */
 struct proof { char etag[200], modified[48], date[48]; };
@@ -189,26 +177,21 @@ enum lookup { NO_LOOKUP, LOOKUP_EXPECTED, LOOKUP_RUNNING };
 /* One request on the wire: libcurl's handle and what came of it. It outlives its transfer if that
  * is given up while libcurl looks a name up ("parked"). */
 struct attempt {
-    CURL *easy;
-    struct fetcher *f;
-    struct transfer *transfer;  /* NULL: parked */
+    struct fetcher *f; struct transfer *transfer;       /* transfer NULL: parked */
+    CURL *easy; struct curl_slist *headers;
     struct node all, breath;    /* in f->attempts; in f->breathless: made to stop reading */
-    struct curl_slist *headers;
-    enum lookup lookup;
-    bool scout;                 /* the others for its host wait for it */
+    enum lookup lookup; bool scout;     /* scout: the others for its host wait for it */
     bool complete, again;       /* the rest is nothing (416); ask once more, without waiting */
     bool done; CURLcode result; /* libcurl says so */
     int64_t from, sent;         /* it asks for the rest behind these (0: for all); of its body */
     usec began, moved;          /* when a byte came; both on the listening clock */
     size_t head_bytes, drained;
-    struct head head;
-    char error[CURL_ERROR_SIZE];
+    struct head head; char error[CURL_ERROR_SIZE];
 };
 /* What there is of a document, and the proof of what it belongs to: the bytes of earlier attempts
  * and rounds are of use as long as the validator holds. */
 struct body {
-    char *data;                 /* in memory: all, or a file's first bytes */
-    size_t room;
+    char *data; size_t room;    /* in memory: all, or a file's first bytes */
     int64_t have, skip;         /* bytes kept (of a stream: handed on); those that come once more */
     int64_t length;             /* of the whole; -1: not known */
     bool page, whole;           /* it is an error page, of no use; complete: the last round's */
@@ -225,20 +208,17 @@ struct sink {
     int (*begin)(struct transfer *);    /* a body comes: cut what is there to body->have */
     int (*take)(struct transfer *, const char *, size_t);
     int (*commit)(struct transfer *);   /* it is whole */
-    void (*drop)(struct transfer *);    /* the end: give back what is held */
 };
 enum want { WANT_CANCEL = 1, WANT_PAUSE = 2, WANT_RESUME = 4, WANT_END = 8 };
 struct transfer {
     struct fetcher *f;
     struct node id, queued;     /* queued in its host; key: -2 * priority, less 1 to go first */
-    struct node mark;           /* the finish phase is to look at it, and do what ... */
-    unsigned want;              /* ... says */
+    struct node mark; unsigned want;    /* the finish phase is to look at it, and do this */
     struct fetcher_request rq;  /* its strings stand behind this struct */
     enum fetcher_state state;
     struct timer timer;         /* a time limit, the next attempt, or the next round */
     struct host *host; struct attempt *attempt;         /* attempt: NULL if not running */
-    const struct sink *sink;
-    struct body *body;          /* NULL until the first attempt */
+    const struct sink *sink; struct body *body;         /* body: NULL until the first attempt */
     char *shown;                /* the URL fit for the eye; NULL: it is so already */
     bool in_flight, held;       /* counted as running; paused, with libcurl holding the rest */
     bool own_range, unchanged;  /* the caller's headers have a Range; 304, or skipped */
@@ -246,17 +226,14 @@ struct transfer {
     usec began, round;          /* this round's first attempt; when it was due, without jitter */
     usec progressed, speed_since;
     int64_t speed_bytes, speed, received;
-    enum fetcher_code code;     /* what on_done will be told, with the status and message */
-    int status;
-    char message[200];
+    enum fetcher_code code; int status; char message[200];      /* what on_done will be told */
 };
 /* A host is scheme, name and port: what is limited, cooled down, and looked up. */
 struct host {
     struct node name;           /* key: hash of the origin */
     struct node ready, *queue, **ready_in;      /* may start (in which tree); those that wait */
     struct timer timer;         /* the end of its rest */
-    size_t users;               /* transfers */
-    int running, looking;       /* of them: in flight; its scouts, 0 or 1 */
+    size_t users; int running, looking;         /* transfers; those in flight; scouts, 0 or 1 */
     bool numeric, tls, shares;  /* needs no lookup; https; many share a connection: HTTP/2 */
     usec known, rest;           /* until when: its address is known; it wants to be left alone */
 };
@@ -267,20 +244,16 @@ struct fetcher {
     int host_watches, pipe[2];  /* the self-pipe: read, write */
 
     struct node *timers, *timer_ids;
-    usec now, skew;             /* the turn's clock, and what is added to it */
+    usec now, skew, slice_end;  /* the turn's clock, and what is added to it */
     usec turn_now;              /* when the turn began, and the timers made until then */
     uint64_t turn_serial, serial;       /* of everything that comes in an order */
-    bool busy, more, stopped;   /* in a turn: rule 3; work was left over: don't sleep */
-    usec slice_end;
+    bool busy, more, stopped, closing;  /* in a turn: rule 3; work was left over: don't sleep */
     struct meter meter;
 
-    CURLM *multi;
+    CURLM *multi; unsigned curl_version;
     char *capath;               /* hashed, to be read a certificate at a time */
-    unsigned curl_version;
-    struct node *attempts;      /* the handles that libcurl has */
-    struct node *breathless;    /* attempts that go on as soon as there is time, or budget */
-    struct timer kick;
-    bool kick_due, closing;
+    struct node *attempts, *breathless; /* libcurl's handles; those to go on when there is time */
+    struct timer kick; bool kick_due;
     int lookups, running;       /* names being looked up; transfers in flight */
 
     struct node *transfers, *hosts, *marked;
@@ -296,9 +269,7 @@ struct fetcher {
     int64_t received;
 };
 
-/* ========================================================================================= Tools
- * An ordered tree, random numbers, and text from outside made safe.
- */
+/* ======================================================================================== Tools */
 static bool node_before(const struct node *a, const struct node *b) {
     return a->key != b->key ? a->key < b->key : a->seq < b->seq;
 }
@@ -386,8 +357,7 @@ static void text_clean(char *to, size_t room, const char *from, char instead) {
 }
 /* Copy a field whole or not at all: half an ETag is worse than none. */
 static void text_field(char *to, size_t room, const char *from) {
-    size_t n = strlen(from);
-    memcpy(to, n < room ? from : "", n < room ? n + 1 : 1);
+    strcpy(to, strlen(from) < room ? from : "");
 }
 
 static uint64_t text_hash(const char *s, size_t n) {            /* FNV-1a */
@@ -421,8 +391,7 @@ static int watch_set(struct fetcher *f, int fd, enum class class, int events, wa
     f->host_watches -= w->class == HOST;
     /* Rule 4: what select said belongs to the watch that was. libcurl uses descriptor numbers again
      * within one call, so this is no rare case. */
-    FD_CLR(fd, &f->rd);
-    FD_CLR(fd, &f->wr);
+    FD_CLR(fd, &f->rd); FD_CLR(fd, &f->wr);
     *w = (struct watch){events ? class : NOBODY, events, cb, arg};
     f->host_watches += w->class == HOST;
     if (events && fd > f->top) f->top = fd;
@@ -487,9 +456,7 @@ static void post_ready(struct fetcher *f, int fd, int events, void *arg) {
     for (ssize_t i = 0; i < n / (ssize_t)sizeof *call; i++) call[i].cb(f, call[i].arg);
 }
 
-/* ====================================================================================== The turn
- * Prepare, dispatch, step, run, stop; the slice; the stall meter; the trace.
- */
+/* ===================================================================================== The turn */
 
 /* A step of a phase is over: charge it, and read the clock for the next. */
 static void step_done(struct fetcher *f, enum phase phase, int fd) {
@@ -512,12 +479,10 @@ static bool slice_left(struct fetcher *f, enum phase phase) {
 static void serve(struct fetcher *f, enum class class, enum phase phase) {
     int n = f->top + 1, first = class == GUEST ? f->first : 0, events;
     for (int i = 0; i < n; i++) {
-        int fd = (first + i) % n;
-        if (f->watch[fd].class != class || !(FD_ISSET(fd, &f->rd) || FD_ISSET(fd, &f->wr)))
-            continue;
+        int fd = (first + i) % n; bool rd = FD_ISSET(fd, &f->rd), wr = FD_ISSET(fd, &f->wr);
+        if (f->watch[fd].class != class || !(rd || wr)) continue;
         if (class == GUEST && !slice_left(f, phase)) { f->first = fd; return; }
-        events = (FD_ISSET(fd, &f->rd) && !(class == GUEST && f->deaf) ? FETCHER_READ : 0) |
-                 (FD_ISSET(fd, &f->wr) ? FETCHER_WRITE : 0);
+        events = (rd && !(class == GUEST && f->deaf) ? FETCHER_READ : 0) | (wr ? FETCHER_WRITE : 0);
         FD_CLR(fd, &f->rd); FD_CLR(fd, &f->wr);
         if (events &= f->watch[fd].events) f->watch[fd].cb(f, fd, events, f->watch[fd].arg);
         step_done(f, phase, fd);
@@ -603,9 +568,7 @@ int fetcher_dispatch(struct fetcher *f, const fd_set *rd, const fd_set *wr) {
     return 0;
 }
 /* Can anything still happen? Given-up lookups and idle connections don't count: nobody waits. */
-static bool alive(const struct fetcher *f) {
-    return f->transfers || f->timer_ids || f->host_watches > 0;
-}
+static bool alive(struct fetcher *f) { return f->transfers || f->timer_ids || f->host_watches; }
 
 int fetcher_step(struct fetcher *f, int64_t max_ms) {
     fd_set rd, wr; int maxfd = -1;
@@ -664,13 +627,11 @@ int fetcher_stats(struct fetcher *f, struct fetcher_stats *s) {
 }
 
 /* ============================================================================ libcurl as a guest
- * libcurl uses the four sections above as any host could. What is particular to it:
  * - A kick is needed once for each handle that is added, and whenever curl_multi_timeout() says so.
  *   We ask that once a turn instead of being called back: it costs the same, and nothing re-enters.
  * - A name lookup can't be given up: to remove its handle joins libcurl's resolver thread, for
- *   seconds. So we know when one runs (the resolver-start callback sets the mark, the open-socket
- *   callback clears it), and a transfer given up meanwhile leaves its handle parked in the multi
- *   until the lookup ends by itself; it is refused a socket then.
+ *   seconds. So we know when one runs, and a transfer given up meanwhile leaves its handle parked
+ *   in the multi until the lookup ends by itself; it is refused a socket then.
  */
 
 /* Have the finish phase look at a transfer: the one way to what libcurl's callbacks forbid. */
@@ -751,9 +712,7 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *un
     return 0;
 }
 /* The time in which transfers could be heard: silence of our own making, in debt, is no stall. */
-static usec listening(const struct fetcher *f) {
-    return f->deaf ? f->silence : f->now - f->silence;
-}
+static usec listening(struct fetcher *f) { return f->deaf ? f->silence : f->now - f->silence; }
 
 static void kick_is_due(struct fetcher *f, void *arg) { (void)arg; f->kick_due = true; }
 /* A kick may read from sockets too: so there is none while in debt to the rate limit. */
@@ -857,8 +816,7 @@ static void host_forget(struct fetcher *f, struct host *h) {
 }
 
 static void host_rested(struct fetcher *f, void *arg) { host_place(f, arg); host_forget(f, arg); }
-/* The host of an origin such as "https://example.org:443". Hashes that collide share their limits,
- * no more. Literal addresses need no lookup, nor does localhost. */
+/* Hashes that collide share limits, no more. Literal addresses and localhost need no lookup. */
 static struct host *host_get(struct fetcher *f, const char *origin) {
     const char *name = strstr(origin, "://") + 3;
     uint64_t hash = text_hash(origin, strlen(origin)); struct node *n = tree_find(f->hosts, hash);
@@ -932,12 +890,12 @@ static const char *url_origin(const char *url, char *origin, size_t room) {
 }
 /* A copy for the eye, without any password: what libcurl can't take apart is shown from '@' on. */
 static char *url_shown(const char *url) {
-    CURLU *u = strchr(url, '@') ? curl_url() : NULL;
-    char *clean, *part = NULL;
+    const char *at = strrchr(url, '@'); char *clean, *part = NULL;
+    CURLU *u = at ? curl_url() : NULL;
     if (u && curl_url_set(u, CURLUPART_URL, url, CURLU_NON_SUPPORT_SCHEME) == CURLUE_OK &&
         curl_url_set(u, CURLUPART_PASSWORD, NULL, 0) == CURLUE_OK)
         part = url_part(u, CURLUPART_URL, 0);
-    if (strchr(url, '@')) url = part ? part : strrchr(url, '@');
+    if (at) url = part ? part : at;
     if ((clean = malloc(strlen(url) + 1)) != NULL) text_clean(clean, strlen(url) + 1, url, '?');
     curl_free(part); curl_url_cleanup(u);
     return clean;
@@ -1117,9 +1075,9 @@ static size_t on_body(char *data, size_t one, size_t n, void *arg) {
     f->meter.touched = (fetcher_id)t->id.key; a->moved = listening(f);
     if (a->again || (!a->head.decided && decide(a) < 0)) return n + 1;
     const struct body *b = t->body;
-    if (a->complete || (t->code != FETCHER_OK && !b->page)) {   /* nobody wants it */
-        if ((a->drained += n) > DRAIN_MAX) return n + 1;
-    } else if (t->rq.max_bytes >= 0 && (int64_t)n - b->skip > t->rq.max_bytes - b->have)
+    if (a->complete || (t->code != FETCHER_OK && !b->page))     /* nobody wants it */
+        result = (a->drained += n) > DRAIN_MAX ? -1 : 0;
+    else if (t->rq.max_bytes >= 0 && (int64_t)n - b->skip > t->rq.max_bytes - b->have)
         result = fail(t, FETCHER_TOO_BIG, "more than %" PRId64 " bytes", t->rq.max_bytes);
     else result = t->sink->take(t, data, n);
     if (result < 0) return n + 1;
@@ -1137,8 +1095,7 @@ static int memory_take(struct transfer *t, const char *data, size_t n) {
     struct body *b = t->body; size_t need = (size_t)b->have + n + 1, room = b->room + b->room / 2;
     if ((uint64_t)b->have + n > SIZE_MAX / 2) return fail_memory(t);
     if (need > b->room) {
-        if (b->length >= 0 && b->length < MEMORY_USUAL && room <= (size_t)b->length)
-            room = (size_t)b->length + 1;
+        if ((int64_t)room <= b->length && b->length < MEMORY_USUAL) room = (size_t)b->length + 1;
         if (room < need) room = need;
         char *longer = realloc(b->data, room);
         if (!longer) return fail_memory(t);
@@ -1149,9 +1106,8 @@ static int memory_take(struct transfer *t, const char *data, size_t n) {
     return 0;
 }
 static int memory_commit(struct transfer *t) { return memory_take(t, "", 0); }
-static void memory_drop(struct transfer *t) { free(t->body->data); }
 static int nothing(struct transfer *t) { (void)t; return 0; }
-static const struct sink memory_sink = {nothing, nothing, memory_take, memory_commit, memory_drop};
+static const struct sink memory_sink = {nothing, nothing, memory_take, memory_commit};
 
 static int stream_take(struct transfer *t, const char *data, size_t n) {
     struct body *b = t->body; size_t skip = b->skip < (int64_t)n ? (size_t)b->skip : n;
@@ -1161,7 +1117,7 @@ static int stream_take(struct transfer *t, const char *data, size_t n) {
     b->skip -= (int64_t)skip; b->have += (int64_t)(n - skip);
     return 0;
 }
-static const struct sink stream_sink = {nothing, nothing, stream_take, nothing, memory_drop};
+static const struct sink stream_sink = {nothing, nothing, stream_take, nothing};
 /* -- an attempt ------------------------------------------------------------------------------ */
 static void header_add(struct attempt *a, const char *name, const char *value) {
     char *line = text_join(name, value);
@@ -1170,26 +1126,21 @@ static void header_add(struct attempt *a, const char *name, const char *value) {
     free(line);
 }
 /* The whole document of an earlier round makes a request conditional; a part asks for the rest. */
-static void add_conditions(struct attempt *a) {
-    struct body *b = a->transfer->body; char range[48];
-    if (b->whole && b->proof.etag[0]) header_add(a, "If-None-Match: ", b->proof.etag);
-    else if (b->whole && b->proof.modified[0])
-        header_add(a, "If-Modified-Since: ", b->proof.modified);
-    if (b->whole || b->have == 0 || !validator(b)) return;
-    a->from = b->have;
-    snprintf(range, sizeof range, "%" PRId64 "-", b->have);
-    header_add(a, "Range: bytes=", range); header_add(a, "If-Range: ", validator(b));
-}
-
 static int attempt_new(struct fetcher *f, struct transfer *t) {
     const struct fetcher_request *rq = &t->rq; const char *method = request_method(rq);
+    struct body *b = t->body; const struct proof *p = &b->proof; char range[48];
     struct attempt *a = calloc(1, sizeof *a); CURL *e = a ? curl_easy_init() : NULL;
     if (!e) { free(a); return fail_memory(t); }
     t->attempt = a;
     a->transfer = t; a->f = f; a->easy = e; a->began = a->moved = listening(f);
-    for (const char *const *header = rq->headers; header && *header; header++)
-        header_add(a, "", *header);
-    add_conditions(a);
+    for (int i = 0; rq->headers && rq->headers[i]; i++) header_add(a, "", rq->headers[i]);
+    if (b->whole && p->etag[0]) header_add(a, "If-None-Match: ", p->etag);
+    else if (b->whole && p->modified[0]) header_add(a, "If-Modified-Since: ", p->modified);
+    else if (!b->whole && b->have > 0 && validator(b)) {
+        a->from = b->have;
+        snprintf(range, sizeof range, "%" PRId64 "-", b->have);
+        header_add(a, "Range: bytes=", range); header_add(a, "If-Range: ", validator(b));
+    }
     unsigned bad = set_common(a);
     SET(URL, rq->url); SET(HEADERFUNCTION, on_header); SET(HEADERDATA, a);
     SET(WRITEFUNCTION, on_body); SET(WRITEDATA, a); SET(HTTPHEADER, a->headers);
@@ -1248,7 +1199,7 @@ static const struct { enum fetcher_code code; unsigned char curl[8]; } reason[] 
 };
 /* Say it in words for a person: what, where (that may be where a redirect led), and why. */
 static void fail_curl(struct attempt *a, CURLcode c) {
-    struct transfer *t = a->transfer;
+    struct transfer *t = a->transfer; const struct body *b = t->body;
     const char *why = a->error[0] ? a->error : curl_easy_strerror(c);
     enum fetcher_code code = FETCHER_OTHER; char origin[512], *url = NULL, *host; long os = 0;
     curl_easy_getinfo(a->easy, CURLINFO_EFFECTIVE_URL, &url);
@@ -1264,9 +1215,8 @@ static void fail_curl(struct attempt *a, CURLcode c) {
     else if (code == FETCHER_NO_CONNECTION)
         fail(t, code, "could not connect to %s: %s", host, os ? strerror((int)os) : why);
     else if (code == FETCHER_TLS) fail(t, code, "cannot trust %s: %s", host, why);
-    else if (code == FETCHER_CUT_SHORT && t->body->length > 0)
-        fail(t, code, "cut short after %" PRId64 " of %" PRId64 " bytes", t->body->have,
-             t->body->length);
+    else if (code == FETCHER_CUT_SHORT && b->length > 0)
+        fail(t, code, "cut short after %" PRId64 " of %" PRId64 " bytes", b->have, b->length);
     else fail(t, code, code == FETCHER_REDIRECT ? "a redirect can't be followed: %s" :
                        code == FETCHER_CUT_SHORT ? "cut short: %s" : "%s", why);
 }
@@ -1302,11 +1252,10 @@ static void retry_later(struct fetcher *f, struct transfer *t) {
  * A file appears under its name only when it is whole. Its first 16 KiB stay in memory, so that a
  * small file is made, written and renamed in one go; a larger one grows in NAME.part. Beside it
  * stands NAME.part.meta, which says what the bytes belong to: so another process can go on, and
- * no file of somebody else's is taken for one of ours.
- *
- * A .part is locked while it is written. Names come from outside and are made safe, no symbolic
- * link is followed, and what is in the way is gone round or refused, not overwritten. write() to
- * a file can block, and there is no portable remedy: so writes are small, and nothing is flushed.
+ * no file of somebody else's is taken for one of ours. A .part is locked while it is written.
+ * Names come from outside and are made safe, no symbolic link is followed, and what is in the way
+ * is gone round or refused, not overwritten. write() to a file can block, and there is no portable
+ * remedy: so writes are small, and nothing is flushed.
  */
 /* -- names ----------------------------------------------------------------------------------- */
 /* A name from outside, as it may stand in a directory: no path, not hidden, not empty, nothing that
@@ -1538,12 +1487,11 @@ static int part_spill(struct transfer *t, bool more) {
 /* -- the sink -------------------------------------------------------------------------------- */
 /* Is something there that we may not replace (-1), or that makes fetching needless (1)? */
 static int file_look(struct transfer *t) {
-    struct stat st;
-    if (t->body->placed || t->rq.existing == FETCHER_KEEP_BOTH || lstat(t->body->path, &st) < 0)
-        return 0;
+    struct stat st; const struct body *b = t->body;
+    if (b->placed || t->rq.existing == FETCHER_KEEP_BOTH || lstat(b->path, &st) < 0) return 0;
     if (t->rq.existing == FETCHER_SKIP) return 1;
     return S_ISREG(st.st_mode) || S_ISLNK(st.st_mode) ? 0 :
-           fail(t, FETCHER_FILE, "%s is not a file", t->body->path);
+           fail(t, FETCHER_FILE, "%s is not a file", b->path);
 }
 /* The usual name: the last of the URL's path, decoded first, to see "%2e%2e%2f" for what it is. */
 static int file_open(struct transfer *t) {
@@ -1631,8 +1579,7 @@ static int file_commit(struct transfer *t) {
     return bad ? fail_file(t, "write", b->path) : 0;
 }
 /* A .part stays if another process can continue it. */
-static void file_drop(struct transfer *t) {
-    struct body *b = t->body;
+static void body_free(struct body *b) {
     if (b->fd >= 0) {
         if ((b->have == 0 || !b->meta || !validator(b)) && stands_as(b->fd, b->part)) {
             unlink(b->part);
@@ -1641,8 +1588,9 @@ static void file_drop(struct transfer *t) {
         close(b->fd);
     }
     free(b->data); free(b->part); free(b->base); free(b->path);
+    free(b);
 }
-static const struct sink file_sink = {file_open, file_begin, file_take, file_commit, file_drop};
+static const struct sink file_sink = {file_open, file_begin, file_take, file_commit};
 
 /* ======================================================================================= Repeats
  * A repeating transfer sleeps between its rounds. They lie on a grid of its interval, so nothing
@@ -1664,9 +1612,7 @@ static void sleep_until_round(struct fetcher *f, struct transfer *t) {
     set_state(f, t, FETCHER_SLEEPING);
 }
 
-/* ========================================================================================== Life
- * How a transfer begins, goes on and ends, and a fetcher too: all that stands above, put together.
- */
+/* ========================================================================================= Life */
 /* -- the end --------------------------------------------------------------------------------- */
 /* Off the queue, the clock and the wire. The handle is kept to be asked; with a lookup, parked. */
 static void transfer_stop(struct fetcher *f, struct transfer *t) {
@@ -1696,8 +1642,7 @@ static void tell(struct fetcher *f, struct transfer *t, bool last) {
     if (e) {                            /* what only libcurl knows */
         curl_easy_getinfo(e, CURLINFO_EFFECTIVE_URL, &url);
         curl_easy_getinfo(e, CURLINFO_CONTENT_TYPE, &type);
-        if (url && strcmp(url, t->rq.url) != 0 && (shown = url_shown(url)) != NULL)
-            r.final_url = shown;
+        if (url && strcmp(url, t->rq.url) && (shown = url_shown(url)) != NULL) r.final_url = shown;
         text_clean(clean, sizeof clean, type ? type : "", '?');
         r.lookup_us = time_of(e, CURLINFO_NAMELOOKUP_TIME_T);
         r.connect_us = time_of(e, CURLINFO_CONNECT_TIME_T);
@@ -1718,11 +1663,10 @@ static bool round_over(struct fetcher *f, struct transfer *t) {
     if (last) { tree_remove(&f->transfers, &t->id); f->count--; }
     tell(f, t, last); attempt_free(t->attempt);
     if (!last) { sleep_until_round(f, t); return true; }
-    if (t->body) t->sink->drop(t);
-    free(t->body); free(t->shown);
+    if (t->body) body_free(t->body);
     timer_disarm(f, &t->timer); tree_remove(&f->marked, &t->mark);
     t->host->users--; host_forget(f, t->host);
-    free(t);
+    free(t->shown); free(t);
     return false;
 }
 
