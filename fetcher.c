@@ -85,7 +85,7 @@ static usec clock_us(void) {
 }
 
 static int err(int code) { errno = code; return -1; }
-/* Some systems have no pipe2(), and no SOCK_CLOEXEC. */
+/* Of a descriptor just made: some systems have no pipe2(), and no SOCK_CLOEXEC. */
 static int set_flags(int fd, int flags) {
     return fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ? -1 : flags ? fcntl(fd, F_SETFL, flags) : 0;
 }
@@ -135,10 +135,8 @@ enum {
 /* A place in an ordered tree; by it, one kind of tree finds ids, sorts deadlines and queues by
  * priority. It stands inside what it orders, so nothing is allocated and nothing can fail. */
 struct node {
-    int64_t key;
-    uint64_t seq;               /* among equal keys: the order of arrival; no two have both equal */
-    struct node *child[2];
-    bool in;                    /* in a tree */
+    int64_t key; uint64_t seq;  /* seq: the order among equal keys; no two have both equal */
+    struct node *child[2]; bool in;     /* in: in a tree */
 };
 
 typedef void call_fn(struct fetcher *, void *);
@@ -147,13 +145,10 @@ typedef void watch_fn(struct fetcher *, int fd, int events, void *);
 enum class { NOBODY, POST, HOST, GUEST };
 struct watch { enum class class; int events; watch_fn *cb; void *arg; };
 struct call { call_fn *cb; void *arg; };        /* also what goes through the self-pipe */
-struct timer {
-    struct node due, id;        /* key: on the fetcher's clock; 0: one of the library's own */
-    struct call call;
-};
+struct timer { struct node due, id; struct call call; };        /* id's key 0: the library's own */
 enum phase { IN_POST, IN_HOST, IN_TIMERS, IN_SOCKETS, IN_FINISH, IN_START, PHASES };
-/* A piece of work, to be blamed. */
-struct step { enum phase phase; usec took; int fd; fetcher_id transfer; };      /* or -1; or 0 */
+/* A piece of work, to be blamed; -1: no descriptor, 0: no transfer. */
+struct step { enum phase phase; usec took; int fd; fetcher_id transfer; };
 struct meter {
     usec began, slept, may_sleep, took[PHASES];         /* of this turn */
     int steps[PHASES], woke;    /* likewise; a descriptor that ended its sleep, or -1 */
@@ -167,15 +162,13 @@ struct meter {
 struct proof { char etag[200], modified[48], date[48]; };
 /* The head of the answer that is coming in; that of a redirect is overwritten. */
 struct head {
-    int status;
-    bool decided;               /* the body has been given its place */
+    int status; bool decided;   /* decided: the body has been given its place */
     int64_t length, range_first, range_total, retry_after_us;       /* -1: not given */
     struct proof proof;
     char reason[80], disposition[600];
 };
 enum lookup { NO_LOOKUP, LOOKUP_EXPECTED, LOOKUP_RUNNING };
-/* One request on the wire: libcurl's handle and what came of it. It outlives its transfer if that
- * is given up while libcurl looks a name up ("parked"). */
+/* One request on the wire. It outlives its transfer if that is given up in a lookup ("parked"). */
 struct attempt {
     struct fetcher *f; struct transfer *transfer;       /* transfer NULL: parked */
     CURL *easy; struct curl_slist *headers;
@@ -183,22 +176,20 @@ struct attempt {
     enum lookup lookup; bool scout;     /* scout: the others for its host wait for it */
     bool complete, again;       /* the rest is nothing (416); ask once more, without waiting */
     bool done; CURLcode result; /* libcurl says so */
-    int64_t from, sent;         /* it asks for the rest behind these (0: for all); of its body */
+    int64_t from, sent;         /* where it begins; bytes of its own body that went out */
     usec began, moved;          /* when a byte came; both on the listening clock */
     size_t head_bytes, drained;
     struct head head; char error[CURL_ERROR_SIZE];
 };
-/* What there is of a document, and the proof of what it belongs to: the bytes of earlier attempts
- * and rounds are of use as long as the validator holds. */
+/* What there is of a document: of use to later attempts and rounds while the validator holds. */
 struct body {
     char *data; size_t room;    /* in memory: all, or a file's first bytes */
     int64_t have, skip;         /* bytes kept (of a stream: handed on); those that come once more */
-    int64_t length;             /* of the whole; -1: not known */
+    int64_t length; int fd;     /* of the whole, -1: not known; the .part, -1: not open */
     bool page, whole;           /* it is an error page, of no use; complete: the last round's */
     bool no_etag, no_range;     /* If-Range with an ETag is ignored; nothing may be continued */
     int modified_sure;          /* Last-Modified proves as much as a strong ETag; -1: not asked */
     bool meta, placed;          /* the .part has its .meta; path is ours, from an earlier round */
-    int fd;                     /* the .part; -1: not open */
     char *part, *base, *path;   /* its name; that without ".part"; the file's, as far as known */
     struct proof proof;
 };
@@ -224,8 +215,7 @@ struct transfer {
     bool own_range, unchanged;  /* the caller's headers have a Range; 304, or skipped */
     int attempts, failures, failed_rounds;      /* of this round, in this round, in a row */
     usec began, round;          /* this round's first attempt; when it was due, without jitter */
-    usec progressed, speed_since;
-    int64_t speed_bytes, speed, received;
+    usec progressed, speed_since; int64_t speed_bytes, speed, received;
     enum fetcher_code code; int status; char message[200];      /* what on_done will be told */
 };
 /* A host is scheme, name and port: what is limited, cooled down, and looked up. */
@@ -261,12 +251,10 @@ struct fetcher {
     int limit_total, limit_host, capacity;
     int64_t rate, budget;       /* bytes a second, 0: no limit; bytes that may come, < 0: debt */
     usec filled;                /* when the budget was last filled */
-    bool deaf;                  /* in debt: not listening, until ... */
-    struct timer hear;
+    bool deaf; struct timer hear;       /* in debt: not listening, until then */
     usec silence;               /* how long in all; if deaf: where the listening clock stands */
     size_t count, waiting;
-    uint64_t last_id, done, failed, cancelled, random;
-    int64_t received;
+    uint64_t last_id, random, done, failed, cancelled; int64_t received;
 };
 
 /* ======================================================================================== Tools */
@@ -324,8 +312,7 @@ static struct node *tree_find(struct node *tree, uint64_t id) {
 }
 /* xorshift64*: jitter has to be spread, not secret. */
 static int64_t random_below(struct fetcher *f, int64_t below) {
-    f->random ^= f->random >> 12; f->random ^= f->random << 25;
-    f->random ^= f->random >> 27;
+    f->random ^= f->random >> 12; f->random ^= f->random << 25; f->random ^= f->random >> 27;
     return below > 0 ? (int64_t)(f->random * 0x2545f4914f6cdd1du % (uint64_t)below) : 0;
 }
 /* The bytes of the UTF-8 character at text, and what it is. 0 if it is broken (over-long forms hide
@@ -389,8 +376,7 @@ static int watch_set(struct fetcher *f, int fd, enum class class, int events, wa
     struct watch *w = &f->watch[fd];
     if (class == HOST && w->class != HOST && w->class != NOBODY) return err(EBUSY);
     f->host_watches -= w->class == HOST;
-    /* Rule 4: what select said belongs to the watch that was. libcurl uses descriptor numbers again
-     * within one call, so this is no rare case. */
+    /* Rule 4: what select said is of the watch that was. libcurl uses numbers again in one call. */
     FD_CLR(fd, &f->rd); FD_CLR(fd, &f->wr);
     *w = (struct watch){events ? class : NOBODY, events, cb, arg};
     f->host_watches += w->class == HOST;
@@ -404,9 +390,7 @@ int fetcher_watch(struct fetcher *f, int fd, int events, watch_fn *cb, void *arg
     return watch_set(f, fd, HOST, events, cb, arg);
 }
 
-/* ======================================================================================== Timers
- * Deadlines on the monotonic clock. A timer stands in what it belongs to, or is fetcher_timer's.
- */
+/* ======================================================================================= Timers */
 static void clock_read(struct fetcher *f) { f->now = clock_us() + f->skew; }
 int64_t fetcher_now(struct fetcher *f) { return f->now / 1000; }
 static void timer_disarm(struct fetcher *f, struct timer *t) { tree_remove(&f->timers, &t->due); }
@@ -672,8 +656,7 @@ static int on_resolver_start(void *resolver, void *reserved, void *arg) {
     if (a->transfer) lookup_set(a, LOOKUP_RUNNING);
     return 0;
 }
-/* libcurl asks for a socket, so the lookup is over. A parked handle gets none, which ends it; and a
- * descriptor that select() can't take is none. */
+/* The lookup is over. A parked handle gets no socket: that ends it. One out of range is none. */
 static curl_socket_t on_open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *addr) {
     struct attempt *a = arg;
     (void)purpose; lookup_set(a, NO_LOOKUP);
@@ -932,10 +915,8 @@ static size_t on_header(char *data, size_t one, size_t size, void *arg) {
     if (!a->transfer) return 0;
     scout_over(a, true);
     a->moved = listening(a->f); a->f->meter.touched = (fetcher_id)a->transfer->id.key;
-    if ((a->head_bytes += size) > HEAD_MAX) {
-        fail(a->transfer, FETCHER_TOO_BIG, "the answer's headers have no end");
-        return 0;
-    }
+    if ((a->head_bytes += size) > HEAD_MAX)
+        return (size_t)fail(a->transfer, FETCHER_TOO_BIG, "the answer's headers have no end");
     memcpy(line, data, n);
     while (n > 0 && isspace((unsigned char)line[n - 1])) n--;
     line[n] = '\0';
@@ -1033,8 +1014,7 @@ static int decide(struct attempt *a) {
     struct transfer *t = a->transfer; int status = t->status = a->head.status;
     a->head.decided = true;
     t->unchanged = status == 304 && t->body->whole;
-    if (t->unchanged) return 0;
-    if (status < 200 || status > 299) return accept_error(a);
+    if (status < 200 || status > 299) return t->unchanged ? 0 : accept_error(a);
     t->body->whole = false;
     if ((status == 206 ? accept_part(a) : accept_whole(a)) < 0) return -1;
     if (t->rq.max_bytes >= 0 && t->body->length > t->rq.max_bytes &&
@@ -1044,7 +1024,7 @@ static int decide(struct attempt *a) {
 }
 /* -- the body -------------------------------------------------------------------------------- */
 static void turn_ear(struct fetcher *f, void *arg) {
-    (void)arg; f->deaf = !f->deaf; f->silence = f->now - f->silence;
+    (void)arg; f->deaf = !f->deaf; f->silence = f->now - f->silence;    /* see listening() */
 }
 /* The rate is limited by not listening: what we don't read the kernel doesn't acknowledge, and
  * the sender waits. A tenth of a second's bytes may be saved up; and once in debt we listen
@@ -1328,8 +1308,7 @@ static int path_set(struct transfer *t, char **path, const char *name) {
 /* -- the .meta: a line each for the URL, the validator and the length ------------------------ */
 struct meta {
     char text[4096];            /* what is longer isn't written, and so not resumed */
-    const char *url, *validator;
-    int64_t length;
+    const char *url, *validator; int64_t length;
 };
 /* False: there is none, or an empty one. Without a url: it is none of ours. */
 static bool meta_read(const char *part, struct meta *m) {
@@ -1381,20 +1360,17 @@ static bool stands_as(int fd, const char *path) {
  * need no place below FD_SETSIZE, sockets do: so one with a low number moves up if it can. */
 static int part_lock(const char *part, int flags) {
     int fd = open(part, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | flags, 0666), why = EEXIST;
-    struct stat st; struct rlimit limit = {0, 0}; int higher;
+    struct stat st; struct rlimit limit = {0, 0}; int higher = -1;
     if (fd < 0) return -1;
     if (flock(fd, LOCK_EX | LOCK_NB) < 0) why = errno;
     else if (flags & O_EXCL ? fstat(fd, &st) == 0 && st.st_size == 0    /* new, and still empty */
                             : stands_as(fd, part)) {
-        getrlimit(RLIMIT_NOFILE, &limit);
-        if (fd < FD_SETSIZE / 4 || limit.rlim_cur <= FD_SETSIZE + 64 ||
-            (higher = fcntl(fd, F_DUPFD_CLOEXEC, FD_SETSIZE)) < 0)
-            return fd;
-        close(fd);
-        return higher;
+        if (fd >= FD_SETSIZE / 4) getrlimit(RLIMIT_NOFILE, &limit);
+        if (limit.rlim_cur > FD_SETSIZE + 64) higher = fcntl(fd, F_DUPFD_CLOEXEC, FD_SETSIZE);
+        if (higher < 0) return fd;
     }
     close(fd);
-    return err(why);
+    return higher < 0 ? err(why) : higher;
 }
 /* Something is in the way of this .part: try it again (0), or the next number (1), or fail (-1). */
 static int part_obstacle(struct transfer *t, char *part, bool ours) {
@@ -1503,8 +1479,7 @@ static int file_open(struct transfer *t) {
     int result = path_set(t, &b->base, in_directory(t) ? name ? name : "" : NULL);
     curl_free(name);
     if (result < 0 || (b->path = text_join(b->base, "")) == NULL) return fail_memory(t);
-    result = file_look(t);
-    if (result < 0 || b->no_range || (t->rq.flags & FETCHER_FRESH)) return result;
+    if ((result = file_look(t)) < 0 || b->no_range || (t->rq.flags & FETCHER_FRESH)) return result;
     return part_find(t) < 0 ? -1 : result;
 }
 
@@ -1848,7 +1823,7 @@ static size_t request_copy(struct fetcher_request *to, const struct fetcher_requ
 static int transfer_prepare(struct fetcher *f, struct transfer *t) {
     struct fetcher_request *rq = &t->rq; bool memory = !rq->path && !rq->on_data;
     const char *wrong = strlen(rq->url) > URL_MAX ? "the URL is too long" : NULL;
-    char origin[512] = "://";           /* that of what is not a URL */
+    char origin[512] = "://";           /* what is not a URL has a host too, of no name */
     if (!rq->connect_ms) rq->connect_ms = LIMIT_USUAL_MS;
     if (!rq->stall_ms) rq->stall_ms = LIMIT_USUAL_MS;
     if (!rq->total_ms) rq->total_ms = -1;
