@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: 0BSD
  *
  * fetcher.c - fetch URLs without ever freezing the program around it. The manual is fetcher.h.
- * This file is the library; with -DFETCHER_MAIN it is the program too:
- *     cc -DFETCHER_MAIN -o fetcher fetcher.c -lcurl
+ * This file is the library; with -DFETCHER_MAIN, and linked with -lcurl, it is the program too.
  *
  * =========================================================================================== Story
  *
@@ -23,11 +22,10 @@
  * is as deaf as one that blocks. Here, when 2 ms are spent, what is left over waits for the next
  * turn, whose sleep is then 0. Each phase does at least one step a turn, so none can starve.
  *
- * libcurl's side of the contract: it runs many transfers in one thread if we do the waiting.
+ * libcurl runs many transfers in one thread if we do the waiting:
  *   - By a callback it tells us which sockets to watch, and for what.
  *   - When one is ready we call curl_multi_socket_action(); it calls us back with headers and data.
  *   - When curl_multi_timeout() says that time is up, we call it for CURL_SOCKET_TIMEOUT: a kick.
- *   - What has ended is read from curl_multi_info_read().
  * Inside its callbacks nearly every call to libcurl is forbidden. So the public functions only mark
  * what is wanted, and the turn carries it out.
  *
@@ -64,7 +62,6 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 #include <curl/curl.h>
@@ -88,11 +85,9 @@ static usec clock_us(void) {
 }
 
 static int err(int code) { errno = code; return -1; }
-/* Some systems have no pipe2(), and no SOCK_CLOEXEC. */
-static int set_flags(int fd, int status_flags) {
-    int flags = fcntl(fd, F_GETFL);
-    if (flags < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) return -1;
-    return status_flags ? fcntl(fd, F_SETFL, flags | status_flags) : 0;
+/* Of a descriptor just made: some systems have no pipe2(), and no SOCK_CLOEXEC. */
+static int set_flags(int fd, int flags) {
+    return fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ? -1 : flags ? fcntl(fd, F_SETFL, flags) : 0;
 }
 /* Rename, unless the new name exists (EEXIST): in one step by renameat2() on Linux, by link()
  * elsewhere; on a file system without either (FAT) with a gap between look and leap. */
@@ -115,9 +110,7 @@ static const char *default_capath(const curl_version_info_data *v) {
     return v ? NULL : "";
 }
 
-/* ========================================================================================= Types
- * The loop's tables come first, then libcurl's and the transfers', then the fetcher that holds all.
- */
+/* ======================================================================================== Types */
 enum {
     SLICE_US = 2000,            /* a turn's work for the network, see Story */
     SLEEP_MAX_MS = 1000,        /* so that a lost wake-up costs a second, not the program */
@@ -142,10 +135,8 @@ enum {
 /* A place in an ordered tree; by it, one kind of tree finds ids, sorts deadlines and queues by
  * priority. It stands inside what it orders, so nothing is allocated and nothing can fail. */
 struct node {
-    int64_t key;
-    uint64_t seq;               /* among equal keys: the order of arrival; no two have both equal */
-    struct node *child[2];
-    bool in;                    /* in a tree */
+    int64_t key; uint64_t seq;  /* seq: the order among equal keys; no two have both equal */
+    struct node *child[2]; bool in;     /* in: in a tree */
 };
 
 typedef void call_fn(struct fetcher *, void *);
@@ -154,71 +145,51 @@ typedef void watch_fn(struct fetcher *, int fd, int events, void *);
 enum class { NOBODY, POST, HOST, GUEST };
 struct watch { enum class class; int events; watch_fn *cb; void *arg; };
 struct call { call_fn *cb; void *arg; };        /* also what goes through the self-pipe */
-struct timer {
-    struct node due, id;        /* key: on the fetcher's clock; 0: one of the library's own */
-    struct call call;
-};
+struct timer { struct node due, id; struct call call; };        /* id's key 0: the library's own */
 enum phase { IN_POST, IN_HOST, IN_TIMERS, IN_SOCKETS, IN_FINISH, IN_START, PHASES };
-struct step {                   /* a piece of work, to be blamed */
-    enum phase phase;
-    usec took;
-    int fd;                     /* -1: none */
-    fetcher_id transfer;        /* 0: none */
-};
+/* A piece of work, to be blamed; -1: no descriptor, 0: no transfer. */
+struct step { enum phase phase; usec took; int fd; fetcher_id transfer; };
 struct meter {
-    usec began, mark, slept, may_sleep;         /* of this turn; mark: of the present step */
-    struct step worst, record;  /* of this turn; of that with the longest stall, which took ... */
-    usec record_us, took[PHASES];               /* took, steps: of this turn */
-    int steps[PHASES];
-    fetcher_id touched;         /* the transfer that the present step works for */
-    bool fed;                   /* the present step has brought data */
-    int woke;                   /* a descriptor that ended the sleep, or -1 */
+    usec began, slept, may_sleep, took[PHASES];         /* of this turn */
+    int steps[PHASES], woke;    /* likewise; a descriptor that ended its sleep, or -1 */
+    usec mark;                  /* when the present step began, the transfer it works for, ... */
+    fetcher_id touched; bool fed;       /* ... and whether it has brought data */
+    struct step worst, record; usec record_us;          /* of this turn; of the longest stall */
     uint64_t turns, stalls[FETCHER_BUCKETS];
-    void (*trace)(struct fetcher *, const char *, void *);
-    void *trace_arg;
+    void (*trace)(struct fetcher *, const char *, void *), *trace_arg;
 };
 /* What tells documents apart, and a part from another's: each "" if absent or too long. */
 struct proof { char etag[200], modified[48], date[48]; };
 /* The head of the answer that is coming in; that of a redirect is overwritten. */
 struct head {
-    int status;
-    bool decided;               /* the body has been given its place */
+    int status; bool decided;   /* decided: the body has been given its place */
     int64_t length, range_first, range_total, retry_after_us;       /* -1: not given */
     struct proof proof;
     char reason[80], disposition[600];
 };
 enum lookup { NO_LOOKUP, LOOKUP_EXPECTED, LOOKUP_RUNNING };
-/* One request on the wire: libcurl's handle and what came of it. It outlives its transfer if that
- * is given up while libcurl looks a name up ("parked"). */
+/* One request on the wire. It outlives its transfer if that is given up in a lookup ("parked"). */
 struct attempt {
-    CURL *easy;
-    struct fetcher *f;
-    struct transfer *transfer;  /* NULL: parked */
+    struct fetcher *f; struct transfer *transfer;       /* transfer NULL: parked */
+    CURL *easy; struct curl_slist *headers;
     struct node all, breath;    /* in f->attempts; in f->breathless: made to stop reading */
-    struct curl_slist *headers;
-    enum lookup lookup;
-    bool scout;                 /* the others for its host wait for it */
-    bool ranged, complete;      /* it asks for the rest behind `from`; which is nothing (416) */
-    bool again, done;           /* ask once more, without waiting; libcurl says so, with a result */
-    CURLcode result;
-    int64_t from, sent;         /* sent: bytes of the request's body, when last looked at */
+    enum lookup lookup; bool scout;     /* scout: the others for its host wait for it */
+    bool complete, again;       /* the rest is nothing (416); ask once more, without waiting */
+    bool done; CURLcode result; /* libcurl says so */
+    int64_t from, sent;         /* where it begins; bytes of its own body that went out */
     usec began, moved;          /* when a byte came; both on the listening clock */
     size_t head_bytes, drained;
-    struct head head;
-    char error[CURL_ERROR_SIZE];
+    struct head head; char error[CURL_ERROR_SIZE];
 };
-/* What there is of a document, and the proof of what it belongs to: the bytes of earlier attempts
- * and rounds are of use as long as the validator holds. */
+/* What there is of a document: of use to later attempts and rounds while the validator holds. */
 struct body {
-    char *data;                 /* in memory: all, or a file's first bytes */
-    size_t room;
+    char *data; size_t room;    /* in memory: all, or a file's first bytes */
     int64_t have, skip;         /* bytes kept (of a stream: handed on); those that come once more */
-    int64_t length;             /* of the whole; -1: not known */
+    int64_t length; int fd;     /* of the whole, -1: not known; the .part, -1: not open */
     bool page, whole;           /* it is an error page, of no use; complete: the last round's */
     bool no_etag, no_range;     /* If-Range with an ETag is ignored; nothing may be continued */
     int modified_sure;          /* Last-Modified proves as much as a strong ETag; -1: not asked */
     bool meta, placed;          /* the .part has its .meta; path is ours, from an earlier round */
-    int fd;                     /* the .part; -1: not open */
     char *part, *base, *path;   /* its name; that without ".part"; the file's, as far as known */
     struct proof proof;
 };
@@ -228,39 +199,31 @@ struct sink {
     int (*begin)(struct transfer *);    /* a body comes: cut what is there to body->have */
     int (*take)(struct transfer *, const char *, size_t);
     int (*commit)(struct transfer *);   /* it is whole */
-    void (*drop)(struct transfer *);    /* the end: give back what is held */
 };
 enum want { WANT_CANCEL = 1, WANT_PAUSE = 2, WANT_RESUME = 4, WANT_END = 8 };
 struct transfer {
     struct fetcher *f;
     struct node id, queued;     /* queued in its host; key: -2 * priority, less 1 to go first */
-    struct node mark;           /* the finish phase is to look at it, and do what ... */
-    unsigned want;              /* ... says */
+    struct node mark; unsigned want;    /* the finish phase is to look at it, and do this */
     struct fetcher_request rq;  /* its strings stand behind this struct */
     enum fetcher_state state;
     struct timer timer;         /* a time limit, the next attempt, or the next round */
-    struct host *host;          /* NULL: bad URL */
-    struct attempt *attempt;    /* NULL: not running */
-    const struct sink *sink;
-    struct body *body;          /* NULL until the first attempt */
+    struct host *host; struct attempt *attempt;         /* attempt: NULL if not running */
+    const struct sink *sink; struct body *body;         /* body: NULL until the first attempt */
     char *shown;                /* the URL fit for the eye; NULL: it is so already */
     bool in_flight, held;       /* counted as running; paused, with libcurl holding the rest */
     bool own_range, unchanged;  /* the caller's headers have a Range; 304, or skipped */
     int attempts, failures, failed_rounds;      /* of this round, in this round, in a row */
     usec began, round;          /* this round's first attempt; when it was due, without jitter */
-    usec progressed, speed_since;
-    int64_t speed_bytes, speed, received;
-    enum fetcher_code code;     /* what on_done will be told, with the status and message */
-    int status;
-    char message[200];
+    usec progressed, speed_since; int64_t speed_bytes, speed, received;
+    enum fetcher_code code; int status; char message[200];      /* what on_done will be told */
 };
 /* A host is scheme, name and port: what is limited, cooled down, and looked up. */
 struct host {
     struct node name;           /* key: hash of the origin */
     struct node ready, *queue, **ready_in;      /* may start (in which tree); those that wait */
     struct timer timer;         /* the end of its rest */
-    size_t users;               /* transfers */
-    int running, looking;       /* of them: in flight; its scouts, 0 or 1 */
+    size_t users; int running, looking;         /* transfers; those in flight; scouts, 0 or 1 */
     bool numeric, tls, shares;  /* needs no lookup; https; many share a connection: HTTP/2 */
     usec known, rest;           /* until when: its address is known; it wants to be left alone */
 };
@@ -271,20 +234,16 @@ struct fetcher {
     int host_watches, pipe[2];  /* the self-pipe: read, write */
 
     struct node *timers, *timer_ids;
-    usec now, skew;             /* the turn's clock, and what is added to it */
+    usec now, skew, slice_end;  /* the turn's clock, and what is added to it */
     usec turn_now;              /* when the turn began, and the timers made until then */
     uint64_t turn_serial, serial;       /* of everything that comes in an order */
-    bool busy, more, stopped;   /* in a turn: rule 3; work was left over: don't sleep */
-    usec slice_end;
+    bool busy, more, stopped, closing;  /* in a turn: rule 3; work was left over: don't sleep */
     struct meter meter;
 
-    CURLM *multi;
+    CURLM *multi; unsigned curl_version;
     char *capath;               /* hashed, to be read a certificate at a time */
-    unsigned curl_version;
-    struct node *attempts;      /* the handles that libcurl has */
-    struct node *breathless;    /* attempts that go on as soon as there is time, or budget */
-    struct timer kick;
-    bool kick_due, closing;
+    struct node *attempts, *breathless; /* libcurl's handles; those to go on when there is time */
+    struct timer kick; bool kick_due;
     int lookups, running;       /* names being looked up; transfers in flight */
 
     struct node *transfers, *hosts, *marked;
@@ -292,17 +251,13 @@ struct fetcher {
     int limit_total, limit_host, capacity;
     int64_t rate, budget;       /* bytes a second, 0: no limit; bytes that may come, < 0: debt */
     usec filled;                /* when the budget was last filled */
-    bool deaf;                  /* in debt: not listening ... */
-    usec deaf_since, deaf_sum;  /* ... since then; all together, until then */
-    struct timer hear;
+    bool deaf; struct timer hear;       /* in debt: not listening, until then */
+    usec silence;               /* how long in all; if deaf: where the listening clock stands */
     size_t count, waiting;
-    uint64_t last_id, done, failed, cancelled, random;
-    int64_t received;
+    uint64_t last_id, random, done, failed, cancelled; int64_t received;
 };
 
-/* ========================================================================================= Tools
- * An ordered tree, random numbers, and text from outside made safe.
- */
+/* ======================================================================================== Tools */
 static bool node_before(const struct node *a, const struct node *b) {
     return a->key != b->key ? a->key < b->key : a->seq < b->seq;
 }
@@ -357,8 +312,7 @@ static struct node *tree_find(struct node *tree, uint64_t id) {
 }
 /* xorshift64*: jitter has to be spread, not secret. */
 static int64_t random_below(struct fetcher *f, int64_t below) {
-    f->random ^= f->random >> 12; f->random ^= f->random << 25;
-    f->random ^= f->random >> 27;
+    f->random ^= f->random >> 12; f->random ^= f->random << 25; f->random ^= f->random >> 27;
     return below > 0 ? (int64_t)(f->random * 0x2545f4914f6cdd1du % (uint64_t)below) : 0;
 }
 /* The bytes of the UTF-8 character at text, and what it is. 0 if it is broken (over-long forms hide
@@ -390,8 +344,7 @@ static void text_clean(char *to, size_t room, const char *from, char instead) {
 }
 /* Copy a field whole or not at all: half an ETag is worse than none. */
 static void text_field(char *to, size_t room, const char *from) {
-    size_t n = strlen(from);
-    memcpy(to, n < room ? from : "", n < room ? n + 1 : 1);
+    strcpy(to, strlen(from) < room ? from : "");
 }
 
 static uint64_t text_hash(const char *s, size_t n) {            /* FNV-1a */
@@ -421,11 +374,10 @@ static int watch_set(struct fetcher *f, int fd, enum class class, int events, wa
                      void *arg) {
     if (fd < 0 || fd >= FD_SETSIZE) return err(fd < 0 ? EINVAL : EMFILE);
     struct watch *w = &f->watch[fd];
+    if (class == HOST && w->class != HOST && w->class != NOBODY) return err(EBUSY);
     f->host_watches -= w->class == HOST;
-    /* Rule 4: what select said belongs to the watch that was. libcurl uses descriptor numbers again
-     * within one call, so this is no rare case. */
-    FD_CLR(fd, &f->rd);
-    FD_CLR(fd, &f->wr);
+    /* Rule 4: what select said is of the watch that was. libcurl uses numbers again in one call. */
+    FD_CLR(fd, &f->rd); FD_CLR(fd, &f->wr);
     *w = (struct watch){events ? class : NOBODY, events, cb, arg};
     f->host_watches += w->class == HOST;
     if (events && fd > f->top) f->top = fd;
@@ -435,14 +387,10 @@ static int watch_set(struct fetcher *f, int fd, enum class class, int events, wa
 
 int fetcher_watch(struct fetcher *f, int fd, int events, watch_fn *cb, void *arg) {
     if ((events & ~(FETCHER_READ | FETCHER_WRITE)) || (events && !cb)) return err(EINVAL);
-    if (fd >= 0 && fd < FD_SETSIZE && (f->watch[fd].class == GUEST || f->watch[fd].class == POST))
-        return err(EBUSY);
     return watch_set(f, fd, HOST, events, cb, arg);
 }
 
-/* ======================================================================================== Timers
- * Deadlines on the monotonic clock. A timer stands in what it belongs to, or is fetcher_timer's.
- */
+/* ======================================================================================= Timers */
 static void clock_read(struct fetcher *f) { f->now = clock_us() + f->skew; }
 int64_t fetcher_now(struct fetcher *f) { return f->now / 1000; }
 static void timer_disarm(struct fetcher *f, struct timer *t) { tree_remove(&f->timers, &t->due); }
@@ -451,11 +399,6 @@ static void timer_arm(struct fetcher *f, struct timer *t, usec due) {
     timer_disarm(f, t);
     t->due.key = due; t->due.seq = ++f->serial;
     tree_add(&f->timers, &t->due);
-}
-
-static void timer_free(struct fetcher *f, struct timer *t) {
-    timer_disarm(f, t); tree_remove(&f->timer_ids, &t->id);
-    free(t);
 }
 
 fetcher_id fetcher_timer(struct fetcher *f, int64_t ms, call_fn *cb, void *arg) {
@@ -471,8 +414,10 @@ fetcher_id fetcher_timer(struct fetcher *f, int64_t ms, call_fn *cb, void *arg) 
 
 int fetcher_timer_stop(struct fetcher *f, fetcher_id id) {
     struct node *n = tree_find(f->timer_ids, id);
-    if (!n) return err(ENOENT);
-    timer_free(f, container_of(n, struct timer, id));
+    struct timer *t = n ? container_of(n, struct timer, id) : NULL;
+    if (!t) return err(ENOENT);
+    timer_disarm(f, t); tree_remove(&f->timer_ids, n);
+    free(t);
     return 0;
 }
 
@@ -483,9 +428,7 @@ int fetcher_timer_stop(struct fetcher *f, fetcher_id id) {
  * that at once, where a flag would be seen too late.
  */
 int fetcher_post(struct fetcher *f, call_fn *cb, void *arg) {
-    struct call call; int saved = errno; ssize_t n;
-    memset(&call, 0, sizeof call);      /* its padding too: all of it is written */
-    call.cb = cb; call.arg = arg;
+    struct call call = {cb, arg}; int saved = errno; ssize_t n;
     while ((n = write(f->pipe[1], &call, sizeof call)) < 0 && errno == EINTR) continue;
     if (n >= 0) errno = saved;
     return n < 0 ? -1 : 0;
@@ -497,9 +440,7 @@ static void post_ready(struct fetcher *f, int fd, int events, void *arg) {
     for (ssize_t i = 0; i < n / (ssize_t)sizeof *call; i++) call[i].cb(f, call[i].arg);
 }
 
-/* ====================================================================================== The turn
- * Prepare, dispatch, step, run, stop; the slice; the stall meter; the trace.
- */
+/* ===================================================================================== The turn */
 
 /* A step of a phase is over: charge it, and read the clock for the next. */
 static void step_done(struct fetcher *f, enum phase phase, int fd) {
@@ -522,12 +463,10 @@ static bool slice_left(struct fetcher *f, enum phase phase) {
 static void serve(struct fetcher *f, enum class class, enum phase phase) {
     int n = f->top + 1, first = class == GUEST ? f->first : 0, events;
     for (int i = 0; i < n; i++) {
-        int fd = (first + i) % n;
-        if (f->watch[fd].class != class || !(FD_ISSET(fd, &f->rd) || FD_ISSET(fd, &f->wr)))
-            continue;
+        int fd = (first + i) % n; bool rd = FD_ISSET(fd, &f->rd), wr = FD_ISSET(fd, &f->wr);
+        if (f->watch[fd].class != class || !(rd || wr)) continue;
         if (class == GUEST && !slice_left(f, phase)) { f->first = fd; return; }
-        events = (FD_ISSET(fd, &f->rd) && !(class == GUEST && f->deaf) ? FETCHER_READ : 0) |
-                 (FD_ISSET(fd, &f->wr) ? FETCHER_WRITE : 0);
+        events = (rd && !(class == GUEST && f->deaf) ? FETCHER_READ : 0) | (wr ? FETCHER_WRITE : 0);
         FD_CLR(fd, &f->rd); FD_CLR(fd, &f->wr);
         if (events &= f->watch[fd].events) f->watch[fd].cb(f, fd, events, f->watch[fd].arg);
         step_done(f, phase, fd);
@@ -538,7 +477,7 @@ static void run_timers(struct fetcher *f) {
     for (struct node *n; (n = tree_first(f->timers)) != NULL && n->key <= f->turn_now &&
                          n->seq <= f->turn_serial && slice_left(f, IN_TIMERS);) {
         struct timer *t = container_of(n, struct timer, due); struct call call = t->call;
-        if (t->id.key) timer_free(f, t); else timer_disarm(f, t);
+        if (t->id.key) fetcher_timer_stop(f, (fetcher_id)t->id.key); else timer_disarm(f, t);
         call.cb(f, call.arg); step_done(f, IN_TIMERS, -1);
     }
 }
@@ -559,8 +498,7 @@ static void trace_line(struct fetcher *f, usec stall) {
              f->more ? ", more left over" : "");
     m->trace(f, line, m->trace_arg);
 }
-/* Of the histogram's bucket i, exclusive: 62.5 us << i. */
-static usec stall_bound(int i) { return ((usec)125 << i) / 2; }
+static usec stall_bound(int i) { return ((usec)125 << i) / 2; }     /* of bucket i, exclusive */
 
 int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd) {
     clock_read(f);
@@ -614,9 +552,7 @@ int fetcher_dispatch(struct fetcher *f, const fd_set *rd, const fd_set *wr) {
     return 0;
 }
 /* Can anything still happen? Given-up lookups and idle connections don't count: nobody waits. */
-static bool alive(const struct fetcher *f) {
-    return f->transfers || f->timer_ids || f->host_watches > 0;
-}
+static bool alive(struct fetcher *f) { return f->transfers || f->timer_ids || f->host_watches; }
 
 int fetcher_step(struct fetcher *f, int64_t max_ms) {
     fd_set rd, wr; int maxfd = -1;
@@ -675,13 +611,11 @@ int fetcher_stats(struct fetcher *f, struct fetcher_stats *s) {
 }
 
 /* ============================================================================ libcurl as a guest
- * libcurl uses the four sections above as any host could. What is particular to it:
  * - A kick is needed once for each handle that is added, and whenever curl_multi_timeout() says so.
  *   We ask that once a turn instead of being called back: it costs the same, and nothing re-enters.
  * - A name lookup can't be given up: to remove its handle joins libcurl's resolver thread, for
- *   seconds. So we know when one runs (the resolver-start callback sets the mark, the open-socket
- *   callback clears it), and a transfer given up meanwhile leaves its handle parked in the multi
- *   until the lookup ends by itself; it is refused a socket then.
+ *   seconds. So we know when one runs, and a transfer given up meanwhile leaves its handle parked
+ *   in the multi until the lookup ends by itself; it is refused a socket then.
  */
 
 /* Have the finish phase look at a transfer: the one way to what libcurl's callbacks forbid. */
@@ -711,9 +645,9 @@ static void lookup_set(struct attempt *a, enum lookup lookup) {
  * and with TLS an answer, for then it is known whether all can share one connection. libcurl
  * can wait like that too (CURLOPT_PIPEWAIT), but then starts hundreds in one call. */
 static void scout_over(struct attempt *a, bool found) {
-    struct host *h = a->transfer ? a->transfer->host : NULL;
-    if (h && found) h->known = a->f->now + KNOWN_US;
-    if (h && a->scout) { h->looking--; mark(a->f, a->transfer, 0); }
+    struct host *h = a->transfer->host;
+    if (found) { h->known = a->f->now + KNOWN_US; lookup_set(a, NO_LOOKUP); }
+    if (a->scout) { h->looking--; mark(a->f, a->transfer, 0); }
     a->scout = false;
 }
 
@@ -722,8 +656,7 @@ static int on_resolver_start(void *resolver, void *reserved, void *arg) {
     if (a->transfer) lookup_set(a, LOOKUP_RUNNING);
     return 0;
 }
-/* libcurl asks for a socket, so the lookup is over. A parked handle gets none, which ends it; and a
- * descriptor that select() can't take is none. */
+/* The lookup is over. A parked handle gets no socket: that ends it. One out of range is none. */
 static curl_socket_t on_open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *addr) {
     struct attempt *a = arg;
     (void)purpose; lookup_set(a, NO_LOOKUP);
@@ -762,9 +695,7 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *un
     return 0;
 }
 /* The time in which transfers could be heard: silence of our own making, in debt, is no stall. */
-static usec listening(const struct fetcher *f) {
-    return f->now - f->deaf_sum - (f->deaf ? f->now - f->deaf_since : 0);
-}
+static usec listening(struct fetcher *f) { return f->deaf ? f->silence : f->now - f->silence; }
 
 static void kick_is_due(struct fetcher *f, void *arg) { (void)arg; f->kick_due = true; }
 /* A kick may read from sockets too: so there is none while in debt to the rate limit. */
@@ -823,11 +754,6 @@ static usec time_of(CURL *easy, CURLINFO info) {
 /* How long did it take until the request could go out? 0: there is no connection yet. */
 #define connect_time(a) time_of((a)->easy, CURLINFO_PRETRANSFER_TIME_T)
 static bool connected(const struct attempt *a) { return a->head_bytes > 0 || connect_time(a) > 0; }
-/* Fewer connections in the cache would lose keep-alive; many more would use the descriptors up. */
-static void guest_limit(struct fetcher *f) {
-    long most = f->limit_total < 16 ? 16 : f->limit_total;
-    (void)curl_multi_setopt(f->multi, CURLMOPT_MAXCONNECTS, most);
-}
 
 static int guest_open(struct fetcher *f) {
     const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
@@ -843,9 +769,7 @@ static int guest_open(struct fetcher *f) {
     for (struct dirent *e; dir && !hashed && (e = readdir(dir)) != NULL;)
         hashed = strspn(e->d_name, "0123456789abcdef") == 8 && !strcmp(e->d_name + 8, ".0");
     if (dir) closedir(dir);
-    if (hashed && (f->capath = text_join(capath, "")) == NULL) return err(ENOMEM);
-    guest_limit(f);
-    return 0;
+    return hashed && (f->capath = text_join(capath, "")) == NULL ? err(ENOMEM) : 0;
 }
 
 /* ===================================================================================== Transfers
@@ -854,14 +778,13 @@ static int guest_open(struct fetcher *f) {
  * (libcurl's wait for its resolver), and what an answer means for the bytes that are there.
  */
 /* -- hosts and the queue --------------------------------------------------------------------- */
-static void host_unready(struct host *h) { if (h->ready_in) tree_remove(h->ready_in, &h->ready); }
 static bool host_known(const struct fetcher *f, const struct host *h) {
     return h->known > f->now || (h->numeric && !h->tls);
 }
 /* May this host start one? As long as it is unknown only a scout: two would look the name up. */
 static void host_place(struct fetcher *f, struct host *h) {
     struct node *first = tree_first(h->queue); bool known = host_known(f, h);
-    host_unready(h);
+    tree_remove(h->ready_in, &h->ready);
     if (!first || h->rest > f->now || (!known && h->looking) ||
         (f->limit_host > 0 && h->running >= f->limit_host))
         return;
@@ -870,20 +793,19 @@ static void host_place(struct fetcher *f, struct host *h) {
 }
 /* A host that nobody uses is forgotten, unless it asked for rest. */
 static void host_forget(struct fetcher *f, struct host *h) {
-    if (h->users || h->rest > f->now) return;
-    host_unready(h); timer_disarm(f, &h->timer);
+    if (h->users || (h->rest > f->now && !f->closing)) return;
+    tree_remove(h->ready_in, &h->ready); timer_disarm(f, &h->timer);
     tree_remove(&f->hosts, &h->name); free(h);
 }
 
 static void host_rested(struct fetcher *f, void *arg) { host_place(f, arg); host_forget(f, arg); }
-/* The host of an origin such as "https://example.org:443". Hashes that collide share their limits,
- * no more. Literal addresses need no lookup, nor does localhost. */
+/* Hashes that collide share limits, no more. Literal addresses and localhost need no lookup. */
 static struct host *host_get(struct fetcher *f, const char *origin) {
     const char *name = strstr(origin, "://") + 3;
     uint64_t hash = text_hash(origin, strlen(origin)); struct node *n = tree_find(f->hosts, hash);
     struct host *h = n ? container_of(n, struct host, name) : calloc(1, sizeof *h);
     if (n || !h) return h;
-    h->name.key = (int64_t)hash; h->ready.seq = ++f->serial;
+    h->name.key = (int64_t)hash; h->ready.seq = ++f->serial; h->ready_in = f->ready;
     h->timer.call = (struct call){host_rested, h};
     h->tls = strncmp(origin, "https", 5) == 0;
     h->numeric = *name == '[' || strncmp(name, "localhost:", 10) == 0 ||
@@ -951,12 +873,12 @@ static const char *url_origin(const char *url, char *origin, size_t room) {
 }
 /* A copy for the eye, without any password: what libcurl can't take apart is shown from '@' on. */
 static char *url_shown(const char *url) {
-    CURLU *u = strchr(url, '@') ? curl_url() : NULL;
-    char *clean, *part = NULL;
+    const char *at = strrchr(url, '@'); char *clean, *part = NULL;
+    CURLU *u = at ? curl_url() : NULL;
     if (u && curl_url_set(u, CURLUPART_URL, url, CURLU_NON_SUPPORT_SCHEME) == CURLUE_OK &&
         curl_url_set(u, CURLUPART_PASSWORD, NULL, 0) == CURLUE_OK)
         part = url_part(u, CURLUPART_URL, 0);
-    if (strchr(url, '@')) url = part ? part : strrchr(url, '@');
+    if (at) url = part ? part : at;
     if ((clean = malloc(strlen(url) + 1)) != NULL) text_clean(clean, strlen(url) + 1, url, '?');
     curl_free(part); curl_url_cleanup(u);
     return clean;
@@ -991,12 +913,10 @@ static size_t on_header(char *data, size_t one, size_t size, void *arg) {
     struct attempt *a = arg; struct head *h = &a->head; char line[1024], *colon;
     size_t n = size < sizeof line ? size : sizeof line - 1; (void)one;
     if (!a->transfer) return 0;
-    lookup_set(a, NO_LOOKUP); scout_over(a, true);
+    scout_over(a, true);
     a->moved = listening(a->f); a->f->meter.touched = (fetcher_id)a->transfer->id.key;
-    if ((a->head_bytes += size) > HEAD_MAX) {
-        fail(a->transfer, FETCHER_TOO_BIG, "the answer's headers have no end");
-        return 0;
-    }
+    if ((a->head_bytes += size) > HEAD_MAX)
+        return (size_t)fail(a->transfer, FETCHER_TOO_BIG, "the answer's headers have no end");
     memcpy(line, data, n);
     while (n > 0 && isspace((unsigned char)line[n - 1])) n--;
     line[n] = '\0';
@@ -1042,13 +962,13 @@ static bool document_differs(const struct proof *h, const struct proof *b) {
 /* A 206 has to start where we stopped, in the same document; else we ask for the whole. */
 static int accept_part(struct attempt *a) {
     struct body *b = a->transfer->body; const struct head *h = &a->head;
-    if (!a->ranged && (!a->transfer->own_range || (b->have && a->transfer->rq.on_data)))
+    if (!a->from && (!a->transfer->own_range || (b->have && a->transfer->rq.on_data)))
         return fail(a->transfer, FETCHER_PROTOCOL, "the server sent a part that was not asked for");
-    b->no_range |= a->ranged &&
+    b->no_range |= a->from &&
         (h->range_first != b->have || document_differs(&h->proof, &b->proof) ||
          (h->range_total >= 0 && b->length >= 0 && h->range_total != b->length));
-    if (a->ranged && b->no_range) return ask_again(a);
-    if (!a->ranged || h->range_total >= 0) b->length = a->ranged ? h->range_total : -1;
+    if (a->from && b->no_range) return ask_again(a);
+    if (!a->from || h->range_total >= 0) b->length = a->from ? h->range_total : -1;
     b->skip = 0;
     return 0;
 }
@@ -1058,7 +978,7 @@ static int accept_part(struct attempt *a) {
 static int accept_whole(struct attempt *a) {
     struct transfer *t = a->transfer; struct body *b = t->body; const struct head *h = &a->head;
     bool same = h->proof.etag[0] == '"' && strcmp(h->proof.etag, b->proof.etag) == 0;
-    if (a->ranged && same && !b->no_etag && !t->rq.on_data) {
+    if (a->from && same && !b->no_etag && !t->rq.on_data) {
         b->no_etag = true;
         if (validator(b)) return ask_again(a);
         b->no_etag = false;
@@ -1074,7 +994,7 @@ static int accept_whole(struct attempt *a) {
  * person: it is kept in memory, if that is where the body goes and nothing better is there. */
 static int accept_error(struct attempt *a) {
     struct transfer *t = a->transfer; struct body *b = t->body; const struct head *h = &a->head;
-    if (h->status == 416 && a->ranged) {
+    if (h->status == 416 && a->from) {
         a->complete = h->range_total == b->have && !document_differs(&h->proof, &b->proof) &&
                       b->length <= b->have;
         b->no_range |= !a->complete;
@@ -1094,8 +1014,7 @@ static int decide(struct attempt *a) {
     struct transfer *t = a->transfer; int status = t->status = a->head.status;
     a->head.decided = true;
     t->unchanged = status == 304 && t->body->whole;
-    if (t->unchanged) return 0;
-    if (status < 200 || status > 299) return accept_error(a);
+    if (status < 200 || status > 299) return t->unchanged ? 0 : accept_error(a);
     t->body->whole = false;
     if ((status == 206 ? accept_part(a) : accept_whole(a)) < 0) return -1;
     if (t->rq.max_bytes >= 0 && t->body->length > t->rq.max_bytes &&
@@ -1104,8 +1023,8 @@ static int decide(struct attempt *a) {
     return t->sink->begin(t);
 }
 /* -- the body -------------------------------------------------------------------------------- */
-static void hear_again(struct fetcher *f, void *arg) {
-    (void)arg; f->deaf = false; f->deaf_sum += f->now - f->deaf_since;
+static void turn_ear(struct fetcher *f, void *arg) {
+    (void)arg; f->deaf = !f->deaf; f->silence = f->now - f->silence;    /* see listening() */
 }
 /* The rate is limited by not listening: what we don't read the kernel doesn't acknowledge, and
  * the sender waits. A tenth of a second's bytes may be saved up; and once in debt we listen
@@ -1119,7 +1038,7 @@ static void count_bytes(struct fetcher *f, struct transfer *t, int64_t n) {
     if (!f->rate) return;
     f->budget += (int64_t)((double)f->rate * (double)(f->now - f->filled) / 1e6);
     f->filled = f->now; f->budget = (f->budget > f->rate / 10 ? f->rate / 10 : f->budget) - n;
-    if (f->budget < 0 && !f->deaf) { f->deaf = true; f->deaf_since = f->now; }
+    if (f->budget < 0 && !f->deaf) turn_ear(f, NULL);
     if (f->deaf) timer_arm(f, &f->hear, f->now + 20000 - f->budget * 1000000 / f->rate);
 }
 /* One call to libcurl may go on for as long as data keeps coming (7.88 read 12 MB in one, 60 ms).
@@ -1136,9 +1055,9 @@ static size_t on_body(char *data, size_t one, size_t n, void *arg) {
     f->meter.touched = (fetcher_id)t->id.key; a->moved = listening(f);
     if (a->again || (!a->head.decided && decide(a) < 0)) return n + 1;
     const struct body *b = t->body;
-    if (a->complete || (t->code != FETCHER_OK && !b->page)) {   /* nobody wants it */
-        if ((a->drained += n) > DRAIN_MAX) return n + 1;
-    } else if (t->rq.max_bytes >= 0 && (int64_t)n - b->skip > t->rq.max_bytes - b->have)
+    if (a->complete || (t->code != FETCHER_OK && !b->page))     /* nobody wants it */
+        result = (a->drained += n) > DRAIN_MAX ? -1 : 0;
+    else if (t->rq.max_bytes >= 0 && (int64_t)n - b->skip > t->rq.max_bytes - b->have)
         result = fail(t, FETCHER_TOO_BIG, "more than %" PRId64 " bytes", t->rq.max_bytes);
     else result = t->sink->take(t, data, n);
     if (result < 0) return n + 1;
@@ -1156,8 +1075,7 @@ static int memory_take(struct transfer *t, const char *data, size_t n) {
     struct body *b = t->body; size_t need = (size_t)b->have + n + 1, room = b->room + b->room / 2;
     if ((uint64_t)b->have + n > SIZE_MAX / 2) return fail_memory(t);
     if (need > b->room) {
-        if (b->length >= 0 && b->length < MEMORY_USUAL && room <= (size_t)b->length)
-            room = (size_t)b->length + 1;
+        if ((int64_t)room <= b->length && b->length < MEMORY_USUAL) room = (size_t)b->length + 1;
         if (room < need) room = need;
         char *longer = realloc(b->data, room);
         if (!longer) return fail_memory(t);
@@ -1168,9 +1086,8 @@ static int memory_take(struct transfer *t, const char *data, size_t n) {
     return 0;
 }
 static int memory_commit(struct transfer *t) { return memory_take(t, "", 0); }
-static void memory_drop(struct transfer *t) { free(t->body->data); }
 static int nothing(struct transfer *t) { (void)t; return 0; }
-static const struct sink memory_sink = {nothing, nothing, memory_take, memory_commit, memory_drop};
+static const struct sink memory_sink = {nothing, nothing, memory_take, memory_commit};
 
 static int stream_take(struct transfer *t, const char *data, size_t n) {
     struct body *b = t->body; size_t skip = b->skip < (int64_t)n ? (size_t)b->skip : n;
@@ -1180,38 +1097,30 @@ static int stream_take(struct transfer *t, const char *data, size_t n) {
     b->skip -= (int64_t)skip; b->have += (int64_t)(n - skip);
     return 0;
 }
-static const struct sink stream_sink = {nothing, nothing, stream_take, nothing, memory_drop};
+static const struct sink stream_sink = {nothing, nothing, stream_take, nothing};
 /* -- an attempt ------------------------------------------------------------------------------ */
-static int header_add(struct attempt *a, const char *name, const char *value) {
+static void header_add(struct attempt *a, const char *name, const char *value) {
     char *line = text_join(name, value);
     struct curl_slist *longer = line ? curl_slist_append(a->headers, line) : NULL;
+    if (longer) a->headers = longer; else fail_memory(a->transfer);
     free(line);
-    if (!longer) return fail_memory(a->transfer);
-    a->headers = longer;
-    return 0;
 }
 /* The whole document of an earlier round makes a request conditional; a part asks for the rest. */
-static int add_conditions(struct attempt *a) {
-    struct body *b = a->transfer->body; char range[48];
-    if (b->whole && b->proof.etag[0]) return header_add(a, "If-None-Match: ", b->proof.etag);
-    if (b->whole && b->proof.modified[0])
-        return header_add(a, "If-Modified-Since: ", b->proof.modified);
-    if (b->whole || b->have == 0 || !validator(b)) return 0;
-    a->ranged = true; a->from = b->have;
-    snprintf(range, sizeof range, "%" PRId64 "-", b->have);
-    return header_add(a, "Range: bytes=", range) < 0 ? -1 :
-           header_add(a, "If-Range: ", validator(b));
-}
-
 static int attempt_new(struct fetcher *f, struct transfer *t) {
     const struct fetcher_request *rq = &t->rq; const char *method = request_method(rq);
+    struct body *b = t->body; const struct proof *p = &b->proof; char range[48];
     struct attempt *a = calloc(1, sizeof *a); CURL *e = a ? curl_easy_init() : NULL;
     if (!e) { free(a); return fail_memory(t); }
     t->attempt = a;
     a->transfer = t; a->f = f; a->easy = e; a->began = a->moved = listening(f);
-    for (const char *const *header = rq->headers; header && *header; header++)
-        if (header_add(a, "", *header) < 0) return -1;
-    if (add_conditions(a) < 0) return -1;
+    for (int i = 0; rq->headers && rq->headers[i]; i++) header_add(a, "", rq->headers[i]);
+    if (b->whole && p->etag[0]) header_add(a, "If-None-Match: ", p->etag);
+    else if (b->whole && p->modified[0]) header_add(a, "If-Modified-Since: ", p->modified);
+    else if (!b->whole && b->have > 0 && validator(b)) {
+        a->from = b->have;
+        snprintf(range, sizeof range, "%" PRId64 "-", b->have);
+        header_add(a, "Range: bytes=", range); header_add(a, "If-Range: ", validator(b));
+    }
     unsigned bad = set_common(a);
     SET(URL, rq->url); SET(HEADERFUNCTION, on_header); SET(HEADERDATA, a);
     SET(WRITEFUNCTION, on_body); SET(WRITEDATA, a); SET(HTTPHEADER, a->headers);
@@ -1219,9 +1128,9 @@ static int attempt_new(struct fetcher *f, struct transfer *t) {
     if (rq->body) SET(POSTFIELDSIZE_LARGE, (curl_off_t)rq->body_size), SET(POSTFIELDS, rq->body);
     if (strcmp(method, "HEAD") == 0) SET(NOBODY, 1L);
     else if (strcmp(method, rq->body ? "POST" : "GET") != 0) SET(CUSTOMREQUEST, method);
-    if (bad) return fail(t, FETCHER_OTHER, "libcurl does not take a setting");
-    if (!rq->setup || rq->setup(e, rq->arg) >= 0) return 0;
-    return fail(t, FETCHER_OTHER, "its set-up failed");
+    if (bad) fail(t, FETCHER_OTHER, "libcurl does not take a setting");
+    if (t->code != FETCHER_OK) return -1;
+    return rq->setup && rq->setup(e, rq->arg) < 0 ? fail(t, FETCHER_OTHER, "its set-up failed") : 0;
 }
 /* -- time limits ----------------------------------------------------------------------------- */
 /* Until it is connected connect_ms counts, then the silence; but bytes of its own that go out are
@@ -1256,29 +1165,27 @@ static void transfer_due(struct fetcher *f, void *arg) {
 }
 /* -- failure and retry ----------------------------------------------------------------------- */
 /* libcurl's reasons, by ours. What isn't here is FETCHER_OTHER. */
-static const struct { CURLcode curl; enum fetcher_code code; } reason[] = {
-    {CURLE_COULDNT_RESOLVE_HOST, FETCHER_NO_HOST}, {CURLE_COULDNT_RESOLVE_PROXY, FETCHER_NO_HOST},
-    {CURLE_COULDNT_CONNECT, FETCHER_NO_CONNECTION}, {CURLE_INTERFACE_FAILED, FETCHER_NO_CONNECTION},
-    {CURLE_SSL_CONNECT_ERROR, FETCHER_TLS}, {CURLE_PEER_FAILED_VERIFICATION, FETCHER_TLS},
-    {CURLE_SSL_CACERT_BADFILE, FETCHER_TLS}, {CURLE_SSL_CERTPROBLEM, FETCHER_TLS},
-    {CURLE_SSL_CIPHER, FETCHER_TLS}, {CURLE_SSL_ISSUER_ERROR, FETCHER_TLS},
-    {CURLE_SSL_PINNEDPUBKEYNOTMATCH, FETCHER_TLS}, {CURLE_SSL_INVALIDCERTSTATUS, FETCHER_TLS},
-    {CURLE_PARTIAL_FILE, FETCHER_CUT_SHORT}, {CURLE_GOT_NOTHING, FETCHER_CUT_SHORT},
-    {CURLE_SEND_ERROR, FETCHER_CUT_SHORT}, {CURLE_RECV_ERROR, FETCHER_CUT_SHORT},
-    {CURLE_HTTP2, FETCHER_CUT_SHORT}, {CURLE_HTTP2_STREAM, FETCHER_CUT_SHORT},
-    {CURLE_TOO_MANY_REDIRECTS, FETCHER_REDIRECT}, {CURLE_URL_MALFORMAT, FETCHER_REDIRECT},
-    {CURLE_UNSUPPORTED_PROTOCOL, FETCHER_REDIRECT}, {CURLE_WEIRD_SERVER_REPLY, FETCHER_PROTOCOL},
-    {CURLE_BAD_CONTENT_ENCODING, FETCHER_PROTOCOL}, {CURLE_OUT_OF_MEMORY, FETCHER_NO_MEMORY},
+static const struct { enum fetcher_code code; unsigned char curl[8]; } reason[] = {
+    {FETCHER_NO_HOST, {CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_RESOLVE_PROXY}},
+    {FETCHER_NO_CONNECTION, {CURLE_COULDNT_CONNECT, CURLE_INTERFACE_FAILED}},
+    {FETCHER_TLS, {CURLE_SSL_CONNECT_ERROR, CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CIPHER,
+                   CURLE_SSL_CACERT_BADFILE, CURLE_SSL_CERTPROBLEM, CURLE_SSL_ISSUER_ERROR,
+                   CURLE_SSL_PINNEDPUBKEYNOTMATCH, CURLE_SSL_INVALIDCERTSTATUS}},
+    {FETCHER_CUT_SHORT, {CURLE_PARTIAL_FILE, CURLE_GOT_NOTHING, CURLE_SEND_ERROR, CURLE_RECV_ERROR,
+                         CURLE_HTTP2, CURLE_HTTP2_STREAM}},
+    {FETCHER_REDIRECT, {CURLE_TOO_MANY_REDIRECTS, CURLE_URL_MALFORMAT, CURLE_UNSUPPORTED_PROTOCOL}},
+    {FETCHER_PROTOCOL, {CURLE_WEIRD_SERVER_REPLY, CURLE_BAD_CONTENT_ENCODING}},
+    {FETCHER_NO_MEMORY, {CURLE_OUT_OF_MEMORY}},
 };
-
 /* Say it in words for a person: what, where (that may be where a redirect led), and why. */
 static void fail_curl(struct attempt *a, CURLcode c) {
-    struct transfer *t = a->transfer;
+    struct transfer *t = a->transfer; const struct body *b = t->body;
     const char *why = a->error[0] ? a->error : curl_easy_strerror(c);
     enum fetcher_code code = FETCHER_OTHER; char origin[512], *url = NULL, *host; long os = 0;
     curl_easy_getinfo(a->easy, CURLINFO_EFFECTIVE_URL, &url);
     curl_easy_getinfo(a->easy, CURLINFO_OS_ERRNO, &os);
-    for (size_t i = 0; i < COUNT_OF(reason); i++) if (reason[i].curl == c) code = reason[i].code;
+    for (size_t i = 0; i < COUNT_OF(reason); i++)
+        if (memchr(reason[i].curl, (int)c, sizeof reason[i].curl)) code = reason[i].code;
     if (c == CURLE_UNSUPPORTED_PROTOCOL && a->head.status == 0)
         code = FETCHER_PROTOCOL;        /* HTTP/0.9, or what looks like it */
     if (!url || url_origin(url, origin, sizeof origin)) strcpy(origin, "://the host:");
@@ -1288,9 +1195,8 @@ static void fail_curl(struct attempt *a, CURLcode c) {
     else if (code == FETCHER_NO_CONNECTION)
         fail(t, code, "could not connect to %s: %s", host, os ? strerror((int)os) : why);
     else if (code == FETCHER_TLS) fail(t, code, "cannot trust %s: %s", host, why);
-    else if (code == FETCHER_CUT_SHORT && t->body->length > 0)
-        fail(t, code, "cut short after %" PRId64 " of %" PRId64 " bytes", t->body->have,
-             t->body->length);
+    else if (code == FETCHER_CUT_SHORT && b->length > 0)
+        fail(t, code, "cut short after %" PRId64 " of %" PRId64 " bytes", b->have, b->length);
     else fail(t, code, code == FETCHER_REDIRECT ? "a redirect can't be followed: %s" :
                        code == FETCHER_CUT_SHORT ? "cut short: %s" : "%s", why);
 }
@@ -1326,11 +1232,10 @@ static void retry_later(struct fetcher *f, struct transfer *t) {
  * A file appears under its name only when it is whole. Its first 16 KiB stay in memory, so that a
  * small file is made, written and renamed in one go; a larger one grows in NAME.part. Beside it
  * stands NAME.part.meta, which says what the bytes belong to: so another process can go on, and
- * no file of somebody else's is taken for one of ours.
- *
- * A .part is locked while it is written. Names come from outside and are made safe, no symbolic
- * link is followed, and what is in the way is gone round or refused, not overwritten. write() to
- * a file can block, and there is no portable remedy: so writes are small, and nothing is flushed.
+ * no file of somebody else's is taken for one of ours. A .part is locked while it is written.
+ * Names come from outside and are made safe, no symbolic link is followed, and what is in the way
+ * is gone round or refused, not overwritten. write() to a file can block, and there is no portable
+ * remedy: so writes are small, and nothing is flushed.
  */
 /* -- names ----------------------------------------------------------------------------------- */
 /* A name from outside, as it may stand in a directory: no path, not hidden, not empty, nothing that
@@ -1379,10 +1284,9 @@ static char *name_numbered(const char *path, unsigned long number, const char *s
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
     const char *dot = strrchr(name, '.');
     int stem = (int)(dot && dot != name ? dot - path : (ptrdiff_t)strlen(path));
-    char *numbered = number ? malloc(size) : text_join(path, suffix);
-    if (numbered && number)
-        snprintf(numbered, size, "%.*s (%lu)%s%s", stem, path, number, path + stem, suffix);
-    return numbered;
+    char *to = number ? malloc(size) : text_join(path, suffix);
+    if (to && number) snprintf(to, size, "%.*s (%lu)%s%s", stem, path, number, path + stem, suffix);
+    return to;
 }
 /* A long path is told by its end, so that the reason is not lost. */
 static int fail_file(struct transfer *t, const char *what, const char *path) {
@@ -1404,21 +1308,19 @@ static int path_set(struct transfer *t, char **path, const char *name) {
 /* -- the .meta: a line each for the URL, the validator and the length ------------------------ */
 struct meta {
     char text[4096];            /* what is longer isn't written, and so not resumed */
-    const char *url, *validator;
-    int64_t length;
+    const char *url, *validator; int64_t length;
 };
 /* False: there is none, or an empty one. Without a url: it is none of ours. */
 static bool meta_read(const char *part, struct meta *m) {
-    char *path = text_join(part, ".meta"), *validator = NULL, *end = NULL;
+    char *path = text_join(part, ".meta");
     int fd = path ? open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC) : -1;
     ssize_t n = fd < 0 ? -1 : read(fd, m->text, sizeof m->text - 1);
     free(path);
     if (fd >= 0) close(fd);
     if (n <= 0) return false;
     m->text[n] = '\0'; m->url = "";
-    if (strncmp(m->text, "http", 4) == 0) validator = strchr(m->text, '\n');
-    if (validator) end = strchr(validator + 1, '\n');
-    if (!end) return true;
+    char *validator = strchr(m->text, '\n'), *end = validator ? strchr(validator + 1, '\n') : NULL;
+    if (strncmp(m->text, "http", 4) != 0 || !end) return true;
     *validator = *end = '\0'; m->validator = validator + 1;
     const char *length = end + 1;
     m->length = text_number(&length);
@@ -1458,20 +1360,17 @@ static bool stands_as(int fd, const char *path) {
  * need no place below FD_SETSIZE, sockets do: so one with a low number moves up if it can. */
 static int part_lock(const char *part, int flags) {
     int fd = open(part, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | flags, 0666), why = EEXIST;
-    struct stat st; struct rlimit limit = {0, 0}; int higher;
+    struct stat st; struct rlimit limit = {0, 0}; int higher = -1;
     if (fd < 0) return -1;
     if (flock(fd, LOCK_EX | LOCK_NB) < 0) why = errno;
     else if (flags & O_EXCL ? fstat(fd, &st) == 0 && st.st_size == 0    /* new, and still empty */
                             : stands_as(fd, part)) {
-        getrlimit(RLIMIT_NOFILE, &limit);
-        if (fd < FD_SETSIZE / 4 || limit.rlim_cur <= FD_SETSIZE + 64 ||
-            (higher = fcntl(fd, F_DUPFD_CLOEXEC, FD_SETSIZE)) < 0)
-            return fd;
-        close(fd);
-        return higher;
+        if (fd >= FD_SETSIZE / 4) getrlimit(RLIMIT_NOFILE, &limit);
+        if (limit.rlim_cur > FD_SETSIZE + 64) higher = fcntl(fd, F_DUPFD_CLOEXEC, FD_SETSIZE);
+        if (higher < 0) return fd;
     }
     close(fd);
-    return err(why);
+    return higher < 0 ? err(why) : higher;
 }
 /* Something is in the way of this .part: try it again (0), or the next number (1), or fail (-1). */
 static int part_obstacle(struct transfer *t, char *part, bool ours) {
@@ -1564,12 +1463,11 @@ static int part_spill(struct transfer *t, bool more) {
 /* -- the sink -------------------------------------------------------------------------------- */
 /* Is something there that we may not replace (-1), or that makes fetching needless (1)? */
 static int file_look(struct transfer *t) {
-    struct stat st;
-    if (t->body->placed || t->rq.existing == FETCHER_KEEP_BOTH || lstat(t->body->path, &st) < 0)
-        return 0;
+    struct stat st; const struct body *b = t->body;
+    if (b->placed || t->rq.existing == FETCHER_KEEP_BOTH || lstat(b->path, &st) < 0) return 0;
     if (t->rq.existing == FETCHER_SKIP) return 1;
     return S_ISREG(st.st_mode) || S_ISLNK(st.st_mode) ? 0 :
-           fail(t, FETCHER_FILE, "%s is not a file", t->body->path);
+           fail(t, FETCHER_FILE, "%s is not a file", b->path);
 }
 /* The usual name: the last of the URL's path, decoded first, to see "%2e%2e%2f" for what it is. */
 static int file_open(struct transfer *t) {
@@ -1581,8 +1479,7 @@ static int file_open(struct transfer *t) {
     int result = path_set(t, &b->base, in_directory(t) ? name ? name : "" : NULL);
     curl_free(name);
     if (result < 0 || (b->path = text_join(b->base, "")) == NULL) return fail_memory(t);
-    result = file_look(t);
-    if (result < 0 || b->no_range || (t->rq.flags & FETCHER_FRESH)) return result;
+    if ((result = file_look(t)) < 0 || b->no_range || (t->rq.flags & FETCHER_FRESH)) return result;
     return part_find(t) < 0 ? -1 : result;
 }
 
@@ -1657,8 +1554,7 @@ static int file_commit(struct transfer *t) {
     return bad ? fail_file(t, "write", b->path) : 0;
 }
 /* A .part stays if another process can continue it. */
-static void file_drop(struct transfer *t) {
-    struct body *b = t->body;
+static void body_free(struct body *b) {
     if (b->fd >= 0) {
         if ((b->have == 0 || !b->meta || !validator(b)) && stands_as(b->fd, b->part)) {
             unlink(b->part);
@@ -1667,8 +1563,9 @@ static void file_drop(struct transfer *t) {
         close(b->fd);
     }
     free(b->data); free(b->part); free(b->base); free(b->path);
+    free(b);
 }
-static const struct sink file_sink = {file_open, file_begin, file_take, file_commit, file_drop};
+static const struct sink file_sink = {file_open, file_begin, file_take, file_commit};
 
 /* ======================================================================================= Repeats
  * A repeating transfer sleeps between its rounds. They lie on a grid of its interval, so nothing
@@ -1690,21 +1587,18 @@ static void sleep_until_round(struct fetcher *f, struct transfer *t) {
     set_state(f, t, FETCHER_SLEEPING);
 }
 
-/* ========================================================================================== Life
- * How a transfer begins, goes on and ends, and a fetcher too: all that stands above, put together.
- */
+/* ========================================================================================= Life */
 /* -- the end --------------------------------------------------------------------------------- */
 /* Off the queue, the clock and the wire. The handle is kept to be asked; with a lookup, parked. */
 static void transfer_stop(struct fetcher *f, struct transfer *t) {
     struct attempt *a = t->attempt;
     dequeue(f, t); timer_disarm(f, &t->timer);
-    f->running -= t->in_flight;
-    if (t->host) t->host->running -= t->in_flight;
+    f->running -= t->in_flight; t->host->running -= t->in_flight;
     t->in_flight = t->held = false;
     if (a) { tree_remove(&f->breathless, &a->breath); scout_over(a, false); }
     if (a && a->lookup == LOOKUP_RUNNING) { a->transfer = NULL; t->attempt = NULL; }
     else if (a) { lookup_set(a, NO_LOOKUP); curl_multi_remove_handle(f->multi, a->easy); }
-    if (t->host) host_place(f, t->host);
+    host_place(f, t->host);
 }
 
 static void tell(struct fetcher *f, struct transfer *t, bool last) {
@@ -1723,8 +1617,7 @@ static void tell(struct fetcher *f, struct transfer *t, bool last) {
     if (e) {                            /* what only libcurl knows */
         curl_easy_getinfo(e, CURLINFO_EFFECTIVE_URL, &url);
         curl_easy_getinfo(e, CURLINFO_CONTENT_TYPE, &type);
-        if (url && strcmp(url, t->rq.url) != 0 && (shown = url_shown(url)) != NULL)
-            r.final_url = shown;
+        if (url && strcmp(url, t->rq.url) && (shown = url_shown(url)) != NULL) r.final_url = shown;
         text_clean(clean, sizeof clean, type ? type : "", '?');
         r.lookup_us = time_of(e, CURLINFO_NAMELOOKUP_TIME_T);
         r.connect_us = time_of(e, CURLINFO_CONNECT_TIME_T);
@@ -1737,7 +1630,7 @@ static void tell(struct fetcher *f, struct transfer *t, bool last) {
 }
 /* Tell, when all is in order, for the callback may do anything. Then sleep, or go (false). */
 static bool round_over(struct fetcher *f, struct transfer *t) {
-    bool last = !t->rq.every_ms || t->code == FETCHER_CANCELLED || !t->host;
+    bool last = !t->rq.every_ms || t->code == FETCHER_CANCELLED || t->code == FETCHER_BAD_URL;
     *(t->code == FETCHER_OK ? &f->done : t->code == FETCHER_CANCELLED ? &f->cancelled : &f->failed)
         += 1;
     t->failed_rounds = t->code == FETCHER_OK ? 0 : t->failed_rounds + 1;
@@ -1745,11 +1638,10 @@ static bool round_over(struct fetcher *f, struct transfer *t) {
     if (last) { tree_remove(&f->transfers, &t->id); f->count--; }
     tell(f, t, last); attempt_free(t->attempt);
     if (!last) { sleep_until_round(f, t); return true; }
-    if (t->body) t->sink->drop(t);
-    free(t->body); free(t->shown);
-    timer_disarm(f, &t->timer);
-    if (t->host) { t->host->users--; host_forget(f, t->host); }
-    tree_remove(&f->marked, &t->mark); free(t);
+    if (t->body) body_free(t->body);
+    timer_disarm(f, &t->timer); tree_remove(&f->marked, &t->mark);
+    t->host->users--; host_forget(f, t->host);
+    free(t->shown); free(t);
     return false;
 }
 
@@ -1765,14 +1657,14 @@ static bool attempt_over(struct fetcher *f, struct transfer *t) {
     if (a && a->done) {
         if (a->result != CURLE_OK && !a->again && !a->complete) fail_curl(a, a->result);
         else if (!a->head.decided) decide(a);                   /* an answer without a body */
-        if (t->code == FETCHER_OK && !a->again && a->ranged && b->length > b->have) {
+        if (t->code == FETCHER_OK && !a->again && a->from && b->length > b->have) {
             if (b->have > a->from) a->again = true; else fail_curl(a, CURLE_PARTIAL_FILE);
         }
     }
     bool again = a && a->again;
     t->want &= ~(unsigned)WANT_END; transfer_stop(f, t);
     if (!again && t->code == FETCHER_OK && !t->unchanged) t->sink->commit(t);
-    if (!again && (t->code == FETCHER_OK || !t->host || !may_retry(f, t))) return round_over(f, t);
+    if (!again && (t->code == FETCHER_OK || !may_retry(f, t))) return round_over(f, t);
     attempt_free(t->attempt);
     if (held) set_state(f, t, FETCHER_PAUSED);
     else if (again) enqueue(f, t, true);
@@ -1806,9 +1698,8 @@ static int transfer_launch(struct fetcher *f, struct transfer *t) {
     if (curl_multi_add_handle(f->multi, a->easy) != CURLM_OK) return fail_memory(t);
     a->all.key = (int64_t)++f->serial; tree_add(&f->attempts, &a->all);
     socket_action(f, CURL_SOCKET_TIMEOUT, 0);
-    if (a->lookup != LOOKUP_RUNNING && connected(a)) {  /* by a connection that was there */
-        lookup_set(a, NO_LOOKUP); scout_over(a, true);
-    }
+    if (a->lookup != LOOKUP_RUNNING && connected(a))    /* by a connection that was there */
+        scout_over(a, true);
     return 0;
 }
 /* What has ended according to libcurl is marked like everything else. */
@@ -1827,14 +1718,14 @@ static void start_phase(struct fetcher *f) {
     struct host *h; long ms = -1;       /* until libcurl wants the next kick */
     while (f->running < f->limit_total && (h = host_next(f)) != NULL && slice_left(f, IN_START)) {
         struct transfer *t = container_of(tree_first(h->queue), struct transfer, queued);
+        tree_remove(h->ready_in, &h->ready);
+        h->ready.seq = ++f->serial;     /* now the other hosts come first */
         dequeue(f, t);
         f->meter.touched = (fetcher_id)t->id.key;
         t->code = FETCHER_OK; t->message[0] = '\0'; t->status = 0;
         if (t->attempts == 0) { t->began = f->now; t->received = 0; }
         t->speed_since = f->now; t->speed = t->speed_bytes = 0;
         if (transfer_launch(f, t) < 0) mark(f, t, WANT_END); else deadline_arm(f, t);
-        host_unready(h);                /* the key of what is in a tree must not change */
-        h->ready.seq = ++f->serial;     /* and now the other hosts come first */
         host_place(f, h);
         step_done(f, IN_START, -1);
     }
@@ -1863,7 +1754,7 @@ static void attend(struct fetcher *f, struct transfer *t) {
     struct attempt *a = t->attempt; unsigned want = t->want;
     t->want = 0; tree_remove(&f->marked, &t->mark);
     f->meter.touched = (fetcher_id)t->id.key;
-    if (t->host) host_place(f, t->host);        /* a lookup may be over */
+    host_place(f, t->host);             /* a lookup may be over */
     if (want & WANT_CANCEL) cancel_now(f, t);
     else if (want & WANT_END) {
         want &= WANT_PAUSE | WANT_RESUME;       /* for what goes on after the attempt */
@@ -1895,15 +1786,14 @@ static void finish_phase(struct fetcher *f) {
     }
 }
 /* -- the caller's side ----------------------------------------------------------------------- */
-/* Copy a piece to *at and move that on; with *at NULL only count. */
-static void *stow(char **at, size_t *size, const void *from, size_t n) {
-    char *to = from ? *at : NULL;
-    if (to) { memcpy(to, from, n); *at += n; }
+/* Copy a piece behind the `size` bytes at `at`, and count it; with at NULL only that. */
+static void *stow(char *at, size_t *size, const void *from, size_t n) {
+    void *to = at && from ? memcpy(at + *size, from, n) : NULL;
     *size += from ? n : 0;
     return to;
 }
 
-static char *stow_text(char **at, size_t *size, const char *text) {
+static char *stow_text(char *at, size_t *size, const char *text) {
     return stow(at, size, text, text ? strlen(text) + 1 : 0);
 }
 /* Copy all that a request points to behind the transfer: called twice, first (at is NULL) to
@@ -1911,28 +1801,29 @@ static char *stow_text(char **at, size_t *size, const char *text) {
 static size_t request_copy(struct fetcher_request *to, const struct fetcher_request *r, char *at) {
     size_t size = 0, count = 0, n = strcspn(r->url, ":/?#");
     while (r->headers && r->headers[count]) count++;
-    const char **headers = stow(&at, &size, r->headers, (count + 1) * sizeof *headers);
+    const char **headers = stow(at, &size, r->headers, (count + 1) * sizeof *headers);
     *to = *r; to->headers = headers;
     for (size_t i = 0; i < count; i++) {
-        char *copy = stow_text(&at, &size, r->headers[i]);
+        char *copy = stow_text(at, &size, r->headers[i]);
         if (headers) headers[i] = copy;
     }
     if (r->body && !r->body_size) to->body_size = strlen(r->body);
-    to->body = stow(&at, &size, r->body, to->body_size);
-    to->method = stow_text(&at, &size, r->method);
-    to->path = stow_text(&at, &size, r->path);
-    to->url = at;
+    to->body = stow(at, &size, r->body, to->body_size);
+    to->method = stow_text(at, &size, r->method);
+    to->path = stow_text(at, &size, r->path);
+    to->url = at ? at + size : NULL;
     /* Was the scheme left out? People type "example.org/x": a host with a dot, or localhost. */
     if (strncmp(r->url + n, "://", 3) != 0 &&
         (memchr(r->url, '.', n) || (n == 9 && strncmp(r->url, "localhost", 9) == 0)))
-        stow(&at, &size, "http://", 7);
-    stow_text(&at, &size, r->url);
+        stow(at, &size, "http://", 7);
+    stow_text(at, &size, r->url);
     return size;
 }
-/* What is usual; and is the URL good? One that isn't has no host, and ends in a turn. */
+/* What is usual; and is the URL good? One that isn't ends in a turn. */
 static int transfer_prepare(struct fetcher *f, struct transfer *t) {
     struct fetcher_request *rq = &t->rq; bool memory = !rq->path && !rq->on_data;
-    char origin[512]; const char *wrong = strlen(rq->url) > URL_MAX ? "the URL is too long" : NULL;
+    const char *wrong = strlen(rq->url) > URL_MAX ? "the URL is too long" : NULL;
+    char origin[512] = "://";           /* what is not a URL has a host too, of no name */
     if (!rq->connect_ms) rq->connect_ms = LIMIT_USUAL_MS;
     if (!rq->stall_ms) rq->stall_ms = LIMIT_USUAL_MS;
     if (!rq->total_ms) rq->total_ms = -1;
@@ -1949,7 +1840,7 @@ static int transfer_prepare(struct fetcher *f, struct transfer *t) {
     if (!wrong) wrong = url_origin(rq->url, origin, sizeof origin);
     if ((t->shown = url_shown(rq->url)) == NULL) return -1;
     if (strcmp(t->shown, rq->url) == 0) { free(t->shown); t->shown = NULL; }
-    if (wrong) { fail(t, FETCHER_BAD_URL, "%s", wrong); return 0; }
+    if (wrong) fail(t, FETCHER_BAD_URL, "%s", wrong);
     if ((t->host = host_get(f, origin)) != NULL) t->host->users++;
     return t->host ? 0 : -1;
 }
@@ -1973,7 +1864,7 @@ fetcher_id fetcher_start(struct fetcher *f, const struct fetcher_request *rq) {
     t->f = f; t->timer.call = (struct call){transfer_due, t};
     t->round = f->now; t->id.key = (int64_t)++f->last_id;
     tree_add(&f->transfers, &t->id); f->count++;
-    if (t->host) enqueue(f, t, false);
+    if (t->code == FETCHER_OK) enqueue(f, t, false);
     else { t->state = FETCHER_ENDED; mark(f, t, WANT_END); }
     return (fetcher_id)t->id.key;
 }
@@ -2020,12 +1911,14 @@ int fetcher_limit(struct fetcher *f, int total, int per_host, int64_t bytes_per_
         bool any = bytes_per_second < 0 || bytes_per_second > INT64_MAX / 2000000;
         f->rate = any ? 0 : bytes_per_second;
         f->budget = 0; f->filled = f->now; timer_disarm(f, &f->hear);
-        if (f->deaf) hear_again(f, NULL);
+        if (f->deaf) turn_ear(f, NULL);
     }
-    guest_limit(f);
+    /* Fewer connections in the cache would lose keep-alive; many more would use up descriptors. */
+    (void)curl_multi_setopt(f->multi, CURLMOPT_MAXCONNECTS, (long)(f->limit_total < 16 ? 16 :
+                                                                   f->limit_total));
     for (struct node *n = tree_first(f->hosts); n; n = tree_next(f->hosts, n))
         host_place(f, container_of(n, struct host, name));
-    f->more |= !f->busy;
+    f->more |= !f->busy && f->transfers;
     return 0;
 }
 
@@ -2056,19 +1949,16 @@ const char *fetcher_strerror(enum fetcher_code code) {
 }
 /* -- a fetcher ------------------------------------------------------------------------------- */
 struct fetcher *fetcher_new(void) {
-    struct fetcher *f; struct rlimit limit = {64, 64};
-    if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK || (f = calloc(1, sizeof *f)) == NULL) {
-        errno = ENOMEM;
-        return NULL;
-    }
+    bool ready = curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
+    struct fetcher *f = ready ? calloc(1, sizeof *f) : NULL; struct rlimit limit = {64, 64};
+    if (!f) { errno = ENOMEM; return NULL; }
     f->top = f->pipe[0] = f->pipe[1] = -1;
     /* Transfers that there are descriptors for: a socket each, and a file each where files can't be
      * moved up; 96 are left to the host, to lookups and the rest. */
     getrlimit(RLIMIT_NOFILE, &limit);
     int most = limit.rlim_cur < 2 * FD_SETSIZE ? ((int)limit.rlim_cur - 96) / 2 : FD_SETSIZE;
     f->capacity = most > FD_SETSIZE - 96 ? FD_SETSIZE - 96 : most > 1 ? most : 1;
-    f->limit_total = f->capacity < 16 ? f->capacity : 16; f->limit_host = 6;
-    f->hear.call.cb = hear_again; f->meter.record.fd = -1;
+    f->hear.call.cb = turn_ear; f->meter.record.fd = -1;
     clock_read(f);
     f->random = (uint64_t)f->now ^ (uint64_t)getpid() << 32 ^ 1;
     bool piped = pipe(f->pipe) == 0;
@@ -2079,7 +1969,8 @@ struct fetcher *fetcher_new(void) {
     if (high >= 0) close(high);
     if (piped && set_flags(f->pipe[0], O_NONBLOCK) == 0 &&
         set_flags(f->pipe[1], O_NONBLOCK) == 0 &&
-        watch_set(f, f->pipe[0], POST, FETCHER_READ, post_ready, NULL) == 0 && guest_open(f) == 0)
+        watch_set(f, f->pipe[0], POST, FETCHER_READ, post_ready, NULL) == 0 && guest_open(f) == 0 &&
+        fetcher_limit(f, 16, 6, 0) == 0)
         return f;
     fetcher_free(f);
     return NULL;
@@ -2091,10 +1982,8 @@ void fetcher_free(struct fetcher *f) {
     if (!f || f->busy) return;
     f->busy = f->closing = true;
     while (f->transfers) cancel_now(f, container_of(f->transfers, struct transfer, id));
-    for (struct host *h; f->hosts; host_forget(f, h)) {
-        h = container_of(f->hosts, struct host, name); h->rest = 0;
-    }
-    while (f->timer_ids) timer_free(f, container_of(f->timer_ids, struct timer, id));
+    while (f->hosts) host_forget(f, container_of(f->hosts, struct host, name));
+    while (f->timer_ids) fetcher_timer_stop(f, (fetcher_id)f->timer_ids->key);
     bool quick = f->curl_version >= 0x075700, parked = f->attempts != NULL;
     while (f->attempts && quick) {
         struct attempt *a = container_of(f->attempts, struct attempt, all);
