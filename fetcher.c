@@ -1480,7 +1480,9 @@ static int file_open(struct transfer *t) {
     curl_free(name);
     if (result < 0 || (b->path = text_join(b->base, "")) == NULL) return fail_memory(t);
     if ((result = file_look(t)) < 0 || b->no_range || (t->rq.flags & FETCHER_FRESH)) return result;
-    return part_find(t) < 0 ? -1 : result;
+    if (part_find(t) < 0 && result == 0) return -1;
+    t->code = FETCHER_OK;               /* what is skipped may be written by whom it will */
+    return result;
 }
 
 static int file_begin(struct transfer *t) {
@@ -2857,7 +2859,8 @@ static void feed(struct fetcher *f, void *arg) {
     (void)fetcher_watch(f, list->fd, listen ? FETCHER_READ : 0, input_ready, p);
     for (int i = 0; i < INPUTS; i++) more |= input_left(&p->input[i]);
     size_t left = fetcher_count(f), idle = p->closing || p->view.keys ? 0 : p->paused;
-    if (more || p->prompt.open || p->sweep.command || left > idle) return;
+    if (p->view.log.used) changed(p);
+    if (more || (p->prompt.open && !p->closing) || p->sweep.command || left > idle) return;
     if (left == 0) fetcher_stop(f);
     else {                              /* nobody will let them go on */
         complain(p, "the end", "what is paused stays so");
@@ -3274,7 +3277,8 @@ static void keys_take(struct program *p, bool all) {
             break;
         used += used == 0;
         if (k == PASTE || k == PASTED) v->paste = k == PASTE;
-        if (v->paste && k < ' ' && k != '\r' && k != '\n') k = ' ';
+        if (v->paste && (k < ' ' || k == 127) && k != '\r' && k != '\n') k = ' ';
+        p->prompt.open |= v->paste && k != PASTE;       /* its bytes are never keys */
         if (p->prompt.open) prompt_key(p, k); else view_key(p, k);
         if (in->begin < in->end || !p->prompt.open) feed(p->f, p);
     }
@@ -3303,11 +3307,11 @@ static void keys_ready(struct fetcher *f, int fd, int events, void *arg);
 static void keys_due(struct fetcher *f, void *arg);
 /* What is left is looked at again; while it is much, no more is read. */
 static void keys_pump(struct program *p, bool all) {
-    struct view *v = &p->view;
+    struct view *v = &p->view; size_t before = v->key.used;
     keys_take(p, all);
-    bool many = v->key.used > SEQUENCE_MAX;
+    bool many = v->key.used > SEQUENCE_MAX, stuck = v->key.used == before;
     if (v->key_timer) (void)fetcher_timer_stop(p->f, v->key_timer);
-    v->key_timer = v->key.used ? fetcher_timer(p->f, many ? 1 : 50, keys_due, p) : 0;
+    v->key_timer = v->key.used ? fetcher_timer(p->f, many && !stuck ? 1 : 50, keys_due, p) : 0;
     if (v->on && v->keys && !v->window)
         (void)fetcher_watch(p->f, tty.fd, many ? 0 : FETCHER_READ, many ? NULL : keys_ready, p);
     frame_at(p, v->drawn + v->pace);
@@ -3487,6 +3491,7 @@ static struct window {
     int fd, width, height, cell, line, pad;     /* in pixels: a column, a line, the margin */
     int columns, lines, graph;                  /* the grid; pixels of the graph, or 0 */
     bool resized, dead, leaving, dragging;
+    Atom wanted;                                /* the selection that we have asked for */
     usec graphed;                               /* the newest second of the graph */
     struct out said;                            /* the last lines that have been said */
     size_t since;                               /* where those behind the last key begin */
@@ -3520,11 +3525,18 @@ static XftGlyphFontSpec glyph_spec(struct window *w, uint32_t c, int x, int y) {
     y += (w->line - w->font[0]->ascent - w->font[0]->descent) / 2 + w->font[0]->ascent;
     return (XftGlyphFontSpec){font, XftCharIndex(w->d, font, c), (short)x, (short)y};
 }
+static bool server_listens(struct window *w) {
+    fd_set wr; struct timeval now = {0, 0};
+    if (!w->dead) XFlush(w->d);         /* what it said yes to before */
+    FD_ZERO(&wr); FD_SET(w->fd, &wr);
+    return !w->dead && select(w->fd + 1, NULL, &wr, NULL, &now) > 0;
+}
 /* A line of the picture: characters on a grid, and of the escape sequences those that we use. The
- * blocks of a bar become rectangles, and an underlined place a caret. */
-static void draw_line(struct window *w, const char *s, const char *end, int x, int y) {
+ * blocks of a bar become rectangles, an underlined place a caret. New glyphs are large, so the
+ * server is asked now and then whether it still listens. */
+static bool draw_line(struct window *w, const char *s, const char *end, int x, int y) {
     static const enum ink color[] = {INK, RED, BAR, AMBER, INK, INK, CYAN, INK};
-    XftGlyphFontSpec spec[128]; int n = 0, bar = w->line * 2 / 5, code; enum ink ink = INK;
+    XftGlyphFontSpec spec[32]; int n = 0, bar = w->line * 2 / 5, code; enum ink ink = INK;
     bool marked = false, caret = false; uint32_t c = 0;
     for (size_t size; s < end; s += size) {
         bool escape = *s == 27; size = escape ? 3 : utf8_decode(s, &c);
@@ -3532,6 +3544,7 @@ static void draw_line(struct window *w, const char *s, const char *end, int x, i
         if ((escape || n == (int)COUNT_OF(spec)) && n > 0) {
             XftDrawGlyphFontSpec(w->draw, &w->ink[ink], spec, n);
             n = 0;
+            if (!escape && !server_listens(w)) return false;
         }
         if (escape) {
             char *m; code = (int)strtol(s + 2, &m, 10); size = (size_t)(m - s) + 1;
@@ -3550,6 +3563,7 @@ static void draw_line(struct window *w, const char *s, const char *end, int x, i
         x += width * w->cell;
     }
     if (n > 0) XftDrawGlyphFontSpec(w->draw, &w->ink[ink], spec, n);
+    return true;
 }
 
 static void copy_out(struct window *w, int x, int y, int width, int height) {
@@ -3561,7 +3575,7 @@ static int line_y(const struct window *w, int line) {
          : 3 * w->pad + line * w->line;
 }
 
-static void show_line(struct window *w, int i, const char *s, size_t n) {
+static bool show_line(struct window *w, int i, const char *s, size_t n) {
     int y = line_y(w, i), x = i == 0 ? 2 * w->pad : w->pad, edge = i == 0 ? w->pad : 0;
     bool chosen = n > 4 && memcmp(s, "\033[1m>", 5) == 0;
     fill(w, i == 0 ? FIELD : PAPER, edge, y, w->width - 2 * edge, w->line);
@@ -3569,8 +3583,9 @@ static void show_line(struct window *w, int i, const char *s, size_t n) {
         fill(w, CHOSEN, w->pad / 2, y, w->width - w->pad, w->line);
         fill(w, BAR, w->pad / 2, y, w->pad / 4, w->line);
     }
-    draw_line(w, s + (chosen ? 5 : 0), s + n, chosen ? x + w->cell : x, y);
+    bool whole = draw_line(w, s + (chosen ? 5 : 0), s + n, chosen ? x + w->cell : x, y);
     copy_out(w, 0, y, w->width, w->line);
+    return whole;
 }
 /* The speed of the last two minutes. */
 static void show_graph(struct program *p, struct window *w) {
@@ -3586,7 +3601,7 @@ static void show_graph(struct program *p, struct window *w) {
     }
     snprintf(peak + 9, sizeof peak - 9, "%s/s in two minutes", size_text(size, sizeof size,
                                                                          (double)most));
-    if (most > 1) draw_line(w, peak, peak + strlen(peak), w->pad, y);
+    if (most > 1) (void)draw_line(w, peak, peak + strlen(peak), w->pad, y);
     copy_out(w, 0, y, w->width, w->graph);
     w->graphed = p->sampled;
 }
@@ -3660,13 +3675,6 @@ static void window_resize(struct program *p, struct window *w) {
     w->graphed = -1; w->resized = p->view.redraw = false;
 }
 
-static bool server_listens(struct window *w) {
-    fd_set wr; struct timeval now = {0, 0};
-    if (!w->dead) XFlush(w->d);         /* what it said yes to before */
-    FD_ZERO(&wr); FD_SET(w->fd, &wr);
-    return !w->dead && select(w->fd + 1, NULL, &wr, NULL, &now) > 0;
-}
-
 static void window_events(struct fetcher *f, int fd, int events, void *arg);
 /* What was said goes to the standard output as well. A frame that the server does not take is
  * tried again later: its lines are still marked as old. */
@@ -3677,6 +3685,7 @@ static void window_show(struct program *p) {
     v->log.used = 0;
     if (w->said.used > 16384) {
         const char *rest = strchr(w->said.data + w->said.used - 8192, '\n') + 1;
+        if (!*rest) rest -= 1000;       /* the end of a long line */
         size_t cut = (size_t)(rest - w->said.data);
         memmove(w->said.data, rest, w->said.used -= cut);
         w->since = w->since > cut ? w->since - cut : 0;
@@ -3688,7 +3697,7 @@ static void window_show(struct program *p) {
     for (s = v->picture.data; listens && i < w->lines; i++, s = strchr(s, '\n') + 1) {
         size_t n = strcspn(s, "\n");
         if (!line_new(v, i, s, n)) continue;
-        if ((listens = server_listens(w))) show_line(w, i, s, n); else v->shown[i] = 0;
+        if (!(listens = server_listens(w) && show_line(w, i, s, n))) v->shown[i] = 0;
     }
     if (listens && w->graph && w->graphed != p->sampled) show_graph(p, w);
     if (listens) show_title(p, w); else frame_at(p, p->f->now + TICK_US);
@@ -3717,6 +3726,7 @@ static void copy(struct program *p, int which, Time time) {
 }
 
 static void selection_want(struct window *w, Atom selection, Atom target, Time time) {
+    w->wanted = selection;
     XConvertSelection(w->d, selection, target, selection, w->id, time);
 }
 
@@ -3745,24 +3755,26 @@ static void window_key(struct program *p, XKeyEvent *e) {
     keys_pump(p, true);
 }
 
-/* Where in the line the pointer is, by its column. */
-static size_t prompt_place(const struct program *p, int column) {
-    const char *text = p->prompt.text, *s = text + p->prompt.from;
-    for (struct glyph g; *s && column >= (g = glyph_at(&p->view, s)).columns; s += g.bytes)
+/* Where in the line the pointer is, by its column. It may be shorter than when it was drawn. */
+static size_t prompt_place(const struct prompt *e, const struct view *v, int column) {
+    size_t at = e->from < e->length ? e->from : e->length;
+    for (struct glyph g; e->text[at] && column >= (g = glyph_at(v, e->text + at)).columns;
+         at += g.bytes)
         column -= g.columns;
-    return (size_t)(s - text);
+    return at;
 }
 
 static void window_click(struct program *p, XButtonEvent *e) {
     struct view *v = &p->view; struct window *w = v->window; int offset = p->offset;
     int row = (e->y - line_y(w, 1)) / w->line, column = (e->x - 2 * w->pad) / w->cell;
     bool entry = e->y < line_y(w, 1);
+    v->asking = false;
     if (e->button == Button2) selection_want(w, XA_PRIMARY, w->atom[UTF8], e->time);
     else if (e->button == Button4 || e->button == Button5) {    /* the wheel moves the rows */
         choose(p, e->button == Button4 ? -3 : 3); p->offset = offset;
     } else if (e->button == Button1 && entry) {
         p->prompt.open = w->dragging = true;
-        p->prompt.caret = p->prompt.mark = prompt_place(p, column);
+        p->prompt.caret = p->prompt.mark = prompt_place(&p->prompt, v, column);
     } else if (e->button == Button1 && row < v->count && e->y >= line_y(w, 1)) {
         p->prompt.open = false; choose(p, row - p->offset);
     }
@@ -3771,11 +3783,11 @@ static void window_click(struct program *p, XButtonEvent *e) {
 /* A paste, without what could end it or be a key. */
 static void pasted(struct program *p, const char *text, size_t n) {
     struct out *key = &p->view.key;
-    p->prompt.open = true;
+    p->prompt.open = true; p->view.asking = false;
     key_send(p, PASTE);
     out_add(key, text, n);
     for (char *c = key->data + key->used - n; c < key->data + key->used; c++)
-        if ((unsigned char)*c < ' ' && *c != '\n') *c = ' ';
+        if (((unsigned char)*c < ' ' && *c != '\n') || *c == 127) *c = ' ';
     key_send(p, PASTED); keys_pump(p, true);
 }
 /* A list of URIs (RFC 2483), added line by line, whatever they may be, as long as there is room. */
@@ -3802,6 +3814,8 @@ static void selection_take(struct program *p, XSelectionEvent *e) {
     struct window *w = p->view.window; bool drop = e->selection == w->atom[DND_SELECTION];
     Atom type = None; int format = 0; unsigned long n = 0, left = 0; unsigned char *data = NULL;
     const char *wrong = NULL;
+    if (e->selection != w->wanted || (e->property && e->property != w->wanted)) return;
+    w->wanted = None;                   /* nobody else may bring us something */
     if (e->property != None)
         XGetWindowProperty(w->d, w->id, e->property, 0, PASTE_MAX / 4, True, AnyPropertyType, &type,
                            &format, &n, &left, &data);
@@ -3825,7 +3839,7 @@ static void selection_give(struct window *w, XSelectionRequestEvent *r) {
     if (text && r->target == w->atom[TARGETS])
         XChangeProperty(w->d, r->requestor, property, XA_ATOM, 32, PropModeReplace,
                         (unsigned char *)list, 2);
-    else if (text && (r->target == w->atom[UTF8] || r->target == XA_STRING))
+    else if (text && r->target == w->atom[UTF8])
         XChangeProperty(w->d, r->requestor, property, r->target, 8, PropModeReplace,
                         (const unsigned char *)text, (int)strlen(text));
     else property = None;
@@ -3865,7 +3879,8 @@ static void window_event(struct program *p, XEvent *e) {
     case KeyPress: window_key(p, &e->xkey); break;
     case ButtonPress: window_click(p, &e->xbutton); break;
     case MotionNotify:
-        if (w->dragging) p->prompt.caret = prompt_place(p, (e->xmotion.x - 2 * w->pad) / w->cell);
+        if (w->dragging)
+            p->prompt.caret = prompt_place(&p->prompt, v, (e->xmotion.x - 2 * w->pad) / w->cell);
         frame_at(p, v->drawn + v->pace);
         break;
     case ButtonRelease:
@@ -3881,7 +3896,7 @@ static void window_event(struct program *p, XEvent *e) {
 static void window_off(struct program *p) {
     struct view *v = &p->view; struct window *w = v->window;
     if (!v->on) return;
-    v->on = v->keys = p->prompt.open = false; v->show = NULL;
+    v->on = v->keys = p->prompt.open = false; v->show = NULL; v->key.used = 0;
     if (server_listens(w)) { XDestroyWindow(w->d, w->id); XFlush(w->d); }
     (void)fetcher_watch(p->f, w->fd, 0, NULL, NULL);
     close(w->fd);
@@ -3890,12 +3905,16 @@ static void window_off(struct program *p) {
     free(w->said.data); free(w->copied[0]); free(w->copied[1]);
 }
 
+static void window_again(struct fetcher *f, void *arg) { window_events(f, 0, 0, arg); }
+/* Take events, for a slice; what Xlib holds then is taken in the next turn. */
 static void window_events(struct fetcher *f, int fd, int events, void *arg) {
     struct program *p = arg; struct window *w = p->view.window; XEvent e; (void)fd, (void)events;
-    while (!w->dead && !w->leaving && XPending(w->d) > 0) {
+    usec end = clock_us() + SLICE_INPUT_US;
+    while (!w->dead && !w->leaving && XPending(w->d) > 0 && clock_us() < end) {
         XNextEvent(w->d, &e);
         if (!w->dead && !XFilterEvent(&e, None)) window_event(p, &e);
     }
+    if (p->view.on && !w->dead && XQLength(w->d) > 0) (void)fetcher_timer(f, 0, window_again, p);
     if (!p->view.on || (!w->dead && !w->leaving)) return;
     window_off(p);
     complain(p, w->dead ? "the X server is gone" : "the window is closed", "downloads go on");
@@ -3917,7 +3936,7 @@ static bool pens_open(struct window *w, bool dark) {
     if (!w->fonts) return false;
     XftTextExtents8(w->d, w->font[0], (const FcChar8 *)"0", 1, &zero);
     w->cell = zero.xOff > 1 ? zero.xOff : 2;
-    w->line = (w->font[0]->ascent + w->font[0]->descent) * 5 / 4; w->pad = w->line * 3 / 4;
+    w->line = (w->font[0]->ascent + w->font[0]->descent) * 5 / 4 + 1; w->pad = w->line * 3 / 4 + 1;
     for (int i = 0; i < INKS; i++) {
         unsigned rgb = palette[dark][i];
         XRenderColor c = {(unsigned short)((rgb >> 16) * 257),
@@ -3954,6 +3973,7 @@ static void window_create(struct window *w) {
     if (im)
         w->ic = XCreateIC(im, XNInputStyle, XIMPreeditNothing | XIMStatusNothing, XNClientWindow,
                           w->id, XNFocusWindow, w->id, (char *)NULL);
+    (void)XKeysymToKeycode(w->d, XK_a);         /* the keyboard's map is asked for now */
     XMapWindow(w->d, w->id);
 }
 
@@ -3979,7 +3999,7 @@ static int window_open(struct program *p) {
     if (!w->draw || fetcher_watch(p->f, w->fd, FETCHER_READ, window_events, p) < 0)
         return refuse(2, "cannot open a window: %s", strerror(errno));
     v->on = v->keys = v->rows = v->color = p->prompt.open = p->prompt.stays = true;
-        v->log.fd = w->said.fd = -1; v->out = p->s.json ? &p->err : &p->out;
+        v->log.fd = w->said.fd = -1; v->out = p->s.json || dash(p->s.output) ? &p->err : &p->out;
     v->show = window_show; v->off = window_off; v->pace = WINDOW_PACE_US; p->draw = view_changed;
     out_add(&w->said, "", 1); w->said.used = 0;
     frame_at(p, p->f->now);

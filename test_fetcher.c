@@ -2510,6 +2510,21 @@ static void test_pause_in_lookup(void) {
     forget(&o);
 }
 
+static void test_skip_leftover(void) {
+    char meta[300];
+    struct outcome o;
+    write_file(in_work("kept"), "old", 3);
+    write_file(in_work("kept.part"), "half", 4);
+    snprintf(meta, sizeof meta, "%s\n\"x\"\n9\n", url("/kept?size=9"));
+    write_file(in_work("kept.part.meta"), meta, strlen(meta));
+    int fd = open(in_work("kept.part"), O_RDWR);
+    flock(fd, LOCK_EX);
+    o = FETCH(.url = url("/kept?size=9"), .path = in_work("kept"), .existing = FETCHER_SKIP);
+    ok(o.code == FETCHER_OK && !o.changed && o.attempts == 0, "what exists is skipped, whoever writes its .part: %s", o.message);
+    forget(&o);
+    close(fd);
+}
+
 static void test_skip_repeated(void) {
     struct outcome o = {0};
     struct fetcher_info info;
@@ -4604,6 +4619,56 @@ static void test_window_looks(void) {
     desk_close();
 }
 
+static void gui_notify(struct gui *g, const char *selection, const char *text) {
+    XChangeProperty(desk.d, g->id, atom_of(selection), atom_of("UTF8_STRING"), 8, PropModeReplace, (const unsigned char *)text, (int)strlen(text));
+    XEvent e = {.xselection = {.type = SelectionNotify, .requestor = g->id, .selection = atom_of(selection),
+                               .target = atom_of("UTF8_STRING"), .property = atom_of(selection), .time = CurrentTime}};
+    XSendEvent(desk.d, g->id, False, NoEventMask, &e);
+    XFlush(desk.d);
+}
+
+/* What other programs on the display may do to us, and hasty fingers. */
+static void test_window_hostile(void) {
+    struct gui g;
+    char *big = malloc(60001);
+    if (!desk_open("window_hostile"))
+        return;
+    if (!big)
+        die("malloc");
+    GUI(&g, url("/h1?size=9000&stall=50"), url("/h2?size=9000&stall=50"));
+    until(row_pixels(&g, CHOSEN, 0) > 0);
+    gui_notify(&g, "CLIPBOARD", "jobs 3\n");
+    gui_notify(&g, "XdndSelection", url("/h3?size=5"));
+    xdo("xdotool type --delay 2 '%0*d'; xdotool key Escape; xdotool mousemove --window %lu 400 %d click 1; xdotool type z; xdotool key BackSpace",
+        150, 0, g.id, line_y(&window, 0) + 3);
+    xdo("xdotool type --delay 2 'jobs 4'; xdotool key Return");
+    ok(tells(&g, "4 at the same time"), "a click behind the end of a line that was longer");
+    ok(!strstr(g.c.text[0], "3 at the same time") && !exists(in_work("gui/h3")), "nothing is pasted that was not asked for");
+    memset(big, 'c', 60000);
+    big[60000] = '\0';
+    write_file(in_work("c"), big, 60000);
+    xdo("xclip -selection clipboard -i %s >/dev/null 2>&1; xdotool key ctrl+v Tab", in_work("c"));
+    turn_for(300000);
+    ok(!strstr(g.c.text[0], "cancelled"), "the bytes of a paste are never keys");
+    for (usec end = clock_us() + 1000000; clock_us() < end; fetcher_step(f, 0))
+        for (int i = 0; i < 100; i++)
+            source_message(g.id, "XdndPosition", (long)DefaultRootWindow(desk.d), 0, 0);
+    kill(g.c.pid, SIGTERM);
+    usec begun = clock_us();
+    ok(end_of(&g) == 143 && clock_us() - begun < 2000000, "a flood of messages holds nothing up: %.0f ms", MS(clock_us() - begun));
+    child_free(&g.c);
+    GUI(&g, "-o", "-", url("/data?size=5000"));
+    xdo("xdotool key Tab question q y a");
+    ok(end_of(&g) == 0 && g.c.size[0] == 5000 && strstr(g.c.text[1], "up down page"), "what is said is not mixed with data; and the end is the end");
+    child_free(&g.c);
+    GUI(&g, "-i", "-");
+    xdo("xdotool key Tab");
+    ok(write(g.c.in, "stats\n", 6) == 6 && tells(&g, "longest wait"), "an answer wakes the window");
+    gui_quit(&g);
+    desk_close();
+    free(big);
+}
+
 static void test_window_refused(void) {
     struct child c = SH("DISPLAY=:4711 ./fetcher -w http://localhost/");
     ok(said(&c, 2, "cannot open a window: no X server at display \":4711\""), "no display");
@@ -4627,6 +4692,7 @@ static void no_window(void) { skip("window", "built without X11"); }
 #define test_window_server no_window
 #define test_window_close no_window
 #define test_window_looks no_window
+#define test_window_hostile no_window
 #define test_window_refused no_window
 #endif
 
@@ -5125,7 +5191,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(file_trouble), TEST(disk_full), TEST(names), TEST(dispositions), TEST(directory), TEST(retry),
     TEST(backoff), TEST(retry_after), TEST(total), TEST(slow_rate), TEST(own_range), TEST(complete), TEST(part_replaced),
     TEST(resume), TEST(interrupted_often), TEST(server_restart), TEST(resume_changed), TEST(stream_retry),
-    TEST(foreign_part), TEST(pause_holds), TEST(pause_in_lookup), TEST(skip_repeated), TEST(repeat), TEST(repeat_resume), TEST(repeat_failure), TEST(two_on_one_target), TEST(random_faults), TEST(rate),
+    TEST(foreign_part), TEST(pause_holds), TEST(pause_in_lookup), TEST(skip_leftover), TEST(skip_repeated), TEST(repeat), TEST(repeat_resume), TEST(repeat_failure), TEST(two_on_one_target), TEST(random_faults), TEST(rate),
     TEST(idle), TEST(program), TEST(back_pressure), TEST(options), TEST(limiting_options), TEST(login_options), TEST(help), TEST(bad_usage),
     TEST(bad_lists), TEST(json), TEST(signals), TEST(stopped_reader), TEST(closed_output), TEST(long_list), TEST(kill),
     TEST(faults), TEST(slow_accept), TEST(continue), TEST(password), TEST(every), TEST(words),
@@ -5133,7 +5199,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(terminal), TEST(terminal_idle), TEST(terminal_sizes), TEST(terminal_paste), TEST(terminal_jobs),
     TEST(terminal_stopped), TEST(terminal_lost), TEST(terminal_abuse), TEST(terminal_plain), TEST(terminal_color),
     TEST(window), TEST(window_rows), TEST(window_paste), TEST(window_drop), TEST(window_server), TEST(window_close),
-    TEST(window_looks), TEST(window_refused),
+    TEST(window_looks), TEST(window_hostile), TEST(window_refused),
     TEST(promise), TEST(readme), TEST(demo),
 };
 
