@@ -25,6 +25,9 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -5081,7 +5084,10 @@ static pid_t server_elsewhere(void) {
     pid_t child = -1;
     if (pipe(port) < 0 || (child = fork()) < 0)
         die("fork");
-    if (child == 0) {
+    if (child == 0) {                   /* it goes when we do */
+#ifdef __linux__
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+#endif
         f = fetcher_new();
         server_open(&server, f, 0);
         if (write(port[1], &server.port, sizeof server.port) < 0)
@@ -5120,9 +5126,8 @@ static void test_promise(void) {
 }
 
 static int promise(const char *word) {
-    pid_t child = server_elsewhere();
-    f = fetcher_new();
     test_begin();
+    pid_t child = server_elsewhere();
     bool nginx = nginx_start();
     printf("| longest time without a look at the user's input, ms | stall meter | 1 ms tick | key echo | plain libcurl | longest step |\n"
            "|---|--:|--:|--:|--:|---|\n");
