@@ -2014,16 +2014,13 @@ void fetcher_free(struct fetcher *f) {
 #include <termios.h>
 #include <wchar.h>
 
-enum {
-    OUT_FULL = 65536, SLICE_INPUT_US = 1000, FAILED_KEPT = 1000, SPEEDS = 120,
-    FRAME_US = 50000, TICK_US = 200000, HISTORY = 50, LINES = 500
-};
+enum { OUT_FULL = 65536, SLICE_INPUT_US = 1000, FAILED_KEPT = 1000, SPEEDS = 120, HISTORY = 50,
+       LINES = 500, FRAME_US = 50000, TICK_US = 200000 };
 struct settings {
     struct fetcher_request rq;  /* what each transfer asks for */
     char *output, *dir, *list, *agent, *user, *proxy, *cacert, *trace, *cookies, *session, *color;
     char *method, *data;
-    const char **headers; int header_count;
-    int64_t jobs, per_host, retries, rate;
+    const char **headers; int header_count; int64_t jobs, per_host, retries, rate;
     bool quiet, verbose, json, plain, stats, insecure, netrc, compressed, remote_time, no_clobber;
     bool overwrite, again, no_continue, window, dark, help, version;
 };
@@ -2052,15 +2049,13 @@ struct input {                  /* lines of commands */
 enum { SESSION, LIST, PROMPT, INPUTS };
 struct prompt {                 /* a line that is being edited */
     bool open, stays, too_long; /* stays: open when a line has been entered */
-    size_t caret, mark, length; /* what is between caret and mark is selected */
-    size_t from;                /* where the part that is shown begins */
+    size_t caret, mark, length, from;   /* selected between caret and mark; shown behind from */
     char text[URL_MAX], *history[HISTORY];
     int entries, entry;         /* of the history; the one that is shown */
 };
 struct view {                   /* the terminal's or the window's */
-    struct out *out;            /* lines go there in the end */
     void (*show)(struct program *), (*off)(struct program *);   /* show NULL: there is no view */
-    struct window *window;      /* NULL: it is the terminal's */
+    struct out *out; struct window *window;     /* where lines end; NULL: it is the terminal's */
     bool on, keys, rows, utf8, color, paste, asking, redraw;
     bool chosen, fresh;         /* the selected row, by a person; more bytes of a key may follow */
     struct out log, picture, key;       /* what is to be shown; lines; bytes not yet understood */
@@ -2078,16 +2073,15 @@ struct program {
     uint64_t refused, last_number, base;        /* lines; of a job; see command_line() */
     size_t row_count, failed_count, paused, repeating;      /* the last two: of those not ended */
     struct job *selected;
-    int offset, firsts, status;                 /* offset: the rows shown above the selected one */
     fetcher_id feed_timer;
+    int offset, firsts, status;                 /* offset: the rows shown above the selected one */
     bool feeding, closing, stay, keep, bare;    /* keep what failed; the command is just a URL */
     struct { const struct command *command; int64_t next; int count; } sweep;
     struct { FILE *file, *last; struct node at; bool armed, dirty, told;
              unsigned long line; uint64_t number; } save;        /* of the file */
     usec began, sampled;
     int64_t received, speed[SPEEDS];            /* at the last sample; newest second first */
-    struct prompt prompt;
-    struct view view;
+    struct prompt prompt; struct view view;
     CURLSH *cookies; FILE *trace;
 };
 
@@ -2133,11 +2127,11 @@ static void out_ready(struct fetcher *f, int fd, int events, void *arg) {
 
 static void out_add(struct out *o, const char *data, size_t n) {
     if (n == 0) return;
-    size_t room = o->room * 2 > o->used + n ? o->room * 2 : o->used + n + 1024;
-    char *larger = o->used + n > o->room ? realloc(o->data, room) : o->data;
+    size_t need = o->used + n, room = need > o->room ? need + o->room + 1024 : o->room;
+    char *larger = room > o->room ? realloc(o->data, room) : o->data;
     if (!larger) { o->error = ENOMEM; return; }
-    o->room = o->used + n > o->room ? room : o->room; o->data = larger;
-    memcpy(o->data + o->used, data, n); o->used += n;
+    memcpy(larger + o->used, data, n);
+    o->data = larger; o->room = room; o->used = need;
 }
 
 static void out_printf(struct out *o, const char *format, ...) {
@@ -2167,7 +2161,15 @@ static void out_json(struct out *o, const char *event, int64_t id, ...) {
     }
     va_end(args);
 }
-static void frame_at(struct program *p, usec due);
+static void frame(struct fetcher *f, void *arg);
+/* Draw then, if not sooner. */
+static void frame_at(struct program *p, usec due) {
+    struct view *v = &p->view;
+    if (!v->show || (v->timer && v->due <= due)) return;
+    usec wait = due > p->f->now ? due - p->f->now : 0;
+    (void)fetcher_timer_stop(p->f, v->timer);
+    v->due = due; v->timer = fetcher_timer(p->f, (wait + 999) / 1000, frame, p);
+}
 static void changed(struct program *p) { frame_at(p, p->view.drawn + TICK_US); }
 /* Where a line goes: on a terminal with a view that's above it. */
 static struct out *line_out(struct program *p, bool error) {
@@ -2221,9 +2223,7 @@ static const char *time_text(char *to, size_t room, double seconds) {
     return to;
 }
 
-/* ======================================================================================= Options
- * One table serves the parser and the help.
- */
+/* ====================================================================================== Options */
 enum kind { FLAG, TEXT, SECRET, HEADER, DATA, COUNT, TIME, SIZE };
 
 static const struct option {
@@ -2286,10 +2286,8 @@ static int64_t read_amount(const char *text, enum kind kind) {
     static const double bytes[] = {1, 1024, 1024, 1048576, 1048576, 1073741824, 1073741824};
     const char *units = kind == TIME ? "ssmhd" : kind == SIZE ? "bkKmMgG" : "";
     char *end; double value = strtod(text, &end);
-    const char *unit = *end ? strchr(units, *end) : units;
-    if (end == text || !isdigit((unsigned char)end[-1]) || !isdigit((unsigned char)*text) ||
-        !unit || (*end && end[1]))
-        return -1;
+    const char *unit = !*end ? units : end[1] ? NULL : strchr(units, *end);
+    if (!isdigit((unsigned char)*text) || !isdigit((unsigned char)end[-1]) || !unit) return -1;
     value *= (kind == TIME ? ms : bytes)[unit - units];
     return value < (kind == COUNT ? 1e6 + 1 : 9e15) ? (int64_t)value : -1;
 }
@@ -2338,10 +2336,8 @@ static int options_read(struct settings *s, char **argv, char **url) {
         if ((over = strcmp(arg, "--") == 0)) continue;
         bool is_long = arg[1] == '-'; char *value = is_long ? strchr(arg, '=') : arg + 1;
         size_t n = strcspn(arg + 2, "=");
-        for (o = option; o < end; o++)
-            if (is_long ? strlen(o->name) == n && !memcmp(o->name, arg + 2, n)
-                        : o->letter == arg[1])
-                break;
+        for (o = option; o < end && (is_long ? strlen(o->name) != n || memcmp(o->name, arg + 2, n)
+                                             : o->letter != arg[1]); o++) continue;
         if (o == end) return refuse(2, "unknown option %s", arg);
         value = value && (is_long || value[1]) ? value + 1 : NULL;
         if (o->arg && !value && (value = *++argv) == NULL)
@@ -2633,9 +2629,8 @@ static void do_add(struct program *p, char **word) {
 
 static void do_jobs(struct program *p, char **word) {
     int64_t n = read_amount(word[1], COUNT);
-    if (n < 1) { reply(p, false, 0, "not a number of jobs: %s", word[1]); return; }
-    (void)fetcher_limit(p->f, (int)n, 0, 0);
-    reply(p, true, 0, "%d at the same time", (int)n);
+    if (n < 1) reply(p, false, 0, "not a number of jobs: %s", word[1]);
+    else if (!fetcher_limit(p->f, (int)n, 0, 0)) reply(p, true, 0, "%d at the same time", (int)n);
 }
 
 static void do_limit(struct program *p, char **word) {
@@ -2715,8 +2710,7 @@ static bool do_first(struct program *p, struct job *j) {
 static bool do_clear(struct program *p, struct job *j) { return !j->transfer && do_cancel(p, j); }
 
 static void do_quit(struct program *p, char **word) {
-    (void)word; reply(p, true, 0, "bye");
-    leave(p);
+    (void)word; reply(p, true, 0, "bye"); leave(p);
 }
 
 static const struct command commands[] = {
@@ -2835,8 +2829,7 @@ static bool feed_one(struct program *p) {
     }
     return c != NULL;
 }
-/* A regular file would always be ready, so it is read when there is room; a millisecond of that,
- * then the loop has its turn. */
+/* A file is always ready: where there is room it is read, a millisecond before each other turn. */
 static void feed(struct fetcher *f, void *arg) {
     struct program *p = arg; struct input *list = &p->input[LIST];
     usec end = clock_us() + SLICE_INPUT_US; bool more = true;
@@ -3026,8 +3019,7 @@ static void draw_row(struct program *p, struct out *o, struct job *j, int column
     }
     out_printf(o, "%s", sgr(v, "\033[m"));
 }
-/* The totals, the most important first, without the last ones if it is narrow; and between them the
- * last seconds as small bars. */
+/* The totals, the last ones only where there is room; between them the last seconds as bars. */
 static void draw_totals(struct program *p, struct out *o, int columns) {
     struct fetcher_stats st; char part[5][64] = {"", "", "        "}, size[32], left[32];
     int used = 0, all = 0; int64_t most = 1;
@@ -3093,11 +3085,6 @@ static int draw_rows(struct program *p, struct out *o, int columns, int rows) {
     if (more) out_printf(o, "       + %zu more\n", p->row_count - (size_t)n);
     return n + more;
 }
-/* Is this line of the picture another than the one on the screen? It will be. */
-static bool line_new(struct view *v, int line, const char *text, size_t n) {
-    uint64_t before = v->shown[line];
-    return (v->shown[line] = text_hash(text, n)) != before;
-}
 /* Draw what has changed since the last frame; all, if lines have come above, or their number. */
 static void paint(struct program *p, int columns, int most) {
     struct view *v = &p->view; struct out *o = v->out, *lines = &v->picture;
@@ -3117,8 +3104,8 @@ static void paint(struct program *p, int columns, int most) {
         out_printf(o, n > 1 ? "\033[%dA\r" : "\r", n - 1);
     }
     for (const char *s = lines->data; at < n; at++, s = strchr(s, '\n') + 1) {
-        size_t len = strcspn(s, "\n");
-        if (!line_new(v, at, s, len) || v->redraw) continue;
+        size_t len = strcspn(s, "\n"); uint64_t before = v->shown[at];
+        if ((v->shown[at] = text_hash(s, len)) == before || v->redraw) continue;
         if (at) out_printf(o, "\033[%dB", at);
         out_add(o, s, len);
         out_printf(o, at ? "\033[K\033[%dA\r" : "\033[K\r", at);
@@ -3134,7 +3121,6 @@ static bool submit(struct program *p, const char *verb, const char *rest) {
     in->end += (size_t)sprintf(in->text + in->end, "%s%s\n", verb, rest);
     return true;
 }
-
 
 static void choose(struct program *p, int by) {
     struct job *j = p->selected;
@@ -3189,10 +3175,8 @@ static void prompt_key(struct program *p, int k) {
     case DELETE: case 4: prompt_edit(e, at, n ? n : ahead - at, "", 0); break;
     case 11: prompt_edit(e, e->caret, e->length - e->caret, "", 0); break;
     case 21: prompt_edit(e, 0, e->caret, "", 0); break;
-    case 23:
-        while (back > 0 && e->text[back - 1] != ' ') back--;
-        prompt_edit(e, back, e->caret - back, "", 0);
-        break;
+    case 23: while (back > 0 && e->text[back - 1] != ' ') back--;
+             prompt_edit(e, back, e->caret - back, "", 0); break;
     default:
         if (k >= ' ' && k < 256) prompt_edit(e, at, n, &c, 1);
     }
@@ -3217,12 +3201,10 @@ static void view_key(struct program *p, int k) {
     case 'f': verb = "first"; break;
     case '+': case '-': verb = "jobs"; number = p->f->limit_total + (k == '+' ? 1 : -1); break;
     case 'a': case ':': case PASTE: p->prompt.open = true; break;
-    case '?':
-        out_printf(&v->log, "  up down page home end (or j k g G)   choose a row\n"
+    case '?': out_printf(&v->log, "  up down page home end (or j k g G)   choose a row\n"
             "  p pause or resume   r retry   c cancel   f first   + - more or less at a time\n"
             "  a or : a URL or a command, such as: https://example.org/x   limit 200k   help\n"
-            "  ? this help   q quit   ^Z suspend\n");
-        break;
+            "  ? this help   q quit   ^Z suspend\n"); break;
     case 12: v->redraw = true; break;
     case 'y': case 'Y': if (v->asking) (void)submit(p, "quit", ""); break;
     case 'q': if (!busy) (void)submit(p, "quit", ""); break;
@@ -3243,15 +3225,6 @@ static size_t key_read(const char *s, size_t n, int *key) {
         if (strlen(sequences[i].text) == used && !memcmp(s + 2, sequences[i].text + 1, used - 1))
             *key = sequences[i].key;
     return used + 1;
-}
-static void frame(struct fetcher *f, void *arg);
-/* Draw then, if not sooner. */
-static void frame_at(struct program *p, usec due) {
-    struct view *v = &p->view;
-    if (!v->show || (v->timer && v->due <= due)) return;
-    usec wait = due > p->f->now ? due - p->f->now : 0;
-    (void)fetcher_timer_stop(p->f, v->timer);
-    v->due = due; v->timer = fetcher_timer(p->f, (wait + 999) / 1000, frame, p);
 }
 /* Draw, and once more where times or speeds go on, or when we may come to the front. */
 static void frame(struct fetcher *f, void *arg) {
@@ -3304,7 +3277,7 @@ static void view_off(struct program *p) {
 }
 
 static void view_show(struct program *p) {
-    struct view *v = &p->view; struct winsize size = {24, 80, 0, 0}; bool ours = tty_ours();
+    struct view *v = &p->view; struct winsize size; bool ours = tty_ours();
     if (v->on && !ours) view_off(p);
     if (!v->on && ours && tcgetattr(tty.fd, &tty.cooked) == 0) {
         struct termios t = tty.cooked;
@@ -3339,13 +3312,10 @@ static void view_lost(struct fetcher *f, void *arg) {
 static void keys_ready(struct fetcher *f, int fd, int events, void *arg) {
     struct program *p = arg; char bytes[4096]; ssize_t n = read(fd, bytes, sizeof bytes);
     bool error = n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR); (void)events;
-    bool behind = tcgetpgrp(fd) > 0 && !tty_ours();
+    bool behind = tcgetpgrp(fd) > 0 && !tty_ours(); p->view.fresh = true;
     if (error && behind) { view_off(p); frame_at(p, f->now); }
     else if (error) view_lost(f, p);
-    else {
-        out_add(&p->view.key, bytes, n > 0 ? (size_t)n : 0);
-        p->view.fresh = true; keys_pump(f, p);
-    }
+    else { out_add(&p->view.key, bytes, n > 0 ? (size_t)n : 0); keys_pump(f, p); }
 }
 
 static void suspend(struct fetcher *f, void *arg);
@@ -3377,10 +3347,8 @@ static void on_signal(int number) {
 }
 /* What was ignored from the beginning (by nohup, or a shell's &) stays so. */
 static void signals_set(void (*handler)(int), size_t from, size_t to) {
-    struct sigaction action, old;
-    memset(&action, 0, sizeof action);
+    struct sigaction action = {.sa_handler = handler}, old;
     for (size_t i = from; i < to; i++) {
-        action.sa_handler = handler;
         action.sa_flags = handled[i].call ? SA_RESTART : (int)SA_RESETHAND;
         if (sigaction(handled[i].number, NULL, &old) == 0 && old.sa_handler != SIG_IGN)
             sigaction(handled[i].number, &action, NULL);
@@ -3400,8 +3368,7 @@ static void view_open(struct program *p) {
     const char *term = getenv("TERM"), *no_color = getenv("NO_COLOR"), *name = ttyname(0);
     bool both = isatty(0) && p->out.tty;
     if (s->plain || s->quiet || s->json || !term || !*term || !strcmp(term, "dumb") ||
-        !(p->out.tty || p->err.tty) || (both && dash(s->list)) ||
-        (dash(s->output) && p->out.tty))
+        !(p->out.tty || p->err.tty) || (both && dash(s->list)) || (dash(s->output) && p->out.tty))
         return;
     v->out = p->out.tty ? &p->out : &p->err; v->rows = p->out.tty;
     v->keys = both && name && tcgetpgrp(0) == getpgrp() &&
@@ -3411,8 +3378,7 @@ static void view_open(struct program *p) {
     v->color = s->color && strcmp(s->color, "auto") ? strcmp(s->color, "always") == 0
                                                     : !no_color || !*no_color;
     v->show = view_show; v->off = view_off; v->pace = FRAME_US;
-    signal(SIGTTOU, SIG_IGN);           /* to write from the background is no reason to stop */
-    signal(SIGTTIN, SIG_IGN);
+    signal(SIGTTOU, SIG_IGN); signal(SIGTTIN, SIG_IGN); /* the background is no reason to stop */
     signals_set(on_signal, SUSPEND - 3, COUNT_OF(handled));
     frame_at(p, p->f->now);
 }
@@ -3420,7 +3386,6 @@ static void view_open(struct program *p) {
 /* ======================================================================================== Window
  * One more terminal, with a better pen: keys become the bytes that a terminal would send, what is
  * pasted comes as a bracketed paste, and the lines of the picture are painted on a grid.
- *
  * Xlib may have read events into a queue of its own, where select() does not see them: so whatever
  * calls it ends with window_events(), which empties that. Once the window is there nothing waits
  * for the server, but for what a paste or a drop brings: it is drawn a line at a time, and only
@@ -3446,15 +3411,12 @@ enum atom {
 static struct window {
     Display *d; Window id, source;              /* source: of what is dropped */
     GC gc; Pixmap back; XftDraw *draw; XIC ic; XftColor ink[INKS]; Atom atom[ATOMS];
-    FcPattern *pattern; FcFontSet *set;         /* all fonts, the best first */
-    XftFont *font[FONTS];
+    FcPattern *pattern; FcFontSet *set; XftFont *font[FONTS];   /* the set: all, the best first */
     int fonts, width, height, cell, line, pad;  /* in pixels: a column, a line, the margin */
     int columns, lines, graph;                  /* the grid; pixels of the graph, or 0 */
     bool dead, leaving, dragging;
-    Atom wanted;                                /* the selection that we have asked for */
-    usec graphed;                               /* the newest second of the graph */
-    struct out said;                            /* the last lines that have been said */
-    size_t since;                               /* where those behind the last key begin */
+    Atom wanted; usec graphed;  /* the selection asked for; the newest second of the graph */
+    struct out said; size_t since;              /* the last lines; where the last key's begin */
     char *copied[2], title[100];                /* copied: the selections we own */
 } window;
 /* -- the pen --------------------------------------------------------------------------------- */
@@ -3471,8 +3433,7 @@ static bool font_open(struct window *w, int i) {
     if (font) w->font[w->fonts++] = font;
     return font != NULL;
 }
-/* The first font that has it; colored ones are left out, since an Xft before 2.3.5 can't draw them.
- * If there is none, the first font shows a box. */
+/* The first font that has it; colored ones are left out: an Xft before 2.3.5 can't draw them. */
 static XftGlyphFontSpec glyph_spec(struct window *w, uint32_t c, int x, int y) {
     int found = 0; FcCharSet *has; FcBool color;
     while (found < w->fonts && !XftCharExists(w->d, w->font[found], c)) found++;
@@ -3481,7 +3442,7 @@ static XftGlyphFontSpec glyph_spec(struct window *w, uint32_t c, int x, int y) {
             FcCharSetHasChar(has, c) && (FcPatternGetBool(w->set->fonts[i], FC_COLOR, 0, &color) !=
                                          FcResultMatch || !color) && font_open(w, i))
             break;
-    XftFont *font = w->font[found < w->fonts ? found : 0];
+    XftFont *font = w->font[found < w->fonts ? found : 0];      /* where none has it: a box */
     y += (w->line - w->font[0]->ascent - w->font[0]->descent) / 2 + w->font[0]->ascent;
     return (XftGlyphFontSpec){font, XftCharIndex(w->d, font, c), (short)x, (short)y};
 }
@@ -3570,8 +3531,7 @@ static void show_graph(struct program *p, struct window *w) {
 static int draw_said(struct program *p, struct out *o) {
     struct window *w = p->view.window; char *s = w->said.data, *end = s + w->said.used;
     int most = w->lines / 5 + 1, n = 0, all = 0;
-    for (char *c = s; c < end; c++)
-        if (*c == '\n') all++, n += c >= s + w->since;
+    for (char *c = s; c < end; c = strchr(c, '\n') + 1) all++, n += c >= s + w->since;
     n = n > w->lines / 2 ? w->lines / 2 : n > most ? n : all > most ? most : all;
     for (int i = 0; o && i < all; i++, s = end + 1) {
         end = strchr(s, '\n');
@@ -3603,10 +3563,9 @@ static void window_compose(struct program *p, struct window *w, struct out *o) {
 }
 /* Title and icon tell how far it is. */
 static void show_title(struct program *p, struct window *w) {
-    size_t failed = p->failed_count, left = p->row_count - failed; char title[100], size[32];
-    uint64_t done = p->f->done;
+    size_t left = p->row_count - p->failed_count; char title[100], size[32];
     snprintf(title, sizeof title, left ? "%" PRIu64 "/%" PRIu64 " - %s/s - fetcher" : "fetcher",
-             done, done + left, size_text(size, sizeof size, (double)p->speed[0]));
+             p->f->done, p->f->done + left, size_text(size, sizeof size, (double)p->speed[0]));
     if (strcmp(title, w->title) == 0) return;
     strcpy(w->title, title); XStoreName(w->d, w->id, title);
     XChangeProperty(w->d, w->id, w->atom[NET_NAME], w->atom[UTF8], 8, PropModeReplace,
@@ -3620,9 +3579,8 @@ static void window_resize(struct program *p, struct window *w) {
                             (unsigned)DefaultDepth(w->d, DefaultScreen(w->d)));
     if (w->draw) XftDrawChange(w->draw, w->back);
     w->graph = w->height > 16 * w->line ? 3 * w->line : 0;
-    w->columns = (w->width - 2 * w->pad) / w->cell;
+    w->columns = w->width < 2 * w->pad + w->cell ? 1 : (w->width - 2 * w->pad) / w->cell;
     w->lines = 2 + (w->height - (w->graph ? 6 : 5) * w->pad - 2 * w->line - w->graph) / w->line;
-    w->columns = w->columns < 1 ? 1 : w->columns;
     w->lines = w->lines < 2 ? 2 : w->lines < LINES ? w->lines : LINES;
     fill(w, PAPER, 0, 0, w->width, w->height);
     fill(w, EDGE, w->pad - 1, w->pad - 1, w->width - 2 * w->pad + 2, w->line + w->pad + 2);
@@ -3649,9 +3607,9 @@ static void window_show(struct program *p) {
     if (listens && v->redraw) window_resize(p, w);
     if (listens) { window_compose(p, w, &v->picture); v->drawn = p->f->now; }
     for (s = v->picture.data; listens && i < w->lines; i++, s = strchr(s, '\n') + 1) {
-        size_t n = strcspn(s, "\n");
-        if (!line_new(v, i, s, n)) continue;
-        if (!(listens = server_listens(w) && show_line(w, i, s, n))) v->shown[i] = 0;
+        size_t n = strcspn(s, "\n"); uint64_t hash = text_hash(s, n);
+        if (v->shown[i] == hash) continue;
+        listens = server_listens(w) && show_line(w, i, s, n); v->shown[i] = listens ? hash : 0;
     }
     if (listens && w->graph && w->graphed != p->sampled) show_graph(p, w);
     if (listens) show_title(p, w); else frame_at(p, p->f->now + TICK_US);
@@ -3703,11 +3661,10 @@ static void window_key(struct program *p, XKeyEvent *e) {
 /* The caret goes where the pointer is. The line may be shorter than when it was drawn. */
 static void caret_to(struct program *p, int x) {
     struct prompt *e = &p->prompt; struct window *w = p->view.window; struct glyph g;
+    int column = (x - 2 * w->pad) / w->cell;
     e->caret = e->from < e->length ? e->from : e->length;
-    for (x -= 2 * w->pad; e->text[e->caret]; e->caret += g.bytes, x -= g.columns * w->cell) {
-        g = glyph_at(&p->view, e->text + e->caret);
-        if (x < g.columns * w->cell) break;
-    }
+    for (; e->text[e->caret]; e->caret += g.bytes, column -= g.columns)
+        if (column < (g = glyph_at(&p->view, e->text + e->caret)).columns) break;
 }
 
 static void window_click(struct program *p, XButtonEvent *e) {
@@ -3724,17 +3681,6 @@ static void window_click(struct program *p, XButtonEvent *e) {
         p->prompt.open = false; choose(p, row - p->offset);
     }
 }
-/* A list of URIs (RFC 2483), added line by line, whatever they may be, as long as there is room. */
-static bool dropped(struct program *p, char *text) {
-    bool good = true;
-    for (char *next; *text; text = next) {
-        size_t n = strcspn(text, "\r\n");
-        next = text + n + strspn(text + n, "\r\n"); text[n] = '\0';
-        good &= n == 0 || *text == '#' || submit(p, "add ", text);
-    }
-    feed(p->f, p);
-    return good;
-}
 
 static void dnd_reply(struct window *w, enum atom type, bool good) {
     XEvent e = {.xclient = {.type = ClientMessage, .window = w->source, .format = 32,
@@ -3743,12 +3689,12 @@ static void dnd_reply(struct window *w, enum atom type, bool good) {
     e.xclient.data.l[type == DND_STATUS ? 4 : 2] = good ? (long)w->atom[DND_COPY] : 0;
     XSendEvent(w->d, w->source, False, NoEventMask, &e);
 }
-/* Somebody's selection has come: as one property, or not at all. */
+/* Somebody's selection has come, as one property, or not at all: a paste, or a list of URIs (RFC
+ * 2483), which are added, whatever they may be, as long as there is room. */
 static void selection_take(struct program *p, XSelectionEvent *e) {
     struct view *v = &p->view; struct window *w = v->window;
-    bool drop = e->selection == w->atom[DND_SELECTION];
+    bool drop = e->selection == w->atom[DND_SELECTION]; const char *wrong = NULL;
     Atom type = None; int format = 0; unsigned long n = 0, left = 0; unsigned char *data = NULL;
-    const char *wrong = NULL;
     if (e->selection != w->wanted || (e->property && e->property != w->wanted)) return;
     w->wanted = None;                   /* nobody else may bring us something */
     if (e->property != None)
@@ -3757,8 +3703,11 @@ static void selection_take(struct program *p, XSelectionEvent *e) {
     if (w->dead) return;
     if (type == w->atom[INCR] || left > 0) wrong = "it is too large";
     else if (format != 8 || n == 0) wrong = "there is no text in it";
-    else if (drop) wrong = dropped(p, (char *)data) ? NULL : "it is too large";
-    else {
+    else if (drop) {
+        for (char *s = strtok((char *)data, "\r\n"); s; s = strtok(NULL, "\r\n"))
+            if (*s != '#' && !submit(p, "add ", s)) wrong = "it is too large";
+        feed(p->f, p);
+    } else {
         for (unsigned char *c = data; c < data + n; c++)        /* could end it, or be a key */
             if ((*c < ' ' && *c != '\n') || *c == 127) *c = ' ';
         out_printf(&v->key, "\033[200~"); out_add(&v->key, (char *)data, n);
@@ -3774,8 +3723,6 @@ static void selection_take(struct program *p, XSelectionEvent *e) {
 static void selection_give(struct window *w, XSelectionRequestEvent *r) {
     const char *text = w->copied[r->selection == w->atom[CLIPBOARD]];
     Atom list[] = {w->atom[TARGETS], w->atom[UTF8]};
-    XEvent e = {.xselection = {.type = SelectionNotify, .requestor = r->requestor, .time = r->time,
-                               .selection = r->selection, .target = r->target}};
     Atom property = r->property ? r->property : r->target;
     if (text && r->target == w->atom[TARGETS])
         XChangeProperty(w->d, r->requestor, property, XA_ATOM, 32, PropModeReplace,
@@ -3784,11 +3731,11 @@ static void selection_give(struct window *w, XSelectionRequestEvent *r) {
         XChangeProperty(w->d, r->requestor, property, r->target, 8, PropModeReplace,
                         (const unsigned char *)text, (int)strlen(text));
     else property = None;
-    e.xselection.property = property;
+    XEvent e = {.xselection = {.type = SelectionNotify, .requestor = r->requestor, .time = r->time,
+                .selection = r->selection, .target = r->target, .property = property}};
     XSendEvent(w->d, r->requestor, False, NoEventMask, &e);
 }
-/* The window is to be closed (where stdin still brings commands, it goes on without), or something
- * is dragged over it, or dropped. */
+/* It is to be closed (where stdin brings commands we go on), or something is dragged or dropped. */
 static void window_message(struct program *p, XClientMessageEvent *e) {
     struct view *v = &p->view; struct window *w = v->window; const long *l = e->data.l;
     Atom type = e->message_type;
@@ -3820,8 +3767,7 @@ static void window_event(struct program *p, XEvent *e) {
     case MotionNotify: if (w->dragging) caret_to(p, e->xmotion.x); break;
     case ButtonRelease:
         if (w->dragging) copy(p, 0, e->xbutton.time);
-        w->dragging = false;
-        break;
+        w->dragging = false; break;
     case SelectionNotify: selection_take(p, &e->xselection); break;
     case SelectionRequest: selection_give(w, &e->xselectionrequest); break;
     case ClientMessage: window_message(p, &e->xclient); break;
@@ -3858,8 +3804,7 @@ static void server_left(Display *d, void *arg) { (void)d, (void)arg; }  /* and d
 /* -- the beginning --------------------------------------------------------------------------- */
 static bool pens_open(struct window *w, bool dark) {
     int screen = DefaultScreen(w->d); FcResult result; XGlyphInfo zero;
-    w->pattern = FcNameParse((const FcChar8 *)"monospace:size=10");
-    if (!w->pattern) return false;
+    if (!(w->pattern = FcNameParse((const FcChar8 *)"monospace:size=10"))) return false;
     FcConfigSubstitute(NULL, w->pattern, FcMatchPattern);
     XftDefaultSubstitute(w->d, screen, w->pattern);     /* the size follows Xft.dpi */
     w->set = FcFontSort(NULL, w->pattern, FcTrue, NULL, &result);
@@ -3869,10 +3814,9 @@ static bool pens_open(struct window *w, bool dark) {
     w->cell = zero.xOff > 1 ? zero.xOff : 2;
     w->line = (w->font[0]->ascent + w->font[0]->descent) * 5 / 4 + 1; w->pad = w->line * 3 / 4 + 1;
     for (int i = 0; i < INKS; i++) {
-        unsigned rgb = palette[dark][i];
-        XRenderColor c = {(unsigned short)((rgb >> 16) * 257),
-                          (unsigned short)((rgb >> 8 & 255) * 257),
-                          (unsigned short)((rgb & 255) * 257), 0xffff};
+        unsigned rgb = palette[dark][i], red = rgb >> 16, green = rgb >> 8 & 255, blue = rgb & 255;
+        XRenderColor c = {(unsigned short)(red * 257), (unsigned short)(green * 257),
+                          (unsigned short)(blue * 257), 0xffff};
         if (!XftColorAllocValue(w->d, DefaultVisual(w->d, screen), DefaultColormap(w->d, screen),
                                 &c, &w->ink[i]))
             return false;
@@ -3887,8 +3831,7 @@ static void window_create(struct window *w) {
     w->width = 100 * w->cell; w->height = 30 * w->line;
     w->id = XCreateSimpleWindow(w->d, DefaultRootWindow(w->d), 0, 0, (unsigned)w->width,
                                 (unsigned)w->height, 0, 0, w->ink[PAPER].pixel);
-    w->gc = XCreateGC(w->d, w->id, 0, NULL);
-    XSetGraphicsExposures(w->d, w->gc, False);
+    w->gc = XCreateGC(w->d, w->id, 0, NULL); XSetGraphicsExposures(w->d, w->gc, False);
     XSelectInput(w->d, w->id, KeyPressMask | ButtonPressMask | ButtonReleaseMask |
                  Button1MotionMask | ExposureMask | StructureNotifyMask);
     Xutf8SetWMProperties(w->d, w->id, name, name, NULL, 0, &size, &hints, &classes);
@@ -3941,12 +3884,9 @@ static int window_open(struct program *p) {
 }
 #endif
 
-/* ========================================================================================== Main
- * Wire it all together, from the options to the exit status.
- */
+/* ========================================================================================= Main */
 static void trace(struct fetcher *f, const char *s, void *to) { (void)f; fprintf(to, "%s\n", s); }
-/* Cookies are read once and written once, by a handle that does nothing else. (What could not
- * be made is NULL, which libcurl refuses.) */
+/* Cookies are read and written once, by a handle of their own; if it is NULL, libcurl refuses. */
 static int cookies_move(struct program *p, bool save) {
     int fd = open(p->s.cookies, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);     /* can it be written? */
     CURL *e = curl_easy_init(); unsigned bad = fd < 0;
@@ -4023,9 +3963,8 @@ static int program_run(struct program *p, char **url) {
     p->stay = p->view.keys && (p->s.window || (!*url && !p->s.list));
     if (!*url && !p->s.list && !p->stay && isatty(0) && isatty(1)) p->s.list = "-";
     p->keep = p->view.keys || p->s.session || dash(p->s.list);
-    if (p->status == 0)
-        p->status = *url || p->s.list || p->s.session || p->stay ? inputs_open(p)
-                                                                 : refuse(2, "no URL");
+    bool work = *url || p->s.list || p->s.session || p->stay;
+    if (p->status == 0) p->status = work ? inputs_open(p) : refuse(2, "no URL");
     if (p->status) { p->s.session = NULL; return program_close(p); }    /* not ours to write */
     if (!(curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_ASYNCHDNS))
         complain(p, "warning", "this libcurl has no asynchronous resolver: a slow name blocks all");
