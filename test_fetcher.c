@@ -1058,6 +1058,7 @@ static void test_watches(void) {
 }
 
 static void test_fd_setsize(void) {
+    struct fetcher *two;
     struct outcome o = {0};
     int fd[1200], n = 0;
     ok(fetcher_watch(f, FD_SETSIZE, FETCHER_READ, gone, NULL) < 0 && errno == EMFILE,
@@ -1073,6 +1074,15 @@ static void test_fd_setsize(void) {
         o = FETCH(.url = url("/high"), .retries = -1);
         ok(o.code == FETCHER_NO_CONNECTION && o.attempts == 1,
            "rule 6: a socket above FD_SETSIZE ends a transfer cleanly: %s", o.message);
+        errno = 0;
+        ok(fetcher_new() == NULL && errno == EMFILE, "rule 6: a host that holds 1,150 descriptors gets EMFILE from fetcher_new");
+        ok(fetcher_watch(f, fd[n - 1], FETCHER_READ, gone, NULL) < 0 && errno == EMFILE,
+           "rule 6: and for a descriptor that is open, and too high");
+        while (n > 1000)
+            close(fd[--n]);
+        two = fetcher_new();
+        ok(two && fetcher_step(two, 0) == 0, "rule 6: with some closed, all works again");
+        fetcher_free(two);
     }
     while (n > 0)
         close(fd[--n]);
@@ -5144,19 +5154,107 @@ static int promise(const char *word) {
     return 0;
 }
 
+/* ------------------------------------------------------------------------ In other programs */
+
+/* A block of code out of the README: the n-th in a language. */
+#define README_BLOCK(language, n) "awk '/^```/{on=/^```" language "$/&&++k==" n ";next} on' README.md"
+#define FLAGS " -Wall -Wextra -Wpedantic -Werror -I. "
+
+/* Build a program as a host would, and let it fetch two URLs and one that fails. */
+static void embed(const char *name, const char *build, const char *needs, const char *words) {
+    struct child c;
+    char command[4000];
+    snprintf(command, sizeof command, "w=%s; (%s) >/dev/null 2>&1", work, needs);
+    c = SH(command);
+    child_free(&c);
+    if (c.status != 0) {
+        snprintf(command, sizeof command, "it takes `%s`", needs);
+        skip(name, command);
+        return;
+    }
+    snprintf(command, sizeof command, "w=%s; one=%s; two=%s; bad=%s; %s", work, url("/one?size=1000"),
+             url("/two?size=300000"), url("/bad?status=404"), build);
+    c = SH(command);
+    ok(c.status == 0 && strstr(c.text[0], "/one?size=1000: done, 1000 bytes") && strstr(c.text[0], words) &&
+       strstr(c.text[0], "/two?size=300000: done, 300000 bytes") && strstr(c.text[0], ": 404 An Error, 5 bytes"),
+       "%s", name);
+    if (c.status)
+        printf("# %.800s%.2000s\n", c.text[0], c.text[1]);
+    child_free(&c);
+}
+
+static void test_embed(void) {
+    embed("a select() of one's own: the README's second program", README_BLOCK("c", "2") " > $w/own.c && cc -std=c99"
+          FLAGS "-o $w/own $w/own.c fetcher.c -lcurl && printf '%s\\n' $one $bad $two | $w/own", "cc --version", "");
+    embed("poll()", "cc -std=c99" FLAGS "-o $w/poll .ci/embed/poll.c fetcher.c -lcurl && $w/poll $one $bad $two",
+          "cc --version", "");
+    embed("epoll", "cc -std=c99" FLAGS "-o $w/epoll .ci/embed/epoll.c fetcher.c -lcurl && $w/epoll $one $bad $two",
+          "echo '#include <sys/epoll.h>' | cc -E -", "");
+    embed("GLib's main loop", "cc -std=c99" FLAGS "-o $w/glib .ci/embed/glib.c fetcher.c -lcurl "
+          "$(pkg-config --cflags --libs glib-2.0) && $w/glib $one $bad $two", "pkg-config --exists glib-2.0", "meanwhile");
+    embed("C++", "cc -std=c99" FLAGS "-c -o $w/fetcher.o fetcher.c && g++ -std=c++11" FLAGS
+          "-o $w/cpp .ci/embed/cpp.cpp $w/fetcher.o -lcurl && $w/cpp $one $bad $two", "g++ --version", "together 301005");
+    embed("work from a thread and from a signal handler", "cc -std=gnu99" FLAGS "-o $w/post .ci/embed/post.c fetcher.c "
+          "-lcurl -lpthread && mkfifo $w/said && { $w/post $one $bad $two > $w/said & } && n=0 && while read -r line; do "
+          "echo \"$line\"; n=$((n + 1)); test $n = 3 && kill $!; done < $w/said; wait $!", "cc --version", "stopped");
+}
+
+static int by_number(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* The README's program for PyQt5, and how late its timer is beside threads. */
+static void test_embed_qt(void) {
+    static const char *const how[] = {"fetcher", "threads"};
+    double late[2][3] = {{0}};
+    char command[4000];
+    struct child c;
+    bool good = true;
+    c = SH("/usr/bin/python3 -c 'import PyQt5.QtWidgets'");
+    child_free(&c);
+    if (c.status != 0) {
+        skip("PyQt5, without a thread", "needs Debian's python3-pyqt5");
+        return;
+    }
+    snprintf(command, sizeof command, "w=%s; cc -O2 -shared -fPIC -o $w/libfetcher.so fetcher.c -lcurl && "
+             README_BLOCK("python", "1") " > $w/app.py && cp .ci/embed/qt_*.py $w && cd $w && "
+             "QT_QPA_PLATFORM=offscreen timeout 20 /usr/bin/python3 qt_look.py '%s'", work, url("/look?size=7"));
+    c = SH(command);
+    ok(c.status == 0 && strcmp(c.text[0], "looked 3 times\n") == 0, "PyQt5: the README's program looks again and again");
+    if (c.status)
+        printf("# %s\n", c.text[1]);
+    child_free(&c);
+    for (int i = 0; i < 6 && good; i++) {
+        const char *at;
+        snprintf(command, sizeof command, "cd %s && QT_QPA_PLATFORM=offscreen timeout 100 /usr/bin/python3 qt_delay.py "
+                 "%s '%s' 2000", work, how[i % 2], url("/qt%%d?size=20000"));
+        c = SH(command);
+        good = c.status == 0 && strstr(c.text[0], "2000 files, 40000000 bytes") &&
+               (at = strstr(c.text[0], "delay ")) != NULL && sscanf(at, "delay %lf", &late[i % 2][i / 2]) == 1;
+        printf("# %s: %s%s", how[i % 2], c.text[0], good ? "" : c.text[1]);
+        child_free(&c);
+    }
+    for (int i = 0; i < 2; i++)
+        qsort(late[i], 3, sizeof **late, by_number);
+    ok(good && late[0][0] <= 50 && late[0][0] <= late[1][1] / 2,
+       "a QTimer of 1 ms, while 2,000 files come in, is late by %.1f ms, with QThreads and urllib by %.1f ms",
+       late[0][0], late[1][1]);
+}
+
 static void test_readme(void) {
     struct child c;
     char command[3000];
     /* The program in the README is taken out of it, built as it says, and run. */
     snprintf(command, sizeof command,
-             "awk '/^```c/{on=1;next} /^```/{on=0} on' README.md > %s/app.c && "
+             README_BLOCK("c", "1") " > %s/app.c && "
              "cc -std=c99 -Wall -Wextra -I. -o %s/app %s/app.c fetcher.c -lcurl && %s/app %s %s",
              work, work, work, work, url("/one?size=1000"), url("/two?size=20"));
     c = SH(command);
     ok(c.status == 0 && strstr(c.text[0], ": 1000 bytes") && strstr(c.text[0], ": 20 bytes"),
        "the README's program: %s%s", c.text[0], c.text[1]);
     child_free(&c);
-    c = SH("n=$(awk '/^```c/{on=1;next} /^```/{on=0} on' README.md | wc -l); test $n -le 25 && echo $n");
+    c = SH("n=$(" README_BLOCK("c", "1") " | wc -l); test $n -le 25 && echo $n");
     ok(c.status == 0, "has no more than 25 lines: %s", c.text[0]);
     child_free(&c);
     c = SH("./fetcher --help | grep -oE -e '--[a-z-]+' | sort -u | while read o; do "
@@ -5200,7 +5298,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(terminal_stopped), TEST(terminal_lost), TEST(terminal_abuse), TEST(terminal_plain), TEST(terminal_color),
     TEST(window), TEST(window_rows), TEST(window_paste), TEST(window_drop), TEST(window_server), TEST(window_close),
     TEST(window_looks), TEST(window_hostile), TEST(window_refused),
-    TEST(promise), TEST(readme), TEST(demo),
+    TEST(promise), TEST(embed), TEST(embed_qt), TEST(readme), TEST(demo),
 };
 
 static int serve_forever(int port) {
