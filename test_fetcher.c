@@ -1713,6 +1713,342 @@ static void test_exactly_once(void) {
     ok(once == 40 && cancelled > 8, "rule 2: on_done runs once for each, %d cancelled", cancelled);
 }
 
+/* -- anything, in any order -- */
+
+/* A thousand fetchers get calls at random, also out of their callbacks, and are freed wherever they stand. Beside
+ * each runs a model that knows what must be true. The seeds are fixed, so that what fails, fails again. */
+enum aim { MEMORY, TO_FILE, TO_DIR, STREAM, KINDS };
+
+struct deed {                   /* a transfer in the model */
+    fetcher_id id;
+    enum aim aim;
+    bool every, cancelled, over;
+    int size, done;
+    int64_t streamed;
+    char path[64];              /* of its URL */
+};
+
+struct alarm { fetcher_id id; int64_t due; bool over; uint64_t turn; };
+
+static struct model {
+    struct fetcher *f;
+    unsigned random;
+    bool inside, freed;         /* a callback runs; nothing may come any more */
+    struct deed deed[400];
+    struct alarm alarm[400];
+    int deeds, alarms, depth, posted, came, pipe[3][2], piped[3];
+    size_t alive;
+    uint64_t done, failed, cancelled, turns;
+    fetcher_id last_id;
+    int wrong;                  /* what was not true */
+    int ended[FETCHER_OTHER + 1];
+} m;
+
+static unsigned chance(unsigned n) {
+    m.random = m.random * 1664525 + 1013904223;
+    return (m.random >> 10) % n;
+}
+
+/* This must be true. */
+#define must(good) ((good) ? (void)0 : (void)(m.wrong++ < 9 && printf("# line %d: %s\n", __LINE__, #good)))
+
+static void any_call(void);
+
+/* Out of a callback, sometimes, but not endlessly. */
+static void any_calls_inside(void) {
+    bool inside = m.inside;
+    m.inside = true;
+    if (m.depth < 3 && chance(3) == 0) {
+        m.depth++;
+        any_call();
+        m.depth--;
+    }
+    must(fetcher_step(m.f, 0) < 0 && errno == EBUSY);
+    m.inside = inside;
+}
+
+static void deed_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
+    struct deed *d = arg;
+    struct fetcher_info info;
+    char *data;
+    int64_t size;
+    must(on == m.f && !m.freed && d->id && r->id == d->id && !d->over);
+    must(r->last || d->every);
+    must((r->code == FETCHER_CANCELLED) == d->cancelled || r->code == FETCHER_BAD_URL);
+    must(r->code <= FETCHER_OTHER && r->message && *r->message && r->url && r->final_url && r->content_type);
+    m.ended[r->code]++;
+    d->done++;
+    *(r->code == FETCHER_OK ? &m.done : r->code == FETCHER_CANCELLED ? &m.cancelled : &m.failed) += 1;
+    if (r->last) {
+        d->over = true;
+        m.alive--;
+        must(fetcher_info(on, d->id, &info) < 0 && errno == ENOENT);
+    } else
+        must(fetcher_info(on, d->id, &info) == 0 && info.state == FETCHER_SLEEPING);
+    must(fetcher_count(on) == m.alive);
+    if (r->code == FETCHER_OK && r->status == 200 && !strstr(d->path, "/text")) {
+        must(r->bytes == d->size);
+        if (d->aim == MEMORY)
+            must(r->data && r->size == (size_t)d->size && is_content(r->data, d->size, d->path, 0) && !r->data[r->size]);
+        else if (d->aim == STREAM)
+            must(!r->data && (d->every || d->streamed == d->size));
+        else if (!d->every) {
+            data = slurp(r->path, &size);
+            must(data && size == d->size && is_content(data, size, d->path, 0));
+            free(data);
+        }
+    }
+    any_calls_inside();
+}
+
+static int deed_data(struct fetcher *on, const void *data, size_t size, void *arg) {
+    struct deed *d = arg;
+    must(on == m.f && !m.freed && d->id && !d->over);
+    if (!d->every && !strstr(d->path, "/text"))
+        for (size_t i = 0; i < size; i += 97)
+            must(((const unsigned char *)data)[i] == pattern(seed_of(d->path, 0), d->streamed + (int64_t)i));
+    any_calls_inside();
+    if (chance(20) == 0)
+        return FETCHER_PAUSE;
+    if (chance(100) == 0)
+        return -1;
+    d->streamed += (int64_t)size;
+    return 0;
+}
+
+static void deed_progress(struct fetcher *on, const struct fetcher_info *info, void *arg) {
+    struct deed *d = arg;
+    must(on == m.f && !m.freed && d->id && info->id == d->id && !d->over && info->state <= FETCHER_ENDED);
+    any_calls_inside();
+}
+
+static void any_start(void) {
+    static const char *const query[] = {
+        "", "", "", "", "&random=%u", "&slow=2000", "&cut=300&times=1", "&stall=500", "&stall=head", "&status=404",
+        "&status=503&times=2", "&redirect=/text", "&chunked=1", "&chunk=bad", "&reset=10&times=1", "&garbage=1",
+        "&etag=none&modified=none&cut=100&times=2", "&cut=300&times=1&range=ignore", "&close=1",
+    };
+    struct deed *d = &m.deed[m.deeds];
+    char target[300], name[60], where[700];
+    struct fetcher_request r = {.on_done = deed_done, .on_progress = deed_progress, .arg = d};
+    fetcher_id id;
+    if (m.deeds == (int)(sizeof m.deed / sizeof *m.deed))
+        return;
+    *d = (struct deed){.aim = (enum aim)chance(KINDS), .every = chance(8) == 0, .size = (int)chance(30000)};
+    snprintf(d->path, sizeof d->path, "/r%u", chance(30));
+    snprintf(target, sizeof target, "%s?size=%d", d->path, d->size);
+    snprintf(target + strlen(target), 100, query[chance(sizeof query / sizeof *query)], chance(1000));
+    r.url = url("%s", target);
+    if (chance(20) == 0)
+        r.url = chance(2) ? "not a url" : "http://127.0.0.1:1/";
+    if (strstr(target, "redirect"))
+        snprintf(d->path, sizeof d->path, "/text");
+    snprintf(name, sizeof name, d->aim == TO_DIR ? "any/d%u/" : "any/f%u", chance(5));
+    snprintf(where, sizeof where, "%s", in_work(name));
+    if (d->aim == TO_FILE || d->aim == TO_DIR)
+        r.path = where;
+    if (d->aim == STREAM)
+        r.on_data = deed_data;
+    r.every_ms = d->every ? 1000 : 0;
+    r.priority = (int)chance(5) - 2;
+    r.retries = (int)chance(4) - 1;
+    r.total_ms = chance(6) == 0 ? 2000 : 0;
+    r.existing = (enum fetcher_existing)chance(3);
+    if (r.existing == FETCHER_SKIP)
+        r.existing = FETCHER_KEEP_BOTH;
+    r.flags = chance(8);
+    if (r.flags & FETCHER_COMPRESSED && chance(2))
+        r.body = "something";
+    m.deeds++;
+    id = fetcher_start(m.f, &r);
+    if (r.body)
+        snprintf(d->path, sizeof d->path, "/text");
+    must(d->done == 0);
+    if (id) {
+        must(id > m.last_id);
+        m.last_id = d->id = id;
+        m.alive++;
+    } else {
+        must(m.freed || errno == EBUSY);
+        d->over = true;
+    }
+}
+
+static void any_alarm(struct fetcher *on, void *arg) {
+    struct alarm *a = arg;
+    must(on == m.f && !m.freed && a->id && !a->over && fetcher_now(on) >= a->due && m.turns > a->turn);
+    a->over = true;
+    must(fetcher_timer_stop(on, a->id) < 0 && errno == ENOENT);
+    any_calls_inside();
+}
+
+static void any_post(struct fetcher *on, void *arg) {
+    must(on == m.f && !m.freed && *(int *)arg == 7);
+    m.came++;
+    any_calls_inside();
+}
+
+static void any_ready(struct fetcher *on, int fd, int events, void *arg) {
+    int i = (int)((int (*)[2])arg - m.pipe);
+    char byte;
+    must(on == m.f && !m.freed && (events & ~m.piped[i]) == 0 && events && fd == m.pipe[i][m.piped[i] == FETCHER_WRITE]);
+    if (events & FETCHER_READ)
+        must(read(fd, &byte, 1) == 1);
+    any_calls_inside();
+}
+
+static void any_watch(void) {
+    int i = (int)chance(3), to = (int)chance(3);
+    if (m.piped[i])
+        must(fetcher_watch(m.f, m.pipe[i][m.piped[i] == FETCHER_WRITE], 0, NULL, NULL) == 0);
+    must(fetcher_watch(m.f, m.pipe[i][to == FETCHER_WRITE], m.piped[i] = to, any_ready, &m.pipe[i]) == 0);
+}
+
+/* One call, of any function, with any id that there is or has been. */
+static void any_call(void) {
+    static int seven = 7;
+    struct deed *d = m.deeds ? &m.deed[chance((unsigned)m.deeds)] : NULL;
+    struct alarm *a = m.alarms ? &m.alarm[chance((unsigned)m.alarms)] : NULL;
+    struct fetcher_info info;
+    struct fetcher_stats st;
+    fd_set rd, wr;
+    int most = -1, result = 0;
+    unsigned what = chance(20);
+    bool there = d && d->id && !d->over;
+    if (what < 5)
+        any_start();
+    else if (what < 11 && d && d->id) {
+        result = what == 5 ? fetcher_cancel(m.f, d->id) : what == 6 ? fetcher_pause(m.f, d->id) :
+                 what == 7 || what == 8 ? fetcher_resume(m.f, d->id) : what == 9 ?
+                 fetcher_priority(m.f, d->id, (int)chance(9) - 4) : fetcher_info(m.f, d->id, &info);
+        must(there ? result == 0 : result < 0 && errno == ENOENT);
+        if (what == 5 && there)
+            d->cancelled = true;
+        if (what == 10 && there)
+            must(info.id == d->id && info.url && info.message && info.bytes >= 0 && info.state <= FETCHER_ENDED);
+    } else if (what == 11)
+        must(fetcher_limit(m.f, (int)chance(20) - 1, (int)chance(9) - 1, (int64_t)chance(3) * 1000000 - 1) == 0);
+    else if (what < 14 && m.alarms < (int)(sizeof m.alarm / sizeof *m.alarm)) {
+        int64_t ms = chance(300);
+        a = &m.alarm[m.alarms];
+        *a = (struct alarm){.due = fetcher_now(m.f) + ms, .turn = m.turns};
+        a->id = fetcher_timer(m.f, ms, any_alarm, a);
+        must(a->id > UINT32_MAX);
+        m.alarms++;
+    } else if (what == 14 && a) {
+        result = fetcher_timer_stop(m.f, a->id);
+        must(a->over ? result < 0 && errno == ENOENT : result == 0);
+        a->over = true;
+    } else if (what < 17)
+        m.posted += fetcher_post(m.f, any_post, &seven) == 0;
+    else if (what == 17)
+        any_watch();
+    else if (what == 18) {
+        FD_ZERO(&rd);
+        FD_ZERO(&wr);
+        result = fetcher_prepare(m.f, &rd, &wr, &most);
+        must(result >= 0 && result <= 1000 && most < FD_SETSIZE);
+        if (chance(2) && !m.inside) {
+            FD_ZERO(&rd);
+            FD_ZERO(&wr);
+            m.turns++;
+            must(fetcher_dispatch(m.f, &rd, &wr) == 0);
+        }
+    } else {
+        must(fetcher_stats(m.f, &st) == 0 && st.done == m.done && st.failed == m.failed && st.cancelled == m.cancelled);
+        must(st.running >= 0 && st.waiting <= fetcher_count(m.f));
+        must(fetcher_info(m.f, m.last_id + 1, &info) < 0 && errno == ENOENT);
+    }
+    must(fetcher_count(m.f) == m.alive);
+}
+
+static void any_turn(void) {
+    fetcher_step(f, 0);
+    m.turns++;
+    must(fetcher_step(m.f, 0) >= 0);
+    must(fetcher_count(m.f) == m.alive);
+}
+
+/* One fetcher's life. Some are let come to an end, by a clock that is put forward: then all must have ended. */
+static void any_life(unsigned seed, int fds) {
+    static const char letters[20] = "abcdefghijklmnopqrst";
+    int calls_to_make, spare;
+    memset(&m, 0, offsetof(struct model, wrong));
+    m.random = seed * 2654435761u + 1;
+    for (int i = 0; i < 3; i++)
+        if (pipe(m.pipe[i]) < 0 || write(m.pipe[i][1], letters, 5) != 5 || set_flags(m.pipe[i][0], O_NONBLOCK) < 0)
+            die("pipe");
+    must((m.f = fetcher_new()) != NULL);
+    calls_to_make = (int)chance(90);
+    for (int i = 0; i < calls_to_make; i++) {
+        any_call();
+        for (unsigned n = chance(4); n > 0; n--)
+            any_turn();
+        if (chance(10) == 0)
+            m.f->skew += chance(2000000);
+    }
+    if (seed % 5 == 0) {
+        for (int i = 0; i < m.deeds; i++)
+            if (m.deed[i].id && !m.deed[i].over && m.deed[i].every) {
+                must(fetcher_cancel(m.f, m.deed[i].id) == 0);
+                m.deed[i].cancelled = true;
+            }
+        m.depth = 3;                    /* callbacks start nothing more */
+        for (int i = 0; i < 3000 && m.alive; i++) {
+            any_turn();
+            for (int n = 0; i % 100 == 99 && n < m.deeds; n++)
+                if (m.deed[n].id && !m.deed[n].over)
+                    must(fetcher_resume(m.f, m.deed[n].id) == 0);
+            if (i % 10 == 9)
+                m.f->skew += 3000000;
+        }
+        must(m.alive == 0);
+        for (int i = 0; i < 300 && m.came < m.posted; i++)
+            any_turn();
+        must(m.came == m.posted);
+        m.f->skew += 1000000;
+        for (int i = 0; i < 9; i++)
+            any_turn();
+        for (int i = 0; i < m.alarms; i++)
+            must(m.alarm[i].over);
+    }
+    for (int i = 0; i < m.deeds; i++)           /* to be freed is to be cancelled */
+        m.deed[i].cancelled = true;
+    fetcher_free(m.f);
+    m.freed = true;
+    fetcher_step(f, 0);
+    for (int i = 0; i < m.deeds; i++)
+        must(m.deed[i].over && (!m.deed[i].id || m.deed[i].every ? m.deed[i].done >= !!m.deed[i].id : m.deed[i].done == 1));
+    must(m.alive == 0 && m.came <= m.posted);
+    for (int i = 0; i < 3; i++) {
+        close(m.pipe[i][0]);
+        close(m.pipe[i][1]);
+    }
+    until(!server.conns);
+    spare = dup(0);
+    must(spare == fds);
+    close(spare);
+}
+
+static void test_random_states(void) {
+    const char *states = getenv("STATES");      /* fewer, under valgrind */
+    int n = states ? atoi(states) : 1000, fds = dup(0), wrong, passed_lives = 0;
+    close(fds);
+    memset(&m, 0, sizeof m);
+    for (int seed = 1; seed <= n; seed++) {
+        wrong = m.wrong;
+        any_life((unsigned)seed, fds);
+        passed_lives += m.wrong == wrong;
+        if (m.wrong != wrong)
+            printf("# seed %d\n", seed);
+    }
+    printf("# ended:");
+    for (int code = 0; code <= FETCHER_OTHER; code++)
+        printf(" %d %s", m.ended[code], fetcher_strerror((enum fetcher_code)code));
+    printf("\n");
+    ok(passed_lives == n, "%d of %d fetchers that got random calls kept all rules, and were freed anywhere", passed_lives, n);
+}
+
 static void test_two_fetchers(void) {
     struct fetcher *one = f, *two = fetcher_new();
     struct outcome a = {0}, b = {0};
@@ -5284,7 +5620,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(fd_setsize), TEST(post), TEST(post_threads), TEST(run), TEST(eintr), TEST(foreign_loop),
     TEST(slice), TEST(meter), TEST(memory), TEST(request), TEST(redirect), TEST(urls), TEST(failures),
     TEST(timeouts), TEST(stream), TEST(cancel), TEST(pause), TEST(reentrancy), TEST(ids), TEST(exactly_once),
-    TEST(two_fetchers), TEST(manners), TEST(limits), TEST(priority), TEST(parking),
+    TEST(random_states), TEST(two_fetchers), TEST(manners), TEST(limits), TEST(priority), TEST(parking),
     TEST(free_in_lookup), TEST(connect_timeout), TEST(one_lookup_a_host), TEST(many), TEST(file), TEST(file_whole),
     TEST(file_trouble), TEST(disk_full), TEST(names), TEST(dispositions), TEST(directory), TEST(retry),
     TEST(backoff), TEST(retry_after), TEST(total), TEST(slow_rate), TEST(own_range), TEST(complete), TEST(part_replaced),

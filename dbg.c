@@ -1,0 +1,5914 @@
+/* SPDX-License-Identifier: 0BSD
+ *
+ * test_fetcher.c - the tests, and an HTTP server with every fault that a client can meet.
+ *
+ *     ./test_fetcher [WORD]         run the tests (those whose name has WORD in it); prints TAP
+ *     ./test_fetcher serve [PORT]   run the server; its paths are listed at /
+ *     ./test_fetcher demo           fetch 200 files from the server into demo/, and check them
+ *     ./test_fetcher promise [WORD] how long no look was taken at the input, whatever happens
+ *     ./test_fetcher bench          measure terminal and window: from a key to the screen, and their cost
+ *
+ * The server runs on fetcher's own loop, as a host would: in the same process, in one thread. A test
+ * never sleeps: it turns the loop until what it waits for has come, or a deadline has passed. Waits of
+ * the library are cut short by its clock, which the tests can put forward (struct fetcher, skew).
+ */
+#define FETCHER_MAIN
+#define main fetcher_main
+#include "fetcher.c"
+#undef main
+
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <dlfcn.h>
+#include <ftw.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+/* ------------------------------------------------------------------------ TAP */
+
+static int passed, failed, skipped;
+
+static bool ok(bool good, const char *format, ...) {
+    char text[300];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    *(good ? &passed : &failed) += 1;
+    printf("%s %d - %s\n", good ? "ok" : "not ok", passed + failed + skipped, text);
+    fflush(stdout);
+    return good;
+}
+
+static void skip(const char *what, const char *why) {
+    skipped++;
+    printf("ok %d - %s # SKIP %s\n", passed + failed + skipped, what, why);
+}
+
+static void die(const char *what) {
+    printf("Bail out! %s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+/* ------------------------------------------------------------------------ The server */
+
+struct counter {                /* of the requests for one target */
+    struct counter *next;
+    int count;
+    int64_t sent;               /* bytes of body, all together */
+    char last_range[80];
+    char target[];
+};
+
+struct server {
+    struct fetcher *f;
+    int fd, port;
+    int busy, busy_max;         /* requests being answered */
+    int accepted, requests, accept_ms;  /* each accept() is followed by a rest of so long */
+    struct conn *conns;
+    struct counter *counters;
+};
+
+enum after { KEEP, CLOSE, RESET, STALL };
+
+struct conn {
+    struct server *s;
+    struct conn *prev, *next;
+    int fd, events;
+    fetcher_id timer;
+    char in[80000];
+    size_t used;
+    bool answering;
+    struct counter *counter;
+    char out[66000];            /* the head, then pieces of the body */
+    size_t out_used;
+    const char *text;           /* the body, or made of ... */
+    unsigned seed;
+    int64_t pos, end;
+    int64_t slow;               /* bytes each 10 ms; 0: at once */
+    bool endless;
+    enum after after;
+    char page[80000];
+};
+
+static unsigned char pattern(unsigned seed, int64_t i) {
+    return (unsigned char)(seed * 31 + (uint64_t)i * 7 + ((uint64_t)i >> 8) * 13 +
+                           ((uint64_t)i >> 16) * 101);
+}
+
+/* The content of a target: of its path, and of its version. */
+static unsigned seed_of(const char *target, int version) {
+    unsigned seed = 17 + (unsigned)version;
+    for (; *target && *target != '?'; target++)
+        seed = seed * 33 + (unsigned char)*target;
+    return seed;
+}
+
+static void conn_close(struct conn *c) {
+    struct server *s = c->s;
+    (void)fetcher_watch(s->f, c->fd, 0, NULL, NULL);
+    if (c->timer)
+        (void)fetcher_timer_stop(s->f, c->timer);
+    if (c->answering)
+        s->busy--;
+    close(c->fd);
+    *(c->prev ? &c->prev->next : &s->conns) = c->next;
+    if (c->next)
+        c->next->prev = c->prev;
+    free(c);
+}
+
+static void conn_ready(struct fetcher *f, int fd, int events, void *arg);
+
+static void conn_watch(struct conn *c, int events) {
+    if (fetcher_watch(c->s->f, c->fd, c->events = events, conn_ready, c) < 0)
+        die("watch");
+}
+
+static void conn_tick(struct fetcher *f, void *arg) {
+    struct conn *c = arg;
+    (void)f;
+    c->timer = 0;
+    conn_watch(c, FETCHER_READ | FETCHER_WRITE);
+}
+
+/* The value of a parameter of the query; NULL if it isn't there. */
+static const char *param(const char *target, const char *name, char *value, size_t room) {
+    size_t n = strlen(name);
+    const char *s = strchr(target, '?');
+    for (; s; s = strchr(s, '&'))
+        if (strncmp(++s, name, n) == 0 && s[n] == '=') {
+            char *plain = curl_easy_unescape(NULL, s + n + 1, (int)strcspn(s + n + 1, "&"), NULL);
+            snprintf(value, room, "%s", plain ? plain : "");
+            curl_free(plain);
+            return value;
+        }
+    return NULL;
+}
+
+static int64_t number(const char *target, const char *name, int64_t usual) {
+    char value[40];
+    return param(target, name, value, sizeof value) ? strtoll(value, NULL, 10) : usual;
+}
+
+static bool param_is(const char *target, const char *name, const char *is) {
+    char value[40];
+    return param(target, name, value, sizeof value) && strcmp(value, is) == 0;
+}
+
+static struct counter *counter_of(struct server *s, const char *target) {
+    struct counter *c = s->counters;
+    while (c && strcmp(c->target, target))
+        c = c->next;
+    if (!c && (c = calloc(1, sizeof *c + strlen(target) + 1)) != NULL) {
+        strcpy(c->target, target);
+        c->next = s->counters;
+        s->counters = c;
+    }
+    return c;
+}
+
+/* A header of the request; "" if it isn't there. */
+static const char *request_header(const char *in, const char *name, char *value, size_t room) {
+    size_t n = strlen(name);
+    *value = '\0';
+    for (const char *s = strstr(in, "\r\n"); s; s = strstr(s + 2, "\r\n"))
+        if (strncasecmp(s + 2, name, n) == 0 && s[2 + n] == ':')
+            snprintf(value, room, "%.*s", (int)strcspn(s + n + 4, "\r"), s + n + 4);
+    return value;
+}
+
+static void head_add(struct conn *c, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    c->out_used += (size_t)vsnprintf(c->out + c->out_used, sizeof c->out - c->out_used, format, args);
+    va_end(args);
+}
+
+static void head_begin(struct conn *c, int status, const char *phrase) {
+    char date[64];
+    time_t now = time(NULL);
+    strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", gmtime(&now));
+    head_add(c, "HTTP/1.1 %d %s\r\nDate: %s\r\nServer: faults\r\n", status, phrase, date);
+}
+
+static void answer_text(struct conn *c, int status, const char *phrase, const char *type,
+                        const char *text) {
+    head_begin(c, status, phrase);
+    head_add(c, "Content-Type: %s\r\nContent-Length: %zu\r\n\r\n", type, strlen(text));
+    c->text = text;
+    c->end = (int64_t)strlen(text);
+}
+
+static const char *const index_lines[] = {
+    "/any/path?size=1000000       content made of the path, with ETag, Last-Modified and ranges",
+    "  &slow=1000                 1000 bytes each 10 ms",
+    "  &cut=500 &reset=500        end, or reset the connection after 500 bytes",
+    "  &stall=500 &stall=head     say nothing more after 500 bytes, or nothing at all",
+    "  &length=2000               announce another length",
+    "  &chunked=1 &chunk=bad      chunked, and badly so; &both=1 with a length too, a wrong one",
+    "  &status=503 &retry-after=2 an error; Retry-After in seconds or as a date",
+    "  &times=2                   the fault in the first 2 requests only",
+    "  &etag=weak &etag=none      validators; &modified=none likewise",
+    "  &range=ignore, wrong, 416, date, blind, later   what ranges go wrong with",
+    "  &cap=1000 &cut2=500        parts of 1000 bytes at most; the second request is cut",
+    "  &changed=1                 other content after the first request",
+    "  &random=7                  half of all requests fail, at random places",
+    "  &redirect=URL &type=TYPE &disposition=VALUE &reason=PHRASE",
+    "  &gzip=1 &endless=1 &garbage=1 &close=1 &idle=1 &nodate=1",
+    "/loop  /echo  /delay?ms=100  /slow-accept?ms=100",
+};
+
+static void answer_index(struct conn *c) {
+    size_t n = 0;
+    for (size_t i = 0; i < sizeof index_lines / sizeof *index_lines; i++)
+        n += (size_t)snprintf(c->page + n, sizeof c->page - n, "%s\n", index_lines[i]);
+    answer_text(c, 200, "OK", "text/plain", c->page);
+}
+
+static const char gzipped[] = "\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xcb\x48\xcd\xc9\xc9\xd7"
+    "\x51\x28\xcf\x2f\xca\x49\xe1\x02\x00\x53\x74\x24\xf4\x0d\x00\x00\x00";      /* "hello, world\n" */
+
+static const char *const modified_date[] = {     /* of the first and the second version */
+    "Sun, 06 Nov 1994 08:49:37 GMT", "Mon, 07 Nov 1994 08:49:37 GMT"
+};
+
+static int version_of(struct conn *c, const char *target) {
+    return number(target, "changed", 0) && c->counter->count > number(target, "changed", 0);
+}
+
+static void answer_error(struct conn *c, const char *target, int status) {
+    char value[80], phrase[80] = "An Error";
+    param(target, "reason", phrase, sizeof phrase);
+    head_begin(c, status, phrase);
+    if (param(target, "retry-after", value, sizeof value))
+        head_add(c, "Retry-After: %s\r\n", value);
+    head_add(c, "Content-Type: text/plain\r\nContent-Length: 5\r\n\r\n");
+    c->text = "oops\n";
+    c->end = 5;
+}
+
+/* May the request's range be served, and is it to be? */
+static int64_t range_first(struct conn *c, const char *target, const char *etag) {
+    char range[80], if_range[80];
+    request_header(c->in, "Range", range, sizeof range);
+    request_header(c->in, "If-Range", if_range, sizeof if_range);
+    if (!*range || param_is(target, "range", "ignore") ||
+        (param_is(target, "range", "date") && *if_range == '"') ||
+        (param_is(target, "range", "later") && c->counter->count == 2) ||
+        (*if_range && !param_is(target, "range", "blind") && strcmp(if_range, etag) &&
+         strcmp(if_range, modified_date[version_of(c, target)])))
+        return -1;
+    return strtoll(range + strcspn(range, "="), NULL, 10) < 0
+         ? -strtoll(range + strcspn(range, "="), NULL, 10)
+         : strtoll(range + strcspn(range, "=") + 1, NULL, 10);
+}
+
+static void answer_length(struct conn *c, const char *target, int64_t size) {
+    if (number(target, "chunked", 0) || param_is(target, "chunk", "bad"))
+        head_add(c, "Transfer-Encoding: chunked\r\n%s", number(target, "both", 0) ?
+                 "Content-Length: 999999\r\n" : "");
+    else if (number(target, "length", 0) >= 0)
+        head_add(c, "Content-Length: %" PRId64 "\r\n", number(target, "length", size));
+}
+
+static void answer_head(struct conn *c, const char *target, const char *etag, int64_t size) {
+    char value[600];
+    int64_t first = range_first(c, target, etag);
+    if (first >= size || (first >= 0 && param_is(target, "range", "416"))) {
+        head_begin(c, 416, "Range Not Satisfiable");
+        head_add(c, "Content-Range: bytes */%" PRId64 "\r\nContent-Length: 0\r\n", size);
+        c->end = 0;
+    } else if (first >= 0) {
+        head_begin(c, 206, "Partial Content");
+        c->pos = first;
+        if (number(target, "cap", 0) && first + number(target, "cap", 0) < size)
+            c->end = first + number(target, "cap", 0);
+        head_add(c, "Content-Range: bytes %" PRId64 "-%" PRId64 "/%" PRId64 "\r\n",
+                 first + param_is(target, "range", "wrong"), c->end - 1, size);
+        answer_length(c, target, c->end - first);
+    } else {
+        param(target, "reason", strcpy(value, "OK"), sizeof value);
+        head_begin(c, 200, value);
+        answer_length(c, target, size);
+    }
+    if (*etag)
+        head_add(c, "ETag: %s\r\n", etag);
+    if (!param_is(target, "modified", "none"))
+        head_add(c, "Last-Modified: %s\r\n", modified_date[version_of(c, target)]);
+    if (param(target, "disposition", value, sizeof value))
+        head_add(c, "Content-Disposition: %s\r\n", value);
+    if (param(target, "type", value, sizeof value))
+        head_add(c, "Content-Type: %s\r\n", value);
+    if (number(target, "close", 0))
+        head_add(c, "Connection: close\r\n");
+    head_add(c, "\r\n");
+}
+
+/* Faults that come in the body, where the query says so. */
+static void answer_faults(struct conn *c, const char *target) {
+    int64_t random = number(target, "random", 0), at;
+    char stall[20];
+    if (number(target, "close", 0) || number(target, "idle", 0) || number(target, "length", 0) < 0)
+        c->after = CLOSE;
+    if (c->counter->count == 2 && (at = number(target, "cut2", -1)) >= 0)
+        c->after = CLOSE;
+    else if ((at = number(target, "cut", -1)) >= 0)
+        c->after = CLOSE;
+    else if ((at = number(target, "reset", -1)) >= 0)
+        c->after = RESET;
+    else if (param(target, "stall", stall, sizeof stall)) {
+        c->after = STALL;
+        at = strtoll(stall, NULL, 10);
+    } else if (random) {
+        random = seed_of(target, (int)random + c->counter->count * 7919) * 2654435761u >> 16;
+        c->after = random & 1 ? KEEP : random & 2 ? CLOSE : RESET;
+        at = random & 1 ? -1 : (random >> 2) % (c->end - c->pos + 1);
+    }
+    if (at >= 0 && c->pos + at < c->end)
+        c->end = c->pos + at;
+    c->slow = number(target, "slow", 0);
+}
+
+static void answer_file(struct conn *c, const char *target) {
+    char etag[40] = "", value[600], none_match[80], since[80];
+    int version = version_of(c, target);
+    bool fault = number(target, "times", INT_MAX) >= c->counter->count;
+    c->seed = seed_of(target, version);
+    c->end = number(target, "size", 100);
+    if (!param_is(target, "etag", "none"))
+        snprintf(etag, sizeof etag, "%s\"v%u\"", param_is(target, "etag", "weak") ? "W/" : "", c->seed);
+    request_header(c->in, "If-None-Match", none_match, sizeof none_match);
+    request_header(c->in, "If-Modified-Since", since, sizeof since);
+    if (fault && number(target, "status", 0))
+        answer_error(c, target, (int)number(target, "status", 0));
+    else if (fault && param(target, "redirect", value, sizeof value)) {
+        head_begin(c, 302, "Found");
+        head_add(c, "Location: %s\r\nContent-Length: 0\r\n\r\n", value);
+        c->end = 0;
+    } else if ((*etag && strcmp(none_match, etag) == 0) || strcmp(since, modified_date[version]) == 0) {
+        head_begin(c, 304, "Not Modified");
+        head_add(c, "ETag: %s\r\n\r\n", etag);
+        c->end = 0;
+    } else
+        answer_head(c, target, etag, c->end);
+    if (fault)
+        answer_faults(c, target);
+    if (fault && param_is(target, "stall", "head"))
+        c->out_used = 0;
+}
+
+static void answer_oddity(struct conn *c, const char *target) {
+    if (number(target, "gzip", 0)) {
+        head_begin(c, 200, "OK");
+        head_add(c, "Content-Encoding: gzip\r\nContent-Length: %zu\r\n\r\n", sizeof gzipped - 1);
+        c->text = gzipped;
+        c->end = sizeof gzipped - 1;
+    } else if (number(target, "endless", 0)) {
+        head_begin(c, 200, "OK");
+        c->endless = true;
+    } else {
+        head_add(c, "220 this is not HTTP at all\r\n");
+        c->after = CLOSE;
+    }
+}
+
+static void answer_later(struct fetcher *f, void *arg) {
+    struct conn *c = arg;
+    (void)f;
+    c->timer = 0;
+    answer_text(c, 200, "OK", "text/plain", "late\n");
+    conn_watch(c, FETCHER_READ | FETCHER_WRITE);
+}
+
+static void answer(struct conn *c, const char *target) {
+    struct server *s = c->s;
+    s->requests++;
+    c->answering = true;
+    s->busy_max = ++s->busy > s->busy_max ? s->busy : s->busy_max;
+    c->counter = counter_of(s, target);
+    c->counter->count++;
+    request_header(c->in, "Range", c->counter->last_range, sizeof c->counter->last_range);
+    c->out_used = 0;
+    c->pos = c->end = c->slow = 0;
+    c->text = NULL;
+    c->after = KEEP;
+    if (strcmp(target, "/") == 0)
+        answer_index(c);
+    else if (strcmp(target, "/echo") == 0) {
+        snprintf(c->page, sizeof c->page, "%s", c->in);
+        answer_text(c, 200, "OK", "text/plain", c->page);
+    } else if (strncmp(target, "/loop", 5) == 0) {
+        head_begin(c, 302, "Found");
+        head_add(c, "Location: /loop\r\nContent-Length: 0\r\n\r\n");
+    } else if (strncmp(target, "/slow-accept", 12) == 0) {
+        s->accept_ms = (int)number(target, "ms", 100);
+        answer_text(c, 200, "OK", "text/plain", "accepting slowly\n");
+    } else if (strncmp(target, "/delay", 6) == 0)
+        c->timer = fetcher_timer(s->f, number(target, "ms", 100), answer_later, c);
+    else if (number(target, "gzip", 0) || number(target, "endless", 0) || number(target, "garbage", 0))
+        answer_oddity(c, target);
+    else
+        answer_file(c, target);
+    if (!c->timer)
+        conn_watch(c, FETCHER_READ | FETCHER_WRITE);
+}
+
+/* A whole request, its body too? Then answer it. */
+static void conn_request(struct conn *c) {
+    char *end, method[16], target[4096], value[40];
+    size_t body;
+    c->in[c->used] = '\0';
+    if (c->answering || (end = strstr(c->in, "\r\n\r\n")) == NULL)
+        return;
+    body = strtoul(request_header(c->in, "Content-Length", value, sizeof value), NULL, 10);
+    if (*request_header(c->in, "Expect", value, sizeof value))
+        (void)!write(c->fd, "HTTP/1.1 100 Continue\r\n\r\n", 25);
+    if ((size_t)(end + 4 - c->in) + body > c->used)
+        return;
+    if (sscanf(c->in, "%15s %4095s", method, target) != 2)
+        die("request");
+    answer(c, target);
+    if (strcmp(method, "HEAD") == 0)
+        c->end = c->pos;
+    c->used = 0;
+}
+
+static void conn_read(struct conn *c) {
+    ssize_t n = read(c->fd, c->in + c->used, sizeof c->in - 1 - c->used);
+    if (n <= 0) {
+        if (n == 0 || errno != EAGAIN)
+            conn_close(c);
+        return;
+    }
+    c->used += (size_t)n;
+    conn_request(c);
+}
+
+/* The next piece of the body into the buffer, behind what stands there. */
+static void conn_fill(struct conn *c) {
+    const char *target = c->counter->target;
+    size_t room = sizeof c->out - c->out_used - 64, n;
+    bool chunked = number(target, "chunked", 0) || param_is(target, "chunk", "bad");
+    char *to;
+    if (c->slow && c->slow < (int64_t)room)
+        room = (size_t)c->slow;
+    n = c->end - c->pos < (int64_t)room ? (size_t)(c->end - c->pos) : room;
+    if (chunked && c->out_used < 1000 && c->text == NULL)
+        head_add(c, "%zx\r\n", n);
+    to = c->out + c->out_used;
+    for (size_t i = 0; i < n; i++)
+        to[i] = c->text ? c->text[c->pos + (int64_t)i] : (char)pattern(c->seed, c->pos + (int64_t)i);
+    c->out_used += n;
+    c->pos += (int64_t)n;
+    c->counter->sent += (int64_t)n;
+    if (chunked && c->text == NULL)
+        head_add(c, param_is(target, "chunk", "bad") ? "xyz\r\n" : c->pos == c->end &&
+                 c->after == KEEP ? "\r\n0\r\n\r\n" : "\r\n");
+}
+
+static void conn_finished(struct conn *c) {
+    struct linger linger = {1, 0};
+    c->answering = false;
+    c->s->busy--;
+    if (c->after == RESET)
+        setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
+    if (c->after == CLOSE || c->after == RESET)
+        conn_close(c);
+    else
+        conn_watch(c, FETCHER_READ);
+}
+
+static void conn_write(struct conn *c) {
+    ssize_t n;
+    if (c->endless && c->out_used < 1000)
+        head_add(c, "X-More: %0500d\r\n", 1);
+    if (c->pos < c->end && c->out_used < sizeof c->out / 2)
+        conn_fill(c);
+    n = write(c->fd, c->out, c->out_used);
+    if (n < 0 && errno != EAGAIN) {
+        conn_close(c);
+        return;
+    }
+    if (n > 0)
+        memmove(c->out, c->out + n, c->out_used -= (size_t)n);
+    if (c->out_used == 0 && c->pos == c->end && c->after != STALL && !c->endless)
+        conn_finished(c);
+    else if (c->out_used == 0 && c->pos == c->end && !c->endless)
+        conn_watch(c, FETCHER_READ);
+    else if (c->slow && c->out_used == 0) {
+        conn_watch(c, FETCHER_READ);
+        c->timer = fetcher_timer(c->s->f, 10, conn_tick, c);
+    }
+}
+
+static void conn_ready(struct fetcher *f, int fd, int events, void *arg) {
+    (void)f, (void)fd;
+    if (events & FETCHER_WRITE)
+        conn_write(arg);
+    else
+        conn_read(arg);
+}
+
+static void server_accept(struct fetcher *f, int fd, int events, void *arg);
+
+static void accept_again(struct fetcher *f, void *arg) {
+    struct server *s = arg;
+    if (s->fd >= 0 && fetcher_watch(f, s->fd, FETCHER_READ, server_accept, s) < 0)
+        die("watch");
+}
+
+static void server_accept(struct fetcher *f, int fd, int events, void *arg) {
+    struct server *s = arg;
+    struct conn *c;
+    (void)events;
+    if (s->accept_ms) {
+        (void)fetcher_watch(f, fd, 0, NULL, NULL);
+        (void)fetcher_timer(f, s->accept_ms, accept_again, s);
+    }
+    fd = accept(fd, NULL, NULL);
+    if (fd < 0 || fd >= FD_SETSIZE || (c = calloc(1, sizeof *c)) == NULL) {
+        if (fd >= 0)
+            close(fd);
+        return;
+    }
+    s->accepted++;
+    c->s = s;
+    c->fd = fd;
+    if ((c->next = s->conns) != NULL)
+        c->next->prev = c;
+    s->conns = c;
+    if (set_flags(fd, O_NONBLOCK) < 0)
+        die("fcntl");
+    conn_watch(c, FETCHER_READ);
+}
+
+static void server_open(struct server *s, struct fetcher *f, int port) {
+    struct sockaddr_in address;
+    socklen_t size = sizeof address;
+    int on = 1;
+    memset(s, 0, sizeof *s);
+    memset(&address, 0, sizeof address);
+    address.sin_family = AF_INET;
+    address.sin_port = htons((uint16_t)port);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    s->f = f;
+    s->fd = socket(AF_INET, SOCK_STREAM, 0);
+    setsockopt(s->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (bind(s->fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(s->fd, 1024) < 0 ||
+        getsockname(s->fd, (struct sockaddr *)&address, &size) < 0 ||
+        set_flags(s->fd, O_NONBLOCK) < 0 ||
+        fetcher_watch(f, s->fd, FETCHER_READ, server_accept, s) < 0)
+        die("cannot listen");
+    s->port = ntohs(address.sin_port);
+}
+
+static void server_close(struct server *s) {
+    struct counter *c;
+    while (s->conns)
+        conn_close(s->conns);
+    while ((c = s->counters) != NULL) {
+        s->counters = c->next;
+        free(c);
+    }
+    if (s->fd >= 0) {
+        (void)fetcher_watch(s->f, s->fd, 0, NULL, NULL);
+        close(s->fd);
+    }
+}
+
+/* ------------------------------------------------------------------------ Helpers */
+
+static struct fetcher *f;       /* of the test that runs, with its server */
+static struct server server;
+static char work[64];           /* the directory of the test that runs */
+
+/* Turn the loop until a condition holds; a deadline of 20 s of real time. */
+#define until(condition) do { \
+    usec deadline_ = clock_us() + 20000000; \
+    while (!(condition) && clock_us() < deadline_) \
+        fetcher_step(f, 100); \
+} while (0)
+
+/* Turn the loop for so long: to see that something does not happen, or what it costs. */
+static void turn_for(usec us) {
+    for (usec end = clock_us() + us; clock_us() < end;)
+        fetcher_step(f, 20);
+}
+
+static const char *url(const char *format, ...) {
+    static char text[8][4096];
+    static int at;
+    char path[3800];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(path, sizeof path, format, args);
+    va_end(args);
+    at = (at + 1) % 8;
+    snprintf(text[at], sizeof text[at], "http://127.0.0.1:%d%s", server.port, path);
+    return text[at];
+}
+
+static struct counter *seen(const char *format, ...) {
+    char target[4096];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(target, sizeof target, format, args);
+    va_end(args);
+    return counter_of(&server, target);
+}
+
+/* A file's name in the directory of the test. */
+static char *in_work(const char *name) {
+    static char path[8][700];
+    static int at;
+    at = (at + 1) % 8;
+    snprintf(path[at], sizeof path[at], "%s/%s", work, name);
+    return path[at];
+}
+
+/* What on_done was told, kept. */
+struct outcome {
+    int calls;
+    fetcher_id id;
+    enum fetcher_code code;
+    int status, attempts, changed, last;
+    size_t size;
+    int64_t bytes, received, lookup_us, connect_us, first_byte_us, total_us;
+    char message[300], url[500], final_url[500], path[700], type[100], *data;
+    int retries;                /* seen by on_progress */
+    bool hasten;                /* put the clock forward over waits */
+};
+
+static bool ending;             /* the test is over, and what it waited for with it */
+
+static void keep_outcome(struct fetcher *on, const struct fetcher_result *r, void *arg) {
+    struct outcome *o = arg;
+    (void)on;
+    if (ending)
+        return;
+    o->calls++;
+    o->id = r->id;
+    o->code = r->code;
+    o->status = r->status;
+    o->attempts = r->attempts;
+    o->changed = r->changed;
+    o->last = r->last;
+    o->size = r->size;
+    o->bytes = r->bytes;
+    o->received = r->received;
+    o->lookup_us = r->lookup_us;
+    o->connect_us = r->connect_us;
+    o->first_byte_us = r->first_byte_us;
+    o->total_us = r->total_us;
+    snprintf(o->message, sizeof o->message, "%s", r->message);
+    snprintf(o->url, sizeof o->url, "%s", r->url);
+    snprintf(o->final_url, sizeof o->final_url, "%s", r->final_url);
+    snprintf(o->path, sizeof o->path, "%s", r->path ? r->path : "");
+    snprintf(o->type, sizeof o->type, "%s", r->content_type);
+    free(o->data);
+    o->data = r->data ? malloc(r->size + 1) : NULL;
+    if (o->data)
+        memcpy(o->data, r->data, r->size + 1);
+}
+
+/* Waits for a next attempt or round pass at once. */
+static void hasten(struct fetcher *on, const struct fetcher_info *info, void *arg) {
+    struct outcome *o = arg;
+    if (info->state == FETCHER_RETRYING)
+        o->retries++;
+    if (o->hasten && (info->state == FETCHER_RETRYING || info->state == FETCHER_SLEEPING))
+        on->skew += info->wait_ms * 1000 + 1000;
+}
+
+/* Fetch, and wait for the end. Free the outcome's data with forget(). */
+static struct outcome fetch(struct fetcher_request rq) {
+    static struct outcome o;
+    o = (struct outcome){0};
+    o.hasten = true;
+    rq.on_done = keep_outcome;
+    rq.on_progress = hasten;
+    rq.arg = rq.arg ? rq.arg : &o;
+    if (!fetcher_start(f, &rq))
+        die("fetcher_start");
+    until(o.calls);
+    return o;
+}
+
+static void forget(struct outcome *o) {
+    free(o->data);
+    o->data = NULL;
+}
+
+#define FETCH(...) fetch((struct fetcher_request){__VA_ARGS__})
+
+/* Is this what the server has under a target? */
+static bool is_content(const char *data, int64_t size, const char *target, int version) {
+    unsigned seed = seed_of(target, version);
+    for (int64_t i = 0; i < size; i++)
+        if ((unsigned char)data[i] != pattern(seed, i))
+            return false;
+    return true;
+}
+
+static char *slurp(const char *path, int64_t *size) {
+    FILE *file = fopen(path, "rb");
+    char *data = NULL;
+    *size = -1;
+    if (!file)
+        return NULL;
+    fseek(file, 0, SEEK_END);
+    *size = ftell(file);
+    rewind(file);
+    if ((data = malloc((size_t)*size + 1)) == NULL || fread(data, 1, (size_t)*size, file) !=
+        (size_t)*size)
+        die(path);
+    data[*size] = '\0';
+    fclose(file);
+    return data;
+}
+
+static bool file_is(const char *path, int64_t size, const char *target, int version) {
+    int64_t found;
+    char *data = slurp(path, &found);
+    bool same = data && found == size && is_content(data, size, target, version);
+    free(data);
+    return same;
+}
+
+static bool exists(const char *path) {
+    struct stat st;
+    return lstat(path, &st) == 0;
+}
+
+static int names_in(const char *dir) {
+    DIR *d = opendir(dir);
+    int n = 0;
+    while (d && readdir(d))
+        n++;
+    if (d)
+        closedir(d);
+    return n - 2;
+}
+
+static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw) {
+    (void)st, (void)flag, (void)ftw;
+    return remove(path);
+}
+
+static void write_file(const char *path, const char *text, size_t n) {
+    FILE *file = fopen(path, "wb");
+    if (!file || fwrite(text, 1, n, file) != n || fclose(file))
+        die(path);
+}
+
+static void test_begin(void) {
+    snprintf(work, sizeof work, "/tmp/fetcher-test-%d", (int)getpid());
+    if (mkdir(work, 0700) < 0 || (f = fetcher_new()) == NULL)
+        die("begin");
+    server_open(&server, f, 0);
+}
+
+static void test_end(void) {
+    ending = true;
+    server_close(&server);
+    fetcher_free(f);
+    ending = false;
+    f = NULL;
+    nftw(work, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+/* -- a child process: the program -- */
+
+struct child {
+    pid_t pid;
+    int in, out[2];             /* stdin; stdout and stderr */
+    char *text[2];              /* what they said */
+    size_t size[2];
+    bool open[2];
+    int status;
+};
+
+static void child_ready(struct fetcher *on, int fd, int events, void *arg) {
+    struct child *c = arg;
+    int i = fd == c->out[1];
+    char piece[65536];
+    ssize_t n = read(fd, piece, sizeof piece);
+    (void)events;
+    if (n <= 0) {
+        (void)fetcher_watch(on, fd, 0, NULL, NULL);
+        close(fd);
+        c->open[i] = false;
+        return;
+    }
+    if ((c->text[i] = realloc(c->text[i], c->size[i] + (size_t)n + 1)) == NULL)
+        die("realloc");
+    memcpy(c->text[i] + c->size[i], piece, (size_t)n);
+    c->text[i][c->size[i] += (size_t)n] = '\0';
+}
+
+/* Start a program; stdin is a pipe, as its stdout and stderr are. */
+static void child_start(struct child *c, const char *const *argv) {
+    int in[2], out[2], error[2];
+    memset(c, 0, sizeof *c);
+    if (pipe(in) < 0 || pipe(out) < 0 || pipe(error) < 0 || (c->pid = fork()) < 0)
+        die("fork");
+    if (c->pid == 0) {
+        dup2(in[0], 0);
+        dup2(out[1], 1);
+        dup2(error[1], 2);
+        for (int fd = 3; fd < 200; fd++)
+            close(fd);
+        execvp(argv[0], (char *const *)(uintptr_t)argv);
+        _exit(127);
+    }
+    close(in[0]);
+    close(out[1]);
+    close(error[1]);
+    c->in = in[1];
+    c->out[0] = out[0];
+    c->out[1] = error[0];
+    for (int i = 0; i < 2; i++) {
+        c->open[i] = true;
+        c->text[i] = calloc(1, 1);
+        if (fetcher_watch(f, c->out[i], FETCHER_READ, child_ready, c) < 0)
+            die("watch");
+    }
+}
+
+static void child_wait(struct child *c) {
+    int status = 0;
+    until(!c->open[0] && !c->open[1]);
+    if (c->open[0] || c->open[1])
+        kill(c->pid, SIGKILL);
+    waitpid(c->pid, &status, 0);
+    c->status = WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+    for (int i = 0; i < 2; i++)
+        if (c->open[i]) {
+            (void)fetcher_watch(f, c->out[i], 0, NULL, NULL);
+            close(c->out[i]);
+        }
+    if (c->in >= 0)
+        close(c->in);
+}
+
+static void child_free(struct child *c) {
+    free(c->text[0]);
+    free(c->text[1]);
+}
+
+/* Write all of a text to the child's stdin, as fast as it is taken, and close it. */
+struct feeding { struct child *c; const char *text; size_t left; };
+
+static void feed_child(struct fetcher *on, int fd, int events, void *arg) {
+    struct feeding *feeding = arg;
+    ssize_t n = write(fd, feeding->text, feeding->left < 4096 ? feeding->left : 4096);
+    (void)events;
+    if (n > 0) {
+        feeding->text += n;
+        feeding->left -= (size_t)n;
+    }
+    if (n <= 0 || feeding->left == 0) {
+        (void)fetcher_watch(on, fd, 0, NULL, NULL);
+        close(fd);
+        feeding->c->in = -1;
+    }
+}
+
+static struct child run_fed(const char *const *argv, const char *input, size_t n) {
+    struct child c;
+    struct feeding feeding = {&c, input, n};
+    child_start(&c, argv);
+    if (n == 0) {
+        close(c.in);
+        c.in = -1;
+    } else if (fetcher_watch(f, c.in, FETCHER_WRITE, feed_child, &feeding) < 0)
+        die("watch");
+    child_wait(&c);
+    if (c.in >= 0)
+        (void)fetcher_watch(f, c.in, 0, NULL, NULL);
+    return c;
+}
+
+#define RUN(...) run_fed((const char *const[]){"./fetcher", __VA_ARGS__, NULL}, "", 0)
+#define RUN_FED(input, n, ...) run_fed((const char *const[]){"./fetcher", __VA_ARGS__, NULL}, input, n)
+#define SH(script) run_fed((const char *const[]){"sh", "-c", script, NULL}, "", 0)
+
+/* Did it end like this, with these words on stderr, in lines that are safe to print? */
+static bool said(const struct child *c, int status, const char *words) {
+    bool safe = true;
+    for (const char *s = c->text[1]; *s; s++)
+        safe &= *s == '\n' || utf8_length(s) > 0 || (*s & 0xc0) == 0x80;
+    if (c->status == status && safe && strstr(c->text[1], words))
+        return true;
+    printf("# status %d, stderr: %s\n", c->status, c->text[1]);
+    return false;
+}
+
+/* ------------------------------------------------------------------------ The loop */
+
+static int calls;               /* a callback's count, where that is all */
+static char log_text[400];      /* and the order, where that counts */
+
+static void note(struct fetcher *on, void *arg) {
+    (void)on;
+    calls++;
+    strncat(log_text, arg, sizeof log_text - strlen(log_text) - 1);
+}
+
+static void test_timers(void) {
+    fetcher_id id;
+    log_text[0] = '\0';
+    fetcher_timer(f, 30, note, "c");
+    fetcher_timer(f, 10, note, "a");
+    id = fetcher_timer(f, 20, note, "x");
+    fetcher_timer(f, 20, note, "b");
+    ok(fetcher_timer_stop(f, id) == 0, "a timer can be stopped");
+    f->skew += 40000;
+    fetcher_step(f, 0);
+    ok(strcmp(log_text, "abc") == 0, "timers run in the order of their deadlines");
+    ok(fetcher_timer_stop(f, id) < 0 && errno == ENOENT, "rule 1: a stale timer id is ENOENT");
+    ok(fetcher_timer(f, -1, note, "") == 0 && errno == EINVAL, "a timer in the past is EINVAL");
+    ok(fetcher_timer(f, 0, NULL, "") == 0 && errno == EINVAL, "a timer without a callback is EINVAL");
+}
+
+static void again_at_once(struct fetcher *on, void *arg) {
+    calls++;
+    fetcher_timer(on, 0, again_at_once, arg);
+}
+
+/* The tree, beside the simplest thing that could do the same. */
+static void test_tree(void) {
+    static struct node item[300];
+    struct node *root = NULL, *first;
+    unsigned random = 7;
+    bool good = true;
+    for (int step = 0; step < 20000 && good; step++) {
+        struct node *n = &item[(random = random * 1103515245 + 12345) / 65536 % 300], *least = NULL;
+        if (n->in)
+            tree_remove(&root, n);
+        else {
+            n->key = (int64_t)(random >> 8) % 20 - 10;
+            n->seq = (uint64_t)step;
+            tree_add(&root, n);
+        }
+        for (int i = 0; i < 300; i++)
+            if (item[i].in && (!least || node_before(&item[i], least)))
+                least = &item[i];
+        first = tree_first(root);
+        good = first == least;
+        for (int i = 0; i < 300; i++)
+            good &= !item[i].in || tree_from(root, item[i].key, item[i].seq) == &item[i];
+    }
+    ok(good, "a tree finds what is in it, and the first, through 20,000 changes");
+}
+
+static void test_timer_in_a_turn(void) {
+    calls = 0;
+    fetcher_timer(f, 0, again_at_once, NULL);
+    for (int i = 1; i <= 5; i++) {
+        fetcher_step(f, 50);
+        if (calls != i)
+            break;
+    }
+    ok(calls == 5, "rule 5: a timer made during a turn runs in a later turn");
+}
+
+static void stop_timer(struct fetcher *on, void *arg) {
+    calls++;
+    (void)fetcher_timer_stop(on, *(fetcher_id *)arg);
+}
+
+static void test_timer_stops_timer(void) {
+    fetcher_id second = 0;
+    calls = 0;
+    fetcher_timer(f, 0, stop_timer, &second);
+    second = fetcher_timer(f, 0, stop_timer, &second);
+    fetcher_step(f, 50);
+    ok(calls == 1, "a timer stopped by another that was due with it does not run");
+}
+
+static int pipes[2][2];
+
+static void swap_second(struct fetcher *on, int fd, int events, void *arg) {
+    (void)fd, (void)events, (void)arg;
+    calls++;
+    if (calls > 1)
+        return;
+    /* The second pipe is ready as well. Its number now becomes a pipe without data. */
+    (void)fetcher_watch(on, pipes[1][0], 0, NULL, NULL);
+    close(pipes[1][0]);
+    close(pipes[1][1]);
+    if (pipe(pipes[1]) < 0 ||
+        fetcher_watch(on, pipes[1][0], FETCHER_READ, swap_second, NULL) < 0)
+        die("pipe");
+    (void)fetcher_watch(on, pipes[0][0], 0, NULL, NULL);
+}
+
+static void test_stale_news(void) {
+    int second;
+    calls = 0;
+    if (pipe(pipes[0]) < 0 || pipe(pipes[1]) < 0 || write(pipes[0][1], "x", 1) != 1 ||
+        write(pipes[1][1], "x", 1) != 1)
+        die("pipe");
+    second = pipes[1][0];
+    fetcher_watch(f, pipes[0][0], FETCHER_READ, swap_second, NULL);
+    fetcher_watch(f, pipes[1][0], FETCHER_READ, swap_second, NULL);
+    fetcher_step(f, 50);
+    ok(pipes[1][0] == second && calls == 1,
+       "rule 4: a descriptor closed and opened again never gets stale news");
+    fetcher_watch(f, pipes[1][0], 0, NULL, NULL);
+    for (int i = 0; i < 4; i++)
+        close(pipes[i / 2][i % 2]);
+}
+
+static void remove_itself(struct fetcher *on, int fd, int events, void *arg) {
+    calls += events & FETCHER_READ;
+    (void)fetcher_watch(on, fd, 0, NULL, arg);
+}
+
+static void gone(struct fetcher *on, int fd, int events, void *arg) {
+    (void)on, (void)fd;
+    *(int *)arg = events;
+}
+
+static void test_watches(void) {
+    int fd[2], events = 0;
+    if (pipe(fd) < 0 || write(fd[1], "x", 1) != 1)
+        die("pipe");
+    calls = 0;
+    fetcher_watch(f, fd[0], FETCHER_READ, remove_itself, NULL);
+    fetcher_step(f, 50);
+    fetcher_step(f, 0);
+    ok(calls == 1, "a watch may be removed by its own callback");
+    fetcher_watch(f, fd[0], FETCHER_READ, gone, &events);
+    close(fd[0]);
+    fetcher_step(f, 50);
+    ok(events == FETCHER_GONE && f->watch[fd[0]].class == NOBODY,
+       "a closed descriptor is found (EBADF), and its owner told");
+    close(fd[1]);
+    ok(fetcher_watch(f, f->pipe[0], FETCHER_READ, gone, NULL) < 0 && errno == EBUSY,
+       "the fetcher's own descriptors can't be taken from it");
+    ok(fetcher_watch(f, 0, 8, gone, NULL) < 0 && errno == EINVAL, "unknown events are EINVAL");
+    ok(fetcher_watch(f, 0, FETCHER_READ, NULL, NULL) < 0 && errno == EINVAL, "no callback is EINVAL");
+}
+
+static void test_fd_setsize(void) {
+    struct fetcher *two;
+    struct outcome o = {0};
+    int fd[1200], n = 0;
+    ok(fetcher_watch(f, FD_SETSIZE, FETCHER_READ, gone, NULL) < 0 && errno == EMFILE,
+       "rule 6: FD_SETSIZE is refused");
+    ok(fetcher_watch(f, INT_MAX, FETCHER_READ, gone, NULL) < 0 && errno == EMFILE,
+       "rule 6: so is any descriptor above");
+    ok(fetcher_watch(f, -1, FETCHER_READ, gone, NULL) < 0 && errno == EINVAL, "-1 is EINVAL");
+    while (n < 1150 && (fd[n] = dup(0)) >= 0)
+        n++;
+    if (n < 1150)
+        skip("rule 6: a socket above FD_SETSIZE", "the limit of descriptors is low");
+    else {
+        o = FETCH(.url = url("/high"), .retries = -1);
+        ok(o.code == FETCHER_NO_CONNECTION && o.attempts == 1,
+           "rule 6: a socket above FD_SETSIZE ends a transfer cleanly: %s", o.message);
+        errno = 0;
+        ok(fetcher_new() == NULL && errno == EMFILE, "rule 6: a host that holds 1,150 descriptors gets EMFILE from fetcher_new");
+        ok(fetcher_watch(f, fd[n - 1], FETCHER_READ, gone, NULL) < 0 && errno == EMFILE,
+           "rule 6: and for a descriptor that is open, and too high");
+        while (n > 1000)
+            close(fd[--n]);
+        two = fetcher_new();
+        ok(two && fetcher_step(two, 0) == 0, "rule 6: with some closed, all works again");
+        fetcher_free(two);
+    }
+    while (n > 0)
+        close(fd[--n]);
+    forget(&o);
+}
+
+static struct fetcher *posted_to;
+
+static void post_in_handler(int number) {
+    (void)number;
+    (void)fetcher_post(posted_to, note, "s");
+}
+
+static void test_post(void) {
+    struct sigaction action, before;
+    bool full;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = post_in_handler;
+    sigaction(SIGUSR1, &action, &before);
+    posted_to = f;
+    log_text[0] = '\0';
+    errno = 77;
+    fetcher_post(f, note, "a");
+    ok(errno == 77, "rule 7: post leaves errno alone");
+    raise(SIGUSR1);
+    fetcher_post(f, note, "b");
+    fetcher_step(f, 1000);
+    ok(strcmp(log_text, "asb") == 0, "rule 7: calls posted, from a signal handler too, run in order");
+    for (calls = 0; fetcher_post(f, note, "") == 0; )
+        calls++;
+    full = errno == EAGAIN && calls > 1000;
+    ok(full, "post says EAGAIN when %d calls wait", calls);
+    for (int left = calls, i = calls = 0; i < 100 && calls < left; i++)
+        fetcher_step(f, 0);
+    sigaction(SIGUSR1, &before, NULL);
+}
+
+static void *post_from_thread(void *arg) {
+    for (int i = 0; i < 1000; )
+        i += fetcher_post(arg, note, "") == 0;
+    return NULL;
+}
+
+static void test_post_threads(void) {
+    pthread_t thread[4];
+    calls = 0;
+    for (int i = 0; i < 4; i++)
+        pthread_create(&thread[i], NULL, post_from_thread, f);
+    until(calls == 4000);
+    for (int i = 0; i < 4; i++)
+        pthread_join(thread[i], NULL);
+    ok(calls == 4000, "rule 7: four threads post a thousand calls each, none is lost");
+}
+
+static void stop_now(struct fetcher *on, void *arg) {
+    (void)arg;
+    calls++;
+    fetcher_stop(on);
+}
+
+static void test_run(void) {
+    int fd[2];
+    fd_set rd, wr;
+    int most = -1;
+    server_close(&server);
+    server.fd = -1;
+    ok(fetcher_run(f) == 0, "run returns when nothing can happen");
+    if (pipe(fd) < 0)
+        die("pipe");
+    fetcher_watch(f, fd[0], FETCHER_READ, remove_itself, NULL);
+    fetcher_timer(f, 5, stop_now, NULL);
+    calls = 0;
+    ok(fetcher_run(f) == 0 && calls == 1, "stop ends run, though a watch is left");
+    FD_ZERO(&rd);
+    FD_ZERO(&wr);
+    ok(fetcher_prepare(f, &rd, &wr, &most) == 1000 && FD_ISSET(fd[0], &rd) && most >= fd[0],
+       "prepare names the descriptors, and never sleeps for more than a second");
+    fetcher_timer(f, 50, stop_now, NULL);
+    ok(fetcher_prepare(f, &rd, &wr, &most) <= 50, "nor past a timer");
+    ok(fetcher_step(f, 0) == 1, "step says that something is left");
+    fetcher_watch(f, fd[0], 0, NULL, NULL);
+    close(fd[0]);
+    close(fd[1]);
+}
+
+static void on_alarm(int number) {
+    (void)number;
+    calls++;
+}
+
+/* A signal ends select() early, and the sets are undefined then: nobody may be called for them. */
+static void test_eintr(void) {
+    struct itimerval soon = {{0, 0}, {0, 20000}};
+    struct sigaction action, before;
+    int fd[2], heard = calls = 0;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_alarm;
+    sigaction(SIGALRM, &action, &before);
+    if (pipe(fd) < 0)
+        die("pipe");
+    fetcher_watch(f, fd[0], FETCHER_READ, gone, &heard);
+    setitimer(ITIMER_REAL, &soon, NULL);
+    fetcher_step(f, 1000);
+    ok(calls == 1 && heard == 0, "a signal interrupts the sleep, and no callback runs for it");
+    fetcher_watch(f, fd[0], 0, NULL, NULL);
+    close(fd[0]);
+    close(fd[1]);
+    sigaction(SIGALRM, &before, NULL);
+}
+
+/* A host's own loop, on poll(). */
+static void test_foreign_loop(void) {
+    struct outcome o = {0};
+    usec deadline = clock_us() + 20000000;
+    struct pollfd p[FD_SETSIZE];
+    fd_set rd, wr;
+    fetcher_get(f, url("/poll?size=300000"), keep_outcome, &o);
+    while (!o.calls && clock_us() < deadline) {
+        nfds_t n = 0;
+        int most = -1, ms;
+        FD_ZERO(&rd);
+        FD_ZERO(&wr);
+        ms = fetcher_prepare(f, &rd, &wr, &most);
+        for (int fd = 0; fd <= most; fd++)
+            if (FD_ISSET(fd, &rd) || FD_ISSET(fd, &wr))
+                p[n++] = (struct pollfd){fd, (short)((FD_ISSET(fd, &rd) ? POLLIN : 0) |
+                                                     (FD_ISSET(fd, &wr) ? POLLOUT : 0)), 0};
+        poll(p, n, ms);
+        FD_ZERO(&rd);
+        FD_ZERO(&wr);
+        while (n-- > 0) {
+            if (p[n].revents & (POLLIN | POLLHUP | POLLERR))
+                FD_SET(p[n].fd, &rd);
+            if (p[n].revents & POLLOUT)
+                FD_SET(p[n].fd, &wr);
+        }
+        fetcher_dispatch(f, &rd, &wr);
+    }
+    ok(o.code == FETCHER_OK && o.size == 300000 && is_content(o.data, 300000, "/poll", 0),
+       "prepare and dispatch serve under poll()");
+    forget(&o);
+}
+
+/* Each piece of data costs its callback 30 ms, by the clock. So after each the slice is spent, and the
+ * host's descriptor must be looked at before the next. */
+static void count_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
+    (void)on, (void)r, (void)arg;
+    calls++;
+}
+
+static int looks, pieces, pieces_between;
+
+static int slow_data(struct fetcher *on, const void *data, size_t size, void *arg) {
+    (void)data, (void)size, (void)arg;
+    on->skew += 30000;
+    pieces_between = ++pieces > pieces_between ? pieces : pieces_between;
+    return 0;
+}
+
+static void look(struct fetcher *on, int fd, int events, void *arg) {
+    (void)on, (void)fd, (void)events, (void)arg;
+    looks++;
+    pieces = 0;
+}
+
+static void test_slice(void) {
+    struct fetcher_stats st;
+    int fd[2];
+    calls = 0;
+    if (pipe(fd) < 0)
+        die("pipe");
+    fetcher_watch(f, fd[1], FETCHER_WRITE, look, NULL);
+    looks = pieces = pieces_between = 0;
+    fetcher_limit(f, 20, 20, 0);
+    for (int i = 0; i < 20; i++)
+        fetcher_start(f, &(struct fetcher_request){.url = url("/slice?size=200000"),
+                      .on_data = slow_data, .on_done = count_done});
+    until(calls == 20);
+    /* One piece in each of: kick, sockets, finish, and start. */
+    ok(calls == 20 && pieces_between <= 4, "the slice: no more than %d pieces between two looks at the host (%d looks)",
+       pieces_between, looks);
+    fetcher_stats(f, &st);
+    ok(st.stall_max_us >= 30000 && strstr(st.culprit, "transfer"), "the meter names its culprit: %s",
+       st.culprit);
+    fetcher_watch(f, fd[1], 0, NULL, NULL);
+    close(fd[0]);
+    close(fd[1]);
+}
+
+static void slow_watch(struct fetcher *on, int fd, int events, void *arg) {
+    (void)events, (void)arg;
+    on->skew += 70000;
+    (void)fetcher_watch(on, fd, 0, NULL, NULL);
+}
+
+static char last_trace[500];
+
+static void start_from_trace(struct fetcher *on, const char *line, void *arg) {
+    (void)line;
+    fetcher_trace(on, NULL, NULL);
+    fetcher_get(on, url("/traced"), keep_outcome, arg);
+}
+
+static void keep_trace(struct fetcher *on, const char *line, void *arg) {
+    (void)on, (void)arg;
+    snprintf(last_trace, sizeof last_trace, "%s", line);
+}
+
+static void test_meter(void) {
+    struct fetcher_stats st;
+    uint64_t sum = 0;
+    int fd[2];
+    char words[40];
+    if (pipe(fd) < 0)
+        die("pipe");
+    fetcher_trace(f, keep_trace, NULL);
+    fetcher_watch(f, fd[1], FETCHER_WRITE, slow_watch, NULL);
+    fetcher_step(f, 100);
+    ok(strstr(last_trace, "host 1 in 70.") && strstr(last_trace, "woke for descriptor"),
+       "the trace explains a turn: %s", last_trace);
+    fetcher_trace(f, NULL, NULL);
+    fetcher_stats(f, &st);
+    struct outcome o = {0};
+    fetcher_trace(f, start_from_trace, &o);
+    fetcher_step(f, 0);
+    usec before = clock_us();
+    until(o.calls);
+    ok(o.code == FETCHER_OK && clock_us() - before < 900000, "a trace's callback may start a transfer");
+    forget(&o);
+    snprintf(words, sizeof words, "descriptor %d", fd[1]);
+    ok(st.stall_max_us >= 70000 && strncmp(st.culprit, "host 70", 7) == 0 && strstr(st.culprit, words),
+       "a slow callback of the host is blamed: %s", st.culprit);
+    for (int i = 0; i < FETCHER_BUCKETS; i++)
+        sum += st.stalls[i];
+    ok(sum == st.turns && st.stalls[11] == 1, "the histogram holds every turn, this one below 128 ms");
+    close(fd[0]);
+    close(fd[1]);
+}
+
+/* ------------------------------------------------------------------------ The library */
+
+static void test_memory(void) {
+    struct outcome o = FETCH(.url = url("/a?size=100000&type=text/x"));
+    ok(o.code == FETCHER_OK && o.status == 200 && o.size == 100000 && o.data[100000] == '\0' &&
+       is_content(o.data, 100000, "/a", 0) && strcmp(o.type, "text/x") == 0 && o.last && o.changed &&
+       o.attempts == 1 && o.bytes == 100000 && o.received == 100000, "GET into memory");
+    ok(o.connect_us > 0 && o.first_byte_us >= o.connect_us && o.total_us >= o.first_byte_us,
+       "timings are in order: connect %d, first byte %d, total %d us", (int)o.connect_us,
+       (int)o.first_byte_us, (int)o.total_us);
+    forget(&o);
+    o = FETCH(.url = url("/empty?size=0"));
+    ok(o.code == FETCHER_OK && o.size == 0 && o.data && *o.data == '\0', "an empty document is \"\"");
+    forget(&o);
+    o = FETCH(.url = url("/big?size=5000"), .max_bytes = 4999);
+    ok(o.code == FETCHER_TOO_BIG, "more than max_bytes: %s", o.message);
+    forget(&o);
+    o = FETCH(.url = url("/big?size=50000&chunked=1"), .max_bytes = 4999);
+    ok(o.code == FETCHER_TOO_BIG, "more than max_bytes, unannounced: %s", o.message);
+    forget(&o);
+    o = FETCH(.url = url("/big?size=68000000"));
+    ok(o.code == FETCHER_TOO_BIG, "memory takes 64 MiB: %s", o.message);
+    forget(&o);
+    o = FETCH(.url = url("/x?status=404&reason=Not%%20Here"));
+    ok(o.code == FETCHER_HTTP && o.status == 404 && strcmp(o.message, "404 Not Here") == 0 &&
+       strcmp(o.data, "oops\n") == 0, "an error page comes too: %s", o.message);
+    forget(&o);
+    o = FETCH(.url = url("/x?gzip=1"), .flags = FETCHER_COMPRESSED);
+    ok(o.code == FETCHER_OK && strcmp(o.data, "hello, world\n") == 0, "gzip is unpacked if asked for");
+    forget(&o);
+}
+
+static int set_agent(void *easy, void *arg) {
+    (void)arg;
+    return curl_easy_setopt(easy, CURLOPT_USERAGENT, "tester/1") ? -1 : 0;
+}
+
+static int refuse_setup(void *easy, void *arg) {
+    (void)easy, (void)arg;
+    return -1;
+}
+
+static void test_request(void) {
+    const char *headers[] = {"X-One: 1", "X-Two: 2", NULL};
+    struct outcome o = FETCH(.url = url("/echo"), .headers = headers, .body = "a=b", .setup = set_agent);
+    ok(strstr(o.data, "POST /echo") && strstr(o.data, "X-One: 1\r\n") && strstr(o.data, "X-Two: 2\r\n") &&
+       strstr(o.data, "tester/1") && strstr(o.data, "\r\n\r\na=b"), "headers, body and setup arrive");
+    forget(&o);
+    o = FETCH(.url = url("/echo"), .method = "PUT", .body = "x\0y", .body_size = 3);
+    ok(strstr(o.data, "PUT /echo") && strstr(o.data, "Content-Length: 3\r\n"), "PUT, with a NUL in it");
+    forget(&o);
+    o = FETCH(.url = url("/head?size=100000000"), .method = "HEAD");
+    ok(o.code == FETCHER_OK && o.size == 0, "HEAD brings no body, of how large a document ever");
+    forget(&o);
+    o = FETCH(.url = url("/echo"), .setup = refuse_setup);
+    ok(o.code == FETCHER_OTHER && o.calls == 1, "a setup that refuses ends it: %s", o.message);
+    forget(&o);
+    headers[0] = "X: a\r\nY: b";
+    ok(!fetcher_start(f, &(struct fetcher_request){.url = "http://a.b/", .headers = headers}) &&
+       errno == EINVAL, "a line break in a header is EINVAL");
+    ok(!fetcher_start(f, &(struct fetcher_request){.url = NULL}) && errno == EINVAL, "no URL is EINVAL");
+    ok(!fetcher_start(f, &(struct fetcher_request){.url = "http://a.b/", .retries = -2}) &&
+       errno == EINVAL, "-2 is EINVAL");
+    ok(!fetcher_start(f, &(struct fetcher_request){.url = "http://a.b/", .path = "x",
+       .on_data = slow_data}) && errno == EINVAL, "on_data together with path is EINVAL");
+}
+
+static void test_redirect(void) {
+    char target[300];
+    struct outcome o;
+    snprintf(target, sizeof target, "/r?redirect=%s", url("/there?size=10"));
+    o = FETCH(.url = url("%s", target));
+    ok(o.code == FETCHER_OK && strstr(o.final_url, "/there?size=10") && strstr(o.url, "/r?"),
+       "a redirect is followed, and the final URL told");
+    forget(&o);
+    o = FETCH(.url = url("/loop"));
+    ok(o.code == FETCHER_REDIRECT && o.attempts == 1, "a redirect loop ends: %s", o.message);
+    ok(seen("/loop")->count == 21, "after 20 redirects");
+    o = FETCH(.url = url("/r?redirect=file:///etc/passwd"));
+    ok(o.code == FETCHER_REDIRECT && o.attempts == 1, "a redirect to file: is refused: %s", o.message);
+    o = FETCH(.url = url("/r?redirect=ftp://127.0.0.1/x"));
+    ok(o.code == FETCHER_REDIRECT, "and one to ftp: %s", o.message);
+}
+
+static void test_urls(void) {
+    static const struct { const char *url, *words; } bad[] = {
+        {"", "not a URL"}, {"nonsense", "not a URL"}, {"http://", "not a URL"},
+        {"http://a b/", "space"}, {"http://a/\x1b[2J", "control"}, {"ftp://example.org/", "only http"},
+        {"file:///etc/passwd", "only http"}, {"http://example.org:99999/", "port"},
+        {"http://u:secret@example.org:99999/", "port"}, {"javascript:alert(1)", "not a URL"},
+    };
+    struct outcome o;
+    char with_slashes[300];
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        o = FETCH(.url = bad[i].url);
+        ok(o.code == FETCHER_BAD_URL && strstr(o.message, bad[i].words) && o.attempts == 0 &&
+           !strstr(o.url, "secret") && !strchr(o.url, '\x1b'), "bad URL: \"%s\": %s", o.url, o.message);
+        forget(&o);
+    }
+    o = FETCH(.url = url("/plain") + 7);
+    ok(o.code == FETCHER_OK, "a URL without its scheme works: %s", o.url);
+    forget(&o);
+    snprintf(with_slashes, sizeof with_slashes, "%s", url("/q?u=http://x") + 7);
+    o = FETCH(.url = with_slashes);
+    ok(o.code == FETCHER_OK && seen("/q?u=http://x")->count == 1, "another URL in its query is no scheme");
+    forget(&o);
+    o = FETCH(.url = url("/\xff\x9b?type=a%%1bb"));
+    ok(o.code == FETCHER_OK && !strchr(o.url, '\xff') && strstr(o.url, "/??") && !strcmp(o.type, "a?b"),
+       "text from outside is safe to print: %s", o.url);
+    forget(&o);
+    char with_password[300];
+    snprintf(with_password, sizeof with_password, "http://joe:secret@%s", url("/echo") + 7);
+    o = FETCH(.url = with_password);
+    ok(o.code == FETCHER_OK && !strstr(o.url, "secret") && !strstr(o.final_url, "secret") &&
+       strstr(o.url, "joe@") && strstr(o.data, "Authorization: Basic"),
+       "a password is used and never shown: %s", o.url);
+    forget(&o);
+}
+
+static void test_failures(void) {
+    struct outcome o = FETCH(.url = "http://example.invalid/", .retries = -1);
+    ok(o.code == FETCHER_NO_HOST && strcmp(o.message, "could not find host example.invalid") == 0,
+       "no such host: %s", o.message);
+    o = FETCH(.url = "http://127.0.0.1:1/", .retries = -1);
+    ok(o.code == FETCHER_NO_CONNECTION && strstr(o.message, "127.0.0.1:1: Connection refused"),
+       "refused: %s", o.message);
+    o = FETCH(.url = url("/x?size=1000&cut=500"), .retries = -1);
+    ok(o.code == FETCHER_CUT_SHORT && strcmp(o.message, "cut short after 500 of 1000 bytes") == 0,
+       "%s", o.message);
+    forget(&o);
+    o = FETCH(.url = url("/x?size=1000&reset=0"), .retries = -1);
+    ok(o.code == FETCHER_CUT_SHORT, "reset: %s", o.message);
+    forget(&o);
+    o = FETCH(.url = url("/x?size=1000&chunk=bad"), .retries = -1);
+    ok(o.code == FETCHER_CUT_SHORT || o.code == FETCHER_PROTOCOL, "a bad chunk: %s", o.message);
+    forget(&o);
+    o = FETCH(.url = url("/x?garbage=1"), .retries = -1);
+    ok(o.code == FETCHER_PROTOCOL, "not HTTP: %s", o.message);
+    o = FETCH(.url = url("/x?endless=1"), .retries = -1);
+    ok(o.code == FETCHER_TOO_BIG, "headers without end: %s", o.message);
+    o = FETCH(.url = url("/x?size=100&reason=%%1b%%5b2J%%e2%%80%%ae&status=500"), .retries = -1);
+    ok(strcmp(o.message, "500 ?[2J???") == 0, "a reason phrase is made safe: %s", o.message);
+    forget(&o);
+    o = FETCH(.url = url("/x?size=1000&length=600"));
+    ok(o.code == FETCHER_OK && o.size == 600 && is_content(o.data, 600, "/x", 0),
+       "a body longer than announced is cut where it was announced to end");
+    forget(&o);
+}
+
+/* A deadline is put forward by the clock until it comes. */
+static void test_timeouts(void) {
+    struct outcome o = {0};
+    static const struct { const char *what, *path; int64_t connect, stall, total; } t[] = {
+        {"stalled in the head", "/x?stall=head", -1, 5000, -1},
+        {"stalled in the body", "/x?size=1000&stall=500", -1, 5000, -1},
+        {"not done in time", "/x?size=100000&slow=10", -1, -1, 5000},
+    };
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        usec before = f->now;
+        memset(&o, 0, sizeof o);
+        fetcher_start(f, &(struct fetcher_request){.url = url("%s", t[i].path), .retries = -1,
+                      .connect_ms = t[i].connect, .stall_ms = t[i].stall, .total_ms = t[i].total,
+                      .on_done = keep_outcome, .arg = &o});
+        until(seen("%s", t[i].path)->count);
+        for (int n = 0; n < 200 && !o.calls; n++) {
+            f->skew += 100000;
+            fetcher_step(f, 5);
+        }
+        ok(o.code == FETCHER_TIMEOUT && f->now - before >= 5000000 && f->now - before < 7000000,
+           "%s: %s", t[i].what, o.message);
+        forget(&o);
+    }
+}
+
+static int paused, resumed_size;
+
+static int pausing_data(struct fetcher *on, const void *data, size_t size, void *arg) {
+    (void)on;
+    if (paused++ % 2 == 0)
+        return FETCHER_PAUSE;
+    if (!is_content((const char *)data - 0, 0, "", 0))
+        return -1;
+    for (size_t i = 0; i < size; i++)
+        if (((const unsigned char *)data)[i] != pattern(seed_of("/stream", 0), resumed_size + (int)i))
+            return -1;
+    resumed_size += (int)size;
+    (void)arg;
+    return 0;
+}
+
+static void resume_paused(struct fetcher *on, const struct fetcher_info *info, void *arg) {
+    (void)arg;
+    if (info->state == FETCHER_PAUSED)
+        (void)fetcher_resume(on, info->id);
+}
+
+static int refusing_data(struct fetcher *on, const void *data, size_t size, void *arg) {
+    (void)on, (void)data, (void)size, (void)arg;
+    return -1;
+}
+
+static void test_stream(void) {
+    struct outcome o = {0};
+    paused = resumed_size = 0;
+    fetcher_start(f, &(struct fetcher_request){.url = url("/stream?size=500000"),
+                  .on_data = pausing_data, .on_progress = resume_paused, .on_done = keep_outcome,
+                  .arg = &o});
+    until(o.calls);
+    ok(o.code == FETCHER_OK && resumed_size == 500000 && paused > 20,
+       "a stream that pauses at each piece (%d times) loses nothing", paused / 2);
+    forget(&o);
+    o = FETCH(.url = url("/stream?size=500000"), .on_data = refusing_data);
+    ok(o.code == FETCHER_REFUSED && o.attempts == 1, "a reader may refuse: %s", o.message);
+    forget(&o);
+}
+
+static int cancelling_data(struct fetcher *on, const void *data, size_t size, void *arg) {
+    struct fetcher_info info;
+    (void)data, (void)size, (void)arg;
+    calls++;
+    (void)fetcher_info(on, 1, &info);
+    fetcher_cancel(on, 1);
+    return 0;
+}
+
+static void test_cancel(void) {
+    struct outcome o = {0};
+    fetcher_id id;
+    calls = 0;
+    id = fetcher_start(f, &(struct fetcher_request){.url = url("/cancel?size=900000"),
+                       .on_data = cancelling_data, .on_done = keep_outcome, .arg = &o});
+    until(o.calls);
+    ok(id == 1 && o.code == FETCHER_CANCELLED && calls == 1,
+       "a stream that is cancelled by its reader brings nothing more");
+}
+
+static void test_pause(void) {
+    struct fetcher_info info;
+    struct outcome o = {0};
+    fetcher_id id;
+    id = fetcher_start(f, &(struct fetcher_request){.url = url("/p?size=40000&slow=1000"),
+                       .on_done = keep_outcome, .arg = &o});
+    until(fetcher_info(f, id, &info) == 0 && info.bytes > 5000);
+    fetcher_pause(f, id);
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED);
+    ok(f->running == 0 && info.bytes > 5000, "a paused download gives its connection back");
+    fetcher_resume(f, id);
+    until(o.calls);
+    ok(o.code == FETCHER_OK && o.size == 40000 && is_content(o.data, 40000, "/p", 0) &&
+       o.received == 40000 && o.attempts == 2, "and goes on where it was, byte for byte");
+    forget(&o);
+}
+
+/* -- rules -- */
+
+static int stale_errors, busy_errors, worked;
+
+static void everything(struct fetcher *on) {
+    struct fetcher_info info;
+    struct fetcher_stats st;
+    fd_set rd, wr;
+    int most = -1;
+    fetcher_id id, timer;
+    FD_ZERO(&rd);
+    FD_ZERO(&wr);
+    fetcher_free(on);
+    busy_errors += fetcher_step(on, 0) < 0 && errno == EBUSY;
+    busy_errors += fetcher_run(on) < 0 && errno == EBUSY;
+    busy_errors += fetcher_dispatch(on, &rd, &wr) < 0 && errno == EBUSY;
+    if ((id = fetcher_get(on, url("/more"), NULL, NULL)) == 0)
+        return;                         /* it is being freed */
+    timer = fetcher_timer(on, 1000, note, "");
+    worked += fetcher_pause(on, id) == 0 && fetcher_resume(on, id) == 0 &&
+              fetcher_priority(on, id, 3) == 0 && fetcher_info(on, id, &info) == 0 &&
+              fetcher_stats(on, &st) == 0 && fetcher_limit(on, 17, 7, 0) == 0 &&
+              fetcher_timer_stop(on, timer) == 0 && fetcher_post(on, note, "") == 0 &&
+              fetcher_prepare(on, &rd, &wr, &most) >= 0 && fetcher_cancel(on, id) == 0;
+}
+
+static int everything_data(struct fetcher *on, const void *data, size_t size, void *arg) {
+    (void)data, (void)size, (void)arg;
+    everything(on);
+    return 0;
+}
+
+static void everything_progress(struct fetcher *on, const struct fetcher_info *info, void *arg) {
+    (void)info, (void)arg;
+    if (worked < 40)
+        everything(on);
+}
+
+static void everything_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
+    everything(on);
+    keep_outcome(on, r, arg);
+}
+
+static int everything_setup(void *easy, void *arg) {
+    (void)easy, (void)arg;
+    everything(f);
+    return 0;
+}
+
+static void everything_timer(struct fetcher *on, void *arg) {
+    (void)arg;
+    everything(on);
+}
+
+static void everything_watch(struct fetcher *on, int fd, int events, void *arg) {
+    (void)events, (void)arg;
+    everything(on);
+    (void)fetcher_watch(on, fd, 0, NULL, NULL);
+}
+
+static void test_reentrancy(void) {
+    struct outcome o = {0};
+    int fd[2];
+    if (pipe(fd) < 0)
+        die("pipe");
+    busy_errors = worked = 0;
+    fetcher_watch(f, fd[1], FETCHER_WRITE, everything_watch, NULL);
+    fetcher_timer(f, 0, everything_timer, NULL);
+    fetcher_post(f, everything_timer, NULL);
+    fetcher_start(f, &(struct fetcher_request){.url = url("/re?size=30000"), .on_data = everything_data,
+                  .on_progress = everything_progress, .on_done = everything_done,
+                  .setup = everything_setup, .arg = &o});
+    until(o.calls && f->count == 0);
+    ok(o.calls == 1 && worked >= 7, "rule 3: every function worked in each of %d callbacks", worked);
+    ok(busy_errors >= 3 * worked, "rule 3: but free, step, run and dispatch");
+    close(fd[0]);
+    close(fd[1]);
+    forget(&o);
+}
+
+static void stale_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
+    fetcher_id other = *(fetcher_id *)arg;
+    stale_errors += fetcher_cancel(on, other) < 0 && errno == ENOENT;
+    calls += r->last;
+}
+
+static void test_ids(void) {
+    fetcher_id id[50], id2;
+    struct fetcher_info info;
+    bool unique = true;
+    calls = stale_errors = 0;
+    id[0] = fetcher_get(f, url("/i"), NULL, NULL);
+    until(f->count == 0);
+    for (int i = 1; i < 50; i++) {
+        id[i] = fetcher_get(f, url("/i"), stale_done, &id[0]);
+        unique &= id[i] > id[i - 1];
+    }
+    until(f->count == 0);
+    id2 = fetcher_timer(f, 1, note, "");
+    ok(unique && id2 > id[49], "rule 1: ids grow, and so are never used again");
+    ok(fetcher_cancel(f, id2) < 0 && errno == ENOENT, "rule 1: nor is a timer's id one of a transfer");
+    ok(stale_errors == 49 && fetcher_pause(f, id[7]) < 0 && errno == ENOENT &&
+       fetcher_resume(f, id[7]) < 0 && fetcher_priority(f, id[7], 1) < 0 &&
+       fetcher_info(f, id[7], &info) < 0 && fetcher_info(f, 0, &info) < 0 &&
+       fetcher_cancel(f, UINT64_MAX) < 0, "rule 1: a stale id is an error return");
+}
+
+static void test_exactly_once(void) {
+    struct fetcher *own = fetcher_new(), *previous = f;
+    struct outcome o[40];
+    fetcher_id id[40];
+    int once = 0, before = 0, cancelled = 0;
+    memset(o, 0, sizeof o);
+    f = own;
+    for (int i = 0; i < 40; i++) {
+        const char *u = i % 4 == 0 ? "not a url" : i % 4 == 1 ? "http://127.0.0.1:1/" : url("/once");
+        id[i] = fetcher_get(own, u, keep_outcome, &o[i]);
+        before += o[i].calls;
+        if (i % 5 == 0)
+            fetcher_cancel(own, id[i]);
+        if (i % 10 == 0)
+            fetcher_cancel(own, id[i]);
+        before += o[i].calls;
+        if (i % 7 == 0)
+            fetcher_step(own, 0);
+    }
+    fetcher_step(own, 10);
+    fetcher_free(own);
+    f = previous;
+    for (int i = 0; i < 40; i++) {
+        once += o[i].calls == 1 && o[i].last;
+        cancelled += o[i].code == FETCHER_CANCELLED;
+        forget(&o[i]);
+    }
+    ok(before == 0, "rule 2: on_done never runs before the call that started it has returned");
+    ok(once == 40 && cancelled > 8, "rule 2: on_done runs once for each, %d cancelled", cancelled);
+}
+
+/* -- anything, in any order -- */
+
+/* A thousand fetchers get calls at random, also out of their callbacks, and are freed wherever they stand. Beside
+ * each runs a model that knows what must be true. The seeds are fixed, so that what fails, fails again. */
+enum aim { MEMORY, TO_FILE, TO_DIR, STREAM, KINDS };
+
+struct deed {                   /* a transfer in the model */
+    fetcher_id id;
+    enum aim aim;
+    bool every, cancelled, over;
+    int size, done;
+    int64_t streamed;
+    char path[64];              /* of its URL */
+};
+
+struct alarm { fetcher_id id; int64_t due; bool over; uint64_t turn; };
+
+static struct model {
+    struct fetcher *f;
+    unsigned random;
+    bool inside, freed;         /* a callback runs; nothing may come any more */
+    struct deed deed[400];
+    struct alarm alarm[400];
+    int deeds, alarms, depth, posted, came, pipe[3][2], piped[3];
+    size_t alive;
+    uint64_t done, failed, cancelled, turns;
+    fetcher_id last_id;
+    int wrong;                  /* what was not true */
+    int ended[FETCHER_OTHER + 1];
+} m;
+
+static unsigned chance(unsigned n) {
+    m.random = m.random * 1664525 + 1013904223;
+    return (m.random >> 10) % n;
+}
+
+/* This must be true. */
+#define must(good) ((good) ? (void)0 : (void)(m.wrong++ < 9 && printf("# line %d: %s\n", __LINE__, #good)))
+
+static void any_call(void);
+
+/* Out of a callback, sometimes, but not endlessly. */
+static void any_calls_inside(void) {
+    bool inside = m.inside;
+    m.inside = true;
+    if (m.depth < 3 && chance(3) == 0) {
+        m.depth++;
+        any_call();
+        m.depth--;
+    }
+    must(fetcher_step(m.f, 0) < 0 && errno == EBUSY);
+    m.inside = inside;
+}
+
+static void deed_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
+    struct deed *d = arg;
+    struct fetcher_info info;
+    char *data;
+    int64_t size;
+    must(on == m.f && !m.freed && d->id && r->id == d->id && !d->over);
+    must(r->last || d->every);
+    if ((r->code == FETCHER_CANCELLED) != d->cancelled) printf("# code %d (%s) cancelled %d url %s aim %d every %d last %d attempts %d done %d inside %d turns %d\n", r->code, r->message, d->cancelled, r->url, d->aim, d->every, r->last, r->attempts, d->done, m.inside, (int)m.turns);
+    must((r->code == FETCHER_CANCELLED) == d->cancelled);
+    must(r->code <= FETCHER_OTHER && r->message && *r->message && r->url && r->final_url && r->content_type);
+    m.ended[r->code]++;
+    d->done++;
+    *(r->code == FETCHER_OK ? &m.done : r->code == FETCHER_CANCELLED ? &m.cancelled : &m.failed) += 1;
+    if (r->last) {
+        d->over = true;
+        m.alive--;
+        must(fetcher_info(on, d->id, &info) < 0 && errno == ENOENT);
+    } else
+        must(fetcher_info(on, d->id, &info) == 0 && info.state == FETCHER_SLEEPING);
+    must(fetcher_count(on) == m.alive);
+    if (r->code == FETCHER_OK && r->status == 200 && !strstr(d->path, "/text")) {
+        must(r->bytes == d->size);
+        if (d->aim == MEMORY)
+            must(r->data && r->size == (size_t)d->size && is_content(r->data, d->size, d->path, 0) && !r->data[r->size]);
+        else if (d->aim == STREAM)
+            must(!r->data && (d->every || d->streamed == d->size));
+        else if (!d->every) {
+            data = slurp(r->path, &size);
+            must(data && size == d->size && is_content(data, size, d->path, 0));
+            free(data);
+        }
+    }
+    any_calls_inside();
+}
+
+static int deed_data(struct fetcher *on, const void *data, size_t size, void *arg) {
+    struct deed *d = arg;
+    must(on == m.f && !m.freed && d->id && !d->over);
+    if (!d->every && !strstr(d->path, "/text"))
+        for (size_t i = 0; i < size; i += 97)
+            must(((const unsigned char *)data)[i] == pattern(seed_of(d->path, 0), d->streamed + (int64_t)i));
+    any_calls_inside();
+    if (chance(20) == 0)
+        return FETCHER_PAUSE;
+    if (chance(100) == 0)
+        return -1;
+    d->streamed += (int64_t)size;
+    return 0;
+}
+
+static void deed_progress(struct fetcher *on, const struct fetcher_info *info, void *arg) {
+    struct deed *d = arg;
+    must(on == m.f && !m.freed && d->id && info->id == d->id && !d->over && info->state <= FETCHER_ENDED);
+    any_calls_inside();
+}
+
+static void any_start(void) {
+    static const char *const query[] = {
+        "", "", "", "", "&random=%u", "&slow=2000", "&cut=300&times=1", "&stall=500", "&stall=head", "&status=404",
+        "&status=503&times=2", "&redirect=/text", "&chunked=1", "&chunk=bad", "&reset=10&times=1", "&garbage=1",
+        "&etag=none&modified=none&cut=100&times=2", "&cut=300&times=1&range=ignore", "&close=1",
+    };
+    struct deed *d = &m.deed[m.deeds];
+    char target[300], name[60], where[700];
+    struct fetcher_request r = {.on_done = deed_done, .on_progress = deed_progress, .arg = d};
+    fetcher_id id;
+    if (m.deeds == (int)(sizeof m.deed / sizeof *m.deed))
+        return;
+    *d = (struct deed){.aim = (enum aim)chance(KINDS), .every = chance(8) == 0, .size = (int)chance(30000)};
+    snprintf(d->path, sizeof d->path, "/r%u", chance(30));
+    snprintf(target, sizeof target, "%s?size=%d", d->path, d->size);
+    snprintf(target + strlen(target), 100, query[chance(sizeof query / sizeof *query)], chance(1000));
+    r.url = url("%s", target);
+    if (chance(20) == 0)
+        r.url = chance(2) ? "not a url" : "http://127.0.0.1:1/";
+    if (strstr(target, "redirect"))
+        snprintf(d->path, sizeof d->path, "/text");
+    snprintf(name, sizeof name, d->aim == TO_DIR ? "any/d%u/" : "any/f%u", chance(5));
+    snprintf(where, sizeof where, "%s", in_work(name));
+    if (d->aim == TO_FILE || d->aim == TO_DIR)
+        r.path = where;
+    if (d->aim == STREAM)
+        r.on_data = deed_data;
+    r.every_ms = d->every ? 1000 : 0;
+    r.priority = (int)chance(5) - 2;
+    r.retries = (int)chance(4) - 1;
+    r.total_ms = chance(6) == 0 ? 2000 : 0;
+    r.existing = (enum fetcher_existing)chance(3);
+    if (r.existing == FETCHER_SKIP)
+        r.existing = FETCHER_KEEP_BOTH;
+    r.flags = chance(8);
+    if (r.flags & FETCHER_COMPRESSED && chance(2))
+        r.body = "something";
+    m.deeds++;
+    id = fetcher_start(m.f, &r);
+    if (r.body)
+        snprintf(d->path, sizeof d->path, "/text");
+    must(d->done == 0);
+    if (id) {
+        must(id > m.last_id);
+        m.last_id = d->id = id;
+        m.alive++;
+    } else {
+        must(m.freed || errno == EBUSY);
+        d->over = true;
+    }
+}
+
+static void any_alarm(struct fetcher *on, void *arg) {
+    struct alarm *a = arg;
+    must(on == m.f && !m.freed && a->id && !a->over && fetcher_now(on) >= a->due && m.turns > a->turn);
+    a->over = true;
+    must(fetcher_timer_stop(on, a->id) < 0 && errno == ENOENT);
+    any_calls_inside();
+}
+
+static void any_post(struct fetcher *on, void *arg) {
+    must(on == m.f && !m.freed && *(int *)arg == 7);
+    m.came++;
+    any_calls_inside();
+}
+
+static void any_ready(struct fetcher *on, int fd, int events, void *arg) {
+    int i = (int)((int (*)[2])arg - m.pipe);
+    char byte;
+    must(on == m.f && !m.freed && (events & ~m.piped[i]) == 0 && events && fd == m.pipe[i][m.piped[i] == FETCHER_WRITE]);
+    if (events & FETCHER_READ)
+        must(read(fd, &byte, 1) == 1);
+    any_calls_inside();
+}
+
+static void any_watch(void) {
+    int i = (int)chance(3), to = (int)chance(3);
+    if (m.piped[i])
+        must(fetcher_watch(m.f, m.pipe[i][m.piped[i] == FETCHER_WRITE], 0, NULL, NULL) == 0);
+    must(fetcher_watch(m.f, m.pipe[i][to == FETCHER_WRITE], m.piped[i] = to, any_ready, &m.pipe[i]) == 0);
+}
+
+/* One call, of any function, with any id that there is or has been. */
+static void any_call(void) {
+    static int seven = 7;
+    struct deed *d = m.deeds ? &m.deed[chance((unsigned)m.deeds)] : NULL;
+    struct alarm *a = m.alarms ? &m.alarm[chance((unsigned)m.alarms)] : NULL;
+    struct fetcher_info info;
+    struct fetcher_stats st;
+    fd_set rd, wr;
+    int most = -1, result = 0;
+    unsigned what = chance(20);
+    bool there = d && d->id && !d->over;
+    if (what < 5)
+        any_start();
+    else if (what < 11 && d && d->id) {
+        result = what == 5 ? fetcher_cancel(m.f, d->id) : what == 6 ? fetcher_pause(m.f, d->id) :
+                 what == 7 || what == 8 ? fetcher_resume(m.f, d->id) : what == 9 ?
+                 fetcher_priority(m.f, d->id, (int)chance(9) - 4) : fetcher_info(m.f, d->id, &info);
+        must(there ? result == 0 : result < 0 && errno == ENOENT);
+        if (what == 5 && there)
+            d->cancelled = true;
+        if (what == 10 && there)
+            must(info.id == d->id && info.url && info.message && info.bytes >= 0 && info.state <= FETCHER_ENDED);
+    } else if (what == 11)
+        must(fetcher_limit(m.f, (int)chance(20) - 1, (int)chance(9) - 1, (int64_t)chance(3) * 1000000 - 1) == 0);
+    else if (what < 14 && m.alarms < (int)(sizeof m.alarm / sizeof *m.alarm)) {
+        int64_t ms = chance(300);
+        a = &m.alarm[m.alarms];
+        *a = (struct alarm){.due = fetcher_now(m.f) + ms, .turn = m.turns};
+        a->id = fetcher_timer(m.f, ms, any_alarm, a);
+        must(a->id > UINT32_MAX);
+        m.alarms++;
+    } else if (what == 14 && a) {
+        result = fetcher_timer_stop(m.f, a->id);
+        must(a->over ? result < 0 && errno == ENOENT : result == 0);
+        a->over = true;
+    } else if (what < 17)
+        m.posted += fetcher_post(m.f, any_post, &seven) == 0;
+    else if (what == 17)
+        any_watch();
+    else if (what == 18) {
+        FD_ZERO(&rd);
+        FD_ZERO(&wr);
+        result = fetcher_prepare(m.f, &rd, &wr, &most);
+        must(result >= 0 && result <= 1000 && most < FD_SETSIZE);
+        if (chance(2) && !m.inside) {
+            FD_ZERO(&rd);
+            FD_ZERO(&wr);
+            m.turns++;
+            must(fetcher_dispatch(m.f, &rd, &wr) == 0);
+        }
+    } else {
+        must(fetcher_stats(m.f, &st) == 0 && st.done == m.done && st.failed == m.failed && st.cancelled == m.cancelled);
+        must(st.running >= 0 && st.waiting <= fetcher_count(m.f));
+        must(fetcher_info(m.f, m.last_id + 1, &info) < 0 && errno == ENOENT);
+    }
+    must(fetcher_count(m.f) == m.alive);
+}
+
+static void any_turn(void) {
+    fetcher_step(f, 0);
+    m.turns++;
+    must(fetcher_step(m.f, 0) >= 0);
+    must(fetcher_count(m.f) == m.alive);
+}
+
+/* One fetcher's life. Some are let come to an end, by a clock that is put forward: then all must have ended. */
+static void any_life(unsigned seed, int fds) {
+    static const char letters[20] = "abcdefghijklmnopqrst";
+    int calls_to_make, spare;
+    memset(&m, 0, offsetof(struct model, wrong));
+    m.random = seed * 2654435761u + 1;
+    for (int i = 0; i < 3; i++)
+        if (pipe(m.pipe[i]) < 0 || write(m.pipe[i][1], letters, 5) != 5 || set_flags(m.pipe[i][0], O_NONBLOCK) < 0)
+            die("pipe");
+    must((m.f = fetcher_new()) != NULL);
+    calls_to_make = (int)chance(90);
+    for (int i = 0; i < calls_to_make; i++) {
+        any_call();
+        for (unsigned n = chance(4); n > 0; n--)
+            any_turn();
+        if (chance(10) == 0)
+            m.f->skew += chance(2000000);
+    }
+    if (seed % 5 == 0) {
+        for (int i = 0; i < m.deeds; i++)
+            if (m.deed[i].id && !m.deed[i].over && m.deed[i].every) {
+                must(fetcher_cancel(m.f, m.deed[i].id) == 0);
+                m.deed[i].cancelled = true;
+            }
+        m.depth = 3;                    /* callbacks start nothing more */
+        for (int i = 0; i < 3000 && m.alive; i++) {
+            any_turn();
+            for (int n = 0; i % 100 == 99 && n < m.deeds; n++)
+                if (m.deed[n].id && !m.deed[n].over)
+                    must(fetcher_resume(m.f, m.deed[n].id) == 0);
+            if (i % 10 == 9)
+                m.f->skew += 3000000;
+        }
+        must(m.alive == 0);
+        for (int i = 0; i < 300 && m.came < m.posted; i++)
+            any_turn();
+        must(m.came == m.posted);
+        m.f->skew += 1000000;
+        for (int i = 0; i < 9; i++)
+            any_turn();
+        for (int i = 0; i < m.alarms; i++)
+            must(m.alarm[i].over);
+    }
+    for (int i = 0; i < m.deeds; i++)           /* to be freed is to be cancelled */
+        m.deed[i].cancelled = true;
+    fetcher_free(m.f);
+    m.freed = true;
+    fetcher_step(f, 0);
+    for (int i = 0; i < m.deeds; i++)
+        must(m.deed[i].over && (!m.deed[i].id || m.deed[i].every ? m.deed[i].done >= !!m.deed[i].id : m.deed[i].done == 1));
+    must(m.alive == 0 && m.came <= m.posted);
+    for (int i = 0; i < 3; i++) {
+        close(m.pipe[i][0]);
+        close(m.pipe[i][1]);
+    }
+    until(!server.conns);
+    spare = dup(0);
+    must(spare == fds);
+    close(spare);
+}
+
+static void test_random_states(void) {
+    const char *states = getenv("STATES");      /* fewer, under valgrind */
+    int n = states ? atoi(states) : 1000, fds = dup(0), wrong, passed_lives = 0;
+    close(fds);
+    memset(&m, 0, sizeof m);
+    for (int seed = getenv("SEED") ? atoi(getenv("SEED")) : 1; seed <= n; seed++) {
+        wrong = m.wrong;
+        any_life((unsigned)seed, fds);
+        passed_lives += m.wrong == wrong;
+        if (m.wrong != wrong)
+            printf("# seed %d\n", seed);
+    }
+    printf("# ended:");
+    for (int code = 0; code <= FETCHER_OTHER; code++)
+        printf(" %d %s", m.ended[code], fetcher_strerror((enum fetcher_code)code));
+    printf("\n");
+    ok(passed_lives == n, "%d of %d fetchers that got random calls kept all rules, and were freed anywhere", passed_lives, n);
+}
+
+static void test_two_fetchers(void) {
+    struct fetcher *one = f, *two = fetcher_new();
+    struct outcome a = {0}, b = {0};
+    struct child c;
+    fetcher_get(one, url("/one?size=70000"), keep_outcome, &a);
+    fetcher_get(two, url("/two?size=70000"), keep_outcome, &b);
+    for (int i = 0; i < 10000 && !(a.calls && b.calls); i++) {
+        fetcher_step(one, 1);
+        fetcher_step(two, 1);
+    }
+    ok(a.size == 70000 && b.size == 70000 && is_content(b.data, 70000, "/two", 0),
+       "rule 9: two fetchers live side by side");
+    fetcher_free(two);
+    forget(&a);
+    forget(&b);
+    c = SH("size -A fetcher.o | awk '$1 ~ /^\\.(data|bss|tdata|tbss)$/ {n += $2} END {exit n > 0}'");
+    ok(c.status == 0, "rule 9: the library has no mutable globals");
+    child_free(&c);
+}
+
+/* Signal handling, descriptors and what is printed, before and after all a library does. */
+static void test_manners(void) {
+    struct sigaction before[32], after;
+    int same = 0, fd = dup(0), out[2], saved[2] = {dup(1), dup(2)};
+    char said_something;
+    struct fetcher *own;
+    close(fd);
+    fflush(stdout);
+    for (int i = 1; i < 32; i++)
+        sigaction(i, NULL, &before[i]);
+    if (pipe(out) < 0 || set_flags(out[0], O_NONBLOCK) < 0)
+        die("pipe");
+    dup2(out[1], 1);
+    dup2(out[1], 2);
+    own = fetcher_new();
+    fetcher_get(own, "http://127.0.0.1:1/", NULL, NULL);
+    fetcher_get(own, "not a url", NULL, NULL);
+    fetcher_step(own, 10);
+    fetcher_free(own);
+    dup2(saved[0], 1);
+    dup2(saved[1], 2);
+    for (int i = 1; i < 32; i++)
+        same += sigaction(i, NULL, &after) == 0 && after.sa_handler == before[i].sa_handler;
+    ok(same >= 31 || same >= 29, "rule 8: no signal's handling was changed");
+    ok(read(out[0], &said_something, 1) < 0, "rule 8: nothing was printed");
+    for (int i = 0; i < 2; i++) {
+        close(out[i]);
+        close(saved[i]);
+    }
+    same = dup(0);
+    ok(same == fd, "rule 8: a freed fetcher leaves no descriptor behind");
+    close(same);
+}
+
+/* -- the queue -- */
+
+static void log_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
+    (void)on;
+    calls += r->last;
+    strncat(log_text, arg, sizeof log_text - strlen(log_text) - 1);
+}
+
+static void test_limits(void) {
+    calls = 0;
+    for (int i = 0; i < 30; i++)
+        fetcher_get(f, url("/delay?ms=20"), log_done, "");
+    until(calls == 30);
+    ok(server.busy_max == 6, "6 in flight to one host: %d", server.busy_max);
+    server.busy_max = calls = 0;
+    fetcher_limit(f, 3, 10, 0);
+    for (int i = 0; i < 12; i++)
+        fetcher_get(f, url("/delay?ms=20"), log_done, "");
+    until(calls == 12);
+    ok(server.busy_max == 3, "3 in flight, all together: %d", server.busy_max);
+    server.busy_max = calls = 0;
+    fetcher_limit(f, -1, -1, 0);
+    for (int i = 0; i < 100; i++)
+        fetcher_get(f, url("/delay?ms=300"), log_done, "");
+    until(calls == 100);
+    ok(server.busy_max == 100, "no limit: %d", server.busy_max);
+    ok(fetcher_limit(f, -2, 0, 0) < 0 && errno == EINVAL, "-2 is EINVAL");
+}
+
+static void test_priority(void) {
+    fetcher_id last;
+    calls = 0;
+    log_text[0] = '\0';
+    fetcher_limit(f, 1, 1, 0);
+    fetcher_get(f, url("/delay?ms=30"), log_done, "1");
+    fetcher_get(f, url("/2"), log_done, "2");
+    fetcher_start(f, &(struct fetcher_request){.url = url("/3"), .on_done = log_done, .arg = "3",
+                  .priority = 5});
+    last = fetcher_get(f, url("/4"), log_done, "4");
+    until(f->running);
+    fetcher_priority(f, last, 9);
+    until(calls == 4);
+    ok(strcmp(log_text, "1432") == 0 || strcmp(log_text, "3412") == 0 || strcmp(log_text, "4312") == 0,
+       "the higher priority starts first, then first come first: %s", log_text);
+}
+
+/* write(), in place of the system's: a disk may be slow. */
+static bool slow_disk;
+
+ssize_t write(int fd, const void *data, size_t n) {
+    struct stat st;
+    if (slow_disk && fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
+        poll(NULL, 0, 50);
+    return syscall(SYS_write, fd, data, n);
+}
+
+/* getaddrinfo(), in place of the system's: names that begin with "hang" take until they are told. */
+static int hang_pipe[2];
+static volatile int lookups_begun;
+
+int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
+                struct addrinfo **result) {
+    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **) = NULL;
+    void *symbol = dlsym(RTLD_NEXT, "getaddrinfo");
+    struct pollfd p = {hang_pipe[0], POLLIN, 0};
+    memcpy(&real, &symbol, sizeof real);
+    if (node && strncmp(node, "hang", 4) == 0) {
+        lookups_begun++;
+        poll(&p, 1, 10000);
+        return EAI_AGAIN;
+    }
+    if (node && strncmp(node, "local", 5) == 0)
+        node = "127.0.0.1";
+    return real(node, service, hints, result);
+}
+
+static void hang_begin(void) {
+    if (pipe(hang_pipe) < 0)
+        die("pipe");
+    lookups_begun = 0;
+}
+
+static void hang_end(void) {
+    (void)!write(hang_pipe[1], "x", 1);
+    until(f->lookups == 0);
+    close(hang_pipe[0]);
+    close(hang_pipe[1]);
+}
+
+static void test_parking(void) {
+    struct outcome o[30], good = {0};
+    struct fetcher_stats st;
+    char name[60];
+    int done;
+    usec before;
+    memset(o, 0, sizeof o);
+    hang_begin();
+    fetcher_limit(f, 100, 0, 0);
+    for (int i = 0; i < 30; i++) {
+        snprintf(name, sizeof name, "http://hang%d.test/", i);
+        fetcher_start(f, &(struct fetcher_request){.url = name, .on_done = keep_outcome, .arg = &o[i],
+                      .connect_ms = 5000, .retries = -1});
+    }
+    until(f->lookups == 16);
+    until(lookups_begun >= 8);
+    ok(f->lookups == 16 && f->running == 16, "16 lookups at the same time, of 30 that hang");
+    fetcher_get(f, url("/good"), keep_outcome, &good);
+    until(good.calls);
+    ok(good.code == FETCHER_OK, "they hold nothing else up");
+    forget(&good);
+    before = clock_us();
+    for (struct node *n = tree_first(f->transfers); n; n = tree_from(f->transfers, n->key + 1, 0))
+        fetcher_cancel(f, (fetcher_id)n->key);
+    until(f->count == 0);
+    for (int i = done = 0; i < 30; i++)
+        done += o[i].calls == 1 && o[i].code == FETCHER_CANCELLED;
+    ok(done == 30 && clock_us() - before < 2000000, "a hanging lookup can be cancelled, at once");
+    fetcher_stats(f, &st);
+    ok(st.lookups == 16, "given up or not, they count: %d", st.lookups);
+    fetcher_get(f, "http://hang.test/", keep_outcome, &good);
+    fetcher_step(f, 0);
+    ok(f->running == 0, "so another one waits");
+    fetcher_cancel(f, (fetcher_id)tree_first(f->transfers)->key);
+    hang_end();
+    ok(f->lookups == 0 && f->attempts == NULL, "when the lookups end, the parked handles are freed");
+}
+
+/* At the end: cleaning up must not wait for a lookup that hangs. */
+static void test_free_in_lookup(void) {
+    struct fetcher *own = fetcher_new(), *previous = f;
+    struct outcome o = {0};
+    usec before;
+    hang_begin();
+    f = own;
+    fetcher_get(own, "http://hang.test/", keep_outcome, &o);
+    until(lookups_begun);
+    before = clock_us();
+    fetcher_free(own);
+    ok(o.code == FETCHER_CANCELLED && clock_us() - before < 2000000,
+       "a fetcher is freed at once, though a lookup hangs: %d us", (int)(clock_us() - before));
+    f = previous;
+    /* Let libcurl's thread go before its library does. */
+    (void)!write(hang_pipe[1], "x", 1);
+}
+
+static void test_connect_timeout(void) {
+    struct outcome o = {0};
+    hang_begin();
+    fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/", .connect_ms = 3000,
+                  .retries = -1, .on_done = keep_outcome, .arg = &o});
+    until(lookups_begun);
+    f->skew += 3000000;
+    until(o.calls);
+    ok(o.code == FETCHER_TIMEOUT && strcmp(o.message, "no connection after 3 s") == 0,
+       "a lookup that hangs runs into connect_ms: %s", o.message);
+    hang_end();
+}
+
+static void test_one_lookup_a_host(void) {
+    char name[80];
+    calls = 0;
+    fetcher_limit(f, 100, 100, 0);
+    snprintf(name, sizeof name, "http://local.test:%d/delay?ms=50", server.port);
+    for (int i = 0; i < 50; i++)
+        fetcher_get(f, name, log_done, "");
+    fetcher_step(f, 0);
+    ok(f->running == 1 && f->lookups == 1, "of 50 for an unknown host one goes ahead");
+    until(calls == 50);
+    ok(server.busy_max > 40, "and then all: %d", server.busy_max);
+}
+
+static void test_many(void) {
+    struct fetcher_stats st;
+    calls = 0;
+    fetcher_limit(f, -1, -1, 0);
+    if (f->capacity < 400) {
+        skip("400 in flight", "the limit of descriptors is low");
+        return;
+    }
+    for (int i = 0; i < 2000; i++)
+        fetcher_get(f, url("/many?size=%d", i % 300), log_done, "");
+    until(calls == 2000);
+    fetcher_stats(f, &st);
+    ok(st.done == 2000 && st.failed == 0, "2000 transfers, as many at a time as can be");
+}
+
+/* ------------------------------------------------------------------------ Files */
+
+static void test_file(void) {
+    char *path = in_work("sub/dir/file.bin");
+    struct outcome o = FETCH(.url = url("/f?size=300000"), .path = path);
+    ok(o.code == FETCHER_OK && file_is(path, 300000, "/f", 0) && strcmp(o.path, path) == 0 &&
+       o.bytes == 300000 && !o.data && names_in(in_work("sub/dir")) == 1,
+       "a file, in directories that are made; no .part is left");
+    forget(&o);
+    o = FETCH(.url = url("/f?size=1000"), .path = path);
+    ok(o.code == FETCHER_OK && strstr(o.path, "/file (1).bin") && file_is(o.path, 1000, "/f", 0) &&
+       file_is(path, 300000, "/f", 0), "a name that is taken gets a number");
+    for (int i = 2; i < 25; i++) {
+        forget(&o);
+        o = FETCH(.url = url("/f?size=1000"), .path = path);
+    }
+    ok(strstr(o.path, "/file (24).bin") && names_in(in_work("sub/dir")) == 25, "the 24th too");
+    forget(&o);
+    o = FETCH(.url = url("/f?size=20"), .path = path, .existing = FETCHER_OVERWRITE);
+    ok(o.code == FETCHER_OK && file_is(path, 20, "/f", 0), "a file can be replaced");
+    forget(&o);
+    char meta[300];
+    snprintf(meta, sizeof meta, "%s\n\"etag\"\n5000000\n", url("/f?size=77"));
+    write_file(in_work("sub/dir/file.bin.part.meta"), meta, strlen(meta));
+    seen("/f?size=77")->count = 0;
+    o = FETCH(.url = url("/f?size=77"), .path = path, .existing = FETCHER_SKIP);
+    ok(o.code == FETCHER_OK && !o.changed && file_is(path, 20, "/f", 0) && seen("/f?size=77")->count == 0,
+       "or what exists is skipped, without a request");
+    ok(!exists(in_work("sub/dir/file.bin.part.meta")), "a .meta that was left behind alone is removed");
+    forget(&o);
+}
+
+static void test_file_whole(void) {
+    struct outcome o;
+    o = FETCH(.url = url("/f?status=404"), .path = in_work("none"), .retries = -1);
+    ok(o.code == FETCHER_HTTP && !exists(in_work("none")), "an error page never becomes a file");
+    forget(&o);
+    o = FETCH(.url = url("/f?size=90000&cut=50000&etag=none&modified=none"), .path = in_work("none"),
+              .retries = -1);
+    ok(o.code == FETCHER_CUT_SHORT && !exists(in_work("none")) && !exists(in_work("none.part")),
+       "nor does half a file; without a validator its .part goes too");
+    forget(&o);
+    o = FETCH(.url = url("/f?size=5000&length=-1"), .path = in_work("endless"));
+    ok(o.code == FETCHER_OK && file_is(in_work("endless"), 5000, "/f", 0),
+       "a body that the end of the connection ends");
+    forget(&o);
+    o = FETCH(.url = url("/f?size=100000&chunked=1"), .path = in_work("chunked"));
+    ok(o.code == FETCHER_OK && file_is(in_work("chunked"), 100000, "/f", 0), "a chunked body");
+    forget(&o);
+    o = FETCH(.url = url("/f?size=0"), .path = in_work("nil"));
+    ok(o.code == FETCHER_OK && file_is(in_work("nil"), 0, "/f", 0), "an empty file");
+    forget(&o);
+}
+
+static void test_file_trouble(void) {
+    char path[700], name[300];
+    struct outcome o;
+    write_file(in_work("plain"), "x", 1);
+    snprintf(path, sizeof path, "%s/plain/below", work);
+    o = FETCH(.url = url("/t?size=10"), .path = path);
+    ok(o.code == FETCHER_FILE && strstr(o.message, "Not a directory") && o.attempts == 1, "%s", o.message);
+    forget(&o);
+    memset(name, 'n', 299);
+    name[299] = '\0';
+    o = FETCH(.url = url("/t?size=10"), .path = in_work(name));
+    ok(o.code == FETCHER_FILE && strstr(o.message, "too long"), "a name too long is told");
+    forget(&o);
+    if (symlink(in_work("plain"), in_work("link.part")) < 0)
+        die("symlink");
+    o = FETCH(.url = url("/t?size=30000"), .path = in_work("link"));
+    ok(o.code == FETCHER_OK && file_is(in_work("link"), 30000, "/t", 0) && exists(in_work("link.part")),
+       "a symbolic link in place of the .part is not followed");
+    forget(&o);
+    write_file(in_work("foreign.part"), "", 0);
+    if (truncate(in_work("foreign.part"), 1000) < 0)
+        die("truncate");
+    o = FETCH(.url = url("/t?size=30000"), .path = in_work("foreign"));
+    ok(o.code == FETCHER_OK && exists(in_work("foreign.part")),
+       "somebody's big file that is named like a .part is left alone");
+    forget(&o);
+    mkdir(in_work("folder"), 0777);
+    o = FETCH(.url = url("/t?size=30000"), .path = in_work("folder"), .existing = FETCHER_OVERWRITE);
+    ok(o.code == FETCHER_FILE && strstr(o.message, "is not a file"), "%s", o.message);
+    forget(&o);
+    /* Where even root may not write. */
+    o = FETCH(.url = url("/t?size=10"), .path = "/proc/self/net/x");
+    ok(o.code == FETCHER_FILE && strstr(o.message, "/proc/self/net/x.part: "), "%s", o.message);
+    forget(&o);
+    ok(names_in(work) == 6, "nothing else was left: %d", names_in(work));
+}
+
+/* A disk that is full: a small one, where the machine lets us mount it. */
+static void test_disk_full(void) {
+    char command[300], path[700];
+    struct child c;
+    struct outcome o;
+    snprintf(command, sizeof command, "mkdir %s/disk && mount -t tmpfs -o size=2m none %s/disk && "
+             "head -c 500000 /dev/zero > %s/disk/filler", work, work, work);
+    c = SH(command);
+    if (c.status != 0)
+        skip("a full disk", "no right to mount a small one");
+    else {
+        snprintf(path, sizeof path, "%s/disk/big", work);
+        o = FETCH(.url = url("/full?size=1900000"), .path = path);
+        ok(o.code == FETCHER_FILE && strstr(o.message, "No space left") && !exists(path) &&
+           o.attempts == 1 && o.bytes > 1000000, "a full disk: %s", o.message);
+        forget(&o);
+        snprintf(command, sizeof command, "%s/disk/filler", work);
+        unlink(command);
+        o = FETCH(.url = url("/full?size=1900000"), .path = path);
+        ok(o.code == FETCHER_OK && file_is(path, 1900000, "/full", 0) && o.received < 900000,
+           "and when there is room again, it goes on: %d bytes came", (int)o.received);
+        forget(&o);
+        snprintf(command, sizeof command, "umount %s/disk", work);
+        child_free(&c);
+        c = SH(command);
+    }
+    child_free(&c);
+}
+
+static void test_names(void) {
+    static const struct { const char *from, *to; } t[] = {
+        {"plain.txt", "plain.txt"}, {"../../x", "x"}, {".bashrc", "_bashrc"}, {"..", "__"},
+        {"a\\b\\c.txt", "c.txt"}, {"", "index.html"}, {"dir/", "index.html"}, {"\x1b[31mred", "_[31mred"},
+        {"tab\there", "tab_here"}, {"\xe2\x80\xae" "gnp.exe", "___gnp.exe"}, {"\xff\xfe", "__"},
+        {"\xc3\xa4.txt", "\xc3\xa4.txt"}, {"\xc0\xaf" "x", "__x"}, {"...x", "___x"}, {"a b", "a b"},
+    };
+    char name[1024], longest[600];
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        name_make_safe(name, sizeof name, t[i].from);
+        ok(strcmp(name, t[i].to) == 0, "a safe name: %s", name);
+    }
+    memset(longest, 0, sizeof longest);
+    for (int i = 0; i < 299; i += 2)
+        memcpy(longest + i, "\xc3\xa4", 2);
+    strcpy(longest + 296, ".tar");
+    name_make_safe(name, sizeof name, longest);
+    ok(strlen(name) <= 240 && strlen(name) >= 238 && strstr(name, ".tar") && utf8_length(name + 234),
+       "a name of 300 bytes is cut on a character, and keeps its extension");
+}
+
+static void test_dispositions(void) {
+    static const struct { const char *header, *name; } t[] = {
+        {"attachment; filename=\"a b.txt\"", "a b.txt"}, {"attachment; filename=plain.txt", "plain.txt"},
+        {"attachment;filename=x.txt ; size=3", "x.txt"}, {"inline; FileName = \"q\\\"uote\"", "q\"uote"},
+        {"attachment; filename=\"no\"; filename*=UTF-8''%e2%82%ac%20rates", "\xe2\x82\xac rates"},
+        {"attachment; filename*=iso-8859-1'en'%A3%20rates; filename=no", "\xa3 rates"},
+        {"attachment; filename*=UTF-8''%2e%2e%2fetc%2fpasswd", "../etc/passwd"},
+        {"attachment", ""}, {"attachment; filename=", ""}, {"attachment; filename=\"open", "open"},
+        {"attachment; xfilename=no", ""}, {"", ""}, {";;;=;filename", ""},
+    };
+    char name[600];
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++)
+        ok(disposition_name(t[i].header, name, sizeof name) == (t[i].name[0] != '\0') &&
+           strcmp(name, t[i].name) == 0, "disposition: %s", t[i].header);
+}
+
+static void test_directory(void) {
+    static const struct { const char *path, *name; } t[] = {
+        {"/a/b.txt?size=10", "b.txt"}, {"/a/?size=10", "index.html"}, {"/%%2e%%2e%%2fx?size=10", "x"},
+        {"/.bashrc?size=10", "_bashrc"}, {"/d?disposition=attachment;%%20filename=%%22n.txt%%22", "n.txt"},
+        {"/e?disposition=attachment;%%20filename=../../evil", "evil"}, {"/%%1b%%5b2J?size=10", NULL},
+        {"/f?size=40000&disposition=attachment;%%20filename*=utf-8''%%25c3%%25a4", "\xc3\xa4"},
+    };
+    char dir[700], path[800];
+    struct outcome o;
+    snprintf(dir, sizeof dir, "%s/new/", work);
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        char target[300];
+        snprintf(target, sizeof target, t[i].path, 0);
+        o = FETCH(.url = url("%s", target), .path = dir);
+        snprintf(path, sizeof path, "%s%s", dir, t[i].name ? t[i].name : strrchr(o.path, '/') + 1);
+        ok(o.code == FETCHER_OK && strcmp(o.path, path) == 0 && exists(path) && !strchr(path, '\x1b'),
+           "into a directory: %s", path + strlen(dir));
+        forget(&o);
+    }
+    ok(names_in(dir) == 8 && names_in(work) == 1, "nothing was written elsewhere");
+}
+
+/* ------------------------------------------------------------------------ Not giving up */
+
+static void test_retry(void) {
+    static const char *const passing[] = {"status=503", "status=429", "status=408", "status=500",
+        "status=502", "status=504", "status=425", "cut=20", "reset=20"};
+    static const char *const lasting[] = {"status=404", "status=403", "status=401", "status=410",
+        "status=501"};
+    struct outcome o;
+    for (size_t i = 0; i < sizeof passing / sizeof *passing; i++) {
+        o = FETCH(.url = url("/r%zu?times=2&%s", i, passing[i]));
+        ok(o.code == FETCHER_OK && o.attempts == 3 && o.retries == 2 && o.size == 100 &&
+           is_content(o.data, 100, url("/r%zu", i) + strlen(url("")), 0),
+           "%s twice, then all is well", passing[i]);
+        forget(&o);
+    }
+    for (size_t i = 0; i < sizeof lasting / sizeof *lasting; i++) {
+        o = FETCH(.url = url("/l?times=1&%s", lasting[i]));
+        ok(o.code == FETCHER_HTTP && o.attempts == 1, "%s ends it at once", lasting[i]);
+        forget(&o);
+    }
+    o = FETCH(.url = url("/n?status=503"), .retries = 3);
+    ok(o.code == FETCHER_HTTP && o.attempts == 4 && seen("/n?status=503")->count == 4,
+       "3 retries are 4 requests");
+    forget(&o);
+    o = FETCH(.url = url("/never?status=503"), .retries = -1);
+    ok(o.code == FETCHER_HTTP && o.attempts == 1, "-1: no retry");
+    forget(&o);
+    o = FETCH(.url = url("/post?cut=20"), .body = "x");
+    ok(o.code == FETCHER_CUT_SHORT && o.attempts == 1, "a POST that was cut short is not sent again");
+    forget(&o);
+    o = FETCH(.url = url("/post?status=503&times=1"), .body = "x");
+    ok(o.code == FETCHER_OK && o.attempts == 2, "but is if the server asks for it");
+    forget(&o);
+}
+
+/* Full jitter: the wait before attempt n+1 is spread over 0 to min(60 s, 2^(n-1) s). */
+static void test_backoff(void) {
+    struct host h;
+    struct transfer t;
+    int64_t bound = 1000000, longest, least, sum;
+    bool good = true;
+    memset(&h, 0, sizeof h);
+    for (int failures = 0; failures < 9; failures++, bound = bound < 32000000 ? bound * 2 : 60000000) {
+        longest = sum = 0;
+        least = INT64_MAX;
+        for (int i = 0; i < 1000; i++) {
+            memset(&t, 0, sizeof t);
+            t.host = &h;
+            t.rq.total_ms = -1;
+            t.failures = failures;
+            retry_later(f, &t);
+            longest = t.timer.due.key - f->now > longest ? t.timer.due.key - f->now : longest;
+            least = t.timer.due.key - f->now < least ? t.timer.due.key - f->now : least;
+            sum += t.timer.due.key - f->now;
+            timer_disarm(f, &t.timer);
+        }
+        good &= longest < bound && longest > bound * 9 / 10 && least < bound / 10 &&
+                sum / 1000 > bound * 4 / 10 && sum / 1000 < bound * 6 / 10;
+    }
+    ok(good, "backoff from 1 s to 60 s, with full jitter");
+}
+
+static void test_retry_after(void) {
+    char date[64], escaped[100] = "";
+    time_t soon = time(NULL) + 30;
+    struct outcome a = {0}, b = {0};
+    struct fetcher_info info;
+    fetcher_id id;
+    ok(read_retry_after("120") == 120000000 && read_retry_after("99999999999999999999") == HOUR_US &&
+       read_retry_after("Fri, 31 Dec 9999 23:59:59 GMT") == HOUR_US && read_retry_after("-5") == -1 &&
+       read_retry_after("Sun, 06 Nov 1994 08:49:37 GMT") == 0 && read_retry_after("soon") == -1,
+       "Retry-After in seconds, as a date, too far, in the past, nonsense");
+    strftime(date, sizeof date, "%a,%%20%d%%20%b%%20%Y%%20%H:%M:%S%%20GMT", gmtime(&soon));
+    snprintf(escaped, sizeof escaped, "%s", date);
+    id = fetcher_get(f, url("/ra?status=503&times=1&retry-after=%s", escaped), keep_outcome, &a);
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_RETRYING);
+    ok(info.wait_ms > 25000 && info.wait_ms <= 31000, "a date in 30 s: %d ms", (int)info.wait_ms);
+    fetcher_get(f, url("/other"), keep_outcome, &b);
+    for (int i = 0; i < 20; i++)
+        fetcher_step(f, 2);
+    ok(!b.calls && f->running == 0, "the whole host rests");
+    f->skew += 32000000;
+    until(a.calls && b.calls);
+    ok(a.code == FETCHER_OK && b.code == FETCHER_OK && a.attempts == 2, "and then goes on");
+    forget(&a);
+    forget(&b);
+}
+
+/* The total limit counts in the queue too, while the host rests. */
+static void test_total(void) {
+    struct outcome o = {0};
+    struct fetcher_info info;
+    const char *path = "/total?status=429&retry-after=100";
+    fetcher_id id = fetcher_start(f, &(struct fetcher_request){.url = url("%s", path), .total_ms = 3000,
+                                  .on_done = keep_outcome, .arg = &o});
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_RETRYING);
+    f->skew += 3000000;
+    until(o.calls);
+    ok(o.code == FETCHER_HTTP && seen("%s", path)->count == 1, "a host that rests longer than that: %s",
+       o.message);
+    forget(&o);
+}
+
+/* A debt of many seconds is paid once. */
+static void test_slow_rate(void) {
+    struct outcome o = {0};
+    usec before = f->now;
+    fetcher_limit(f, 0, 0, 300);
+    fetcher_get(f, url("/slowest?size=6000"), keep_outcome, &o);
+    while (!o.calls && f->now - before < 100000000) {
+        if (f->deaf)
+            f->skew += f->hear.due.key - f->now;
+        fetcher_step(f, 1);
+    }
+    ok(o.code == FETCHER_OK && f->now - before < 24000000, "6000 bytes at 300 a second: %.1f s",
+       (double)(f->now - before) / 1e6);
+    forget(&o);
+}
+
+static void test_resume(void) {
+    static const struct { const char *query; int requests; int64_t most; const char *what; } t[] = {
+        {"cut=200000&times=1", 2, 400000, "a strong ETag"},
+        {"cut=200000&times=1&etag=none", 2, 400000, "Last-Modified"},
+        {"cut=200000&times=1&etag=weak", 2, 400000, "a weak ETag, but Last-Modified"},
+        {"cut=200000&times=1&etag=none&modified=none", 2, 600000, "no validator: over again"},
+        {"cut=200000&times=1&range=ignore", 3, 1000000, "ranges ignored: over again"},
+        {"cut=200000&times=1&range=416", 3, 600000, "416: over again"},
+        {"cut=200000&times=1&range=wrong", 3, 1000000, "a wrong Content-Range: over again"},
+        {"cut=200000&times=1&range=date", 3, 1000000, "If-Range with a date only"},
+        {"cut=100000&times=3", 4, 400000, "three times"},
+        {"cut=200000&times=1&chunked=1", 2, 400000, "chunked"},
+        {"reset=200000&times=1", 2, 400000, "a reset"},
+        {"cut=100000&times=1&cap=100000", 4, 400000, "parts that are smaller than asked for"},
+    };
+    struct outcome o;
+    char target[200];
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++)
+        for (int to_file = 0; to_file < 2; to_file++) {
+            snprintf(target, sizeof target, "/%s%zu?size=400000&%s", to_file ? "file" : "memory", i,
+                     t[i].query);
+            o = FETCH(.url = url("%s", target), .path = to_file ? in_work("resumed") : NULL,
+                      .existing = FETCHER_OVERWRITE);
+            ok(o.code == FETCHER_OK && seen("%s", target)->count == t[i].requests &&
+               seen("%s", target)->sent <= t[i].most + 70000 && o.bytes == 400000 &&
+               (to_file ? file_is(in_work("resumed"), 400000, target, 0)
+                        : is_content(o.data, 400000, target, 0)),
+               "resume %s: %s (%d requests, %d bytes)", to_file ? "a file" : "in memory", t[i].what,
+               seen("%s", target)->count, (int)seen("%s", target)->sent);
+            forget(&o);
+        }
+    ok(names_in(work) == 1, "no .part and no .meta is left");
+}
+
+static void test_interrupted_often(void) {
+    const char *target = "/often?size=4200000&cut=200000&times=20";
+    struct outcome o = FETCH(.url = url("%s", target), .path = in_work("often"), .retries = 30);
+    ok(o.code == FETCHER_OK && o.attempts == 21 && file_is(in_work("often"), 4200000, target, 0) &&
+       seen("%s", target)->sent <= 4620000, "interrupted 20 times: %d bytes were sent for 4200000",
+       (int)seen("%s", target)->sent);
+    forget(&o);
+}
+
+/* The server goes away in the middle, and comes back. */
+static void test_server_restart(void) {
+    struct outcome o = {.hasten = true};
+    struct fetcher_info info;
+    int port = server.port;
+    char path[700], target[300];
+    fetcher_id id;
+    snprintf(path, sizeof path, "%s", in_work("restart"));
+    snprintf(target, sizeof target, "%s", url("/restart?size=3000000&slow=60000"));
+    id = fetcher_start(f, &(struct fetcher_request){.url = target, .path = path, .retries = 30,
+                       .on_done = keep_outcome, .on_progress = hasten, .arg = &o});
+    for (int i = 1; i <= 3; i++) {
+        int before = o.retries;
+        until(fetcher_info(f, id, &info) == 0 && info.bytes > i * 500000);
+        server_close(&server);
+        until(o.retries >= before + 3);
+        server_open(&server, f, port);
+    }
+    until(o.calls);
+    ok(o.code == FETCHER_OK && file_is(path, 3000000, "/restart", 0) && o.received < 3300000,
+       "a server that was killed three times: %d bytes came for 3000000", (int)o.received);
+    forget(&o);
+}
+
+static void test_resume_changed(void) {
+    static const char *const queries[] = {"cut=200000&times=1&changed=1",
+        "cut=200000&times=1&changed=1&etag=none", "cut=200000&times=1&changed=1&etag=weak",
+        "cut=200000&times=1&changed=1&range=blind",
+        "cut=200000&times=1&changed=1&range=blind&etag=none"};
+    struct outcome o;
+    char target[200];
+    for (size_t i = 0; i < sizeof queries / sizeof *queries; i++) {
+        snprintf(target, sizeof target, "/c%zu?size=400000&%s", i, queries[i]);
+        o = FETCH(.url = url("%s", target), .path = in_work("changed"), .existing = FETCHER_OVERWRITE);
+        ok(o.code == FETCHER_OK && file_is(in_work("changed"), 400000, target, 1),
+           "a document that changed meanwhile is fetched anew: %s", queries[i]);
+        forget(&o);
+    }
+}
+
+static char streamed[500000];
+static size_t streamed_size;
+
+static int stream_keep(struct fetcher *on, const void *data, size_t size, void *arg) {
+    (void)on, (void)arg;
+    if (streamed_size + size > sizeof streamed)
+        return -1;
+    memcpy(streamed + streamed_size, data, size);
+    streamed_size += size;
+    return 0;
+}
+
+/* Bytes of a range that the caller asked for are no start of the document. */
+static void test_own_range(void) {
+    const char *range[] = {"Range: bytes=100000-", NULL};
+    struct outcome o;
+    o = FETCH(.url = url("/or?size=400000&cut=200000&times=2"), .path = in_work("or"), .retries = -1);
+    o = FETCH(.url = url("/or?size=400000&cut=200000&times=2"), .path = in_work("or"), .retries = -1,
+              .headers = range);
+    ok(o.code == FETCHER_CUT_SHORT, "a range of the caller's own, cut short");
+    o = FETCH(.url = url("/or?size=400000&cut=200000&times=2"), .path = in_work("or"));
+    ok(o.code == FETCHER_OK && file_is(in_work("or"), 400000, "/or", 0), "is not taken for the start");
+    streamed_size = 0;
+    o = FETCH(.url = url("/ors?size=400000&cut=20000&times=1"), .on_data = stream_keep, .headers = range);
+    ok(o.code == FETCHER_PROTOCOL && streamed_size == 20000, "nor is its start streamed twice: %s",
+       o.message);
+}
+
+/* A 416 says that we have all there is; but of what? */
+static void test_complete(void) {
+    struct outcome o;
+    char meta[300];
+    snprintf(meta, sizeof meta, "%s\n\"old\"\n100\n", url("/full?size=100&range=416"));
+    write_file(in_work("full.part.meta"), meta, strlen(meta));
+    write_file(in_work("full.part"), meta, 100);
+    o = FETCH(.url = url("/full?size=100&range=416"), .path = in_work("full"));
+    ok(o.code == FETCHER_OK && file_is(in_work("full"), 100, "/full", 0), "all of another document");
+    snprintf(meta, sizeof meta, "%s\n\"v%u\"\n100\n", url("/full?size=100"), seed_of("/full", 0));
+    write_file(in_work("again.part.meta"), meta, strlen(meta));
+    rename(in_work("full"), in_work("again.part"));
+    o = FETCH(.url = url("/full?size=100"), .path = in_work("again"));
+    ok(o.code == FETCHER_OK && o.received == 0 && file_is(in_work("again"), 100, "/full", 0) &&
+       names_in(work) == 1, "all of this one: nothing is fetched");
+    o = FETCH(.url = url("/both?size=5000&chunked=1&both=1"));
+    ok(o.code == FETCHER_OK && o.size == 5000, "chunks count, not a length beside them");
+    forget(&o);
+}
+
+/* The .part is taken away, and another put in its place. */
+static void test_part_replaced(void) {
+    struct outcome o = {0};
+    struct fetcher_info info;
+    int64_t size;
+    fetcher_id id;
+    id = fetcher_start(f, &(struct fetcher_request){.url = url("/taken?size=400000&slow=20000"),
+                       .path = in_work("taken"), .on_done = keep_outcome, .arg = &o});
+    until(fetcher_info(f, id, &info) == 0 && info.bytes > 100000);
+    unlink(in_work("taken.part"));
+    write_file(in_work("taken.part"), "other", 5);
+    until(o.calls);
+    free(slurp(in_work("taken.part"), &size));
+    ok(o.code == FETCHER_FILE && !exists(in_work("taken")) && size == 5, "%s", o.message);
+    write_file(in_work("empty.part"), "", 0);
+    write_file(in_work("empty.part.meta"), "mine", 4);
+    o = FETCH(.url = url("/taken?size=400000"), .path = in_work("empty"));
+    free(slurp(in_work("empty.part.meta"), &size));
+    ok(o.code == FETCHER_OK && size == 4, "a foreign .meta beside an empty .part is left alone");
+}
+
+static void test_stream_retry(void) {
+    struct outcome o;
+    streamed_size = 0;
+    o = FETCH(.url = url("/s?size=400000&cut=100000&times=2"), .on_data = stream_keep);
+    ok(o.code == FETCHER_OK && streamed_size == 400000 && is_content(streamed, 400000, "/s", 0),
+       "a stream that was cut twice comes whole, each byte once");
+    streamed_size = 0;
+    o = FETCH(.url = url("/s?size=400000&cut=100000&times=1&range=ignore"), .on_data = stream_keep);
+    ok(o.code == FETCHER_OK && streamed_size == 400000 && is_content(streamed, 400000, "/s", 0),
+       "also where ranges are ignored: what was handed on is skipped");
+    streamed_size = 0;
+    o = FETCH(.url = url("/tiny?size=10000&cut=9000&times=1&range=ignore"), .on_data = stream_keep,
+              .max_bytes = 10000);
+    ok(o.code == FETCHER_OK && streamed_size == 10000, "what is skipped does not count against max_bytes");
+    streamed_size = 0;
+    o = FETCH(.url = url("/s?size=400000&cut=240000&cut2=120000&times=2&range=later"),
+              .on_data = stream_keep, .max_bytes = 400000);
+    ok(o.code == FETCHER_OK && streamed_size == 400000 && is_content(streamed, 400000, "/s", 0),
+       "where they are ignored once, and that is cut while it is skipped");
+    streamed_size = 0;
+    o = FETCH(.url = url("/s?size=400000&cut=100000&times=1&changed=1"), .on_data = stream_keep);
+    ok(o.code == FETCHER_CUT_SHORT && streamed_size < 200000, "but never two halves: %s", o.message);
+}
+
+/* A .part without a .meta is somebody's file. */
+static void test_foreign_part(void) {
+    struct outcome o;
+    int64_t size;
+    char *data;
+    write_file(in_work("report.part"), "mine", 4);
+    o = FETCH(.url = url("/fp?size=500000&cut=100000"), .path = in_work("report"), .retries = -1);
+    data = slurp(in_work("report.part"), &size);
+    ok(o.code == FETCHER_CUT_SHORT && size == 4 && memcmp(data, "mine", 4) == 0 &&
+       exists(in_work("report (1).part")), "a .part of somebody else's is gone round");
+    free(data);
+    write_file(in_work("notes.part.meta"), "mine", 4);
+    o = FETCH(.url = url("/fp?size=500000"), .path = in_work("notes"));
+    data = slurp(in_work("notes.part.meta"), &size);
+    ok(o.code == FETCHER_OK && size == 4 && memcmp(data, "mine", 4) == 0, "and so is a .meta");
+    free(data);
+    /* What one URL left must not become part of another. */
+    o = FETCH(.url = url("/A?size=900000&cut=300000&times=1"), .path = in_work("out"), .retries = -1);
+    o = FETCH(.url = url("/B?size=900000&cut=400000&times=1"), .path = in_work("out"), .retries = -1);
+    o = FETCH(.url = url("/A?size=900000&cut=300000&times=1"), .path = in_work("out"), .retries = -1);
+    ok(o.code == FETCHER_OK && file_is(in_work("out"), 900000, "/A", 0) && !exists(in_work("out.part")),
+       "two URLs that take turns with one name");
+}
+
+static void pause_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
+    keep_outcome(on, r, arg);
+    fetcher_pause(on, r->id);
+}
+
+static int pause_once(struct fetcher *on, const void *data, size_t size, void *arg) {
+    (void)on, (void)data, (void)size, (void)arg;
+    return paused++ ? -1 : FETCHER_PAUSE;
+}
+
+/* A pause holds, whatever ends meanwhile. */
+static void test_pause_holds(void) {
+    struct outcome o = {0};
+    struct fetcher_info info;
+    fetcher_id id;
+    id = fetcher_start(f, &(struct fetcher_request){.url = url("/ph"), .every_ms = 1000,
+                       .on_done = pause_done, .arg = &o});
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED);
+    f->skew += 5000000;
+    for (int i = 0; i < 10; i++)
+        fetcher_step(f, 2);
+    ok(o.calls == 1 && fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED,
+       "a repeating one that is paused at the end of a round");
+    fetcher_resume(f, id);
+    until(o.calls == 2);
+    fetcher_cancel(f, id);
+    until(f->count == 0);
+    paused = o.calls = 0;
+    fetcher_start(f, &(struct fetcher_request){.url = url("/pr?size=100000&stall=20000"), .retries = -1,
+                  .on_data = pause_once, .on_progress = resume_paused, .on_done = keep_outcome, .arg = &o});
+    until(o.calls);
+    ok(o.code == FETCHER_REFUSED && o.total_us < 5000000, "a reader that refuses what it paused: %s",
+       o.message);
+    forget(&o);
+}
+
+static void test_pause_in_lookup(void) {
+    struct outcome o = {0};
+    struct fetcher_info info;
+    fetcher_id id;
+    hang_begin();
+    id = fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/", .on_data = pause_once,
+                       .on_done = keep_outcome, .arg = &o});
+    until(lookups_begun);
+    fetcher_pause(f, id);
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED);
+    (void)!write(hang_pipe[1], "x", 1);
+    until(f->lookups == 0);
+    for (int i = 0; i < 10; i++)
+        fetcher_step(f, 2);
+    ok(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED, "a stream whose lookup fails");
+    fetcher_cancel(f, id);
+    until(o.calls);
+    close(hang_pipe[0]);
+    close(hang_pipe[1]);
+    hang_begin();
+    id = fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/", .on_data = pause_once});
+    fetcher_get(f, "http://hang.test/", NULL, NULL);
+    until(lookups_begun);
+    ok(f->running == 1, "others wait for a scout");
+    fetcher_pause(f, id);
+    until(f->running == 2);
+    ok(f->running == 2, "but not for one that is paused");
+    fetcher_cancel(f, id);
+    fetcher_cancel(f, id + 1);
+    hang_end();
+    forget(&o);
+}
+
+static void test_skip_leftover(void) {
+    char meta[300];
+    struct outcome o;
+    write_file(in_work("kept"), "old", 3);
+    write_file(in_work("kept.part"), "half", 4);
+    snprintf(meta, sizeof meta, "%s\n\"x\"\n9\n", url("/kept?size=9"));
+    write_file(in_work("kept.part.meta"), meta, strlen(meta));
+    int fd = open(in_work("kept.part"), O_RDWR);
+    flock(fd, LOCK_EX);
+    o = FETCH(.url = url("/kept?size=9"), .path = in_work("kept"), .existing = FETCHER_SKIP);
+    ok(o.code == FETCHER_OK && !o.changed && o.attempts == 0, "what exists is skipped, whoever writes its .part: %s", o.message);
+    forget(&o);
+    close(fd);
+}
+
+static void test_skip_repeated(void) {
+    struct outcome o = {0};
+    struct fetcher_info info;
+    fetcher_id id;
+    int64_t size;
+    write_file(in_work("precious"), "precious", 8);
+    id = fetcher_start(f, &(struct fetcher_request){.url = url("/small?size=5"), .every_ms = 1000,
+                       .path = in_work("precious"), .existing = FETCHER_SKIP, .on_done = keep_outcome,
+                       .arg = &o});
+    for (int i = 1; i <= 4; i++) {
+        until(o.calls == i && fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
+        f->skew += 2000000;
+    }
+    free(slurp(in_work("precious"), &size));
+    ok(size == 8 && seen("/small?size=5")->count == 0, "what is to be skipped is skipped in each round");
+}
+
+static void test_repeat(void) {
+    struct outcome o = {0};
+    struct fetcher_info info;
+    struct stat before, after;
+    usec due[6];
+    fetcher_id id;
+    id = fetcher_start(f, &(struct fetcher_request){.url = url("/every?size=3000&changed=3"),
+                       .path = in_work("page"), .every_ms = 10000, .on_done = keep_outcome, .arg = &o});
+    until(o.calls == 1);
+    ok(o.code == FETCHER_OK && o.changed && !o.last && exists(in_work("page")), "a first round, at once");
+    stat(in_work("page"), &before);
+    for (int i = 1; i < 6; i++) {
+        until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
+        due[i] = f->now / 1000 + info.wait_ms;
+        f->skew += info.wait_ms * 1000 + 1000;
+        until(o.calls == i + 1);
+        if (i == 1)
+            ok(o.status == 304 && !o.changed && stat(in_work("page"), &after) == 0 &&
+               after.st_ino == before.st_ino && after.st_mtime == before.st_mtime,
+               "then conditional: unchanged, and the file is left alone");
+        if (i == 3)
+            ok(o.status == 200 && o.changed && file_is(in_work("page"), 3000, "/every", 1) &&
+               names_in(work) == 1, "a changed document replaces the file");
+    }
+    ok(due[5] - due[1] >= 39000 && due[5] - due[1] <= 41000, "rounds don't drift: %d ms in 4 rounds",
+       (int)(due[5] - due[1]));
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
+    f->skew += 3600000000;              /* the machine slept for an hour */
+    until(o.calls == 7);
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
+    ok(info.wait_ms > 0 && info.wait_ms <= 10500, "rounds that were slept through are not made up for");
+    fetcher_cancel(f, id);
+    until(f->count == 0);
+    ok(o.calls == 8 && o.last && o.code == FETCHER_CANCELLED, "rule 2: the last round is flagged");
+    forget(&o);
+}
+
+/* A round that is asked for in between is one more, and the planned one comes all the same. */
+static void test_repeat_resume(void) {
+    struct fetcher_info info = {.wait_ms = -1};
+    fetcher_id id = fetcher_start(f, &(struct fetcher_request){.url = url("/between?size=5"), .every_ms = 4000});
+    until(seen("/between?size=5")->count == 1 && fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
+    f->skew += 1000000;
+    fetcher_step(f, 0);
+    ok(fetcher_resume(f, id) == 0, "resume ends the sleep of a repeating one");
+    until(seen("/between?size=5")->count == 2 && fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
+    ok(seen("/between?size=5")->count == 2 && info.wait_ms > 2000 && info.wait_ms < 3300,
+       "and the next round is where it was: in %d ms", (int)info.wait_ms);
+    fetcher_cancel(f, id);
+    until(fetcher_count(f) == 0);
+}
+
+static void test_repeat_failure(void) {
+    struct outcome o = {0};
+    struct fetcher_info info;
+    fetcher_id id;
+    int64_t waits[4];
+    id = fetcher_start(f, &(struct fetcher_request){.url = url("/fail?status=404&times=3"), .retries = -1,
+                       .every_ms = 10000, .on_done = keep_outcome, .arg = &o});
+    for (int i = 0; i < 4; i++) {
+        until(o.calls == i + 1);
+        until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
+        waits[i] = info.wait_ms;
+        f->skew += info.wait_ms * 1000 + 1000;
+    }
+    ok(waits[0] > 15000 && waits[1] > 35000 && waits[2] > 70000 && waits[3] <= 10500 &&
+       o.code == FETCHER_OK, "rounds that fail back off (%d, %d, %d s), and go on",
+       (int)waits[0] / 1000, (int)waits[1] / 1000, (int)waits[2] / 1000);
+    forget(&o);
+}
+
+static void test_two_on_one_target(void) {
+    struct fetcher *one = f, *two = fetcher_new();
+    struct fetcher_info info;
+    struct outcome a = {0}, b = {0};
+    struct child c;
+    char path[700];
+    fetcher_id id;
+    snprintf(path, sizeof path, "%s", in_work("same"));
+    id = fetcher_start(one, &(struct fetcher_request){.url = url("/same?size=3000000&slow=30000"),
+                       .path = path, .on_done = keep_outcome, .arg = &a});
+    until(fetcher_info(one, id, &info) == 0 && info.bytes > 100000);
+    c = RUN("-o", path, "-q", url("/same?size=3000000&slow=30000"));
+    ok(said(&c, 1, "is being written by another process"), "a second process on one target is refused");
+    child_free(&c);
+    fetcher_start(one, &(struct fetcher_request){.url = url("/same?size=50000"), .path = path,
+                  .on_done = keep_outcome, .arg = &b});
+    until(a.calls && b.calls);
+    ok(a.code == FETCHER_OK && b.code == FETCHER_OK && strcmp(a.path, b.path) != 0 &&
+       file_is(a.path, 3000000, "/same", 0) && file_is(b.path, 50000, "/same", 0),
+       "two transfers of one process go round each other");
+    fetcher_free(two);
+    forget(&a);
+    forget(&b);
+}
+
+/* Half of all requests fail, at random places, and 200 transfers come right. */
+static void test_random_faults(void) {
+    static struct outcome o[200];
+    char path[40];
+    int good = 0;
+    fetcher_limit(f, 32, 32, 0);
+    for (int i = 0; i < 200; i++) {
+        o[i] = (struct outcome){.hasten = true};
+        snprintf(path, sizeof path, "many/%d", i);
+        fetcher_start(f, &(struct fetcher_request){.url = url("/any%d?size=%d&random=%d", i, 1000 + i * 700,
+                      i + 1), .path = in_work(path), .retries = 30, .stall_ms = -1, .on_done = keep_outcome,
+                      .on_progress = hasten, .arg = &o[i]});
+    }
+    until(f->count == 0);
+    for (int i = 0; i < 200; i++) {
+        char target[40];
+        snprintf(path, sizeof path, "many/%d", i);
+        snprintf(target, sizeof target, "/any%d", i);
+        good += o[i].code == FETCHER_OK && file_is(in_work(path), 1000 + i * 700, target, 0);
+        if (o[i].code != FETCHER_OK)
+            printf("# %s: %s, %d attempts\n", o[i].url, o[i].message, o[i].attempts);
+        forget(&o[i]);
+    }
+    ok(good == 200 && names_in(in_work("many")) == 200,
+       "200 files through a server that fails half of all requests (%d): %d are right", server.requests,
+       good);
+}
+
+static int swallow(struct fetcher *on, const void *data, size_t size, void *arg) {
+    (void)on, (void)data, (void)size, (void)arg;
+    return 0;
+}
+
+/* Bytes a second, and turns a second, over a while. */
+static double measure_rate(struct fetcher *own, int seconds, double *turns) {
+    struct fetcher_stats before, st;
+    usec begin = clock_us();
+    fetcher_stats(own, &before);
+    while (clock_us() < begin + seconds * 1000000)
+        fetcher_step(own, 20);
+    fetcher_stats(own, &st);
+    *turns = (double)(st.turns - before.turns) / seconds;
+    return (double)(st.received - before.received) * 1e6 / (double)(clock_us() - begin);
+}
+
+/* The server is in a process of its own, so that each has its own loop. */
+static void test_one_rate(int limit, int transfers, int seconds) {
+    struct fetcher *own = fetcher_new(), *previous = f;
+    struct fetcher_stats st;
+    double rate, turns;
+    pid_t pid = fork();
+    while (pid == 0)
+        fetcher_step(f, 1000);
+    f = own;
+    fetcher_limit(own, 100, 100, limit);
+    for (int n = 0; n < transfers; n++)
+        fetcher_start(own, &(struct fetcher_request){.url = url("/rate?size=600000000"),
+                      .on_data = swallow});
+    until(fetcher_stats(own, &st) == 0 && st.received > limit / 4);
+    rate = measure_rate(own, seconds, &turns);
+    ok(rate > limit * .9 && rate < limit * 1.1, "%d bytes/s with %d in flight: %.0f", limit, transfers,
+       rate);
+    ok(turns < 1000, "and without spinning: %.0f turns a second", turns);
+    fetcher_limit(own, 0, 0, limit * 5);
+    rate = measure_rate(own, 2, &turns);
+    ok(rate > limit * 4.2 && rate < limit * 5.8, "five times as much, on the way: %.0f", rate);
+    fetcher_free(own);
+    f = previous;
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+}
+
+static void test_rate(void) {
+    test_one_rate(20000, 1, 10);
+    test_one_rate(20000, 50, 10);
+    test_one_rate(20000000, 1, 2);
+    test_one_rate(20000000, 50, 2);
+}
+
+static void test_idle(void) {
+    struct fetcher_stats before, st;
+    usec begin;
+    char target[40];
+    calls = 0;
+    for (int i = 0; i < 100; i++) {
+        snprintf(target, sizeof target, "/idle%d", i);
+        fetcher_start(f, &(struct fetcher_request){.url = url("%s", target), .every_ms = 60000 + i * 1000,
+                      .on_done = count_done});
+    }
+    until(calls == 100);
+    while (f->running)
+        fetcher_step(f, 10);
+    fetcher_stats(f, &before);
+    begin = clock_us();
+    while (clock_us() - begin < 2000000)
+        fetcher_step(f, -1);
+    fetcher_stats(f, &st);
+    ok(st.turns - before.turns < 10, "100 repeats that wait: %d turns in 2 s",
+       (int)(st.turns - before.turns));
+}
+
+/* ------------------------------------------------------------------------ The program */
+
+static void test_program(void) {
+    struct child c;
+    char list[2000] = "# a comment\n", line[200];
+    int64_t size;
+    char *data;
+    c = RUN("-d", work, url("/one?size=5000"), url("/two?size=70000"));
+    ok(c.status == 0 && file_is(in_work("one"), 5000, "/one", 0) &&
+       file_is(in_work("two"), 70000, "/two", 0) && strstr(c.text[0], "/one: 4.9 KiB in ") &&
+       strstr(c.text[0], "/two: ") && !*c.text[1], "two URLs become two files, and two lines");
+    child_free(&c);
+    for (int i = 0; i < 12; i++) {
+        snprintf(line, sizeof line, "%s sub/f%d\n", url("/l%d?size=1000", i), i);
+        strcat(list, line);
+    }
+    write_file(in_work("list"), list, strlen(list) - 1);
+    c = RUN("-i", in_work("list"), "-d", in_work("out"), "--json", "--stats");
+    ok(c.status == 0 && names_in(in_work("out/sub")) == 12 &&
+       file_is(in_work("out/sub/f11"), 1000, "/l11", 0), "a list, with names; no newline at its end");
+    child_free(&c);
+    c = RUN_FED(list, strlen(list), "-i", "-", "-d", in_work("out2"), "-q");
+    ok(c.status == 0 && names_in(in_work("out2/sub")) == 12 && !*c.text[0], "a list from a pipe, quietly");
+    child_free(&c);
+    c = RUN("-o", "-", url("/stdout?size=300000"));
+    ok(c.status == 0 && c.size[0] == 300000 && is_content(c.text[0], 300000, "/stdout", 0) && !*c.text[1],
+       "-o - is stdout");
+    child_free(&c);
+    c = RUN("-o", in_work("named"), url("/n?size=10"));
+    data = slurp(in_work("named"), &size);
+    ok(c.status == 0 && size == 10, "-o FILE");
+    free(data);
+    child_free(&c);
+    c = RUN("-o", "/dev/null", url("/n?size=10"));
+    ok(c.status == 0, "-o /dev/null");
+    child_free(&c);
+}
+
+/* Each fault, as the user of the program meets it: what is said, what is on disk, how many requests
+ * were made. The file is "x", if there is one; sizes are 40000, so that it grows on disk. */
+static void test_faults(void) {
+    static const struct { const char *query, *words, *option; int status, size, requests; } t[] = {
+        {"slow=5000", "", "0", 0, 40000, 1}, {"chunked=1&slow=9000", "", "0", 0, 40000, 1},
+        {"stall=head", "stalled: no data for 0.3 s", "0", 1, -1, 1},
+        {"stall=20000&etag=none&modified=none", "stalled: no data for 0.3 s", "0", 1, -1, 1},
+        {"cut=30000&etag=none&modified=none", "cut short after 30000 of 40000 bytes", "0", 1, -1, 1},
+        {"cut=30000&times=1", "attempt 2 in", "1", 0, 40000, 2},
+        {"reset=0", "cut short", "0", 1, -1, 1}, {"length=30000", "", "0", 0, 30000, 1},
+        {"length=50000&close=1&etag=none&modified=none", "cut short after 40000 of 50000 bytes", "0", 1, -1, 1},
+        {"chunk=bad&etag=none&modified=none", "cut short", "0", 1, -1, 1},
+        {"status=429", "429 An Error", "0", 1, -1, 1}, {"status=503", "503 An Error", "0", 1, -1, 1},
+        {"status=429&times=1&retry-after=1", "429 An Error; attempt 2 in", "1", 0, 40000, 2},
+        {"status=503&times=1&retry-after=1", "503 An Error; attempt 2 in", "1", 0, 40000, 2},
+        {"status=500&times=2", "attempt 3 in", "2", 0, 40000, 3},
+        {"status=404", "404 An Error", "9", 1, -1, 1}, {"endless=1", "headers have no end", "0", 1, -1, 1},
+        {"redirect=/loop", "Maximum (20) redirects", "9", 1, -1, 1},
+        {"redirect=file:///etc/passwd", "can't be followed", "9", 1, -1, 1},
+        {"redirect=http://127.0.0.1:99999/", "can't be followed", "9", 1, -1, 1},
+        {"garbage=1", "HTTP/0.9", "0", 1, -1, 1}, {"gzip=1", "", "0", 0, 33, 1},
+        {"idle=1", "", "0", 0, 40000, 1}, {"length=-1", "", "0", 0, 40000, 1},
+    };
+    struct child c;
+    struct stat st;
+    char target[200];
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        snprintf(target, sizeof target, "/fault%zu?size=40000&%s", i, t[i].query);
+        c = RUN("-o", in_work("x"), "--retry", t[i].option, "--stall-timeout",
+                strstr(t[i].query, "stall") ? "0.3" : "20", url("%s", target));
+        ok(said(&c, t[i].status, t[i].words) && seen("%s", target)->count == t[i].requests &&
+           (stat(in_work("x"), &st) == 0 ? st.st_size : -1) == t[i].size &&
+           names_in(work) == (t[i].size >= 0), "fault: %s", t[i].query);
+        child_free(&c);
+        unlink(in_work("x"));
+    }
+}
+
+static void test_slow_accept(void) {
+    calls = 0;
+    server.accept_ms = 30;
+    fetcher_limit(f, 8, 8, 0);
+    for (int i = 0; i < 8; i++)
+        fetcher_get(f, url("/accepted?close=1"), count_done, NULL);
+    until(calls == 8);
+    ok(calls == 8 && f->failed == 0, "a server that accepts slowly");
+    server.accept_ms = 0;
+    calls = 0;
+    for (int i = 0; i < 5; i++) {
+        fetcher_get(f, url("/idle?idle=1"), count_done, NULL);
+        until(calls == i + 1);
+    }
+    ok(f->failed == 0, "a server that closes idle connections");
+}
+
+static void test_continue(void) {
+    char u[200], path[300];
+    const char *argv[] = {"./fetcher", "-o", path, u, NULL};
+    struct stat st;
+    struct child c;
+    snprintf(u, sizeof u, "%s", url("/cc?size=900000&slow=30000"));
+    snprintf(path, sizeof path, "%s", in_work("cc"));
+    for (int i = 0; i < 2; i++) {
+        child_start(&c, argv);
+        until(stat(in_work("cc.part"), &st) == 0 && st.st_size > 200000);
+        kill(c.pid, SIGINT);
+        child_wait(&c);
+        child_free(&c);
+        stat(in_work("cc.part"), &st);
+        seen("/cc?size=900000&slow=30000")->sent = 0;
+        c = i == 0 ? RUN("-o", path, "-q", u) : RUN("-o", path, "-q", "--no-continue", u);
+        ok(c.status == 0 && file_is(in_work("cc"), 900000, "/cc", 0) && names_in(work) == 1 &&
+           (seen("/cc?size=900000&slow=30000")->sent < 800000) == (i == 0),
+           i == 0 ? "an interrupted run is continued by the next" : "but not with --no-continue");
+        child_free(&c);
+        unlink(in_work("cc"));
+    }
+}
+
+/* The password of a URL is used, and is not to be found anywhere else. */
+static void test_password(void) {
+    char u[300], command[900];
+    struct child c;
+    snprintf(u, sizeof u, "http://joe:secret@%s", url("/pw?size=900000&cut=300000") + 7);
+    c = RUN("-o", in_work("pw"), "--retry", "0", "-v", "--json", "--trace", in_work("trace"), u);
+    ok(c.status == 1 && exists(in_work("pw.part.meta")) && !strstr(c.text[0], "secret") &&
+       !strstr(c.text[1], "secret") && strstr(c.text[0], "joe@"), "a password is not shown");
+    child_free(&c);
+    snprintf(command, sizeof command, "grep -r secret %s", work);
+    c = SH(command);
+    ok(c.status == 1, "and not written");
+    child_free(&c);
+}
+
+static void test_every(void) {
+    const char *argv[] = {"./fetcher", "--every", "1s", "--json", "-d", work, url("/ev?size=500"), NULL};
+    struct child c;
+    child_start(&c, argv);
+    until(seen("/ev?size=500")->count == 3);
+    kill(c.pid, SIGTERM);
+    child_wait(&c);
+    ok(c.status == 143 && strstr(c.text[0], "\"changed\":true}") && strstr(c.text[0], "\"changed\":false}") &&
+       strstr(c.text[0], "\"event\":\"cancelled\"") && file_is(in_work("ev"), 500, "/ev", 0) &&
+       names_in(work) == 1, "--every TIME: changed, then unchanged");
+    child_free(&c);
+}
+
+/* stdout is not read for a while: the transfer waits, and little is held in memory. */
+static void test_back_pressure(void) {
+    struct child c;
+    const char *argv[] = {"./fetcher", "-o", "-", url("/slow-reader?size=20000000"), NULL};
+    char statm[60], text[100] = "";
+    long pages = 0;
+    FILE *file;
+    child_start(&c, argv);
+    close(c.in);
+    c.in = -1;
+    fetcher_watch(f, c.out[0], 0, NULL, NULL);
+    until(seen("/slow-reader?size=20000000")->sent > 300000);
+    for (int i = 0; i < 50; i++)
+        fetcher_step(f, 10);
+    snprintf(statm, sizeof statm, "/proc/%d/statm", (int)c.pid);
+    if ((file = fopen(statm, "r")) != NULL) {
+        if (fgets(text, sizeof text, file))
+            pages = strtol(strchr(text, ' '), NULL, 10);
+        fclose(file);
+    }
+    ok(seen("/slow-reader?size=20000000")->sent < 15000000 && pages < 8000,
+       "nobody reads stdout: %d bytes came, %ld KiB are used",
+       (int)seen("/slow-reader?size=20000000")->sent, pages * 4);
+    fetcher_watch(f, c.out[0], FETCHER_READ, child_ready, &c);
+    child_wait(&c);
+    ok(c.status == 0 && c.size[0] == 20000000 && is_content(c.text[0], 20000000, "/slow-reader", 0),
+       "and all comes when it's read");
+    child_free(&c);
+}
+
+static void test_options(void) {
+    struct child c;
+    write_file(in_work("data"), "x=1\ny=2\n", 8);
+    char at[700];
+    snprintf(at, sizeof at, "@%s", in_work("data"));
+    c = RUN("-o", "-", "-H", "X-A: 1", "-HX-B: 2", "-A", "me", "-u", "joe:pw", "-X", "PUT", "--data=a=b",
+            "--data", at, url("/echo"));
+    ok(strstr(c.text[0], "PUT /echo") && strstr(c.text[0], "X-A: 1\r\n") && strstr(c.text[0], "X-B: 2\r\n") &&
+       strstr(c.text[0], "User-Agent: me\r\n") && strstr(c.text[0], "Authorization: Basic am9lOnB3\r\n") &&
+       strstr(c.text[0], "\r\n\r\na=b&x=1y=2"), "-H, -A, -u, -X, --data");
+    child_free(&c);
+    write_file(in_work("nil"), "", 0);
+    snprintf(at, sizeof at, "@%s", in_work("nil"));
+    c = RUN("-o", "-", "--data", "a=b", "--data", at, url("/echo"));
+    ok(strstr(c.text[0], "Content-Length: 4\r\n") && strstr(c.text[0], "\r\n\r\na=b&"),
+       "--data of an empty file");
+    child_free(&c);
+    c = RUN("-x", url(""), "-o", "-", "http://proxied.test/echo");
+    ok(strstr(c.text[0] ? c.text[0] : "", "") && seen("http://proxied.test/echo")->count == 1, "-x PROXY");
+    child_free(&c);
+}
+
+static void test_limiting_options(void) {
+    struct child c;
+    struct stat st;
+    c = RUN("-qv", "-j2", "--per-host=1", "-d", work, url("/x?size=1"));
+    ok(c.status == 0, "short options may be joined to each other and to their values");
+    child_free(&c);
+    c = RUN("-m", "0.2", "--retry", "0", "-d", work, url("/x?stall=head"));
+    ok(said(&c, 1, "not done after 0.2 s"), "-m");
+    child_free(&c);
+    c = RUN("--max-filesize", "1k", "-d", work, url("/x?size=1025"));
+    ok(said(&c, 1, "1025 bytes are more than allowed"), "--max-filesize");
+    child_free(&c);
+    c = RUN("--trace", in_work("trace"), "-q", "-d", work, url("/x?size=1"));
+    ok(c.status == 0 && exists(in_work("trace")), "--trace FILE");
+    child_free(&c);
+    c = RUN("-R", "-d", in_work("r"), url("/time?size=1"));
+    ok(c.status == 0 && stat(in_work("r/time"), &st) == 0 && st.st_mtime == 784111777, "-R");
+    child_free(&c);
+    c = RUN("--no-clobber", "-d", in_work("r"), url("/time?size=1"));
+    ok(c.status == 0 && names_in(in_work("r")) == 1 && strstr(c.text[0], "exists, skipped"), "--no-clobber");
+    child_free(&c);
+    c = RUN("--overwrite", "-d", in_work("r"), url("/time?size=2"));
+    ok(c.status == 0 && names_in(in_work("r")) == 1 && file_is(in_work("r/time"), 2, "/time", 0),
+       "--overwrite");
+    child_free(&c);
+    c = RUN("--compressed", "-o", "-", url("/z?gzip=1"));
+    ok(c.status == 0 && strcmp(c.text[0], "hello, world\n") == 0, "--compressed");
+    child_free(&c);
+}
+
+static void test_login_options(void) {
+    char jar[200], netrc[200], command[900];
+    const char *argv[] = {"./fetcher", "-u", "joe:secret", "-d", work, url("/slow?size=90000&slow=900"), NULL};
+    struct child c;
+    child_start(&c, argv);
+    until(seen("/slow?size=90000&slow=900")->count);
+    snprintf(command, sizeof command, "/proc/%d/cmdline", (int)c.pid);
+    FILE *file = fopen(command, "r");
+    size_t n = file ? fread(netrc, 1, sizeof netrc - 1, file) : 0;
+    ok(!file || (n > 20 && memcmp(netrc + 13, "**********", 11) == 0), "a password isn't seen by ps");
+    if (file)
+        fclose(file);
+    kill(c.pid, SIGKILL);
+    child_wait(&c);
+    child_free(&c);
+    snprintf(jar, sizeof jar, "127.0.0.1\tFALSE\t/\tFALSE\t0\tsweet\tyes\n");
+    write_file(in_work("jar"), jar, strlen(jar));
+    c = RUN("--cookies", in_work("jar"), "-o", "-", url("/echo"));
+    ok(c.status == 0 && strstr(c.text[0], "Cookie: sweet=yes\r\n") && exists(in_work("jar")),
+       "--cookies FILE");
+    child_free(&c);
+    snprintf(netrc, sizeof netrc, "machine 127.0.0.1 login joe password pw\n");
+    write_file(in_work(".netrc"), netrc, strlen(netrc));
+    snprintf(command, sizeof command, "HOME=%s ./fetcher --netrc -o - %s", work, url("/echo"));
+    c = SH(command);
+    ok(strstr(c.text[0], "Authorization: Basic am9lOnB3\r\n"), "--netrc");
+    child_free(&c);
+    snprintf(command, sizeof command, "http_proxy=%s ./fetcher -o - http://by-environment.test/echo",
+             url(""));
+    c = SH(command);
+    ok(seen("http://by-environment.test/echo")->count == 1, "a proxy from the environment");
+    child_free(&c);
+    c = RUN("--limit-rate", "100k", "-o", "/dev/null", "--stats", url("/x?size=100000"));
+    double seconds = strstr(c.text[1], " in ") ? strtod(strstr(c.text[1], " in ") + 4, NULL) : 0;
+    ok(c.status == 0 && seconds > .8 && seconds < 1.2, "--limit-rate: 100 kB in %.2f s", seconds);
+    child_free(&c);
+}
+
+static void test_help(void) {
+    struct child c = RUN("--help");
+    ok(c.status == 0 && strncmp(c.text[0], "Usage: fetcher [OPTION]... URL...\n", 34) == 0 &&
+       strstr(c.text[0], "\n  -o, --output=FILE "), "--help");
+    child_free(&c);
+    c = RUN("-V");
+    ok(c.status == 0 && strncmp(c.text[0], "fetcher 1.0.0\nlibcurl ", 22) == 0 &&
+       strstr(c.text[0], "TLS: ") && strstr(c.text[0], "name lookups: "), "--version");
+    child_free(&c);
+    c = SH("command -v help2man >/dev/null || exit 77; help2man -N ./fetcher | grep -q 'SH OPTIONS'");
+    if (c.status == 77)
+        skip("a man page", "no help2man");
+    else
+        ok(c.status == 0, "help2man makes a man page of it");
+    child_free(&c);
+    c = SH("./fetcher --help >/dev/full");
+    ok(c.status == 1, "--help into a full device fails");
+    child_free(&c);
+}
+
+static void test_bad_usage(void) {
+    static const struct { const char *argv[8], *words; int status; } t[] = {
+        {{NULL}, "no URL", 2}, {{"--nonsense", "http://a.b/"}, "unknown option --nonsense", 2},
+        {{"--\x1b[2J\xff", "http://a.b/"}, "unknown option --?[2J?", 2},
+        {{"-o"}, "-o needs FILE", 2}, {{"-o", "x", "http://a.b/", "http://c.d/"}, "one file", 2},
+        {{"-o", "x", "-i", "list"}, "one file", 2}, {{"-j", "many", "http://a.b/"}, "not a number: many", 2},
+        {{"-m", "-1", "http://a.b/"}, "not a time: -1", 2}, {{"--quiet=yes", "http://a.b/"}, "no value", 2},
+        {{"-o", "-", "--json", "http://a.b/"}, "no room", 2}, {{"-H", "nonsense", "http://a.b/"}, "header", 2},
+        {{"--no-clobber", "--overwrite", "http://a.b/"}, "contradict", 2},
+        {{"-c", "--no-continue", "http://a.b/"}, "contradict", 2},
+        {{"--every", "0.1s", "http://a.b/"}, "at least 1s", 2}, {{"--data", "@/none", "http://a.b/"}, "/none", 2},
+        {{"-i", "/none"}, "cannot read /none: No such file", 1}, {{"-i", "/"}, "cannot read /: Is a dir", 1},
+        {{"--trace", "/none/x", "http://a.b/"}, "cannot write /none/x", 1},
+        {{"not-a-url"}, "not-a-url: not a URL", 1}, {{""}, "not a URL", 1},
+        {{"ftp://a.b/"}, "only http and https", 1}, {{"http://a.b:99999/"}, "port is out of range", 1},
+        {{"http://a.b/\x1b[2J"}, "control character", 1}, {{"http://u:secret@a b/"}, "not a URL", 1},
+    };
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        const char *argv[10] = {"./fetcher"};
+        struct child c;
+        for (int n = 0; n < 8; n++)
+            argv[n + 1] = t[i].argv[n];
+        c = run_fed(argv, "", 0);
+        ok(said(&c, t[i].status, t[i].words) && !strstr(c.text[1], "secret"), "%.*s",
+           (int)strcspn(c.text[1], "\n"), c.text[1]);
+        child_free(&c);
+    }
+}
+
+static void test_bad_lists(void) {
+    struct { const char *text; size_t n; const char *words; } t[] = {
+        {"\n", 1, "-:1: the line is empty"}, {"# x\nhttp://a\0b/\n", 16, "-:2: a NUL"},
+        {"http://127.0.0.1:1/ ../../x\n", 28, "-:1: the name leads out"},
+        {"http://127.0.0.1:1/ /etc/x\n", 27, "-:1: the name leads out"},
+        {"nonsense\n", 9, "nonsense: not a URL"}, {NULL, 0, "-:1: the line is too long"},
+    };
+    char *longest = malloc(100002);
+    struct child c;
+    memset(longest, 'x', 100000);
+    strcpy(longest + 100000, "\n");
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        if (t[i].text)
+            c = RUN_FED(t[i].text, t[i].n, "-i", "-", "--retry", "0", "-d", in_work("bad"));
+        else
+            c = RUN_FED(longest, 100001, "-i", "-", "-d", in_work("bad"));
+        ok(said(&c, 1, t[i].words), "a bad list: %s", t[i].words);
+        child_free(&c);
+    }
+    free(longest);
+    char many[2200];
+    memset(many, '\n', 2000);
+    snprintf(many + 2000, 200, "%s good\n", url("/good?size=3"));
+    c = RUN_FED(many, strlen(many), "--json", "-i", "-", "-d", in_work("dash"));
+    ok(c.status == 1 && file_is(in_work("dash/good"), 3, "/good", 0), "a good line behind 2000 bad ones");
+    child_free(&c);
+    char dash[200];
+    snprintf(dash, sizeof dash, "%s -\n", url("/dash?size=7"));
+    c = RUN_FED(dash, strlen(dash), "-i", "-", "-d", in_work("dash"));
+    ok(c.status == 0 && file_is(in_work("dash/-"), 7, "/dash", 0), "a file named - in a list is a file");
+    child_free(&c);
+    ok(!exists(in_work("bad")) && !exists(in_work("x")), "nothing was written");
+}
+
+/* Each event is one JSON object; a real parser says so, if there is one. */
+static void test_json(void) {
+    struct child c = RUN("--json", "--stats", "-d", work, url("/j?size=10&disposition="
+        "attachment;%%20filename=%%22a\\\\%%22b%%ff.txt%%22"), url("/k?status=404&reason=%%22%%01"),
+        "bad \"url\"");
+    ok(c.status == 1 && strstr(c.text[0], "{\"event\":\"done\",\"id\":1,\"url\":\"http://127.") &&
+       strstr(c.text[0], "\"code\":\"http\",\"message\":\"404 ") && strstr(c.text[0], "\"code\":\"bad_url\"") &&
+       strstr(c.text[0], "{\"event\":\"stats\",\"done\":1,\"failed\":2,\"bytes\":15,") &&
+       strstr(c.text[0], "\"stall_max_ms\":") && strstr(c.text[0], "\"culprit\":\""), "events are in JSON");
+    write_file(in_work("json"), c.text[0], c.size[0]);
+    child_free(&c);
+    char command[800];
+    snprintf(command, sizeof command, "command -v jq >/dev/null || exit 77; jq -e -s 'length == 4 and "
+             "(map(.event) | sort) == [\"done\",\"failed\",\"failed\",\"stats\"]' %s", in_work("json"));
+    c = SH(command);
+    if (c.status == 77)
+        skip("JSON, by a real parser", "no jq");
+    else
+        ok(c.status == 0, "and jq reads them");
+    child_free(&c);
+}
+
+static void test_signals(void) {
+    static const int number[] = {SIGINT, SIGTERM};
+    for (int i = 0; i < 2; i++) {
+        char name[20], part[30], meta[40];
+        struct child c;
+        snprintf(name, sizeof name, "signal%d", number[i]);
+        snprintf(part, sizeof part, "%s.part", name);
+        snprintf(meta, sizeof meta, "%s.meta", part);
+        const char *argv[] = {"./fetcher", "-o", in_work(name), url("/big?size=20000000&slow=20000"), NULL};
+        child_start(&c, argv);
+        until(exists(in_work(meta)));
+        kill(c.pid, number[i]);
+        child_wait(&c);
+        ok(c.status == 128 + number[i] && exists(in_work(part)) && !exists(in_work(name)),
+           "signal %d ends it cleanly, and keeps the .part", number[i]);
+        child_free(&c);
+    }
+}
+
+/* The reader of stdout has stopped: an interrupt ends it all the same. */
+static void test_stopped_reader(void) {
+    const char *argv[] = {"./fetcher", "-o", "-", url("/stopped?size=9000000"), NULL};
+    struct child c;
+    usec before;
+    child_start(&c, argv);
+    fetcher_watch(f, c.out[0], 0, NULL, NULL);
+    until(seen("/stopped?size=9000000")->sent > 100000);
+    kill(c.pid, SIGINT);
+    before = clock_us();
+    until(!c.open[1]);
+    ok(clock_us() - before < 5000000, "an interrupt with a stopped reader");
+    fetcher_watch(f, c.out[0], FETCHER_READ, child_ready, &c);
+    child_wait(&c);
+    ok(c.status == 130, "ends with status 130");
+    child_free(&c);
+    c = RUN("--cookies", "/none/jar", url("/x"));
+    ok(said(&c, 2, "cannot use /none/jar for cookies"), "a cookie jar that can't be written");
+    child_free(&c);
+}
+
+static void test_closed_output(void) {
+    struct child c = RUN("-o", "-", "/dev/null");
+    char command[600];
+    child_free(&c);
+    snprintf(command, sizeof command, "./fetcher -o - '%s' | head -c 10 >/dev/null; exit ${PIPESTATUS:-0}",
+             url("/x?size=5000000"));
+    c = SH(command);
+    ok(strstr(c.text[1], "cannot write to standard output: Broken pipe"), "a closed stdout is told: %s",
+       c.text[1]);
+    child_free(&c);
+    snprintf(command, sizeof command, "seq 5000 | sed 's|^|%s|' | { ./fetcher -i - -d %s --json --overwrite; "
+             "echo $? >&2; } | head -n 1 >/dev/null", url("/many/"), work);
+    c = SH(command);
+    ok(strstr(c.text[1], "fetcher: cannot write to standard output: Broken pipe\n1\n") == c.text[1],
+       "and ends a list at once: %s", c.text[1]);
+    child_free(&c);
+    snprintf(command, sizeof command, "./fetcher -d %s '%s' >/dev/full", work, url("/x?size=5"));
+    c = SH(command);
+    ok(said(&c, 1, "cannot write to standard output: No space"), "a full one too");
+    child_free(&c);
+    snprintf(command, sizeof command, "./fetcher -d %s '%s' >&-", work, url("/x?size=5"));
+    c = SH(command);
+    ok(said(&c, 1, "cannot write to standard output: Bad file"), "and one that was closed before");
+    child_free(&c);
+    snprintf(command, sizeof command, "./fetcher -q -d %s '%s' nonsense >&- 2>&- <&-; test $? = 1", in_work("c"),
+             url("/closed?size=5000"));
+    c = SH(command);
+    ok(c.status == 0 && file_is(in_work("c/closed"), 5000, "/closed", 0),
+       "descriptors 0 to 2 may be closed; no file takes their place");
+    child_free(&c);
+    snprintf(command, sizeof command, "printf 'a\\nb\\n' | { while read u; do ./fetcher -q -d %s '%s'; echo $u; "
+             "done; }", in_work("d"), url("/loop-body?size=5"));
+    c = SH(command);
+    ok(strcmp(c.text[0], "a\nb\n") == 0, "stdin is left alone");
+    child_free(&c);
+}
+
+/* A million refused URLs would take the memory of a thousand: here it is a hundred thousand. */
+static void test_long_list(void) {
+    struct child c = SH("seq 100000 | sed 's|.*|http://127.0.0.1:1/&|' | "
+                        "{ ./fetcher -q -i - --retry 0 -d /nowhere --json --stats 2>&1; } | tail -n 1");
+    ok(strstr(c.text[0], "\"failed\":100000"), "a pipe of 100,000 URLs: %.60s", c.text[0]);
+    child_free(&c);
+}
+
+/* Run a list, killed at random moments, until it comes to its end. Returns how often it was killed. */
+static int run_and_kill(const char *list, const char *dir, int *status) {
+    const char *argv[] = {"./fetcher", "-q", "--no-clobber", "-i", list, "-d", dir, NULL};
+    unsigned random = 12345;
+    struct child c;
+    for (int kills = 0;; kills++) {
+        usec end;
+        child_start(&c, argv);
+        random = random * 1103515245 + 12345;
+        end = clock_us() + 5000 + random / 65536 % 90000;
+        while (clock_us() < end && c.open[0])
+            fetcher_step(f, 5);
+        if (kills < 50 && c.open[0])
+            kill(c.pid, SIGKILL);
+        child_wait(&c);
+        child_free(&c);
+        *status = c.status;
+        if (c.status == 0 || kills == 50)
+            return kills;
+    }
+}
+
+/* The files are right, nothing is left, and what was there is not fetched again. */
+static void test_kill(void) {
+    static const int size = 6000000;
+    char list[1000] = "", text[700], name[20];
+    int kills, status, good = 0;
+    int64_t sent = 0;
+    for (int i = 0; i < 4; i++) {
+        snprintf(text, sizeof text, "%s k%d\n", url("/kill%d?size=%d&slow=20000", i, size), i);
+        strcat(list, text);
+    }
+    write_file(in_work("list"), list, strlen(list));
+    snprintf(text, sizeof text, "%s", in_work("k"));
+    kills = run_and_kill(in_work("list"), text, &status);
+    for (int i = 0; i < 4; i++) {
+        snprintf(name, sizeof name, "k/k%d", i);
+        snprintf(text, sizeof text, "/kill%d", i);
+        good += file_is(in_work(name), size, text, 0);
+        sent += seen("/kill%d?size=%d&slow=20000", i, size)->sent;
+    }
+    ok(status == 0 && good == 4 && names_in(in_work("k")) == 4,
+       "killed at %d random moments: 4 files are right, no .part or .meta is left", kills);
+    /* What was on the way when it was killed is lost: the buffers of the sockets, each time. */
+    ok((double)sent < 4. * size + kills * 4 * 100000., "%.1f MB were sent for %.1f MB",
+       (double)sent / 1e6, 4. * size / 1e6);
+}
+
+/* ------------------------------------------------------------------------ Commands */
+
+static void test_words(void) {
+    static const struct { const char *line; int n; const char *word[4]; } t[] = {
+        {"", 0, {NULL}}, {" \t ", 0, {NULL}}, {"a", 1, {"a"}}, {"  a\tb  ", 2, {"a", "b"}},
+        {"a \"b c\" d", 3, {"a", "b c", "d"}}, {"a 'b \"c'", 2, {"a", "b \"c"}}, {"a\\ b", 1, {"a b"}},
+        {"it's a\\b", 2, {"it's", "a\\b"}}, {"\\\"a \\\\", 2, {"\"a", "\\"}}, {"\"\" x", 2, {"", "x"}},
+        {"\"a\\\"b\"", 1, {"a\"b"}}, {"\"a", -1, {NULL}}, {"a 'b", -1, {NULL}}, {"a b c d e", 5, {"a", "b", "c", "d"}},
+        {"a\\", 1, {"a\\"}}, {"\"a\"b", 2, {"a", "b"}},
+    };
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        char line[80], *word[4] = {NULL};
+        bool good;
+        strcpy(line, t[i].line);
+        good = words_split(line, word, 4) == t[i].n;
+        for (int w = 0; good && w < t[i].n && w < 4; w++)
+            good = strcmp(word[w], t[i].word[w]) == 0;
+        ok(good, "the words of: %s", t[i].line);
+    }
+}
+
+/* Each command with wrong, missing and too many words: one clear line, and nothing is changed. */
+static void test_bad_commands(void) {
+    static const char *const t[][2] = {
+        {"foo", "foo: not a URL and not a command; try help"}, {"add", "too few words: it is add URL [FILE]"},
+        {"add http://a.b/ x y", "too many words"}, {"http://a.b/ x y", "too many words: it is add"},
+        {"every 5s", "too few words: it is every TIME URL [FILE]"}, {"every x http://a.b/", "not a time of at least 1s: x"},
+        {"every 0.5s http://a.b/", "not a time of at least"}, {"every 5s http://a.b/ x y", "too many words"},
+        {"pause", "too few words: it is pause N|all"}, {"pause x", "there is no download x"},
+        {"pause 1 2", "too many"}, {"resume", "too few"}, {"resume 99", "there is no download 99"},
+        {"resume 1 2", "too many"}, {"retry", "too few"}, {"retry -1", "there is no download -1"},
+        {"retry 1 2", "too many"}, {"cancel", "too few"}, {"cancel 0", "there is no download 0"},
+        {"cancel all all", "too many"}, {"first", "too few"}, {"first all", "there is no download all"},
+        {"first 1 2", "too many"}, {"jobs", "too few"}, {"jobs 0", "not a number of jobs: 0"},
+        {"jobs x", "not a number of jobs: x"}, {"jobs 1 2", "too many"}, {"limit", "too few"},
+        {"limit 1x", "not a rate: 1x"}, {"limit -1", "not a rate: -1"}, {"limit 1 2", "too many"},
+        {"list x", "too many"}, {"clear x", "too many"}, {"stats x", "too many"}, {"help me", "too many"},
+        {"quit now", "too many"}, {"add \"http://a.b/", "a quote is not closed"},
+        {"add http://a.b/ ../x", "leads out of the directory"}, {"\x1b[2Jx", "?[2Jx: not a URL"},
+    };
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        char line[100];
+        struct child c;
+        snprintf(line, sizeof line, "# a comment\n%s\n", t[i][0]);
+        c = RUN_FED(line, strlen(line), "-i", "-", "-d", work);
+        ok(said(&c, 1, t[i][1]) && strstr(c.text[1], "fetcher: -:2: ") && !*c.text[0], "%s", c.text[1]);
+        child_free(&c);
+    }
+}
+
+/* A program that is spoken to while it runs. */
+static void tell_child(struct child *c, const char *line) {
+    if (write(c->in, line, strlen(line)) != (ssize_t)strlen(line) || write(c->in, "\n", 1) != 1)
+        die("write");
+}
+
+/* Tell it, and wait until it has answered. */
+static bool talk(struct child *c, const char *line, const char *reply) {
+    size_t said_out = c->size[0], said_err = c->size[1];
+    tell_child(c, line);
+    until(strstr(c->text[0] + said_out, reply) || strstr(c->text[1] + said_err, reply));
+    if (strstr(c->text[0] + said_out, reply) || strstr(c->text[1] + said_err, reply))
+        return true;
+    printf("# %s: no \"%s\" in: %s%s\n", line, reply, c->text[0] + said_out, c->text[1] + said_err);
+    return false;
+}
+
+static void test_commands(void) {
+    struct child c;
+    char line[300];
+    const char *argv[] = {"./fetcher", "-i", "-", "--json", "-d", in_work("talk"), "--per-host", "1", NULL};
+    child_start(&c, argv);
+    snprintf(line, sizeof line, "add %s 'a name.bin'", url("/talk1?size=100000&stall=50000&times=1"));
+    ok(talk(&c, line, "\"event\":\"answer\",\"id\":1,"), "add answers with a number");
+    snprintf(line, sizeof line, "%s", url("/talk2?size=10"));
+    ok(talk(&c, line, "\"id\":2,\"line\":\"-:2\""), "a URL alone does too");
+    snprintf(line, sizeof line, "%s", url("/talk3?size=10"));
+    ok(talk(&c, line, "\"id\":3,"), "and a third");
+    until(seen("/talk1?size=100000&stall=50000&times=1")->sent >= 50000);
+    until(talk(&c, "list", "3 listed") && strstr(c.text[0], "\"state\":\"running\",\"message\":\"\",\"bytes\":50000,\"total\":100000,"));
+    ok(strstr(c.text[0], "\"bytes\":50000,\"total\":100000,") &&
+       strstr(c.text[0], "\"file\":\"a name.bin\",\"state\":\"running\""), "list tells how far it is");
+    ok(talk(&c, "pause 2", "2 paused") && talk(&c, "list", "\"state\":\"paused\""), "pause holds one");
+    ok(talk(&c, "pause 2", "2 has nothing to pause"), "pausing it again changes nothing");
+    ok(talk(&c, "first 3", "3 put first"), "first");
+    ok(talk(&c, "retry 1", "1 has nothing to retry"), "what runs is not retried");
+    ok(talk(&c, "pause 1", "1 paused"), "pausing what runs lets the next one start");
+    until(strstr(c.text[0], "\"event\":\"done\",\"id\":3"));
+    ok(strstr(c.text[0], "\"event\":\"done\",\"id\":3") && !strstr(c.text[0], "\"event\":\"done\",\"id\":2"),
+       "which is the one that was put first");
+    ok(talk(&c, "resume all", "2 resumed"), "resume all");
+    until(strstr(c.text[0], "\"event\":\"done\",\"id\":1") && strstr(c.text[0], "\"event\":\"done\",\"id\":2"));
+    ok(file_is(in_work("talk/a name.bin"), 100000, "/talk1", 0), "and both end well; the name has a space");
+    snprintf(line, sizeof line, "%s x", url("/talk4?size=10&status=404&times=1"));
+    ok(talk(&c, line, "\"event\":\"failed\",\"id\":4"), "what fails is told");
+    ok(talk(&c, "list", "\"state\":\"failed\",\"message\":\"404 "), "and stays in the list");
+    ok(talk(&c, "retry all", "1 tried again"), "retry all");
+    until(strstr(c.text[0], "\"event\":\"done\",\"id\":4"));
+    ok(file_is(in_work("talk/x"), 10, "/talk4", 0), "fetches it under its number");
+    snprintf(line, sizeof line, "every 1h %s page", url("/talk5?size=10"));
+    ok(talk(&c, line, "\"event\":\"done\",\"id\":5") && talk(&c, "list", "\"state\":\"sleeping\""), "every");
+    ok(talk(&c, "resume 5", "5 resumed"), "resume ends its sleep");
+    until(seen("/talk5?size=10")->count == 2);
+    ok(seen("/talk5?size=10")->count == 2, "and it is fetched again at once");
+    ok(talk(&c, "cancel 5", "\"event\":\"cancelled\",\"id\":5"), "cancel");
+    snprintf(line, sizeof line, "%s y", url("/talk6?status=404"));
+    ok(talk(&c, line, "\"event\":\"failed\",\"id\":6") && talk(&c, "clear", "1 forgotten") &&
+       talk(&c, "list", "0 listed"), "clear");
+    ok(talk(&c, "jobs 3", "3 at the same time") && talk(&c, "limit 20k", "20.0 KiB a second") &&
+       talk(&c, "limit 0", "no limit"), "jobs and limit");
+    ok(talk(&c, "stats", "\"event\":\"stats\",\"done\":") && talk(&c, "help", "quit "), "stats and help");
+    snprintf(line, sizeof line, "%s z", url("/talk7?size=100000&stall=50000"));
+    ok(talk(&c, line, "\"id\":7"), "one more");
+    until(exists(in_work("talk/z.part.meta")));
+    ok(talk(&c, "quit", "\"event\":\"cancelled\",\"id\":7"), "quit gives up what runs");
+    child_wait(&c);
+    ok(c.status == 1 && exists(in_work("talk/z.part")), "ends, and keeps the .part");
+    write_file(in_work("json"), c.text[0], c.size[0]);
+    snprintf(line, sizeof line, "command -v jq >/dev/null || exit 77; jq -e -s 'length > 30 and all(.event)' %s",
+             in_work("json"));
+    child_free(&c);
+    c = SH(line);
+    if (c.status == 77)
+        skip("all of it is JSON, by a real parser", "no jq");
+    else
+        ok(c.status == 0, "all of it is JSON, by a real parser");
+    child_free(&c);
+}
+
+static void test_plain_commands(void) {
+    struct child c;
+    char line[300];
+    const char *argv[] = {"./fetcher", "-i", "-", "-d", in_work("plain"), NULL};
+    child_start(&c, argv);
+    snprintf(line, sizeof line, "add %s", url("/plain?size=100000&stall=50000"));
+    ok(talk(&c, line, "added 1: http://127.0.0.1:"), "a plain answer");
+    until(exists(in_work("plain/plain.part")));
+    ok(talk(&c, "list", "    1  ") && talk(&c, "pause all", "1 paused") && talk(&c, "help", "pause   N|all"),
+       "in lines");
+    close(c.in);
+    c.in = -1;
+    child_wait(&c);
+    ok(c.status == 1 && strstr(c.text[1], "what is paused stays so") && exists(in_work("plain/plain.part")),
+       "at the end of stdin nobody can let the paused one go on: it ends, and says so");
+    child_free(&c);
+    snprintf(line, sizeof line, "%s\npause 1\nresume 1\npause all\nresume all\n", url("/burst?size=10"));
+    c = RUN_FED(line, strlen(line), "-i", "-", "-d", in_work("plain"));
+    ok(c.status == 0 && file_is(in_work("plain/burst"), 10, "/burst", 0), "pause and resume in one burst");
+    child_free(&c);
+    child_start(&c, (const char *const[]){"./fetcher", "-i", "-", "--data", "x", "-m", "1", "-d", in_work("plain"), NULL});
+    snprintf(line, sizeof line, "add %s", url("/held-post?size=100000&stall=50000"));
+    ok(talk(&c, line, "added 1"), "a POST");
+    until(seen("/held-post?size=100000&stall=50000")->sent >= 50000);
+    ok(talk(&c, "pause 1", "not done after 1 s"), "that is paused, and fails");
+    ok(talk(&c, "resume 1", "1 has nothing to resume"), "can't be resumed");
+    snprintf(line, sizeof line, "add %s", url("/after-it?size=20000&slow=500"));
+    ok(talk(&c, line, "added 2"), "and another");
+    close(c.in);
+    c.in = -1;
+    child_wait(&c);
+    ok(file_is(in_work("plain/after-it"), 20000, "/after-it", 0), "is fetched to its end");
+    child_free(&c);
+    char *many = malloc(200000);
+    size_t used = 0;
+    for (int i = 0; i < 1200; i++)
+        used += (size_t)sprintf(many + used, "every 1h %s\n", url("/each%d?size=1", i));
+    const char *each[] = {"./fetcher", "-i", "-", "--json", "-d", in_work("each"), "-j", "50", "--per-host", "50", NULL};
+    struct feeding feeding = {&c, many, used};
+    child_start(&c, each);
+    fetcher_watch(f, c.in, FETCHER_WRITE, feed_child, &feeding);
+    until(names_in(in_work("each")) == 1200);
+    ok(names_in(in_work("each")) == 1200, "repeating ones don't fill the queue: %d", names_in(in_work("each")));
+    kill(c.pid, SIGTERM);
+    child_wait(&c);
+    free(many);
+    child_free(&c);
+}
+
+/* ------------------------------------------------------------------------ Sessions */
+
+static bool file_has(const char *path, const char *words) {
+    int64_t size;
+    char *text = exists(path) ? slurp(path, &size) : NULL;
+    bool has = text && strstr(text, words);
+    free(text);
+    return has;
+}
+
+static int entries_in(const char *session) {
+    int64_t size;
+    int n = 0;
+    char *text = slurp(session, &size);
+    for (const char *s = text; (s = strstr(s, "\nadd http")) != NULL; s++)
+        n++;
+    free(text);
+    return n;
+}
+
+static int64_t size_of(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 ? st.st_size : -1;
+}
+
+static const char *session_name(int i, const char *suffix) {
+    static char name[100];
+    snprintf(name, sizeof name, "s/f %d%s", i, suffix);
+    return in_work(name);
+}
+
+static void test_session(void) {
+    struct child c, other;
+    struct stat st;
+    char list[4000] = "", line[200], session[300], dir[300], target[40];
+    int good = 0;
+    int64_t sent = 0;
+    snprintf(session, sizeof session, "%s", in_work("session"));
+    snprintf(dir, sizeof dir, "%s", in_work("s"));
+    for (int i = 0; i < 12; i++) {
+        snprintf(line, sizeof line, "%s \"f %d\"\n", url("/session%d?size=100000&stall=60000&times=1", i), i);
+        strcat(list, line);
+    }
+    const char *argv[] = {"./fetcher", "-i", "-", "--session", session, "-d", dir, "--per-host", "20", NULL};
+    child_start(&c, argv);
+    tell_child(&c, list);
+    for (int i = 0; i < 12; i++)
+        until(size_of(session_name(i, ".part")) == 60000);
+    tell_child(&c, "pause 12");
+    until(file_has(session, "pause 12"));
+    ok(stat(session, &st) == 0 && (st.st_mode & 0777) == 0600, "a session is private");
+    ok(file_has(session, "# fetcher: a session\nadd http://") && file_has(session, "f\\ 3\n") &&
+       file_has(session, "pause 12\n"), "and made of commands");
+    other = RUN("--session", session);
+    ok(said(&other, 1, "another fetcher does"), "a second fetcher can't have it");
+    child_free(&other);
+    kill(c.pid, SIGKILL);
+    child_wait(&c);
+    child_free(&c);
+    for (int i = 0; i < 12; i++)
+        seen("/session%d?size=100000&stall=60000&times=1", i)->sent = 0;
+    child_start(&c, argv);
+    for (int i = 0; i < 11; i++)
+        until(exists(session_name(i, "")));
+    ok(exists(session_name(10, "")) && !exists(session_name(11, "")) && talk(&c, "resume all", "1 resumed"),
+       "killed and started again, it goes on, and what was paused still is");
+    close(c.in);
+    c.in = -1;
+    child_wait(&c);
+    for (int i = 0; i < 12; i++) {
+        snprintf(target, sizeof target, "/session%d", i);
+        good += file_is(session_name(i, ""), 100000, target, 0);
+        sent += seen("/session%d?size=100000&stall=60000&times=1", i)->sent;
+    }
+    ok(c.status == 0 && good == 12 && sent == 12 * 40000, "%d files are whole, %" PRId64 " bytes were sent again",
+       good, sent);
+    ok(!file_has(session, "add"), "what is done stands in it no more");
+    child_free(&c);
+}
+
+static void test_session_order(void) {
+    struct child c;
+    char line[300], session[300];
+    snprintf(session, sizeof session, "%s", in_work("order"));
+    const char *argv[] = {"./fetcher", "-i", "-", "--session", session, "-d", in_work("o"), "-j", "1", NULL};
+    child_start(&c, argv);
+    for (int i = 0; i < 5; i++) {
+        snprintf(line, sizeof line, "every %dm %s", i + 1, url("/order%d?stall=head", i));
+        tell_child(&c, line);
+    }
+    ok(talk(&c, "first 4", "4 put first") && talk(&c, "first 3", "3 put first"), "two are put first");
+    until(file_has(session, "every 60.000 ") && file_has(session, "/order4"));
+    kill(c.pid, SIGTERM);
+    child_wait(&c);
+    char *text = slurp(session, &(int64_t){0}), *at[5];
+    for (int i = 0; i < 5; i++) {
+        snprintf(line, sizeof line, "every %d.000 http://127.0.0.1:%d/order%d", (i + 1) * 60, server.port, i);
+        at[i] = strstr(text, line);
+    }
+    ok(c.status == 143 && at[0] && at[1] && at[2] && at[3] && at[4] && at[2] < at[3] && at[3] < at[1] &&
+       at[1] < at[4], "an interrupt keeps the session, in the order of the queue: %s", text);
+    free(text);
+    child_free(&c);
+}
+
+/* More than a list may put into the queue: all is restored, and commands are heard all the same. */
+static void test_session_long(void) {
+    struct child c;
+    char session[300], *text = malloc(200000);
+    size_t used = (size_t)sprintf(text, "# fetcher: a session\n");
+    for (int i = 0; i < 1500; i++)
+        used += (size_t)sprintf(text + used, "add %s\n", url("/long%d?stall=head", i));
+    snprintf(session, sizeof session, "%s", in_work("long"));
+    write_file(session, text, used);
+    free(text);
+    child_start(&c, (const char *const[]){"./fetcher", "--session", session, "-i", "-", "-j", "1", "-d", work, NULL});
+    ok(talk(&c, "list", "1500 listed") && talk(&c, "jobs 2", "2 at the same time"), "a session of 1500 is restored");
+    ok(talk(&c, "cancel 7", "7 cancelled") && talk(&c, "quit", "bye"), "and listens");
+    child_wait(&c);
+    ok(entries_in(session) == 1499 && !file_has(session, "/long6?"), "what was left stands in it: %d",
+       entries_in(session));
+    child_free(&c);
+}
+
+/* What a person has paused, and what has failed, is kept by every kind of end. */
+static void test_session_ends(void) {
+    struct child c;
+    char session[300], line[300];
+    snprintf(session, sizeof session, "%s", in_work("ends"));
+    for (int i = 0; i < 2; i++) {
+        const char *argv[] = {"./fetcher", "-i", "-", "--session", session, "-d", work, url("/argv%d?stall=head", i), NULL};
+        unlink(session);
+        child_start(&c, argv);
+        snprintf(line, sizeof line, "%s", url("/ended?status=404"));
+        ok(talk(&c, line, "404 An Error"), "one has failed");
+        snprintf(line, sizeof line, "add %s", url("/held?stall=head"));
+        ok(talk(&c, line, "added 3") && talk(&c, "pause 3", "3 paused") && talk(&c, "add ''", "added 4"), "one is paused");
+        if (i == 0)
+            tell_child(&c, "quit");
+        else
+            kill(c.pid, SIGTERM);
+        child_wait(&c);
+        ok(file_has(session, "/ended?status=404\n") && file_has(session, "/held?stall=head\npause ") &&
+           file_has(session, "/argv") && !file_has(session, "add \n"), "all is kept after %s", i ? "SIGTERM" : "quit");
+        child_free(&c);
+    }
+}
+
+static void test_session_numbers(void) {
+    struct child c;
+    char session[300], line[300];
+    snprintf(session, sizeof session, "%s", in_work("numbers"));
+    snprintf(line, sizeof line, "# fetcher: a session\nadd %s\npause 1\n", url("/held?size=5"));
+    write_file(session, line, strlen(line));
+    c = RUN("--session", session, "-d", in_work("ends.d"), url("/new?size=5"));
+    ok(c.status == 1 && exists(in_work("ends.d/new")) && !exists(in_work("ends.d/held")),
+       "pause N in a session is of its own numbers, whatever else is given");
+    child_free(&c);
+}
+
+static void test_session_whole(void) {
+    struct child c;
+    char session[300], *text = malloc(3000000);
+    int size;
+    snprintf(session, sizeof session, "%s", in_work("whole"));
+    size = sprintf(text, "# fetcher: a session\n");
+    for (int i = 0; i < 30000; i++)
+        size += sprintf(text + size, "add http://127.0.0.1:1/%d\n", i);
+    write_file(session, text, (size_t)size);
+    c = RUN("--session", session, "--retry", "0", "-d", work, "-j", "200", "--per-host", "200");
+    free(text);
+    ok(c.status == 1 && entries_in(session) == 30000, "30,000 that have failed are all kept: %d", entries_in(session));
+    child_free(&c);
+    const char *argv[] = {"./fetcher", "--session", session, "-d", work, "--json", NULL};
+    child_start(&c, argv);
+    fetcher_watch(f, c.out[0], 0, NULL, NULL);
+    until(poll(&(struct pollfd){c.out[0], POLLIN, 0}, 1, 0) == 1);
+    kill(c.pid, SIGTERM);
+    fetcher_watch(f, c.out[0], FETCHER_READ, child_ready, &c);
+    child_wait(&c);
+    ok(c.status == 143 && entries_in(session) == 30000, "and while they are read an interrupt loses none: %d",
+       entries_in(session));
+    child_free(&c);
+}
+
+static void test_session_crash(void) {
+    struct child c;
+    char session[300], line[300];
+    snprintf(session, sizeof session, "%s", in_work("crash"));
+    snprintf(line, sizeof line, "# fetcher: a session\nadd %s\nbogus\n", url("/crash?size=100000&stall=10"));
+    write_file(session, line, strlen(line));
+    child_start(&c, (const char *const[]){"./fetcher", "--session", session, "-i", "-", "-d", work, NULL});
+    turn_for(1500000);                  /* a second later it would have been written */
+    ok(talk(&c, "quit", "bye") && file_has(session, "bogus"), "a session with a bad line is never written");
+    child_wait(&c);
+    child_free(&c);
+}
+
+static void test_bad_sessions(void) {
+    struct child c;
+    char session[300];
+    struct stat st;
+    snprintf(session, sizeof session, "%s", in_work("bad"));
+    write_file(session, "Dear diary\n", 11);
+    c = RUN("--session", session, url("/x?size=3"), "-d", in_work("bs"));
+    ok(said(&c, 1, "is not a session of fetcher's") && file_has(session, "Dear diary"), "a foreign file is refused");
+    child_free(&c);
+    write_file(session, "# fetch", 7);
+    c = RUN("--session", session, url("/x?size=3"), "-d", in_work("bs"));
+    ok(said(&c, 1, "is not a session of fetcher's") && file_has(session, "# fetch"), "nor is one taken that only begins like ours");
+    child_free(&c);
+    write_file(session, "# fetcher: a session\nadd \"http://a.b/\n", 38);
+    c = RUN("--session", session, url("/y?size=3"), "-d", in_work("bs"));
+    ok(said(&c, 1, "bad:2: a quote is not closed") && file_has(session, "add \"http"),
+       "what can't be read is told, and nothing of it is lost");
+    child_free(&c);
+    unlink(session);
+    if (symlink("elsewhere", session) < 0)
+        die("symlink");
+    c = RUN("--session", session, url("/z?size=3"), "-d", in_work("bs"));
+    ok(said(&c, 1, "cannot use") && !exists(in_work("elsewhere")), "a symbolic link is not followed");
+    child_free(&c);
+    c = RUN("--session", "/none/x", url("/z?size=3"), "-d", in_work("bs"));
+    ok(said(&c, 1, "cannot use /none/x: No such file"), "a session that can't be made");
+    child_free(&c);
+    unlink(session);
+    c = RUN("--session", session, url("/w?status=404"), "-d", in_work("bs"));
+    ok(c.status == 1 && file_has(session, "/w?status=404"), "what has failed is kept for the next run");
+    child_free(&c);
+    ok(stat(session, &st) == 0 && (st.st_mode & 0777) == 0600, "and the file is private");
+}
+
+/* ------------------------------------------------------------------------ The terminal
+ * A terminal of our own: a pty, and an interpreter of the escape sequences that shows what a person
+ * would see on the screen.
+ */
+enum { ROWS = 60, COLUMNS = 200 };
+
+struct term {
+    int fd, slave, status;
+    pid_t pid;
+    bool open, hidden, paste, strange;  /* the cursor is hidden; pastes are bracketed; what isn't known came */
+    int rows, columns, row, column;
+    char cell[ROWS][COLUMNS][8];        /* a character each; "" behind a wide one, and where nothing is */
+    char piece[64];                     /* of a character or a sequence */
+    size_t used, bytes;
+};
+
+static void term_scroll(struct term *t) {
+    if (t->row < t->rows)
+        return;
+    memmove(t->cell, t->cell + 1, sizeof t->cell - sizeof *t->cell);
+    memset(t->cell[ROWS - 1], 0, sizeof *t->cell);
+    memset(t->cell[t->rows - 1], 0, sizeof *t->cell);
+    t->row = t->rows - 1;
+}
+
+static void term_erase(struct term *t, bool below) {
+    memset(t->cell[t->row][t->column], 0, (size_t)(COLUMNS - t->column) * sizeof **t->cell);
+    for (int r = t->row + 1; below && r < ROWS; r++)
+        memset(t->cell[r], 0, sizeof *t->cell);
+}
+
+static void term_sequence(struct term *t) {
+    int n = atoi(t->piece + 2), end = t->piece[t->used - 1];
+    n = n ? n : 1;
+    if (end == 'A')
+        t->row = t->row > n ? t->row - n : 0;
+    else if (end == 'B')
+        t->row = t->row + n < t->rows ? t->row + n : t->rows - 1;
+    else if (end == 'J' || end == 'K')
+        term_erase(t, end == 'J');
+    else if (strncmp(t->piece, "\033[?25", 5) == 0)
+        t->hidden = end == 'l';
+    else if (strncmp(t->piece, "\033[?2004", 7) == 0)
+        t->paste = end == 'h';
+    else
+        t->strange |= end != 'm';
+}
+
+static void term_char(struct term *t) {
+    wchar_t wide = 0;
+    int width = mbtowc(&wide, t->piece, t->used) > 0 ? wcwidth(wide) : 1;
+    if (t->column + width > t->columns) {
+        t->column = 0;
+        t->row++;
+        term_scroll(t);
+    }
+    if (width > 0)
+        memcpy(t->cell[t->row][t->column], t->piece, t->used + 1);
+    if (width == 2)
+        t->cell[t->row][t->column + 1][0] = '\0';
+    t->column += width > 0 ? width : 0;
+}
+
+static void term_byte(struct term *t, char c) {
+    bool sequence = t->used > 0 && *t->piece == 27;
+    t->bytes++;
+    if (t->used == 0 && c == '\r')
+        t->column = 0;
+    else if (t->used == 0 && c == '\n') {
+        t->row++;
+        term_scroll(t);
+    } else {
+        t->piece[t->used++] = c;
+        t->piece[t->used] = '\0';
+        if (sequence ? t->used > 2 && c >= '@' : *t->piece != 27 && (utf8_length(t->piece) == t->used || t->used > 4)) {
+            if (sequence)
+                term_sequence(t);
+            else
+                term_char(t);
+            t->used = 0;
+        }
+    }
+}
+
+static void term_ready(struct fetcher *on, int fd, int events, void *arg) {
+    struct term *t = arg;
+    char text[4096];
+    ssize_t n = read(fd, text, sizeof text);
+    (void)events;
+    for (ssize_t i = 0; i < n; i++)
+        term_byte(t, text[i]);
+    if (n > 0)
+        return;
+    (void)fetcher_watch(on, fd, 0, NULL, NULL);
+    t->open = false;
+}
+
+/* What stands on the screen, a line each. */
+static const char *screen(const struct term *t) {
+    static char text[ROWS * COLUMNS * 4];
+    size_t used = 0;
+    for (int r = 0; r < t->rows; r++, text[used++] = '\n')
+        for (int c = 0; c < t->columns; c++) {
+            const char *cell = t->cell[r][c];
+            bool behind_wide = c > 0 && !*cell && strlen(t->cell[r][c - 1]) == 3 &&
+                               (unsigned char)t->cell[r][c - 1][0] > 0xe2;
+            used += (size_t)sprintf(text + used, "%s", *cell ? cell : behind_wide ? "" : " ");
+        }
+    text[used] = '\0';
+    return text;
+}
+
+static bool sees(const struct term *t, const char *words) { return strstr(screen(t), words) != NULL; }
+
+/* Wait until it is to be seen. */
+static bool shows(struct term *t, const char *words) {
+    until(sees(t, words) || !t->open);
+    if (sees(t, words) && !t->strange)
+        return true;
+    printf("# no \"%s\" on the screen:\n", words);
+    for (const char *s = screen(t), *end; (end = strchr(s, '\n')) != NULL; s = end + 1)
+        if (strspn(s, " ") < (size_t)(end - s))
+            printf("# |%.*s\n", (int)(end - s), s);
+    return false;
+}
+
+static void term_size(struct term *t, int rows, int columns) {
+    struct winsize size = {(unsigned short)rows, (unsigned short)columns, 0, 0};
+    t->rows = rows;
+    t->columns = columns;
+    if (t->row >= rows)
+        t->row = rows - 1;
+    if (ioctl(t->fd, TIOCSWINSZ, &size) < 0)
+        die("TIOCSWINSZ");
+}
+
+static void term_start(struct term *t, int rows, int columns, const char *const *argv) {
+    memset(t, 0, sizeof *t);
+    if ((t->fd = posix_openpt(O_RDWR | O_NOCTTY)) < 0 || grantpt(t->fd) < 0 || unlockpt(t->fd) < 0 ||
+        (t->slave = open(ptsname(t->fd), O_RDWR | O_NOCTTY | O_CLOEXEC)) < 0)
+        die("pty");
+    term_size(t, rows, columns);
+    if ((t->pid = fork()) < 0)
+        die("fork");
+    if (t->pid == 0) {
+        setsid();
+        ioctl(t->slave, TIOCSCTTY, 0);
+        for (int i = 0; i < 3; i++)
+            dup2(t->slave, i);
+        for (int fd = 3; fd < 200; fd++)
+            close(fd);
+        setenv("TERM", "xterm", 0);
+        setenv("LC_ALL", "C.UTF-8", 0);
+        setenv("PS1", "ready> ", 1);
+        execvp(argv[0], (char *const *)(uintptr_t)argv);
+        _exit(127);
+    }
+    t->open = true;
+    if (fetcher_watch(f, t->fd, FETCHER_READ, term_ready, t) < 0)
+        die("watch");
+}
+
+#define TERM(t, rows, columns, ...) \
+    term_start(t, rows, columns, (const char *const[]){"./fetcher", "--stall-timeout", "300", "-d", in_work("term"), __VA_ARGS__, NULL})
+
+static void type(const struct term *t, const char *keys) {
+    if (write(t->fd, keys, strlen(keys)) != (ssize_t)strlen(keys))
+        die("write");
+}
+
+/* Wait for its end, and see that the terminal is as it was. */
+static bool term_end(struct term *t) {
+    struct termios now;
+    int status = 0;
+    pid_t gone;
+    until((gone = waitpid(t->pid, &status, WNOHANG)) != 0);
+    if (gone == 0)
+        kill(t->pid, SIGKILL);
+    if (gone == 0)
+        waitpid(t->pid, &status, 0);
+    t->status = WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+    for (int i = 0; i < 20; i++)
+        fetcher_step(f, 0);
+    bool restored = tcgetattr(t->slave, &now) == 0 && (now.c_lflag & ICANON) && (now.c_lflag & ECHO) &&
+                    (now.c_iflag & IXON) && !t->hidden && !t->paste;
+    (void)fetcher_watch(f, t->fd, 0, NULL, NULL);
+    close(t->fd);
+    close(t->slave);
+    return restored;
+}
+
+static void term_kill(struct term *t) {
+    kill(t->pid, SIGTERM);
+    (void)term_end(t);
+}
+
+/* The text of the line with these words. */
+static const char *line_with(struct term *t, const char *words) {
+    static char line[COLUMNS * 4];
+    const char *s = screen(t), *found = strstr(s, words), *begin = found;
+    while (begin && begin > s && begin[-1] != '\n')
+        begin--;
+    snprintf(line, sizeof line, "%.*s", found ? (int)strcspn(begin, "\n") : 0, found ? begin : "");
+    return line;
+}
+
+static const char *term_url(int i) { return url("/row%d.bin?size=100000&stall=50000", i); }
+
+static void test_terminal(void) {
+    struct term t;
+    char urls[12][100], gone[100], small[100];
+    for (int i = 0; i < 12; i++)
+        snprintf(urls[i], sizeof urls[i], "%s", term_url(i));
+    snprintf(gone, sizeof gone, "%s", url("/gone?status=404"));
+    snprintf(small, sizeof small, "%s", url("/small.txt?size=3000"));
+    TERM(&t, 24, 80, "-j", "4", small, gone, urls[0], urls[1], urls[2], urls[3], urls[4], urls[5], urls[6], urls[7],
+         urls[8], urls[9], urls[10], urls[11]);
+    ok(shows(&t, "1 done, 1 failed, 8 waiting"), "a line of totals");
+    ok(shows(&t, "small.txt: 2.9 KiB in 0.0") && shows(&t, ": 404 An Error"), "a line for each that has ended, above");
+    ok(shows(&t, "   4  ") && strstr(line_with(&t, "row0.bin"), ">   3  ") && shows(&t, " 50%") &&
+       strstr(line_with(&t, "row0.bin"), "█████▌") && strstr(line_with(&t, "row0.bin"), "97.7 KiB"),
+       "a row has number, name, bar, per cent and size: %s", line_with(&t, "row0.bin"));
+    ok(strstr(line_with(&t, "row9.bin"), "waiting") && strstr(line_with(&t, "gone"), "404"), "or the state");
+    type(&t, "jj");
+    ok(shows(&t, ">   5  "), "j chooses the next row");
+    type(&t, "k");
+    ok(shows(&t, ">   4  "), "k the one before");
+    type(&t, "\033[B\033OB\033[A");
+    ok(shows(&t, ">   5  "), "so do the arrows");
+    type(&t, "p");
+    until(strstr(line_with(&t, "row2.bin"), "paused"));
+    ok(strstr(line_with(&t, "row2.bin"), ">   5 ") && shows(&t, "5 paused"), "p pauses it: %s", line_with(&t, "row2.bin"));
+    type(&t, "p");
+    until(strstr(line_with(&t, "row2.bin"), "waiting"));
+    ok(strstr(line_with(&t, "row2.bin"), "waiting"), "and lets it go on");
+    type(&t, "f");
+    ok(shows(&t, "5 put first"), "f puts it first");
+    type(&t, "c");
+    ok(shows(&t, "5 cancelled"), "c cancels it");
+    until(!sees(&t, "row2.bin"));
+    ok(!sees(&t, "row2.bin"), "and it is gone");
+    type(&t, "+");
+    ok(shows(&t, "5 at the same time"), "+ lets more run");
+    type(&t, "-");
+    ok(shows(&t, "4 at the same time"), "- less");
+    type(&t, "G");
+    ok(shows(&t, ">   2  gone"), "G goes to the end");
+    type(&t, "r");
+    ok(shows(&t, "2 tried again"), "r tries what has failed again");
+    type(&t, "?");
+    ok(shows(&t, "p pause or resume"), "? shows the keys");
+    type(&t, ":limt 30k\033[H\033[C\033[C\033[Ci");
+    ok(shows(&t, ": limit 30k"), "the line of the prompt is edited");
+    type(&t, "\r");
+    ok(shows(&t, "30.0 KiB a second") && !sees(&t, ": limit"), "and executed");
+    type(&t, "a\033[A");
+    ok(shows(&t, ": limit 30k"), "its history");
+    type(&t, "\027\x7f ä日x\033[D\x7f\033[D\x7f");
+    ok(shows(&t, ": limitäx"), "is edited, by characters");
+    type(&t, "\005\025nonsense\r");
+    ok(shows(&t, "nonsense: not a URL and not a command"), "what is wrong is told");
+    type(&t, ":xyz");
+    ok(shows(&t, ": xyz"), "ESC");
+    type(&t, "\033");
+    until(!sees(&t, ": xyz"));
+    ok(!sees(&t, ": xyz"), "closes the prompt");
+    type(&t, "q");
+    ok(shows(&t, "quit? (y/n)"), "q asks");
+    type(&t, "n");
+    until(!sees(&t, "quit?"));
+    type(&t, "qy");
+    ok(term_end(&t) && t.status == 1, "y ends it, and the terminal is as it was");
+    ok(sees(&t, "bye") && sees(&t, "p pause or resume") && !sees(&t, "row0.bin") && !sees(&t, "waiting"),
+       "what was said is still there, the rows are not");
+}
+
+static void test_terminal_idle(void) {
+    struct term t;
+    size_t bytes;
+    TERM(&t, 24, 80, "-j", "3");
+    ok(shows(&t, "a: enter a URL") && shows(&t, "0 done, 0 failed"), "without a URL it waits for commands");
+    bytes = t.bytes;
+    turn_for(300000);
+    ok(t.bytes == bytes, "and draws nothing while nothing happens");
+    type(&t, "a");
+    type(&t, url("/idle.bin?size=100\r"));
+    ok(shows(&t, "idle.bin: 100 bytes in 0.0") && shows(&t, "1 done"), "a URL is typed and fetched");
+    type(&t, "q");
+    ok(term_end(&t) && t.status == 0, "q ends it without a question");
+}
+
+/* Do all characters stand where they should: are the per cents below each other? */
+static int column_of(struct term *t, const char *row, const char *what) {
+    for (int r = 0; r < t->rows; r++) {
+        char line[COLUMNS * 8] = "";
+        int at = -1;
+        for (int c = 0; c < t->columns; c++) {
+            if (at < 0 && *t->cell[r][c] == *what)
+                at = c;
+            strcat(line, t->cell[r][c]);
+        }
+        if (strstr(line, row))
+            return at;
+    }
+    return -1;
+}
+
+static void test_terminal_sizes(void) {
+    struct term t;
+    char urls[30][100];
+    const char *argv[40] = {"./fetcher", "-d", in_work("term"), "-j", "3"};
+    for (int i = 0; i < 30; i++) {
+        snprintf(urls[i], sizeof urls[i], "%s", i == 1 ? url("/%%E6%%97%%A5%%E6%%9C%%AC.bin?size=100000&stall=50000")
+                                                       : term_url(i));
+        argv[5 + i] = urls[i];
+    }
+    term_start(&t, 10, 40, argv);
+    ok(shows(&t, "0 done, 0 failed, 27 waiting") && shows(&t, "+ 26 more"), "40x10: four rows, the others are counted");
+    ok(shows(&t, "日本") && column_of(&t, "日本", "%") > 10 &&
+       column_of(&t, "日本", "%") == column_of(&t, "row0", "%"), "wide characters take their place");
+    type(&t, "jjjjjjjj");
+    ok(shows(&t, ">   9 ") && !sees(&t, "row0"), "the rows scroll");
+    type(&t, "\033[6~");
+    ok(shows(&t, ">  15 ") || shows(&t, ">  16 "), "by pages, too");
+    type(&t, "g");
+    ok(shows(&t, ">   1 "), "g goes back");
+    term_size(&t, 60, 200);
+    ok(shows(&t, "row29.bin") && !sees(&t, "more"), "200x60: a resize shows at once");
+    ok(shows(&t, "longest wait "), "with all of the totals");
+    term_size(&t, 24, 80);
+    ok(shows(&t, "+ 16 more"), "and back");
+    kill(t.pid, SIGTERM);
+    ok(term_end(&t) && t.status == 143, "SIGTERM leaves the terminal as it was");
+    term_start(&t, 24, 80, argv);
+    ok(shows(&t, "waiting"), "running");
+    kill(t.pid, SIGSEGV);
+    ok(term_end(&t) && t.status == 1000 + SIGSEGV, "so does a crash");
+}
+
+static void test_terminal_paste(void) {
+    struct term t;
+    char text[30000] = "\033[200~";
+    for (int i = 0; i < 200; i++) {
+        strcat(text, url("/paste%d?size=50", i));
+        strcat(text, "\r");
+    }
+    strcat(text, "\033[201~");
+    TERM(&t, 24, 80, "--per-host", "16");
+    ok(shows(&t, "a: enter a URL"), "a paste");
+    for (size_t at = 0, n = strlen(text); at < n; fetcher_step(f, 5)) {
+        ssize_t wrote = write(t.fd, text + at, n - at < 1000 ? n - at : 1000);
+        at += wrote > 0 ? (size_t)wrote : 0;
+    }
+    ok(shows(&t, "200 done, 0 failed, 0 waiting"), "of 200 URLs fetches them all");
+    until(!sees(&t, "\n:"));
+    type(&t, "q");
+    ok(term_end(&t) && t.status == 0, "and that was it");
+}
+
+static void test_terminal_jobs(void) {
+    struct term t;
+    char command[400];
+    term_start(&t, 24, 80, (const char *const[]){"sh", "-i", NULL});
+    ok(shows(&t, "ready> "), "a shell");
+    snprintf(command, sizeof command, "./fetcher --stall-timeout 300 -d %s '%s' '%s'\r", in_work("job"),
+             url("/job1?size=100000&stall=50000&times=1"), url("/job2?size=3000000&slow=15000"));
+    type(&t, command);
+    ok(shows(&t, " 50%"), "a download");
+    type(&t, "\032");
+    ok(shows(&t, "topped") && !t.hidden && !t.paste, "^Z gives the terminal back");
+    type(&t, "echo al''ive\r");
+    ok(shows(&t, "alive"), "to the shell");
+    type(&t, "fg\r");
+    until(t.hidden && sees(&t, "waiting"));
+    ok(t.hidden && shows(&t, " 50%"), "fg shows the rows again");
+    type(&t, "\032");
+    until(!t.hidden);
+    type(&t, "bg\r");
+    until(exists(in_work("job/job2")));
+    ok(file_is(in_work("job/job2"), 3000000, "/job2", 0), "in the background it goes on");
+    ok(shows(&t, "job2: 2.9 MiB in") && !t.hidden, "tells of it in lines, and draws nothing");
+    type(&t, "fg\r");
+    until(t.hidden);
+    ok(shows(&t, "1 done, 0 failed"), "and in the foreground the rows come back");
+    type(&t, "\003");
+    until(!t.hidden);
+    type(&t, "echo status $?\r");
+    ok(shows(&t, "status 130"), "^C ends it");
+    type(&t, "exit\r");
+    ok(term_end(&t), "and the shell has its terminal");
+}
+
+static void test_terminal_stopped(void) {
+    struct term t;
+    size_t bytes;
+    TERM(&t, 24, 80, url("/xoff?size=2000000&slow=20000"), term_url(0));
+    ok(shows(&t, "row0.bin"), "a download");
+    type(&t, "\023");
+    until(exists(in_work("term/xoff")));
+    bytes = t.bytes;
+    turn_for(300000);
+    ok(exists(in_work("term/xoff")) && t.bytes == bytes && !sees(&t, "1 done"), "^S stops the terminal, and nothing else");
+    type(&t, "\021");
+    ok(shows(&t, "xoff: 1.9 MiB in") && shows(&t, "1 done"), "^Q shows what has happened");
+    type(&t, "\023");
+    kill(t.pid, SIGTERM);
+    ok(term_end(&t), "it can be ended while it is stopped");
+}
+
+static void test_terminal_lost(void) {
+    struct term t;
+    int status = -1;
+    TERM(&t, 24, 80, url("/lost?size=3000000&slow=30000"));
+    ok(shows(&t, "%"), "a download");
+    (void)fetcher_watch(f, t.fd, 0, NULL, NULL);
+    close(t.slave);
+    close(t.fd);
+    until(waitpid(t.pid, &status, WNOHANG) == t.pid);
+    ok(WIFEXITED(status) && WEXITSTATUS(status) == 0 && file_is(in_work("term/lost"), 3000000, "/lost", 0),
+       "a terminal that vanishes does not end the download");
+}
+
+/* What an unkind hand may type. */
+static void test_terminal_abuse(void) {
+    struct term t;
+    static char bad[6000 * 12];
+    TERM(&t, 24, 80, term_url(0));
+    ok(shows(&t, " 50%"), "a download");
+    type(&t, ":\xa3\033[D\033[Dx\033[C\xa3\x7f\x7f\x7f\033[Dlist\r");
+    ok(shows(&t, "1 listed") || shows(&t, "not a URL"), "broken characters in the prompt");
+    type(&t, "\033[12;34;56;78;90;12;34;56Z\033[\033[?x\033Oq");
+    type(&t, "j?");
+    ok(shows(&t, "p pause or resume"), "and sequences that nobody knows");
+    until(!sees(&t, "y/n"));
+    type(&t, "q");
+    until(sees(&t, "y/n"));
+    type(&t, "\033[200~list\r\033[201~");
+    until(sees(&t, "1 listed") && !sees(&t, "y/n"));
+    ok(!sees(&t, "y/n") && sees(&t, "row0.bin"), "a paste is no answer to a question, and no keys");
+    kill(t.pid, SIGQUIT);
+    ok(term_end(&t) && t.status == 1000 + SIGQUIT, "SIGQUIT leaves the terminal as it was");
+    for (int i = 0; i < 6000; i++)
+        memcpy(bad + i * 10, "nonsense!\n", 10);
+    write_file(in_work("badlist"), bad, 60000);
+    TERM(&t, 24, 80, "-i", in_work("badlist"));
+    bool restored = term_end(&t);
+    ok(restored && t.status == 1 && sees(&t, "badlist:6000:"), "6000 lines of complaints are all told: %d %d %s", restored, t.status,
+       line_with(&t, "badlist:60"));
+    TERM(&t, 5, 20, url("/tiny-window-and-a-long-name?size=10&stall=5"), term_url(1));
+    ok(shows(&t, "row1.bin"), "a window of 20x5");
+    term_size(&t, 2, 3);
+    type(&t, "jk");
+    term_size(&t, 24, 80);
+    ok(shows(&t, " 50%"), "and smaller still");
+    term_kill(&t);
+}
+
+/* Which programs want no pictures: dumb terminals, logs, screen readers. */
+static void test_terminal_plain(void) {
+    static const char *const with[][3] = {
+        {"TERM=dumb", "", "dumb terminals get lines"}, {"A=b", "--plain", "--plain"}, {"A=b", "--quiet", "--quiet"},
+    };
+    struct term t;
+    for (int i = 0; i < 3; i++) {
+        char command[300];
+        snprintf(command, sizeof command, "%s ./fetcher -d %s %s --overwrite '%s'", with[i][0], in_work("term"), with[i][1],
+                 url("/plain.bin?size=10"));
+        term_start(&t, 24, 80, (const char *const[]){"sh", "-c", command, NULL});
+        ok(term_end(&t) && t.status == 0 && !t.strange && sees(&t, "plain.bin: 10 bytes") == (i != 2) &&
+           !sees(&t, "done"), "%s", with[i][2]);
+    }
+    term_start(&t, 24, 80, (const char *const[]){"./fetcher", "--plain", "-d", in_work("term"), NULL});
+    type(&t, "help\n");
+    ok(shows(&t, "pause   N|all"), "without a URL it takes commands as lines there");
+    type(&t, "\004");
+    ok(term_end(&t) && t.status == 0, "until the end of file");
+}
+
+static void test_terminal_color(void) {
+    static const struct { const char *set, *option; bool color; } t[] = {
+        {"A=b", "-v", true}, {"NO_COLOR=1", "-v", false}, {"NO_COLOR=", "-v", true}, {"NO_COLOR=1", "--color=always", true},
+        {"A=b", "--color=never", false}, {"A=b", "--color=auto", true},
+    };
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        char command[300];
+        struct child c;
+        snprintf(command, sizeof command, "command -v script >/dev/null || exit 77; %s TERM=xterm LC_ALL=C.UTF-8 script -qec "
+                 "\"./fetcher %s -d %s --overwrite '%s'\" /dev/null </dev/null", t[i].set, t[i].option, in_work("term"),
+                 url("/color?size=200000&slow=20000"));
+        c = SH(command);
+        if (c.status == 77)
+            skip("colors", "no script(1)");
+        else
+            ok(c.status == 0 && (strstr(c.text[0], "\033[32m") != NULL) == t[i].color, "%s %s: %s", t[i].set, t[i].option,
+               t[i].color ? "colors" : "no colors");
+        child_free(&c);
+    }
+    struct child c = RUN("--color=blue", "http://a.b/");
+    ok(said(&c, 2, "--color: auto, always or never, not blue"), "--color=blue");
+    child_free(&c);
+}
+
+/* ------------------------------------------------------------------------ The window
+ * On an X server of its own (Xvfb). Keys and mouse come from xdotool, selections from xclip; what is
+ * dropped comes from a small source of drops in this process.
+ */
+#ifdef FETCHER_X11
+static struct {
+    Display *d;
+    pid_t server;
+    char name[16];
+    Window source;              /* of drops */
+    const char *drop;           /* its text */
+    int status, finished;       /* answers that have come */
+} desk;
+
+static bool tool(const char *name) {
+    char script[100];
+    snprintf(script, sizeof script, "command -v %s >/dev/null", name);
+    struct child c = SH(script);
+    child_free(&c);
+    return c.status == 0;
+}
+
+static bool desk_open(const char *what) {
+    int number[2];
+    char fd[16];
+    ssize_t n;
+    if (!tool("Xvfb") || !tool("xdotool") || !tool("xclip")) {
+        skip(what, "needs Xvfb, xdotool and xclip");
+        return false;
+    }
+    memset(&desk, 0, sizeof desk);
+    if (pipe(number) < 0 || (desk.server = fork()) < 0)
+        die("fork");
+    if (desk.server == 0) {
+        int null = open("/dev/null", O_RDWR);
+        dup2(null, 1);
+        dup2(null, 2);
+        snprintf(fd, sizeof fd, "%d", number[1]);
+        execlp("Xvfb", "Xvfb", "-displayfd", fd, "-screen", "0", "1280x900x24", "-nolisten", "tcp", (char *)NULL);
+        _exit(127);
+    }
+    close(number[1]);
+    desk.name[0] = ':';
+    for (size_t used = 1; (n = read(number[0], desk.name + used, sizeof desk.name - 1 - used)) > 0; used += (size_t)n)
+        if (memchr(desk.name + used, '\n', (size_t)n))
+            break;
+    close(number[0]);
+    desk.name[strcspn(desk.name, "\n")] = '\0';
+    setenv("DISPLAY", desk.name, 1);
+    XSetErrorHandler(error_ignored);
+    XSetIOErrorHandler(server_gone);
+    memset(&window, 0, sizeof window);
+    if ((desk.d = window.d = XOpenDisplay(NULL)) == NULL || !pens_open(&window, false))
+        die("X server");
+    XSetIOErrorExitHandler(desk.d, server_left, NULL);
+    return true;
+}
+
+static void desk_close(void) {
+    FcFontSetDestroy(window.set);
+    FcPatternDestroy(window.pattern);
+    kill(desk.server, SIGCONT);
+    for (int i = 0; i < window.fonts; i++)
+        XftFontClose(desk.d, window.font[i]);
+    XCloseDisplay(desk.d);
+    FcFini();
+    kill(desk.server, SIGKILL);
+    waitpid(desk.server, NULL, 0);
+    unsetenv("DISPLAY");
+}
+
+static void xdo(const char *format, ...) {
+    char script[2000];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(script, sizeof script, format, args);
+    va_end(args);
+    struct child c = SH(script);
+    if (c.status)
+        printf("# %s: %s\n", script, c.text[1]);
+    child_free(&c);
+}
+
+static Atom atom_of(const char *name) { return XInternAtom(desk.d, name, False); }
+
+/* A property, as text; "" if there is none. */
+static const char *property(Window id, const char *name) {
+    static char text[300];
+    Atom type;
+    int format;
+    unsigned long n = 0, left;
+    unsigned char *data = NULL;
+    text[0] = '\0';
+    if (XGetWindowProperty(desk.d, id, atom_of(name), 0, 64, False, AnyPropertyType, &type, &format, &n, &left, &data) == Success && n > 0) {
+        if (format == 8)
+            snprintf(text, sizeof text, "%.*s%s%.*s", (int)n, data, strlen((char *)data) + 1 < n ? " " : "",
+                     (int)n, strlen((char *)data) + 1 < n ? (char *)data + strlen((char *)data) + 1 : "");
+        else
+            snprintf(text, sizeof text, "%lu", *(unsigned long *)(void *)data);
+    }
+    if (data)
+        XFree(data);
+    return text;
+}
+
+struct gui { struct child c; Window id; };
+
+/* The window of a process, when it is to be seen. */
+static Window window_of(pid_t pid) {
+    Window root, parent, *child = NULL, found = None;
+    unsigned n = 0;
+    XWindowAttributes a;
+    XQueryTree(desk.d, DefaultRootWindow(desk.d), &root, &parent, &child, &n);
+    for (unsigned i = 0; i < n; i++)
+        if (atol(property(child[i], "_NET_WM_PID")) == pid && XGetWindowAttributes(desk.d, child[i], &a) &&
+            a.map_state == IsViewable)
+            found = child[i];
+    if (child)
+        XFree(child);
+    return found;
+}
+
+static void gui_start(struct gui *g, const char *const *argv) {
+    child_start(&g->c, argv);
+    until((g->id = window_of(g->c.pid)) != None || !g->c.open[0]);
+    if (g->id)
+        XSetInputFocus(desk.d, g->id, RevertToParent, CurrentTime);
+    XSync(desk.d, False);
+}
+
+#define GUI(g, ...) gui_start(g, (const char *const[]){"./fetcher", "-w", "--stall-timeout", "300", "-d", in_work("gui"), __VA_ARGS__, NULL})
+
+static bool tells(struct gui *g, const char *words) {
+    until(strstr(g->c.text[0], words) || !g->c.open[0]);
+    if (strstr(g->c.text[0], words))
+        return true;
+    printf("# no \"%s\" in: %s%s\n", words, g->c.text[0], g->c.text[1]);
+    return false;
+}
+
+/* How many pixels of this color does the window have, between these heights? */
+static int pixels(struct gui *g, enum ink ink, bool dark, int top, int bottom) {
+    XWindowAttributes a;
+    int n = 0;
+    if (!XGetWindowAttributes(desk.d, g->id, &a) || top >= a.height)
+        return 0;
+    bottom = bottom < a.height ? bottom : a.height;
+    bottom = bottom < 900 - a.y ? bottom : 900 - a.y;           /* what is not on the screen can't be had */
+    int width = a.width < 1280 - a.x ? a.width : 1280 - a.x;
+    XImage *image = XGetImage(desk.d, g->id, 0, top, (unsigned)width, (unsigned)(bottom - top), AllPlanes, ZPixmap);
+    for (int y = 0; image && y < bottom - top; y++)
+        for (int x = 0; x < width; x++)
+            n += (XGetPixel(image, x, y) & 0xffffff) == palette[dark][ink];
+    if (image)
+        XDestroyImage(image);
+    return n;
+}
+
+/* In the row of that number on the screen. */
+static int row_pixels(struct gui *g, enum ink ink, int row) {
+    return pixels(g, ink, false, line_y(&window, row + 1) + 1, line_y(&window, row + 2) - 1);
+}
+
+static int end_of(struct gui *g) {
+    child_wait(&g->c);
+    return g->c.status;
+}
+
+static void gui_quit(struct gui *g) {
+    kill(g->c.pid, SIGTERM);
+    (void)end_of(g);
+    child_free(&g->c);
+}
+
+static void test_window(void) {
+    struct gui g;
+    if (!desk_open("window"))
+        return;
+    GUI(&g, NULL);
+    ok(g.id && strcmp(property(g.id, "_NET_WM_NAME"), "fetcher") == 0 && strcmp(property(g.id, "WM_CLASS"), "fetcher Fetcher") == 0 &&
+       atol(property(g.id, "WM_PROTOCOLS")) == (long)atom_of("WM_DELETE_WINDOW") && atol(property(g.id, "XdndAware")) == 5 &&
+       *property(g.id, "WM_CLIENT_MACHINE") && *property(g.id, "WM_NORMAL_HINTS"), "a window with its properties");
+    until(pixels(&g, INK, false, 0, line_y(&window, 1)) > 0);
+    ok(pixels(&g, INK, false, 0, line_y(&window, 1)) > 0, "with a caret in its entry");
+    xdo("xdotool type --delay 2 '%s'; xdotool key Return", url("/typed.txt?size=3000"));
+    ok(tells(&g, "gui/typed.txt: 2.9 KiB in ") && file_is(in_work("gui/typed.txt"), 3000, "/typed.txt", 0), "a URL that is typed is fetched");
+    xdo("xdotool type --delay 2 'nonsense'; xdotool key Return");
+    ok(tells(&g, "nonsense: not a URL and not a command"), "and what is none is told");
+    until(pixels(&g, RED, false, line_y(&window, 2), 2000) > 0);
+    ok(pixels(&g, RED, false, line_y(&window, 2), 2000) > 0, "in the window as well, in red");
+    xdo("xdotool type --delay 2 'limit 400k'; xdotool key shift+Home ctrl+c BackSpace");
+    struct child c = SH("xclip -o -selection clipboard");
+    ok(strcmp(c.text[0], "limit 400k") == 0, "^C copies what shift selects: %s", c.text[0]);
+    child_free(&c);
+    xdo("xdotool key ctrl+v Left Left Delete 0 Home Delete l Return");
+    ok(tells(&g, "400.0 KiB a second"), "^V pastes it, and the line is edited where the caret is");
+    xdo("xdotool type --delay 2 'stats'; xdotool key ctrl+a ctrl+x; xdotool type --delay 2 'jobs 2'; xdotool key Return");
+    ok(tells(&g, "2 at the same time"), "^A selects all, ^X takes it away");
+    xdo("xdotool key Up Return");
+    until(strstr(strstr(g.c.text[0], "2 at the same") + 5, "2 at the same") != NULL);
+    ok(strstr(strstr(g.c.text[0], "2 at the same") + 5, "2 at the same"), "the history");
+    xdo("xdotool type --delay 2 'quit'; xdotool key Return");
+    ok(end_of(&g) == 0, "and quit ends it");
+    child_free(&g.c);
+    desk_close();
+}
+
+static void test_window_rows(void) {
+    struct gui g;
+    if (!desk_open("window_rows"))
+        return;
+    char list[4000];
+    size_t used = 0;
+    for (int i = 0; i < 40; i++)
+        used += (size_t)sprintf(list + used, "%s\n", term_url(i));
+    write_file(in_work("list"), list, used);
+    GUI(&g, "-i", in_work("list"), "-j", "4");
+    until(row_pixels(&g, BAR, 3) > 0);
+    ok(row_pixels(&g, CHOSEN, 0) > 0 && row_pixels(&g, CHOSEN, 1) == 0, "the first row is chosen");
+    int bar = row_pixels(&g, BAR, 1), track = row_pixels(&g, TRACK, 1);
+    ok(bar > 0 && abs(bar - track) < bar / 8 && row_pixels(&g, TRACK, 5) == 0, "half a bar for half a file, none for what waits: %d %d", bar, track);
+    xdo("xdotool key Tab j");
+    until(row_pixels(&g, CHOSEN, 1) > 0);
+    ok(row_pixels(&g, CHOSEN, 1) > 0 && row_pixels(&g, CHOSEN, 0) == 0, "Tab goes to the rows, j to the next");
+    xdo("xdotool mousemove --window %lu 100 %d click 5 click 1 key r", g.id, line_y(&window, 9) + 4);
+    ok(tells(&g, "12 has nothing to retry"), "the wheel turns the rows, and a click chooses one");
+    xdo("xdotool key p");
+    ok(tells(&g, "12 paused"), "p pauses it");
+    xdo("xdotool key p c");
+    ok(tells(&g, "12 resumed") && tells(&g, "12 cancelled"), "p lets it go on, c gives it up");
+    xdo("xdotool key g j f");
+    ok(tells(&g, "2 put first"), "f puts it first");
+    xdo("xdotool key g key Page_Down key ctrl+c");
+    struct child c = SH("xclip -o -selection clipboard");
+    ok(strstr(c.text[0], "/row"), "^C copies the row's URL");
+    child_free(&c);
+    xdo("xdotool key question");
+    ok(tells(&g, "up down page home end"), "? shows the keys");
+    const char *title = property(g.id, "_NET_WM_NAME");
+    ok(strstr(title, "0/39 - ") && strstr(title, "fetcher"), "the title tells how far it is: %s", title);
+    ok(strcmp(property(g.id, "WM_ICON_NAME"), "0/39") == 0, "and so does the icon's");
+    xdo("xdotool key q");
+    until(pixels(&g, AMBER, false, 0, 2000) > 0);
+    ok(pixels(&g, AMBER, false, 0, 2000) > 0 && g.c.open[0], "q asks while something runs");
+    xdo("xdotool key y");
+    ok(end_of(&g) == 1, "and y ends it");
+    child_free(&g.c);
+    desk_close();
+}
+
+static void test_window_paste(void) {
+    struct gui g;
+    char *list, *big = malloc(400000);
+    size_t used = 0;
+    if (!desk_open("window_paste"))
+        return;
+    if (!big || (list = malloc(40000)) == NULL)
+        die("malloc");
+    GUI(&g, NULL);
+    for (int i = 0; i < 200; i++)
+        used += (size_t)sprintf(list + used, "%s\n", url("/pasted%d?size=100", i));
+    write_file(in_work("pasted"), list, used);
+    xdo("xclip -selection clipboard -i %s >/dev/null 2>&1; xdotool key ctrl+v", in_work("pasted"));
+    until(names_in(in_work("gui")) == 200);
+    ok(names_in(in_work("gui")) == 200, "200 URLs are pasted from the clipboard: %d", names_in(in_work("gui")));
+    xdo("printf 'jobs 7' | xclip -selection primary >/dev/null 2>&1; xdotool mousemove --window %lu 100 %d click 2 key Return", g.id, line_y(&window, 0) + 3);
+    ok(tells(&g, "7 at the same time"), "the middle button pastes the selection");
+    memset(big, 'x', 400000);
+    write_file(in_work("big"), big, 400000);
+    xdo("xclip -selection clipboard -i %s >/dev/null 2>&1; xdotool key ctrl+v", in_work("big"));
+    ok(tells(&g, "the paste: it is too large"), "what is too large is refused");
+    xdo("printf 'jo\\033[201~bs\\001 9' | xclip -selection clipboard >/dev/null 2>&1; xdotool key ctrl+v Return");
+    ok(tells(&g, "jo: not a URL and not a command"), "control characters are no keys");
+    xdo("printf 'jobs 5 and more' | xclip -selection clipboard >/dev/null 2>&1; xdotool key ctrl+v");
+    xdo("xdotool mousemove --window %lu %d %d mousedown 1 mousemove_relative -- %d 0 mouseup 1", g.id, 2 * window.pad + 6 * window.cell + 1,
+        line_y(&window, 0) + 3, 9 * window.cell);
+    until(pixels(&g, MARKED, false, 0, line_y(&window, 1)) > 0);
+    ok(pixels(&g, MARKED, false, 0, line_y(&window, 1)) > 0, "the mouse selects");
+    struct child c = SH("xclip -o -selection primary");
+    ok(strcmp(c.text[0], " and more") == 0, "and that is the selection: \"%s\"", c.text[0]);
+    child_free(&c);
+    xdo("xdotool key BackSpace Return");
+    ok(tells(&g, "5 at the same time"), "which a key takes away");
+    gui_quit(&g);
+    desk_close();
+    free(list);
+    free(big);
+}
+
+/* -- drops -- */
+static void source_message(Window target, const char *type, long l0, long l2, long l4) {
+    XEvent e = {.xclient = {.type = ClientMessage, .window = target, .message_type = atom_of(type), .format = 32}};
+    e.xclient.data.l[0] = l0;
+    e.xclient.data.l[2] = l2;
+    e.xclient.data.l[4] = l4;
+    XSendEvent(desk.d, target, False, NoEventMask, &e);
+    XFlush(desk.d);
+}
+
+static bool source_events(void) {
+    while (XPending(desk.d)) {
+        XEvent e, answer;
+        XNextEvent(desk.d, &e);
+        if (e.type == ClientMessage && e.xclient.message_type == atom_of("XdndStatus"))
+            desk.status = (int)e.xclient.data.l[1] & 1 ? 1 : -1;
+        if (e.type == ClientMessage && e.xclient.message_type == atom_of("XdndFinished"))
+            desk.finished = (int)e.xclient.data.l[1] & 1 ? 1 : -1;
+        if (e.type != SelectionRequest)
+            continue;
+        XSelectionRequestEvent *r = &e.xselectionrequest;
+        bool known = r->target == atom_of("text/uri-list") && desk.drop;
+        answer = (XEvent){.xselection = {.type = SelectionNotify, .requestor = r->requestor, .selection = r->selection,
+                                         .target = r->target, .time = r->time, .property = known ? r->property : None}};
+        if (known)
+            XChangeProperty(desk.d, r->requestor, r->property, r->target, 8, PropModeReplace, (const unsigned char *)desk.drop,
+                            (int)strlen(desk.drop));
+        XSendEvent(desk.d, r->requestor, False, NoEventMask, &answer);
+        XFlush(desk.d);
+    }
+    return true;
+}
+
+/* Drop a text on the window, as a browser would. Returns what the window says to it: 1 or -1. */
+static int drop(struct gui *g, const char *text) {
+    if (!desk.source)
+        desk.source = XCreateSimpleWindow(desk.d, DefaultRootWindow(desk.d), 0, 0, 1, 1, 0, 0, 0);
+    desk.drop = text;
+    desk.status = desk.finished = 0;
+    XSetSelectionOwner(desk.d, atom_of("XdndSelection"), desk.source, CurrentTime);
+    source_message(g->id, "XdndEnter", (long)desk.source, (long)atom_of("text/uri-list"), 0);
+    source_message(g->id, "XdndPosition", (long)desk.source, 100 << 16 | 100, (long)atom_of("XdndActionCopy"));
+    until(source_events() && desk.status);
+    source_message(g->id, "XdndDrop", (long)desk.source, CurrentTime, 0);
+    until(source_events() && desk.finished);
+    return desk.status == 1 ? desk.finished : 0;
+}
+
+static void test_window_drop(void) {
+    struct gui g;
+    char text[500], *big = calloc(1, 100001);
+    if (!desk_open("window_drop"))
+        return;
+    if (!big)
+        die("calloc");
+    GUI(&g, NULL);
+    xdo("xdotool type --delay 2 'half a li'");
+    snprintf(text, sizeof text, "# from a browser\r\n%s\r\n%s\r\nquit\r\n", url("/drop1?size=500"), url("/drop2?size=600"));
+    ok(drop(&g, text) == 1, "a drop is taken");
+    until(exists(in_work("gui/drop1")) && exists(in_work("gui/drop2")));
+    ok(file_is(in_work("gui/drop1"), 500, "/drop1", 0) && file_is(in_work("gui/drop2"), 600, "/drop2", 0), "and its URLs are fetched");
+    ok(g.c.open[0] && tells(&g, "quit"), "but its words are no commands");
+    ok(drop(&g, NULL) == -1 && tells(&g, "the drop: there is no text in it"), "a drop of something else is refused");
+    memset(big, 'x', 100000);
+    ok(drop(&g, big) == -1 && tells(&g, "the drop: it is too large"), "and one that is too large");
+    xdo("xdotool type --delay 2 'ne'; xdotool key Return");
+    ok(tells(&g, "half: not a URL"), "what was being typed is untouched");
+    gui_quit(&g);
+    desk_close();
+    free(big);
+}
+
+static void test_window_server(void) {
+    struct gui g;
+    if (!desk_open("window_server"))
+        return;
+    GUI(&g, url("/slow?size=300000&slow=3000"), "-v", "--stats");
+    until(row_pixels(&g, BAR, 0) > 0);
+    kill(desk.server, SIGSTOP);
+    until(exists(in_work("gui/slow")));
+    ok(file_is(in_work("gui/slow"), 300000, "/slow", 0) && tells(&g, "293.0"), "the X server stops: downloads go on");
+    kill(desk.server, SIGCONT);
+    until(strcmp(property(g.id, "_NET_WM_NAME"), "fetcher") == 0);
+    ok(strcmp(property(g.id, "_NET_WM_NAME"), "fetcher") == 0 && row_pixels(&g, BAR, 0) == 0, "and when it goes on, the window does too");
+    xdo("xdotool type --delay 2 'quit'; xdotool key Return");
+    double longest = 0;
+    ok(end_of(&g) == 0, "it ends well");
+    const char *wait = strstr(g.c.text[1], "longest wait ");
+    bool measured = wait && sscanf(wait, "longest wait %lf", &longest) == 1;
+    ok(measured && longest < 1000, "it has not waited for the server: %.2f ms", longest);
+    child_free(&g.c);
+    GUI(&g, url("/long?size=200000&slow=2000"));
+    until(row_pixels(&g, BAR, 0) > 0);
+    kill(desk.server, SIGKILL);
+    (void)end_of(&g);
+    ok(g.c.status == 0 && strstr(g.c.text[1], "the X server is gone: downloads go on") && file_is(in_work("gui/long"), 200000, "/long", 0),
+       "the X server dies: one message, and downloads go on to their end: %s", g.c.text[1]);
+    child_free(&g.c);
+    desk_close();
+    if (!desk_open("window_server"))
+        return;
+    GUI(&g, url("/held?size=9000&stall=50"));
+    until(row_pixels(&g, BAR, 0) >= 0);
+    kill(desk.server, SIGSTOP);
+    kill(g.c.pid, SIGTERM);
+    ok(end_of(&g) == 143, "SIGTERM ends it while the X server is stopped");
+    child_free(&g.c);
+    desk_close();
+}
+
+static void gui_close(struct gui *g) {
+    source_message(g->id, "WM_PROTOCOLS", (long)atom_of("WM_DELETE_WINDOW"), 0, 0);
+}
+
+static void test_window_close(void) {
+    struct gui g;
+    if (!desk_open("window_close"))
+        return;
+    GUI(&g, url("/run?size=9000&stall=50"));
+    until(row_pixels(&g, CHOSEN, 0) > 0);
+    gui_close(&g);
+    until(pixels(&g, AMBER, false, 0, 2000) > 0);
+    ok(pixels(&g, AMBER, false, 0, 2000) > 0 && g.c.open[0], "closing it asks while something runs");
+    xdo("xdotool key n");
+    until(pixels(&g, AMBER, false, 0, 2000) == 0);
+    ok(pixels(&g, AMBER, false, 0, 2000) == 0 && g.c.open[0], "it may be answered");
+    gui_close(&g);
+    until(pixels(&g, AMBER, false, 0, 2000) > 0);
+    gui_close(&g);
+    ok(end_of(&g) == 1 && exists(in_work("gui/run.part")) == false, "the second time it ends");
+    child_free(&g.c);
+    GUI(&g, NULL);
+    gui_close(&g);
+    ok(end_of(&g) == 0, "it ends at once when nothing runs");
+    child_free(&g.c);
+    GUI(&g, "-i", "-", NULL);
+    gui_close(&g);
+    until(strstr(g.c.text[1], "the window is closed: downloads go on"));
+    const char *line = url("/fed?size=70\n");
+    ok(write(g.c.in, line, strlen(line)) > 0 && tells(&g, "gui/fed: 70 bytes"), "where stdin feeds it, it goes on without a window");
+    close(g.c.in);
+    g.c.in = -1;
+    ok(end_of(&g) == 0, "until that ends");
+    child_free(&g.c);
+    desk_close();
+}
+
+static void test_window_looks(void) {
+    struct gui g;
+    XWindowAttributes a;
+    if (!desk_open("window_looks"))
+        return;
+    GUI(&g, "-b", url("/dark?size=9000&stall=4500"));
+    until(pixels(&g, BAR, true, 0, 2000) > 0);
+    ok(pixels(&g, PAPER, true, 0, 2000) > 100000 && pixels(&g, BAR, true, 0, 2000) > 0 && pixels(&g, PAPER, false, 0, 2000) == 0, "-b is dark");
+    XResizeWindow(desk.d, g.id, 600, 400);
+    until(XGetWindowAttributes(desk.d, g.id, &a) && a.height == 400 && pixels(&g, INK, true, 400 - window.pad - window.line, 400) > 0);
+    ok(pixels(&g, INK, true, 400 - window.pad - window.line, 400) > 0 && pixels(&g, EDGE, true, 0, window.pad) >= 600 - 2 * window.pad,
+       "it may be resized");
+    XResizeWindow(desk.d, g.id, 1, 1);
+    XResizeWindow(desk.d, g.id, 1200, 880);
+    until(pixels(&g, INK, true, 880 - window.pad - window.line, 880) > 0);
+    ok(pixels(&g, INK, true, 880 - window.pad - window.line, 880) > 0, "to nothing and back");
+    gui_quit(&g);
+    XChangeProperty(desk.d, DefaultRootWindow(desk.d), XA_RESOURCE_MANAGER, XA_STRING, 8, PropModeReplace, (const unsigned char *)"Xft.dpi:\t192\n", 13);
+    XSync(desk.d, False);
+    GUI(&g, url("/%E4%B8%AD%E6%96%87-%F0%9F%98%80.txt?size=9000&stall=4500"));
+    until(pixels(&g, EDGE, false, 0, 2000) > 0);
+    int top = 0;
+    while (top < 100 && pixels(&g, EDGE, false, top, top + 1) == 0)
+        top++;
+    ok(top > window.pad * 3 / 2 && top < window.pad * 3, "Xft.dpi makes it larger: %d for %d", top, window.pad - 1);
+    gui_quit(&g);
+    desk_close();
+}
+
+static void gui_notify(struct gui *g, const char *selection, const char *text) {
+    XChangeProperty(desk.d, g->id, atom_of(selection), atom_of("UTF8_STRING"), 8, PropModeReplace, (const unsigned char *)text, (int)strlen(text));
+    XEvent e = {.xselection = {.type = SelectionNotify, .requestor = g->id, .selection = atom_of(selection),
+                               .target = atom_of("UTF8_STRING"), .property = atom_of(selection), .time = CurrentTime}};
+    XSendEvent(desk.d, g->id, False, NoEventMask, &e);
+    XFlush(desk.d);
+}
+
+/* What other programs on the display may do to us, and hasty fingers. */
+static void test_window_hostile(void) {
+    struct gui g;
+    char *big = malloc(60001);
+    if (!desk_open("window_hostile"))
+        return;
+    if (!big)
+        die("malloc");
+    GUI(&g, url("/h1?size=9000&stall=50"), url("/h2?size=9000&stall=50"));
+    until(row_pixels(&g, CHOSEN, 0) > 0);
+    gui_notify(&g, "CLIPBOARD", "jobs 3\n");
+    gui_notify(&g, "XdndSelection", url("/h3?size=5"));
+    xdo("xdotool type --delay 2 '%0*d'; xdotool key Escape; xdotool mousemove --window %lu 400 %d click 1; xdotool type z; xdotool key BackSpace",
+        150, 0, g.id, line_y(&window, 0) + 3);
+    xdo("xdotool type --delay 2 'jobs 4'; xdotool key Return");
+    ok(tells(&g, "4 at the same time"), "a click behind the end of a line that was longer");
+    ok(!strstr(g.c.text[0], "3 at the same time") && !exists(in_work("gui/h3")), "nothing is pasted that was not asked for");
+    memset(big, 'c', 60000);
+    big[60000] = '\0';
+    write_file(in_work("c"), big, 60000);
+    xdo("xclip -selection clipboard -i %s >/dev/null 2>&1; xdotool key ctrl+v Tab", in_work("c"));
+    turn_for(300000);
+    ok(!strstr(g.c.text[0], "cancelled"), "the bytes of a paste are never keys");
+    for (usec end = clock_us() + 1000000; clock_us() < end; fetcher_step(f, 0))
+        for (int i = 0; i < 100; i++)
+            source_message(g.id, "XdndPosition", (long)DefaultRootWindow(desk.d), 0, 0);
+    kill(g.c.pid, SIGTERM);
+    usec begun = clock_us();
+    ok(end_of(&g) == 143 && clock_us() - begun < 2000000, "a flood of messages holds nothing up: %.0f ms", MS(clock_us() - begun));
+    child_free(&g.c);
+    GUI(&g, "-o", "-", url("/data?size=5000"));
+    xdo("xdotool key Tab question q y a");
+    ok(end_of(&g) == 0 && g.c.size[0] == 5000 && strstr(g.c.text[1], "up down page"), "what is said is not mixed with data; and the end is the end");
+    child_free(&g.c);
+    GUI(&g, "-i", "-");
+    xdo("xdotool key Tab");
+    ok(write(g.c.in, "stats\n", 6) == 6 && tells(&g, "longest wait"), "an answer wakes the window");
+    gui_quit(&g);
+    desk_close();
+    free(big);
+}
+
+static void test_window_refused(void) {
+    struct child c = SH("DISPLAY=:4711 ./fetcher -w http://localhost/");
+    ok(said(&c, 2, "cannot open a window: no X server at display \":4711\""), "no display");
+    child_free(&c);
+    if (!desk_open("window_refused"))
+        return;
+    write_file(in_work("fonts"), "<fontconfig></fontconfig>", 25);
+    char script[900];
+    snprintf(script, sizeof script, "FONTCONFIG_FILE=%s ./fetcher -w http://localhost/", in_work("fonts"));
+    c = SH(script);
+    ok(said(&c, 2, "cannot open a window: there is no font"), "no fonts");
+    child_free(&c);
+    desk_close();
+}
+#else
+static void no_window(void) { skip("window", "built without X11"); }
+#define test_window no_window
+#define test_window_rows no_window
+#define test_window_paste no_window
+#define test_window_drop no_window
+#define test_window_server no_window
+#define test_window_close no_window
+#define test_window_looks no_window
+#define test_window_hostile no_window
+#define test_window_refused no_window
+#endif
+
+/* ------------------------------------------------------------------------ The promise
+ * No more than 5 ms between two looks at the user's input, whatever the network does. Measured three
+ * ways at once: by the stall meter, by a timer of 1 ms on the same loop, and by a key that is echoed
+ * through a pty, pressed by a thread that waits for the echo. Beside it stands what a plain loop of
+ * libcurl's (curl_multi_fdset, select, curl_multi_perform) makes of the same, where that is possible.
+ * `./test_fetcher promise` prints the figures; the tests know only that nothing has blocked, for
+ * machines differ, and sanitizers are slow. The server is a process of its own, not to be measured too.
+ */
+static struct {
+    fetcher_id timer;
+    usec due, tick, key;        /* the longest delays of the tick and of the echo */
+    int master, slave;
+    volatile bool over;
+    pthread_t thread;
+    usec plain;                 /* the longest tick of the plain loop; -1: it was not tried */
+} witness;
+
+static void witness_tick(struct fetcher *on, void *arg) {
+    usec late = clock_us() - witness.due;
+    if (late > witness.tick)
+        witness.tick = late;
+    witness.due = clock_us() + 1000;
+    witness.timer = fetcher_timer(on, 1, witness_tick, arg);
+}
+
+static void witness_echo(struct fetcher *on, int fd, int events, void *arg) {
+    char key[16];
+    ssize_t n = read(fd, key, sizeof key);
+    (void)on, (void)events, (void)arg;
+    if (n > 0 && write(fd, key, (size_t)n) != n)
+        die("echo");
+}
+
+static void *witness_press(void *arg) {
+    struct pollfd p = {witness.master, POLLIN, 0};
+    for (char key = 'k'; !witness.over;) {
+        usec begun = clock_us();
+        if (write(witness.master, &key, 1) != 1 || poll(&p, 1, 20000) != 1 || read(witness.master, &key, 1) != 1)
+            break;
+        if (clock_us() - begun > witness.key)
+            witness.key = clock_us() - begun;
+        poll(NULL, 0, 1 + (int)(begun % 5));
+    }
+    return arg;
+}
+
+static void witness_begin(void) {
+    struct termios t;
+    memset(&witness, 0, sizeof witness);
+    witness.plain = -1;
+    if ((witness.master = posix_openpt(O_RDWR | O_NOCTTY)) < 0 || grantpt(witness.master) < 0 || unlockpt(witness.master) < 0 ||
+        (witness.slave = open(ptsname(witness.master), O_RDWR | O_NOCTTY)) < 0 || tcgetattr(witness.slave, &t) < 0)
+        die("pty");
+    t.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
+    t.c_oflag &= ~(tcflag_t)OPOST;
+    tcsetattr(witness.slave, TCSANOW, &t);
+    if (fetcher_watch(f, witness.slave, FETCHER_READ, witness_echo, NULL) < 0)
+        die("watch");
+    witness.due = clock_us() + 1000;
+    witness.timer = fetcher_timer(f, 1, witness_tick, NULL);
+    if (pthread_create(&witness.thread, NULL, witness_press, NULL) != 0)
+        die("thread");
+    fetcher_step(f, 5);
+}
+
+static void witness_end(void) {
+    witness.over = true;
+    turn_for(20000);
+    pthread_join(witness.thread, NULL);
+    (void)fetcher_timer_stop(f, witness.timer);
+    (void)fetcher_watch(f, witness.slave, 0, NULL, NULL);
+    close(witness.master);
+    close(witness.slave);
+}
+
+/* The plain loop: so many of these URLs, all at once, given up after so many ms (0: never), with a tick
+ * of 1 ms as well as it can. */
+static size_t plain_take(char *data, size_t one, size_t n, void *arg) {
+    (void)data, (void)one, (void)arg;
+    return n;
+}
+
+static void plain(const char *format, int count, int cancel_ms) {
+    CURLM *multi = curl_multi_init();
+    CURL **easy = calloc((size_t)count, sizeof *easy);
+    int running = 1, left = count;
+    usec begun = clock_us(), last = begun;
+    if (!easy || !multi)
+        die("plain");
+    witness.plain = 0;
+    for (int i = 0; i < count; i++) {
+        char text[300];
+        snprintf(text, sizeof text, format, i);
+        easy[i] = curl_easy_init();
+        curl_easy_setopt(easy[i], CURLOPT_URL, text);
+        curl_easy_setopt(easy[i], CURLOPT_NOSIGNAL, 1L);
+        curl_easy_setopt(easy[i], CURLOPT_WRITEFUNCTION, plain_take);
+        curl_easy_setopt(easy[i], CURLOPT_SSL_VERIFYPEER, 0L);
+        curl_multi_add_handle(multi, easy[i]);
+    }
+    while (running && left) {
+        fd_set rd, wr, ex;
+        struct timeval tv = {0, 1000};
+        int top = -1;
+        FD_ZERO(&rd);
+        FD_ZERO(&wr);
+        FD_ZERO(&ex);
+        curl_multi_fdset(multi, &rd, &wr, &ex, &top);
+        select(top + 1, &rd, &wr, &ex, &tv);
+        usec now = clock_us();
+        if (now - last - 1000 > witness.plain)
+            witness.plain = now - last - 1000;
+        last = now;
+        curl_multi_perform(multi, &running);
+        if (cancel_ms && now - begun > cancel_ms * 1000)
+            curl_multi_remove_handle(multi, easy[--left]);
+        if (now - begun > 30000000)
+            break;
+    }
+    for (int i = 0; i < left; i++)
+        curl_multi_remove_handle(multi, easy[i]);
+    if (clock_us() - last > witness.plain)
+        witness.plain = clock_us() - last;
+    for (int i = 0; i < count; i++)
+        curl_easy_cleanup(easy[i]);
+    free(easy);
+    curl_multi_cleanup(multi);
+}
+
+/* -- scenes: each starts what it is about, and turns the loop until it is over -- */
+static int take_all(struct fetcher *on, const void *data, size_t size, void *arg) {
+    (void)on, (void)data, (void)size, (void)arg;
+    return 0;
+}
+
+static void start_many(const char *format, int count, struct fetcher_request rq) {
+    calls = 0;
+    rq.on_done = count_done;
+    rq.retries = -1;
+    if (!rq.path)
+        rq.on_data = take_all;
+    for (int i = 0; i < count; i++) {
+        char text[300];
+        snprintf(text, sizeof text, format, i);
+        rq.url = text;
+        if (!fetcher_start(f, &rq))
+            die("start");
+    }
+}
+
+static void cancel_all(struct fetcher *on, void *arg) {
+    (void)arg;
+    for (struct node *n = tree_first(on->transfers); n; n = tree_next(on->transfers, n))
+        fetcher_cancel(on, (fetcher_id)n->key);
+}
+
+static const char *const hanging = "http://hang%d.test/";
+
+static void scene_cancel(void) {
+    start_many(hanging, 20, (struct fetcher_request){0});
+    fetcher_timer(f, 300, cancel_all, NULL);
+    until(calls == 20);
+}
+
+static void scene_timeout(void) {
+    start_many(hanging, 20, (struct fetcher_request){.connect_ms = 300});
+    until(calls == 20);
+}
+
+static void scene_exit(void) {
+    struct fetcher *own = fetcher_new();
+    for (int i = 0; i < 16; i++) {
+        char text[60];
+        snprintf(text, sizeof text, hanging, i);
+        fetcher_get(own, text, NULL, NULL);
+    }
+    for (int i = 0; i < 40; i++) {
+        fetcher_step(own, 0);
+        fetcher_step(f, 5);
+    }
+    fetcher_free(own);
+    turn_for(5000);
+}
+
+static void scene_beside(void) {
+    struct outcome good = {0};
+    start_many(hanging, 100, (struct fetcher_request){0});
+    fetcher_get(f, url("/good?size=100"), keep_outcome, &good);
+    until(good.calls && lookups_begun > 4);
+    if (good.code != FETCHER_OK)
+        witness.tick = 99000000;
+    forget(&good);
+    fetcher_timer(f, 300, cancel_all, NULL);
+    until(calls == 100);
+}
+
+static void scene_300(void) {
+    start_many(url("/p%%d?size=1000&slow=100"), 300, (struct fetcher_request){0});
+    until(calls == 300);
+}
+
+static void scene_900(void) {
+    start_many(url("/p%%d?size=1000&slow=100"), 900, (struct fetcher_request){0});
+    until(calls == 900);
+}
+
+static void scene_burst(void) {
+    start_many(url("/p%%d?size=10"), 5000, (struct fetcher_request){0});
+    until(calls == 5000);
+}
+
+/* A host that queues a million does so in slices of its own. */
+static void queue_more(struct fetcher *on, void *arg) {
+    int *left = arg;
+    for (usec end = clock_us() + 1000; *left > 0 && clock_us() < end; --*left)
+        fetcher_start(on, &(struct fetcher_request){.url = url("/queue?stall=head"), .on_done = count_done});
+    if (*left > 0)
+        fetcher_timer(on, 0, queue_more, arg);
+}
+
+static void scene_million(void) {
+    int left = 1000000;
+    calls = 0;
+    fetcher_limit(f, 1, 1, 0);
+    queue_more(f, &left);
+    until(left == 0);
+    /* To find what is to be cancelled is the host's work, in slices too. */
+    while (fetcher_count(f) > 0) {
+        struct node *n = tree_first(f->transfers);
+        for (usec end = clock_us() + 1000; n && clock_us() < end; n = tree_next(f->transfers, n))
+            fetcher_cancel(f, (fetcher_id)n->key);
+        fetcher_step(f, 0);
+    }
+    fetcher_limit(f, -1, -1, 0);
+}
+
+static void scene_disk(void) {
+    slow_disk = true;
+    start_many(url("/d%%d?size=200000"), 4, (struct fetcher_request){.path = in_work("")});
+    until(calls == 4);
+    slow_disk = false;
+}
+
+static void slow_host(struct fetcher *on, void *arg) {
+    (void)on, (void)arg;
+    for (usec end = clock_us() + 30000; clock_us() < end;)
+        continue;
+}
+
+static void scene_host(void) {
+    fetcher_timer(f, 10, slow_host, NULL);
+    turn_for(100000);
+}
+
+/* -- with nginx: TLS, HTTP/2, and as fast as it goes -- */
+static int nginx_port;
+
+static bool nginx_start(void) {
+    char script[4000];
+    nginx_port = 20000 + (int)getpid() % 20000;
+    snprintf(script, sizeof script,
+             "command -v nginx openssl >/dev/null || exit 9; cd %s && mkdir -p www ca && "
+             "san=$(for i in $(seq 40); do printf 'IP:127.0.9.%%s,' $i; done) && "
+             "openssl req -x509 -newkey rsa:2048 -nodes -days 9 -subj /CN=test -addext subjectAltName=${san%%,} "
+             "-keyout key.pem -out ca/cert.pem 2>/dev/null && openssl rehash ca && "
+             "head -c 1000 /dev/zero >www/small && head -c 10000 /dev/zero >www/page && head -c 268435456 /dev/zero >www/big && "
+             "{ echo 'worker_processes 1; daemon on; pid nginx.pid; error_log error.log; events { worker_connections 2048; }' && "
+             "echo 'http { access_log off; sendfile on; http2_max_concurrent_streams 500; server { root www;' && "
+             "echo 'listen 127.0.0.1:%d; listen 127.0.9.1:%d ssl http2;' && "
+             "for i in $(seq 40); do echo \"listen 127.0.9.$i:%d ssl;\"; done && "
+             "echo 'ssl_certificate ca/cert.pem; ssl_certificate_key key.pem; } }'; } >nginx.conf && "
+             "chmod -R a+rX . && nginx -p \"$PWD\" -c nginx.conf 2>/dev/null",
+             work, nginx_port, nginx_port + 1, nginx_port + 2);
+    struct child c = SH(script);
+    if (c.status && c.status != 9)
+        printf("# nginx: %s%s\n", c.text[0], c.text[1]);
+    child_free(&c);
+    return c.status == 0;
+}
+
+static void nginx_stop(void) {
+    char script[300];
+    snprintf(script, sizeof script, "cd %s && kill $(cat nginx.pid)", work);
+    struct child c = SH(script);
+    child_free(&c);
+}
+
+static int trust_file(void *e, void *arg) {
+    (void)arg;
+    return curl_easy_setopt(e, CURLOPT_CAPATH, NULL) || curl_easy_setopt(e, CURLOPT_CAINFO, in_work("ca/cert.pem")) ? -1 : 0;
+}
+
+static int trust_directory(void *e, void *arg) {
+    (void)arg;
+    return curl_easy_setopt(e, CURLOPT_CAINFO, NULL) || curl_easy_setopt(e, CURLOPT_CAPATH, in_work("ca")) ? -1 : 0;
+}
+
+static const char *nginx_url(const char *scheme, const char *host, int port, const char *path) {
+    static char text[200];
+    snprintf(text, sizeof text, "%s://%s:%d/%s", scheme, host, nginx_port + port, path);
+    return text;
+}
+
+static const char *tls_url(void) { return nginx_url("https", "127.0.9.%d", 2, "small"); }
+
+/* The format counts from 0, the addresses from 1. */
+static void start_tls(int (*setup)(void *, void *)) {
+    calls = 0;
+    for (int i = 1; i <= 40; i++) {
+        char text[300];
+        snprintf(text, sizeof text, tls_url(), i);
+        fetcher_start(f, &(struct fetcher_request){.url = text, .on_done = count_done, .setup = setup, .retries = -1});
+    }
+    until(calls == 40);
+}
+
+static void scene_tls_default(void) { start_tls(NULL); }
+static void scene_tls_file(void) { start_tls(trust_file); }
+static void scene_tls_directory(void) { start_tls(trust_directory); }
+
+static void scene_streams(void) {
+    start_many(nginx_url("https", "127.0.9.1", 1, "page?%d"), 500, (struct fetcher_request){.setup = trust_file});
+    until(calls == 500);
+}
+
+static void scene_fast(void) {
+    start_many(nginx_url("http", "127.0.0.1", 0, "big?%d"), 16, (struct fetcher_request){0});
+    until(calls == 16);
+}
+
+static const struct scene {
+    const char *name;
+    void (*go)(void);
+    const char *(*target)(void);        /* for the plain loop; and how many, and when they are given up */
+    int count, cancel_ms;
+    bool hangs, nginx;
+    int bound_ms;               /* 5 is the promise; what is slower is said in README */
+} scenes[] = {
+    {"20 lookups that hang, cancelled", scene_cancel, NULL, 20, 300, true, false, 5},
+    {"20 lookups that hang, timed out", scene_timeout, NULL, 20, 300, true, false, 5},
+    {"16 lookups that hang, at the exit", scene_exit, NULL, 16, 300, true, false, 5},
+    {"100 names that hang beside one that works", scene_beside, NULL, 100, 300, true, false, 5},
+    {"300 transfers at once", scene_300, NULL, 300, 0, false, false, 5},
+    {"900 in flight", scene_900, NULL, 900, 0, false, false, 5},
+    {"5000 tiny replies", scene_burst, NULL, 900, 0, false, false, 5},
+    {"1,000,000 queued, and cancelled", scene_million, NULL, 0, 0, false, false, 5},
+    {"40 TLS hosts, the system's certificates", scene_tls_default, tls_url, 40, 0, false, true, 5},
+    {"40 TLS hosts, a file of certificates", scene_tls_file, tls_url, 40, 0, false, true, 5},
+    {"40 TLS hosts, a directory of them", scene_tls_directory, tls_url, 40, 0, false, true, 5},
+    {"HTTP/2 with 500 streams", scene_streams, NULL, 0, 0, false, true, 5},
+    {"4 GiB as fast as loopback goes", scene_fast, NULL, 0, 0, false, true, 5},
+    {"a disk that takes 50 ms a write", scene_disk, NULL, 0, 0, false, false, 55},
+    {"a callback of the host that takes 30 ms", scene_host, NULL, 0, 0, false, false, 35},
+};
+
+/* Play a scene with a fetcher of its own. */
+static struct fetcher_stats play(const struct scene *s, bool with_plain) {
+    struct fetcher *outer = f;
+    struct fetcher_stats st;
+    if (s->hangs)
+        hang_begin();
+    if ((f = fetcher_new()) == NULL)
+        die("fetcher_new");
+    fetcher_limit(f, -1, -1, 0);
+    witness_begin();
+    s->go();
+    fetcher_stats(f, &st);
+    witness_end();
+    fetcher_free(f);
+    f = outer;
+    if (with_plain && s->hangs)
+        plain(hanging, s->count, s->cancel_ms);
+    else if (with_plain && s->count)
+        plain(s->target ? s->target() : url("/p%%d?size=1000&slow=100"), s->count, s->cancel_ms);
+    if (s->hangs)
+        (void)!write(hang_pipe[1], "x", 1);
+    return st;
+}
+
+/* The server, in another process. */
+static pid_t server_elsewhere(void) {
+    int port[2];
+    pid_t child = -1;
+    if (pipe(port) < 0 || (child = fork()) < 0)
+        die("fork");
+    if (child == 0) {
+        f = fetcher_new();
+        server_open(&server, f, 0);
+        if (write(port[1], &server.port, sizeof server.port) < 0)
+            die("write");
+        fetcher_run(f);
+        _exit(1);
+    }
+    if (read(port[0], &server.port, sizeof server.port) < 0)
+        die("read");
+    close(port[0]);
+    close(port[1]);
+    return child;
+}
+
+static void test_promise(void) {
+    int port = server.port;
+    pid_t child = server_elsewhere();
+    bool nginx = nginx_start();
+    for (size_t i = 0; i < sizeof scenes / sizeof *scenes; i++) {
+        const struct scene *s = &scenes[i];
+        if (s->nginx && !nginx) {
+            skip(s->name, "needs nginx and openssl");
+            continue;
+        }
+        struct fetcher_stats st = play(s, false);
+        ok(witness.tick < 400000 && witness.key < 400000 && MS(st.stall_max_us) < 400, "%s: stall %.1f, tick %.1f, key %.1f ms; %s",
+           s->name, MS(st.stall_max_us), MS(witness.tick), MS(witness.key), st.culprit);
+        if (s->go == scene_host)
+            ok(strncmp(st.culprit, "timers 3", 8) == 0, "and the culprit is named: %s", st.culprit);
+    }
+    if (nginx)
+        nginx_stop();
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    server.port = port;
+}
+
+static int promise(const char *word) {
+    pid_t child = server_elsewhere();
+    f = fetcher_new();
+    test_begin();
+    bool nginx = nginx_start();
+    printf("| longest time without a look at the user's input, ms | stall meter | 1 ms tick | key echo | plain libcurl | longest step |\n"
+           "|---|--:|--:|--:|--:|---|\n");
+    for (size_t i = 0; i < sizeof scenes / sizeof *scenes; i++) {
+        const struct scene *s = &scenes[i];
+        if ((s->nginx && !nginx) || !strstr(s->name, word))
+            continue;
+        struct fetcher_stats st = play(s, true);
+        printf("| %s | %.1f | %.1f | %.1f | ", s->name, MS(st.stall_max_us), MS(witness.tick), MS(witness.key));
+        if (witness.plain >= 0)
+            printf("%.1f ", MS(witness.plain));
+        printf("| %s |\n", st.culprit);
+        fflush(stdout);
+    }
+    if (nginx)
+        nginx_stop();
+    kill(child, SIGKILL);
+    test_end();
+    return 0;
+}
+
+/* ------------------------------------------------------------------------ In other programs */
+
+/* A block of code out of the README: the n-th in a language. */
+#define README_BLOCK(language, n) "awk '/^```/{on=/^```" language "$/&&++k==" n ";next} on' README.md"
+#define FLAGS " -Wall -Wextra -Wpedantic -Werror -I. "
+
+/* Build a program as a host would, and let it fetch two URLs and one that fails. */
+static void embed(const char *name, const char *build, const char *needs, const char *words) {
+    struct child c;
+    char command[4000];
+    snprintf(command, sizeof command, "w=%s; (%s) >/dev/null 2>&1", work, needs);
+    c = SH(command);
+    child_free(&c);
+    if (c.status != 0) {
+        snprintf(command, sizeof command, "it takes `%s`", needs);
+        skip(name, command);
+        return;
+    }
+    snprintf(command, sizeof command, "w=%s; one=%s; two=%s; bad=%s; %s", work, url("/one?size=1000"),
+             url("/two?size=300000"), url("/bad?status=404"), build);
+    c = SH(command);
+    ok(c.status == 0 && strstr(c.text[0], "/one?size=1000: done, 1000 bytes") && strstr(c.text[0], words) &&
+       strstr(c.text[0], "/two?size=300000: done, 300000 bytes") && strstr(c.text[0], ": 404 An Error, 5 bytes"),
+       "%s", name);
+    if (c.status)
+        printf("# %.800s%.2000s\n", c.text[0], c.text[1]);
+    child_free(&c);
+}
+
+static void test_embed(void) {
+    embed("a select() of one's own: the README's second program", README_BLOCK("c", "2") " > $w/own.c && cc -std=c99"
+          FLAGS "-o $w/own $w/own.c fetcher.c -lcurl && printf '%s\\n' $one $bad $two | $w/own", "cc --version", "");
+    embed("poll()", "cc -std=c99" FLAGS "-o $w/poll .ci/embed/poll.c fetcher.c -lcurl && $w/poll $one $bad $two",
+          "cc --version", "");
+    embed("epoll", "cc -std=c99" FLAGS "-o $w/epoll .ci/embed/epoll.c fetcher.c -lcurl && $w/epoll $one $bad $two",
+          "echo '#include <sys/epoll.h>' | cc -E -", "");
+    embed("GLib's main loop", "cc -std=c99" FLAGS "-o $w/glib .ci/embed/glib.c fetcher.c -lcurl "
+          "$(pkg-config --cflags --libs glib-2.0) && $w/glib $one $bad $two", "pkg-config --exists glib-2.0", "meanwhile");
+    embed("C++", "cc -std=c99" FLAGS "-c -o $w/fetcher.o fetcher.c && g++ -std=c++11" FLAGS
+          "-o $w/cpp .ci/embed/cpp.cpp $w/fetcher.o -lcurl && $w/cpp $one $bad $two", "g++ --version", "together 301005");
+    embed("work from a thread and from a signal handler", "cc -std=gnu99" FLAGS "-o $w/post .ci/embed/post.c fetcher.c "
+          "-lcurl -lpthread && mkfifo $w/said && { $w/post $one $bad $two > $w/said & } && n=0 && while read -r line; do "
+          "echo \"$line\"; n=$((n + 1)); test $n = 3 && kill $!; done < $w/said; wait $!", "cc --version", "stopped");
+}
+
+static int by_number(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* The README's program for PyQt5, and how late its timer is beside threads. */
+static void test_embed_qt(void) {
+    static const char *const how[] = {"fetcher", "threads"};
+    double late[2][3] = {{0}};
+    char command[4000];
+    struct child c;
+    bool good = true;
+    c = SH("/usr/bin/python3 -c 'import PyQt5.QtWidgets'");
+    child_free(&c);
+    if (c.status != 0) {
+        skip("PyQt5, without a thread", "needs Debian's python3-pyqt5");
+        return;
+    }
+    snprintf(command, sizeof command, "w=%s; cc -O2 -shared -fPIC -o $w/libfetcher.so fetcher.c -lcurl && "
+             README_BLOCK("python", "1") " > $w/app.py && cp .ci/embed/qt_*.py $w && cd $w && "
+             "QT_QPA_PLATFORM=offscreen timeout 20 /usr/bin/python3 qt_look.py '%s'", work, url("/look?size=7"));
+    c = SH(command);
+    ok(c.status == 0 && strcmp(c.text[0], "looked 3 times\n") == 0, "PyQt5: the README's program looks again and again");
+    if (c.status)
+        printf("# %s\n", c.text[1]);
+    child_free(&c);
+    for (int i = 0; i < 6 && good; i++) {
+        const char *at;
+        snprintf(command, sizeof command, "cd %s && QT_QPA_PLATFORM=offscreen timeout 100 /usr/bin/python3 qt_delay.py "
+                 "%s '%s' 2000", work, how[i % 2], url("/qt%%d?size=20000"));
+        c = SH(command);
+        good = c.status == 0 && strstr(c.text[0], "2000 files, 40000000 bytes") &&
+               (at = strstr(c.text[0], "delay ")) != NULL && sscanf(at, "delay %lf", &late[i % 2][i / 2]) == 1;
+        printf("# %s: %s%s", how[i % 2], c.text[0], good ? "" : c.text[1]);
+        child_free(&c);
+    }
+    for (int i = 0; i < 2; i++)
+        qsort(late[i], 3, sizeof **late, by_number);
+    ok(good && late[0][0] <= 50 && late[0][0] <= late[1][1] / 2,
+       "a QTimer of 1 ms, while 2,000 files come in, is late by %.1f ms, with QThreads and urllib by %.1f ms",
+       late[0][0], late[1][1]);
+}
+
+static void test_readme(void) {
+    struct child c;
+    char command[3000];
+    /* The program in the README is taken out of it, built as it says, and run. */
+    snprintf(command, sizeof command,
+             README_BLOCK("c", "1") " > %s/app.c && "
+             "cc -std=c99 -Wall -Wextra -I. -o %s/app %s/app.c fetcher.c -lcurl && %s/app %s %s",
+             work, work, work, work, url("/one?size=1000"), url("/two?size=20"));
+    c = SH(command);
+    ok(c.status == 0 && strstr(c.text[0], ": 1000 bytes") && strstr(c.text[0], ": 20 bytes"),
+       "the README's program: %s%s", c.text[0], c.text[1]);
+    child_free(&c);
+    c = SH("n=$(" README_BLOCK("c", "1") " | wc -l); test $n -le 25 && echo $n");
+    ok(c.status == 0, "has no more than 25 lines: %s", c.text[0]);
+    child_free(&c);
+    c = SH("./fetcher --help | grep -oE -e '--[a-z-]+' | sort -u | while read o; do "
+           "grep -qF -e \"$o\" README.md || echo $o; done");
+    ok(c.text[0][0] == '\0', "every option stands in the README %s", c.text[0]);
+    child_free(&c);
+    snprintf(command, sizeof command, "%s/none/cc.sh", work);
+    c = SH("mkdir -p .build/none && printf '#!/bin/sh\\ncase \"$*\" in *curl/curl.h*) exit 1;; esac\\n' "
+           "> .build/none/cc && chmod +x .build/none/cc && make -B CC=.build/none/cc fetcher");
+    ok(c.status != 0 && strstr(c.text[1], "libcurl4-openssl-dev") && strstr(c.text[1], "curl-dev") &&
+       strstr(c.text[1], "libcurl-devel") && strstr(c.text[1], "ftp/curl"),
+       "make names the packages where libcurl's headers are missing");
+    child_free(&c);
+}
+
+static void test_demo(void) {
+    struct child c = SH("rm -rf .build/demo; mkdir -p .build/demo; ./test_fetcher demo .build/demo");
+    ok(c.status == 0 && strstr(c.text[0], "200 files, each byte as it should be"), "the demonstration works");
+    child_free(&c);
+}
+
+/* ------------------------------------------------------------------------ Main */
+
+static const struct { const char *name; void (*run)(void); } test[] = {
+#define TEST(name) {#name, test_##name}
+    TEST(tree), TEST(timers), TEST(timer_in_a_turn), TEST(timer_stops_timer), TEST(stale_news), TEST(watches),
+    TEST(fd_setsize), TEST(post), TEST(post_threads), TEST(run), TEST(eintr), TEST(foreign_loop),
+    TEST(slice), TEST(meter), TEST(memory), TEST(request), TEST(redirect), TEST(urls), TEST(failures),
+    TEST(timeouts), TEST(stream), TEST(cancel), TEST(pause), TEST(reentrancy), TEST(ids), TEST(exactly_once),
+    TEST(random_states), TEST(two_fetchers), TEST(manners), TEST(limits), TEST(priority), TEST(parking),
+    TEST(free_in_lookup), TEST(connect_timeout), TEST(one_lookup_a_host), TEST(many), TEST(file), TEST(file_whole),
+    TEST(file_trouble), TEST(disk_full), TEST(names), TEST(dispositions), TEST(directory), TEST(retry),
+    TEST(backoff), TEST(retry_after), TEST(total), TEST(slow_rate), TEST(own_range), TEST(complete), TEST(part_replaced),
+    TEST(resume), TEST(interrupted_often), TEST(server_restart), TEST(resume_changed), TEST(stream_retry),
+    TEST(foreign_part), TEST(pause_holds), TEST(pause_in_lookup), TEST(skip_leftover), TEST(skip_repeated), TEST(repeat), TEST(repeat_resume), TEST(repeat_failure), TEST(two_on_one_target), TEST(random_faults), TEST(rate),
+    TEST(idle), TEST(program), TEST(back_pressure), TEST(options), TEST(limiting_options), TEST(login_options), TEST(help), TEST(bad_usage),
+    TEST(bad_lists), TEST(json), TEST(signals), TEST(stopped_reader), TEST(closed_output), TEST(long_list), TEST(kill),
+    TEST(faults), TEST(slow_accept), TEST(continue), TEST(password), TEST(every), TEST(words),
+    TEST(bad_commands), TEST(commands), TEST(plain_commands), TEST(session), TEST(session_order), TEST(session_long), TEST(session_ends), TEST(session_numbers), TEST(session_whole), TEST(session_crash), TEST(bad_sessions),
+    TEST(terminal), TEST(terminal_idle), TEST(terminal_sizes), TEST(terminal_paste), TEST(terminal_jobs),
+    TEST(terminal_stopped), TEST(terminal_lost), TEST(terminal_abuse), TEST(terminal_plain), TEST(terminal_color),
+    TEST(window), TEST(window_rows), TEST(window_paste), TEST(window_drop), TEST(window_server), TEST(window_close),
+    TEST(window_looks), TEST(window_hostile), TEST(window_refused),
+    TEST(promise), TEST(embed), TEST(embed_qt), TEST(readme), TEST(demo),
+};
+
+static int serve_forever(int port) {
+    f = fetcher_new();
+    server_open(&server, f, port);
+    printf("http://127.0.0.1:%d/\n", server.port);
+    fflush(stdout);
+    fetcher_run(f);
+    return 0;
+}
+
+/* ------------------------------------------------------------------------ Measurements
+ * From a key to the screen, and what the display costs. A server of its own, since one in this process
+ * would be measured too.
+ */
+static int term_mark(const void *arg) {
+    const struct term *t = arg;
+    for (int r = 0; r < t->rows; r++)
+        if (*t->cell[r][0] == '>')
+            return r;
+    return -1;
+}
+
+static void term_press(const void *arg, const char *key) {
+    const struct term *t = arg;
+    type(t, key);
+}
+
+static int by_size(const void *a, const void *b) {
+    usec x = *(const usec *)a, y = *(const usec *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Press j and k by turns, at odd times; how long until the mark has moved? */
+static void press_keys(const void *screen_of, int (*mark_on)(const void *), void (*press)(const void *, const char *),
+                       int presses, const char *label) {
+    static usec took[1000];
+    unsigned random = 3;
+    until(mark_on(screen_of) >= 0);
+    for (int i = 0; i < presses; i++) {
+        usec rest = clock_us() + 20000 + (random = random * 1103515245 + 12345) / 65536 % 100000, begun;
+        while (clock_us() < rest)
+            fetcher_step(f, 10);
+        int before = mark_on(screen_of);
+        begun = clock_us();
+        press(screen_of, i % 2 ? "k" : "j");
+        while (mark_on(screen_of) == before && clock_us() < begun + 5000000)
+            fetcher_step(f, 1);
+        took[i] = clock_us() - begun;
+    }
+    qsort(took, (size_t)presses, sizeof *took, by_size);
+    printf("%s: from key to screen: median %.1f ms, 99%% within %.1f ms, longest %.1f ms\n", label,
+           MS(took[presses / 2]), MS(took[presses * 99 / 100]), MS(took[presses - 1]));
+}
+
+static double cpu_of(pid_t pid) {
+    char path[40], text[400] = "";
+    unsigned long user = 0, kernel = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    FILE *file = fopen(path, "r");
+    if (file && fgets(text, sizeof text, file))
+        sscanf(strrchr(text, ')') + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &kernel);
+    if (file)
+        fclose(file);
+    return (double)(user + kernel) / (double)sysconf(_SC_CLK_TCK);
+}
+
+static double cpu_while(pid_t pid, usec us) {
+    double before = cpu_of(pid);
+    turn_for(us);
+    return (cpu_of(pid) - before) / (double)us * 1e8;
+}
+
+/* A session of so many downloads. */
+static const char *bench_session(int count, const char *bytes_a_tick) {
+    static char list[20000000], session[300];
+    size_t used = (size_t)sprintf(list, "# fetcher: a session\n");
+    for (int i = 0; i < count; i++)
+        used += (size_t)sprintf(list + used, "add http://127.0.0.1:%d/b%d?size=900000000&slow=%s\n", server.port, i, bytes_a_tick);
+    snprintf(session, sizeof session, "%s", in_work("bench"));
+    write_file(session, list, used);
+    return session;
+}
+
+static void bench_rows(int count, const char *bytes_a_tick, const char *label) {
+    struct term t;
+    const char *session = bench_session(count, bytes_a_tick);
+    TERM(&t, 50, 120, "--session", session, "-j", "200", "--per-host", "200");
+    until(sees(&t, count > 200 ? "99800 waiting" : " 0 waiting"));
+    press_keys(&t, term_mark, term_press, count > 200 ? 100 : 500, label);
+    if (count <= 200) {
+        printf("    and with the display %.1f%% of a core", cpu_while(t.pid, 5000000));
+        term_kill(&t);
+        TERM(&t, 50, 120, "--session", session, "-j", "200", "--per-host", "200", "-q");
+        turn_for(1000000);
+        printf(", without %.1f%%\n", cpu_while(t.pid, 5000000));
+    }
+    term_kill(&t);
+}
+
+#ifdef FETCHER_X11
+/* Which row has the mark of the chosen one at its left edge? */
+static int gui_mark(const void *arg) {
+    const struct gui *g = arg;
+    int top = line_y(&window, 1), found = -1;
+    XImage *image = XGetImage(desk.d, g->id, window.pad / 2 + 1, top, 1, 300, AllPlanes, ZPixmap);
+    for (int y = 4; image && y < 300 && found < 0; y += window.line)
+        if ((XGetPixel(image, 0, y) & 0xffffff) == palette[0][BAR])
+            found = y / window.line;
+    if (image)
+        XDestroyImage(image);
+    return found;
+}
+
+static void gui_press(const void *arg, const char *key) {
+    const struct gui *g = arg;
+    XEvent e = {.xkey = {.type = KeyPress, .window = g->id, .root = DefaultRootWindow(desk.d), .same_screen = True,
+                         .keycode = XKeysymToKeycode(desk.d, (KeySym)*key)}};
+    XSendEvent(desk.d, g->id, False, KeyPressMask, &e);
+    XFlush(desk.d);
+}
+
+static long switches_of(pid_t pid) {
+    char path[40], line[200];
+    long n = 0;
+    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    FILE *file = fopen(path, "r");
+    while (file && fgets(line, sizeof line, file))
+        sscanf(line, "voluntary_ctxt_switches: %ld", &n);
+    if (file)
+        fclose(file);
+    return n;
+}
+
+static void bench_window(int count, const char *bytes_a_tick, const char *label) {
+    struct gui g;
+    const char *session = bench_session(count, bytes_a_tick);
+    GUI(&g, "--session", session, "-j", "200", "--per-host", "200");
+    XSendEvent(desk.d, g.id, False, KeyPressMask, &(XEvent){.xkey = {.type = KeyPress, .window = g.id,
+               .root = DefaultRootWindow(desk.d), .same_screen = True, .keycode = XKeysymToKeycode(desk.d, XK_Tab)}});
+    turn_for(count > 200 ? 3000000 : 1000000);
+    press_keys(&g, gui_mark, gui_press, count > 200 ? 100 : 200, label);
+    if (count <= 200) {
+        printf("    and with the window %.1f%% of a core", cpu_while(g.c.pid, 5000000));
+        gui_quit(&g);
+        struct child c;
+        child_start(&c, (const char *const[]){"./fetcher", "-q", "--session", session, "-j", "200", "--per-host", "200",
+                                              "-d", in_work("gui"), NULL});
+        turn_for(1000000);
+        printf(", without %.1f%%\n", cpu_while(c.pid, 5000000));
+        kill(c.pid, SIGTERM);
+        child_wait(&c);
+        child_free(&c);
+    } else
+        gui_quit(&g);
+}
+
+static void bench_windows(void) {
+    struct gui g;
+    usec took[9];
+    if (!desk_open("window"))
+        return;
+    for (int i = 0; i < 9; i++) {
+        usec begun = clock_us();
+        child_start(&g.c, (const char *const[]){"./fetcher", "-w", NULL});
+        while ((g.id = window_of(g.c.pid)) == None || !pixels(&g, INK, false, 0, line_y(&window, 1)))
+            fetcher_step(f, 1);
+        took[i] = clock_us() - begun;
+        if (i < 8)
+            gui_quit(&g);
+    }
+    qsort(took, 9, sizeof *took, by_size);
+    long before = switches_of(g.c.pid);
+    turn_for(10000000);
+    printf("the window: first picture after %.0f ms (median of 9); idle for 10 s: %ld wake-ups\n", MS(took[4]),
+           switches_of(g.c.pid) - before);
+    gui_quit(&g);
+    bench_window(6, "200000", "the window, 6 downloads, 120 MB/s");
+    bench_window(200, "2000", "the window, 200 downloads, 40 MB/s");
+    bench_window(100000, "1", "the window, 100,000 rows, 200 of them running");
+    desk_close();
+}
+#else
+static void bench_windows(void) {}
+#endif
+
+static int bench(void) {
+    int port[2];
+    pid_t child = -1;
+    if (pipe(port) < 0 || (child = fork()) < 0)
+        die("fork");
+    f = fetcher_new();
+    if (child == 0) {
+        server_open(&server, f, 0);
+        if (write(port[1], &server.port, sizeof server.port) < 0)
+            die("write");
+        fetcher_run(f);
+    }
+    if (read(port[0], &server.port, sizeof server.port) < 0)
+        die("read");
+    snprintf(work, sizeof work, "/dev/shm/fetcher-bench-%d", (int)getpid());
+    mkdir(work, 0700);
+    bench_rows(6, "200000", "6 downloads, 120 MB/s");
+    bench_rows(200, "2000", "200 downloads, 40 MB/s");
+    bench_rows(100000, "1", "100,000 rows, 200 of them running");
+    bench_windows();
+    kill(child, SIGKILL);
+    struct child c = SH("rm -rf /dev/shm/fetcher-bench-*");
+    child_free(&c);
+    fetcher_free(f);
+    return 0;
+}
+
+/* The main job, for a newcomer to see: a list of 200 URLs. */
+static int demo(const char *dir) {
+    char path[300];
+    FILE *list;
+    pid_t pid;
+    int status = 1, good = 0;
+    f = fetcher_new();
+    server_open(&server, f, 0);
+    mkdir(dir, 0777);
+    snprintf(path, sizeof path, "%s/list", dir);
+    if ((list = fopen(path, "w")) == NULL)
+        die(path);
+    for (int i = 0; i < 200; i++)
+        fprintf(list, "%s %03d.bin\n", url("/demo/%d?size=%d%s", i, i * 5000, i % 20 ? "" :
+                "&status=503&times=1&retry-after=1"), i);
+    fclose(list);
+    fflush(stdout);
+    if ((pid = fork()) == 0) {
+        execl("./fetcher", "./fetcher", "--overwrite", "--stats", "-q", "-i", path, "-d", dir, (char *)NULL);
+        _exit(127);
+    }
+    while (waitpid(pid, &status, WNOHANG) == 0)
+        fetcher_step(f, 20);
+    for (int i = 0; i < 200; i++) {
+        char target[40];
+        snprintf(path, sizeof path, "%s/%03d.bin", dir, i);
+        snprintf(target, sizeof target, "/demo/%d", i);
+        good += file_is(path, i * 5000, target, 0);
+    }
+    printf(good == 200 ? "%s: %d files, each byte as it should be\n" : "%s: only %d of 200 are right\n",
+           dir, good);
+    server_close(&server);
+    fetcher_free(f);
+    return status || good != 200;
+}
+
+int main(int argc, char **argv) {
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGINT, SIG_DFL);            /* a shell may have us ignore them in the background */
+    signal(SIGQUIT, SIG_DFL);
+    setlocale(LC_CTYPE, "C.UTF-8");
+    hang_pipe[0] = -1;
+    if (argc > 1 && strcmp(argv[1], "serve") == 0)
+        return serve_forever(argc > 2 ? atoi(argv[2]) : 0);
+    if (argc > 1 && strcmp(argv[1], "promise") == 0)
+        return promise(argc > 2 ? argv[2] : "");
+    if (argc > 1 && strcmp(argv[1], "bench") == 0)
+        return bench();
+    if (argc > 1 && strcmp(argv[1], "demo") == 0)
+        return demo(argc > 2 ? argv[2] : "demo");
+    for (size_t i = 0; i < sizeof test / sizeof *test; i++) {
+        if (argc > 1 && !strstr(test[i].name, argv[1]))
+            continue;
+        printf("# %s\n", test[i].name);
+        test_begin();
+        test[i].run();
+        test_end();
+    }
+    printf("1..%d\n", passed + failed + skipped);
+    printf(skipped ? "%d passed, %d failed, %d skipped\n" : "%d passed, %d failed\n", passed, failed,
+           skipped);
+    return failed > 0;
+}
