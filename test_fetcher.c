@@ -12,10 +12,29 @@
  * never sleeps: it turns the loop until what it waits for has come, or a deadline has passed. Waits of
  * the library are cut short by its clock, which the tests can put forward (struct fetcher, skew).
  */
+#define _GNU_SOURCE 1
+#define _FILE_OFFSET_BITS 64
+#include <pthread.h>
+#include <stddef.h>
+#include <stdlib.h>
+
+static void *short_malloc(size_t size);
+static void *short_calloc(size_t count, size_t size);
+static void *short_realloc(void *old, size_t size);
+static void short_free(void *old);
+
 #define FETCHER_MAIN
 #define main fetcher_main
+#define malloc(size) short_malloc(size)
+#define calloc(count, size) short_calloc(count, size)
+#define realloc(old, size) short_realloc(old, size)
+#define free(old) short_free(old)
 #include "fetcher.c"
 #undef main
+#undef malloc
+#undef calloc
+#undef realloc
+#undef free
 
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -24,7 +43,6 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <poll.h>
-#include <pthread.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -52,6 +70,53 @@ static void skip(const char *what, const char *why) {
 static void die(const char *what) {
     printf("Bail out! %s: %s\n", what, strerror(errno));
     exit(1);
+}
+
+/* ------------------------------------------------------------------------ Memory that fails
+ * The library's allocations come here, and libcurl's, in place of the system's.
+ */
+static struct {
+    bool on;                    /* count, and fail */
+    long count, fail;           /* the number of the one to fail; 0: none */
+    bool for_good;              /* it, and all after it */
+    long blocks;                /* not freed yet; always counted */
+} memory;
+
+static pthread_mutex_t memory_lock = PTHREAD_MUTEX_INITIALIZER;     /* libcurl's lookups have threads */
+
+static bool fails(void) {
+    bool result;
+    pthread_mutex_lock(&memory_lock);
+    result = memory.on && ++memory.count >= memory.fail && memory.fail && (memory.for_good || memory.count == memory.fail);
+    pthread_mutex_unlock(&memory_lock);
+    return result;
+}
+
+static void *counted(void *block, int n) {
+    pthread_mutex_lock(&memory_lock);
+    memory.blocks += block ? n : 0;
+    pthread_mutex_unlock(&memory_lock);
+    return block;
+}
+
+static void *short_malloc(size_t size) {
+    return fails() ? NULL : counted(malloc(size), 1);
+}
+
+static void *short_calloc(size_t count, size_t size) {
+    return fails() ? NULL : counted(calloc(count, size), 1);
+}
+
+static void *short_realloc(void *old, size_t size) {
+    return fails() ? NULL : old ? realloc(old, size) : counted(malloc(size), 1);
+}
+
+static char *short_strdup(const char *text) {
+    return fails() ? NULL : counted(strdup(text), 1);
+}
+
+static void short_free(void *old) {
+    free(counted(old, -1));
 }
 
 /* ------------------------------------------------------------------------ The server */
@@ -2047,6 +2112,174 @@ static void test_random_states(void) {
         printf(" %d %s", m.ended[code], fetcher_strerror((enum fetcher_code)code));
     printf("\n");
     ok(passed_lives == n, "%d of %d fetchers that got random calls kept all rules, and were freed anywhere", passed_lives, n);
+}
+
+/* -- no memory -- */
+
+/* A life in which much is asked for, and the n-th allocation fails: then whatever was said to have begun ends, with
+ * a code, and what is said to be right is right. One thing libcurl (7.88) does wrong: without memory for a
+ * URL's query it asks for the URL without. Our server then sends 100 bytes, and these are taken for right here. */
+enum { LEAN = 12 };
+
+struct lean { fetcher_id id; int done, last; enum fetcher_code code; int64_t streamed; const char *target; int size; };
+
+static int lean_wrong, lean_codes[FETCHER_OTHER + 1], lean_refused, lean_forgot, lean_timers;
+
+#define lean_must(good) ((good) ? (void)0 : (void)(lean_wrong++ < 9 && \
+                         printf("# allocation %ld%s, line %d: %s\n", memory.fail, memory.for_good ? "+" : "", __LINE__, #good)))
+
+static void lean_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
+    struct lean *l = arg;
+    (void)on;
+    memory.on = false;
+    lean_must(l->id == r->id && !l->last && r->message && r->url && r->final_url && r->content_type);
+    l->done++;
+    l->last = r->last;
+    l->code = r->code;
+    lean_codes[r->code]++;
+    if (r->code == FETCHER_OK && r->changed && l->size >= 0) {
+        lean_forgot += r->bytes == 100 && l->size != 100;
+        lean_must(r->bytes == l->size || r->bytes == 100);
+        lean_must(!r->data || is_content(r->data, r->bytes, l->target, 0));
+        lean_must(!r->path || file_is(r->path, r->bytes, l->target, 0));
+    }
+    memory.on = true;
+}
+
+static int lean_data(struct fetcher *on, const void *data, size_t size, void *arg) {
+    struct lean *l = arg;
+    (void)on;
+    bool right = true;
+    for (size_t i = 0; i < size; i++)
+        right &= ((const unsigned char *)data)[i] == pattern(seed_of(l->target, 0), l->streamed + (int64_t)i);
+    lean_must(right);
+    l->streamed += (int64_t)size;
+    return 0;
+}
+
+static void lean_progress(struct fetcher *on, const struct fetcher_info *info, void *arg) {
+    (void)arg;
+    on->skew += info->state == FETCHER_RETRYING ? info->wait_ms * 1000 + 1000 : 0;
+}
+
+static void lean_timer(struct fetcher *on, void *arg) {
+    (void)on, (void)arg;
+    lean_timers++;
+}
+
+static void lean_ready(struct fetcher *on, int fd, int events, void *arg) {
+    (void)events, (void)arg;
+    (void)fetcher_watch(on, fd, 0, NULL, NULL);
+}
+
+static void lean_life(void) {
+    static const char *const headers[] = {"X-A: b", NULL};
+    static const struct { const char *query; int size; struct fetcher_request rq; const char *path; } t[LEAN] = {
+        {"/a?size=30000", 30000, {.headers = headers}, NULL}, {"/b?size=50000", 50000, {.url = NULL}, "lean/b"},
+        {"/c.txt?size=40000&cut=20000&times=1", 40000, {.url = NULL}, "lean/"}, {"/d?size=40000", 40000, {.on_data = lean_data}, NULL},
+        {"/e?size=10&status=404", -1, {.body = "x=y"}, NULL}, {"/f?size=0&redirect=/g", -1, {.url = NULL}, NULL},
+        {"/h?gzip=1", -1, {.flags = FETCHER_COMPRESSED}, NULL}, {"/i?size=100", 100, {.every_ms = 1000}, "lean/i"},
+        {"/j?size=99999&cut=50000&times=1", 99999, {.url = NULL}, NULL}, {"/k?size=200&status=503&times=1", 200, {.priority = 1}, NULL},
+        {"/l?size=300&disposition=attachment;%20filename=%22n.txt%22", 300, {.url = NULL}, "lean/"}, {"not a url", -1, {.url = NULL}, NULL},
+    };
+    struct lean lean[LEAN];
+    struct fetcher *own;
+    struct fetcher_info info;
+    long blocks = memory.blocks;
+    int spare[2] = {dup(0), -1}, turns = 0, tube[2], left = 1;
+    bool good;
+    memset(lean, 0, sizeof lean);
+    close(spare[0]);
+    if (pipe(tube) < 0 || write(tube[1], "x", 1) != 1)
+        die("pipe");
+    memory.on = true;
+    memory.count = 0;
+    errno = 0;
+    own = fetcher_new();
+    memory.on = false;
+    if (!own) {
+        lean_refused++;
+        lean_must(errno == ENOMEM);
+    } else {
+        own->random = 7;
+        for (int i = 0; i < LEAN; i++) {
+            struct fetcher_request rq = t[i].rq;
+            char target[200], at[600];
+            snprintf(target, sizeof target, "%.*s", (int)strcspn(t[i].query, "?"), t[i].query);
+            snprintf(at, sizeof at, "%s", t[i].path ? in_work(t[i].path) : "");
+            rq.url = i == LEAN - 1 ? t[i].query : url("%s&lean=%ld.%d", t[i].query, memory.fail, memory.for_good);
+            rq.path = t[i].path ? at : NULL;
+            rq.existing = FETCHER_OVERWRITE;
+            rq.flags |= t[i].path ? FETCHER_FRESH : 0;
+            rq.on_done = lean_done;
+            rq.on_progress = lean_progress;
+            rq.arg = &lean[i];
+            lean[i].target = memcpy(malloc(strlen(target) + 1), target, strlen(target) + 1);
+            lean[i].size = t[i].size;
+            errno = 0;
+            memory.on = true;
+            lean[i].id = fetcher_start(own, &rq);
+            memory.on = false;
+            lean_must(lean[i].id || errno == ENOMEM);
+        }
+        memory.on = true;
+        errno = 0;
+        good = fetcher_timer(own, 1, lean_timer, NULL) || errno == ENOMEM;
+        good &= fetcher_watch(own, tube[0], FETCHER_READ, lean_ready, NULL) == 0 || errno == ENOMEM;
+        memory.on = false;
+        lean_must(good);
+        for (; left && turns < 2000; turns++) {
+            fetcher_step(f, 0);
+            memory.on = true;
+            fetcher_step(own, 0);
+            memory.on = false;
+            if (turns % 300 == 299)
+                own->skew += 31000000;          /* what hangs is to stall */
+            left = 0;
+            for (int i = 0; i < LEAN; i++)
+                left += lean[i].id && !lean[i].last && (!t[i].rq.every_ms || !lean[i].done);
+        }
+        if (left)
+            for (int i = 0; i < LEAN; i++)
+                if (lean[i].id && !lean[i].last && fetcher_info(own, lean[i].id, &info) == 0 && !lean[i].done)
+                    printf("# allocation %ld: %s hangs in state %d, %s\n", memory.fail, t[i].query, info.state, info.message);
+        lean_must(!left);
+        memory.on = true;
+        fetcher_free(own);
+        memory.on = false;
+        for (int i = 0; i < LEAN; i++) {
+            lean_must(!lean[i].id || (lean[i].last && (lean[i].done == 1 || t[i].rq.every_ms)));
+            free((void *)(uintptr_t)lean[i].target);
+        }
+    }
+    close(tube[0]);
+    close(tube[1]);
+    until(!server.conns && memory.blocks == blocks);        /* a lookup may take its time */
+    lean_must(memory.blocks == blocks);
+    spare[1] = dup(0);
+    close(spare[1]);
+    lean_must(spare[0] == spare[1]);
+}
+
+static void test_memory_fails(void) {
+    const char *states = getenv("STATES");      /* under valgrind not each, but as many */
+    long whole, step, runs = 0;
+    memory.fail = 0;
+    memset(lean_codes, 0, sizeof lean_codes);
+    lean_wrong = lean_refused = lean_forgot = 0;
+    lean_life();
+    whole = memory.count;
+    ok(lean_wrong == 0 && lean_codes[FETCHER_NO_MEMORY] == 0, "a life of %ld allocations, and all are given back", whole);
+    step = states ? whole / atoi(states) + 1 : 1;
+    for (int good = memory.for_good = 0; good < 2; good++, memory.for_good = true)
+        for (memory.fail = 1; memory.fail <= whole; memory.fail += step, runs++)
+            lean_life();
+    printf("# %d times no fetcher, %d times libcurl forgot the query; transfers ended:", lean_refused, lean_forgot);
+    for (int code = 0; code <= FETCHER_OTHER; code++)
+        printf(" %d %s", lean_codes[code], fetcher_strerror((enum fetcher_code)code));
+    printf("\n");
+    memory.fail = 0;
+    ok(lean_wrong == 0, "one allocation fails, or it and all after it: %ld times, each transfer ended cleanly", runs);
 }
 
 static void test_two_fetchers(void) {
@@ -5620,7 +5853,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(fd_setsize), TEST(post), TEST(post_threads), TEST(run), TEST(eintr), TEST(foreign_loop),
     TEST(slice), TEST(meter), TEST(memory), TEST(request), TEST(redirect), TEST(urls), TEST(failures),
     TEST(timeouts), TEST(stream), TEST(cancel), TEST(pause), TEST(reentrancy), TEST(ids), TEST(exactly_once),
-    TEST(random_states), TEST(two_fetchers), TEST(manners), TEST(limits), TEST(priority), TEST(parking),
+    TEST(random_states), TEST(memory_fails), TEST(two_fetchers), TEST(manners), TEST(limits), TEST(priority), TEST(parking),
     TEST(free_in_lookup), TEST(connect_timeout), TEST(one_lookup_a_host), TEST(many), TEST(file), TEST(file_whole),
     TEST(file_trouble), TEST(disk_full), TEST(names), TEST(dispositions), TEST(directory), TEST(retry),
     TEST(backoff), TEST(retry_after), TEST(total), TEST(slow_rate), TEST(own_range), TEST(complete), TEST(part_replaced),
@@ -5890,6 +6123,8 @@ int main(int argc, char **argv) {
     signal(SIGQUIT, SIG_DFL);
     setlocale(LC_CTYPE, "C.UTF-8");
     hang_pipe[0] = -1;
+    if (curl_global_init_mem(CURL_GLOBAL_DEFAULT, short_malloc, short_free, short_realloc, short_strdup, short_calloc))
+        die("curl_global_init_mem");
     if (argc > 1 && strcmp(argv[1], "serve") == 0)
         return serve_forever(argc > 2 ? atoi(argv[2]) : 0);
     if (argc > 1 && strcmp(argv[1], "promise") == 0)
