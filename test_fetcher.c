@@ -5839,6 +5839,44 @@ static void test_readme(void) {
     child_free(&c);
 }
 
+/* Install and uninstall, into a directory of the test. */
+static void test_install(void) {
+    struct child c;
+    char command[3000];
+    snprintf(command, sizeof command, "w=%s; make -s install DESTDIR=$w PREFIX=/opt/x && $w/opt/x/bin/fetcher --version && "
+             "if help2man --version >/dev/null 2>&1; then test -s $w/opt/x/share/man/man1/fetcher.1; fi && "
+             "make -s uninstall DESTDIR=$w PREFIX=/opt/x && test -z \"$(find $w -type f)\"", work);
+    c = SH(command);
+    ok(c.status == 0 && strstr(c.text[0], FETCHER_VERSION), "install and uninstall, with DESTDIR and PREFIX %s", c.text[1]);
+    child_free(&c);
+}
+
+/* The tarball builds and tests itself, and plain POSIX make is enough for all of it. */
+static void test_dist(void) {
+    static const char *const maker[] = {"make", "bmake"};
+    struct child c;
+    char command[3000];
+    for (size_t i = 0; i < sizeof maker / sizeof *maker; i++) {
+        snprintf(command, sizeof command, "command -v %s >/dev/null", maker[i]);
+        c = SH(command);
+        child_free(&c);
+        if (c.status != 0) {
+            skip("the tarball builds and tests itself with bmake", "it is not there");
+            continue;
+        }
+        snprintf(command, sizeof command, "rm -rf %s/d; mkdir %s/d && unset MAKEFLAGS MFLAGS && %s dist && "
+                 "gzip -dc fetcher-" FETCHER_VERSION ".tar.gz | (cd %s/d && tar xf -) && rm fetcher-" FETCHER_VERSION
+                 ".tar.gz && cd %s/d/fetcher-" FETCHER_VERSION " && %s fetcher fetcher.o test_fetcher X11=0 CFLAGS=-O0 && "
+                 "./test_fetcher two_fetchers && ./test_fetcher program && %s clean && test ! -e fetcher",
+                 work, work, maker[i], work, work, maker[i], maker[i]);
+        c = SH(command);
+        ok(c.status == 0 && strstr(c.text[0], " passed, 0 failed"), "the tarball builds and tests itself with %s", maker[i]);
+        if (c.status)
+            printf("# %.900s%.3000s\n", c.text[0], c.text[1]);
+        child_free(&c);
+    }
+}
+
 static void test_demo(void) {
     struct child c = SH("rm -rf .build/demo; mkdir -p .build/demo; ./test_fetcher demo .build/demo");
     ok(c.status == 0 && strstr(c.text[0], "200 files, each byte as it should be"), "the demonstration works");
@@ -5867,7 +5905,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(terminal_stopped), TEST(terminal_lost), TEST(terminal_abuse), TEST(terminal_plain), TEST(terminal_color),
     TEST(window), TEST(window_rows), TEST(window_paste), TEST(window_drop), TEST(window_server), TEST(window_close),
     TEST(window_looks), TEST(window_hostile), TEST(window_refused),
-    TEST(promise), TEST(embed), TEST(embed_qt), TEST(readme), TEST(demo),
+    TEST(promise), TEST(embed), TEST(embed_qt), TEST(readme), TEST(install), TEST(dist), TEST(demo),
 };
 
 static int serve_forever(int port) {
