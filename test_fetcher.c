@@ -5839,6 +5839,40 @@ static void test_readme(void) {
     child_free(&c);
 }
 
+/* The README's command for GNU parallel: 10,000 URLs in blocks for four workers, of which one is killed on its way. */
+static void test_parallel(void) {
+    static const char worker[] = "slow=\n"
+        "if [ \"$PARALLEL_SEQ\" = 3 ] && mkdir $w/once 2>/dev/null\n"
+        "then slow='timeout -s KILL 1'; set -- \"$@\" --limit-rate 20k; fi\n"
+        "exec $slow ./fetcher \"$@\"\n";
+    static char list[1000000];
+    char command[3000];
+    struct child c;
+    size_t n = 0;
+    c = SH("command -v parallel");
+    child_free(&c);
+    if (c.status != 0) {
+        skip("10,000 URLs in blocks for four workers", "needs GNU parallel");
+        return;
+    }
+    for (int i = 0; i < 10000; i++)
+        n += (size_t)snprintf(list + n, sizeof list - n, "%s f/%d\n", url("/p%d?size=100", i), i);
+    write_file(in_work("list"), list, n);
+    write_file(in_work("worker"), worker, strlen(worker));
+    snprintf(command, sizeof command, "export w=%s HOME=%s; line=$(sed -n '/^parallel --pipe.* -j 4/p' README.md | "
+             "sed \"s|'fetcher|'sh $w/worker|; s|/data|$w/out|; s|<list|<$w/list|; s|>results|>$w/results|\") && "
+             "eval \"$line --will-cite\" && test -d $w/once && ls $w/out/f | wc -l && "
+             "grep -o '\"event\":\"done\".*\"url\":\"[^\"]*' $w/results | sort | uniq | wc -l && "
+             "grep -c '\"event\":\"done\"' $w/results && grep -c '\"event\":\"failed\"' $w/results; "
+             "grep -q '\"changed\":false' $w/results && echo some were there", work, work);
+    c = SH(command);
+    ok(c.status == 0 && strcmp(c.text[0], "10000\n10000\n10000\n0\nsome were there\n") == 0,
+       "10,000 URLs in blocks for four workers, one of them killed: nothing is lost, nothing comes twice");
+    if (strcmp(c.text[0], "10000\n10000\n10000\n0\nsome were there\n"))
+        printf("# %.1000s%.1000s\n", c.text[0], c.text[1]);
+    child_free(&c);
+}
+
 /* Install and uninstall, into a directory of the test. */
 static void test_install(void) {
     struct child c;
@@ -5905,7 +5939,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(terminal_stopped), TEST(terminal_lost), TEST(terminal_abuse), TEST(terminal_plain), TEST(terminal_color),
     TEST(window), TEST(window_rows), TEST(window_paste), TEST(window_drop), TEST(window_server), TEST(window_close),
     TEST(window_looks), TEST(window_hostile), TEST(window_refused),
-    TEST(promise), TEST(embed), TEST(embed_qt), TEST(readme), TEST(install), TEST(dist), TEST(demo),
+    TEST(promise), TEST(embed), TEST(embed_qt), TEST(readme), TEST(parallel), TEST(install), TEST(dist), TEST(demo),
 };
 
 static int serve_forever(int port) {
