@@ -2952,6 +2952,30 @@ static void test_complete(void) {
 }
 
 /* The .part is taken away, and another put in its place. */
+/* Sizes and offsets beyond 32 bits. All but the last megabyte is there already, as a hole in the file. */
+static void test_beyond_4_gib(void) {
+    static const int64_t size = 5000000000, there = 4999000000;
+    struct outcome o;
+    struct stat st = {.st_size = 0};
+    char meta[500], end[1000];
+    int fd;
+    const char *u = url("/huge?size=%" PRId64, size);
+    snprintf(meta, sizeof meta, "%s\n\"v%u\"\n%" PRId64 "\n", u, seed_of("/huge", 0), size);
+    write_file(in_work("huge.part"), "", 0);
+    write_file(in_work("huge.part.meta"), meta, strlen(meta));
+    if (truncate(in_work("huge.part"), there) < 0) {
+        skip("a file of 5 GB", "there can't be one");
+        return;
+    }
+    o = FETCH(.url = u, .path = in_work("huge"));
+    fd = open(in_work("huge"), O_RDONLY);
+    ok(o.code == FETCHER_OK && o.bytes == size && o.received == size - there && fstat(fd, &st) == 0 && st.st_size == size,
+       "a file of 5 GB is continued behind 4 GiB: %s", o.message);
+    ok(pread(fd, end, sizeof end, size - 1000) == 1000 && (unsigned char)end[999] == pattern(seed_of("/huge", 0), size - 1) &&
+       (unsigned char)end[0] == pattern(seed_of("/huge", 0), size - 1000), "and ends as it should");
+    close(fd);
+}
+
 static void test_part_replaced(void) {
     struct outcome o = {0};
     struct fetcher_info info;
@@ -5830,6 +5854,11 @@ static void test_readme(void) {
            "grep -qF -e \"$o\" README.md || echo $o; done");
     ok(c.text[0][0] == '\0', "every option stands in the README %s", c.text[0]);
     child_free(&c);
+    snprintf(command, sizeof command, "$(sed -n 's/^Without make: .\\(cc .*lcurl\\).$/\\1/p' README.md | sed 's|-o |-o %s/|') && "
+             "%s/fetcher --version", work, work);
+    c = SH(command);
+    ok(c.status == 0 && strncmp(c.text[0], "fetcher " FETCHER_VERSION "\n", 14) == 0, "it builds without make, as the README says");
+    child_free(&c);
     snprintf(command, sizeof command, "%s/none/cc.sh", work);
     c = SH("mkdir -p .build/none && printf '#!/bin/sh\\ncase \"$*\" in *curl/curl.h*) exit 1;; esac\\n' "
            "> .build/none/cc && chmod +x .build/none/cc && make -B CC=.build/none/cc fetcher");
@@ -5928,7 +5957,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(random_states), TEST(memory_fails), TEST(two_fetchers), TEST(manners), TEST(limits), TEST(priority), TEST(parking),
     TEST(free_in_lookup), TEST(connect_timeout), TEST(one_lookup_a_host), TEST(many), TEST(file), TEST(file_whole),
     TEST(file_trouble), TEST(disk_full), TEST(names), TEST(dispositions), TEST(directory), TEST(retry),
-    TEST(backoff), TEST(retry_after), TEST(total), TEST(slow_rate), TEST(own_range), TEST(complete), TEST(part_replaced),
+    TEST(backoff), TEST(retry_after), TEST(total), TEST(slow_rate), TEST(own_range), TEST(complete), TEST(beyond_4_gib), TEST(part_replaced),
     TEST(resume), TEST(interrupted_often), TEST(server_restart), TEST(resume_changed), TEST(stream_retry),
     TEST(foreign_part), TEST(pause_holds), TEST(pause_in_lookup), TEST(skip_leftover), TEST(skip_repeated), TEST(repeat), TEST(repeat_resume), TEST(repeat_failure), TEST(two_on_one_target), TEST(random_faults), TEST(rate),
     TEST(idle), TEST(program), TEST(back_pressure), TEST(options), TEST(limiting_options), TEST(login_options), TEST(help), TEST(bad_usage),
