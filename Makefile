@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: 0BSD
-# fetcher: make, make demo, make test, make bench, make install. Plain POSIX make.
+# fetcher: make, make demo, make test, make bench, make install, make dist. Plain POSIX make.
 # make X11=0 leaves the window out, which is built where pkg-config finds x11 and xft.
+
+.POSIX:
 
 CC = cc
 CFLAGS = -O2
@@ -35,14 +37,25 @@ demo: fetcher test_fetcher
 bench: fetcher test_fetcher
 	bash .ci/bench
 
+# The manual page is made by help2man from --help, where it is found.
 install: fetcher
-	mkdir -p $(DESTDIR)$(PREFIX)/bin
-	install -m 755 fetcher $(DESTDIR)$(PREFIX)/bin/fetcher
+	mkdir -p $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1
+	cp fetcher $(DESTDIR)$(PREFIX)/bin/fetcher
+	chmod 755 $(DESTDIR)$(PREFIX)/bin/fetcher
+	if help2man --version >/dev/null 2>&1; then \
+	help2man -N -n "fetch URLs, many at the same time" -o $(DESTDIR)$(PREFIX)/share/man/man1/fetcher.1 ./fetcher; fi
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/fetcher
+	rm -f $(DESTDIR)$(PREFIX)/bin/fetcher $(DESTDIR)$(PREFIX)/share/man/man1/fetcher.1
+
+# A tarball that builds and tests itself.
+dist:
+	version=`sed -n 's/^.define FETCHER_VERSION "\(.*\)"/\1/p' fetcher.h`; dir=fetcher-$$version; \
+	rm -rf $$dir $$dir.tar.gz; mkdir $$dir && \
+	cp -R fetcher.c fetcher.h test_fetcher.c Makefile README.md .ci .github .gitignore $$dir && \
+	tar cf - $$dir | gzip -9 >$$dir.tar.gz; rm -rf $$dir; ls $$dir.tar.gz
 
 clean:
-	rm -rf fetcher fetcher.o test_fetcher .build demo
+	rm -rf fetcher fetcher.o test_fetcher .build demo fetcher-[0-9]*
 
-.PHONY: test demo bench install uninstall clean
+.PHONY: test demo bench install uninstall dist clean

@@ -1472,7 +1472,7 @@ static int file_look(struct transfer *t) {
 /* The usual name: the last of the URL's path, decoded first, to see "%2e%2e%2f" for what it is. */
 static int file_open(struct transfer *t) {
     struct body *b = t->body; char *name = NULL;
-    if (b->base) return file_look(t);   /* not the first attempt */
+    if (b->path) return file_look(t);   /* not the first attempt */
     const char *path = strstr(t->rq.url, "://") + 3, *end = path + strcspn(path, "?#"), *s = end;
     while (s > path && s[-1] != '/') s--;
     if (s > path && end > s) name = curl_easy_unescape(NULL, s, (int)(end - s), NULL);

@@ -12,10 +12,29 @@
  * never sleeps: it turns the loop until what it waits for has come, or a deadline has passed. Waits of
  * the library are cut short by its clock, which the tests can put forward (struct fetcher, skew).
  */
+#define _GNU_SOURCE 1
+#define _FILE_OFFSET_BITS 64
+#include <pthread.h>
+#include <stddef.h>
+#include <stdlib.h>
+
+static void *short_malloc(size_t size);
+static void *short_calloc(size_t count, size_t size);
+static void *short_realloc(void *old, size_t size);
+static void short_free(void *old);
+
 #define FETCHER_MAIN
 #define main fetcher_main
+#define malloc(size) short_malloc(size)
+#define calloc(count, size) short_calloc(count, size)
+#define realloc(old, size) short_realloc(old, size)
+#define free(old) short_free(old)
 #include "fetcher.c"
 #undef main
+#undef malloc
+#undef calloc
+#undef realloc
+#undef free
 
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -55,6 +74,53 @@ static void skip(const char *what, const char *why) {
 static void die(const char *what) {
     printf("Bail out! %s: %s\n", what, strerror(errno));
     exit(1);
+}
+
+/* ------------------------------------------------------------------------ Memory that fails
+ * The library's allocations come here, and libcurl's, in place of the system's.
+ */
+static struct {
+    bool on;                    /* count, and fail */
+    long count, fail;           /* the number of the one to fail; 0: none */
+    bool for_good;              /* it, and all after it */
+    long blocks;                /* not freed yet; always counted */
+} memory;
+
+static pthread_mutex_t memory_lock = PTHREAD_MUTEX_INITIALIZER;     /* libcurl's lookups have threads */
+
+static bool fails(void) {
+    bool result;
+    pthread_mutex_lock(&memory_lock);
+    result = memory.on && ++memory.count >= memory.fail && memory.fail && (memory.for_good || memory.count == memory.fail);
+    pthread_mutex_unlock(&memory_lock);
+    return result;
+}
+
+static void *counted(void *block, int n) {
+    pthread_mutex_lock(&memory_lock);
+    memory.blocks += block ? n : 0;
+    pthread_mutex_unlock(&memory_lock);
+    return block;
+}
+
+static void *short_malloc(size_t size) {
+    return fails() ? NULL : counted(malloc(size), 1);
+}
+
+static void *short_calloc(size_t count, size_t size) {
+    return fails() ? NULL : counted(calloc(count, size), 1);
+}
+
+static void *short_realloc(void *old, size_t size) {
+    return fails() ? NULL : old ? realloc(old, size) : counted(malloc(size), 1);
+}
+
+static char *short_strdup(const char *text) {
+    return fails() ? NULL : counted(strdup(text), 1);
+}
+
+static void short_free(void *old) {
+    free(counted(old, -1));
 }
 
 /* ------------------------------------------------------------------------ The server */
@@ -1061,6 +1127,7 @@ static void test_watches(void) {
 }
 
 static void test_fd_setsize(void) {
+    struct fetcher *two;
     struct outcome o = {0};
     int fd[1200], n = 0;
     ok(fetcher_watch(f, FD_SETSIZE, FETCHER_READ, gone, NULL) < 0 && errno == EMFILE,
@@ -1076,6 +1143,15 @@ static void test_fd_setsize(void) {
         o = FETCH(.url = url("/high"), .retries = -1);
         ok(o.code == FETCHER_NO_CONNECTION && o.attempts == 1,
            "rule 6: a socket above FD_SETSIZE ends a transfer cleanly: %s", o.message);
+        errno = 0;
+        ok(fetcher_new() == NULL && errno == EMFILE, "rule 6: a host that holds 1,150 descriptors gets EMFILE from fetcher_new");
+        ok(fetcher_watch(f, fd[n - 1], FETCHER_READ, gone, NULL) < 0 && errno == EMFILE,
+           "rule 6: and for a descriptor that is open, and too high");
+        while (n > 1000)
+            close(fd[--n]);
+        two = fetcher_new();
+        ok(two && fetcher_step(two, 0) == 0, "rule 6: with some closed, all works again");
+        fetcher_free(two);
     }
     while (n > 0)
         close(fd[--n]);
@@ -1704,6 +1780,510 @@ static void test_exactly_once(void) {
     }
     ok(before == 0, "rule 2: on_done never runs before the call that started it has returned");
     ok(once == 40 && cancelled > 8, "rule 2: on_done runs once for each, %d cancelled", cancelled);
+}
+
+/* -- anything, in any order -- */
+
+/* A thousand fetchers get calls at random, also out of their callbacks, and are freed wherever they stand. Beside
+ * each runs a model that knows what must be true. The seeds are fixed, so that what fails, fails again. */
+enum aim { MEMORY, TO_FILE, TO_DIR, STREAM, KINDS };
+
+struct deed {                   /* a transfer in the model */
+    fetcher_id id;
+    enum aim aim;
+    bool every, cancelled, over;
+    int size, done;
+    int64_t streamed;
+    char path[64];              /* of its URL */
+};
+
+struct alarm { fetcher_id id; int64_t due; bool over; uint64_t turn; };
+
+static struct model {
+    struct fetcher *f;
+    unsigned random;
+    bool inside, freed;         /* a callback runs; nothing may come any more */
+    struct deed deed[400];
+    struct alarm alarm[400];
+    int deeds, alarms, depth, posted, came, pipe[3][2], piped[3];
+    size_t alive;
+    uint64_t done, failed, cancelled, turns;
+    fetcher_id last_id;
+    int wrong;                  /* what was not true */
+    int ended[FETCHER_OTHER + 1];
+} m;
+
+static unsigned chance(unsigned n) {
+    m.random = m.random * 1664525 + 1013904223;
+    return (m.random >> 10) % n;
+}
+
+/* This must be true. */
+#define must(good) ((good) ? (void)0 : (void)(m.wrong++ < 9 && printf("# line %d: %s\n", __LINE__, #good)))
+
+static void any_call(void);
+
+/* Out of a callback, sometimes, but not endlessly. */
+static void any_calls_inside(void) {
+    bool inside = m.inside;
+    m.inside = true;
+    if (m.depth < 3 && chance(3) == 0) {
+        m.depth++;
+        any_call();
+        m.depth--;
+    }
+    must(fetcher_step(m.f, 0) < 0 && errno == EBUSY);
+    m.inside = inside;
+}
+
+static void deed_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
+    struct deed *d = arg;
+    struct fetcher_info info;
+    char *data;
+    int64_t size;
+    must(on == m.f && !m.freed && d->id && r->id == d->id && !d->over);
+    must(r->last || d->every);
+    must((r->code == FETCHER_CANCELLED) == d->cancelled || r->code == FETCHER_BAD_URL);
+    must(r->code <= FETCHER_OTHER && r->message && *r->message && r->url && r->final_url && r->content_type);
+    m.ended[r->code]++;
+    d->done++;
+    *(r->code == FETCHER_OK ? &m.done : r->code == FETCHER_CANCELLED ? &m.cancelled : &m.failed) += 1;
+    if (r->last) {
+        d->over = true;
+        m.alive--;
+        must(fetcher_info(on, d->id, &info) < 0 && errno == ENOENT);
+    } else
+        must(fetcher_info(on, d->id, &info) == 0 && info.state == FETCHER_SLEEPING);
+    must(fetcher_count(on) == m.alive);
+    if (r->code == FETCHER_OK && r->status == 200 && !strstr(d->path, "/text")) {
+        must(r->bytes == d->size);
+        if (d->aim == MEMORY)
+            must(r->data && r->size == (size_t)d->size && is_content(r->data, d->size, d->path, 0) && !r->data[r->size]);
+        else if (d->aim == STREAM)
+            must(!r->data && (d->every || d->streamed == d->size));
+        else if (!d->every) {
+            data = slurp(r->path, &size);
+            must(data && size == d->size && is_content(data, size, d->path, 0));
+            free(data);
+        }
+    }
+    any_calls_inside();
+}
+
+static int deed_data(struct fetcher *on, const void *data, size_t size, void *arg) {
+    struct deed *d = arg;
+    must(on == m.f && !m.freed && d->id && !d->over);
+    if (!d->every && !strstr(d->path, "/text"))
+        for (size_t i = 0; i < size; i += 97)
+            must(((const unsigned char *)data)[i] == pattern(seed_of(d->path, 0), d->streamed + (int64_t)i));
+    any_calls_inside();
+    if (chance(20) == 0)
+        return FETCHER_PAUSE;
+    if (chance(100) == 0)
+        return -1;
+    d->streamed += (int64_t)size;
+    return 0;
+}
+
+static void deed_progress(struct fetcher *on, const struct fetcher_info *info, void *arg) {
+    struct deed *d = arg;
+    must(on == m.f && !m.freed && d->id && info->id == d->id && !d->over && info->state <= FETCHER_ENDED);
+    any_calls_inside();
+}
+
+static void any_start(void) {
+    static const char *const query[] = {
+        "", "", "", "", "&random=%u", "&slow=2000", "&cut=300&times=1", "&stall=500", "&stall=head", "&status=404",
+        "&status=503&times=2", "&redirect=/text", "&chunked=1", "&chunk=bad", "&reset=10&times=1", "&garbage=1",
+        "&etag=none&modified=none&cut=100&times=2", "&cut=300&times=1&range=ignore", "&close=1",
+    };
+    struct deed *d = &m.deed[m.deeds];
+    char target[300], name[60], where[700];
+    struct fetcher_request r = {.on_done = deed_done, .on_progress = deed_progress, .arg = d};
+    fetcher_id id;
+    if (m.deeds == (int)(sizeof m.deed / sizeof *m.deed))
+        return;
+    *d = (struct deed){.aim = (enum aim)chance(KINDS), .every = chance(8) == 0, .size = (int)chance(30000)};
+    snprintf(d->path, sizeof d->path, "/r%u", chance(30));
+    snprintf(target, sizeof target, "%s?size=%d", d->path, d->size);
+    snprintf(target + strlen(target), 100, query[chance(sizeof query / sizeof *query)], chance(1000));
+    r.url = url("%s", target);
+    if (chance(20) == 0)
+        r.url = chance(2) ? "not a url" : "http://127.0.0.1:1/";
+    if (strstr(target, "redirect"))
+        snprintf(d->path, sizeof d->path, "/text");
+    snprintf(name, sizeof name, d->aim == TO_DIR ? "any/d%u/" : "any/f%u", chance(5));
+    snprintf(where, sizeof where, "%s", in_work(name));
+    if (d->aim == TO_FILE || d->aim == TO_DIR)
+        r.path = where;
+    if (d->aim == STREAM)
+        r.on_data = deed_data;
+    r.every_ms = d->every ? 1000 : 0;
+    r.priority = (int)chance(5) - 2;
+    r.retries = (int)chance(4) - 1;
+    r.total_ms = chance(6) == 0 ? 2000 : 0;
+    r.existing = (enum fetcher_existing)chance(3);
+    if (r.existing == FETCHER_SKIP)
+        r.existing = FETCHER_KEEP_BOTH;
+    r.flags = chance(8);
+    if (r.flags & FETCHER_COMPRESSED && chance(2))
+        r.body = "something";
+    m.deeds++;
+    id = fetcher_start(m.f, &r);
+    if (r.body)
+        snprintf(d->path, sizeof d->path, "/text");
+    must(d->done == 0);
+    if (id) {
+        must(id > m.last_id);
+        m.last_id = d->id = id;
+        m.alive++;
+    } else {
+        must(m.freed || errno == EBUSY);
+        d->over = true;
+    }
+}
+
+static void any_alarm(struct fetcher *on, void *arg) {
+    struct alarm *a = arg;
+    must(on == m.f && !m.freed && a->id && !a->over && fetcher_now(on) >= a->due && m.turns > a->turn);
+    a->over = true;
+    must(fetcher_timer_stop(on, a->id) < 0 && errno == ENOENT);
+    any_calls_inside();
+}
+
+static void any_post(struct fetcher *on, void *arg) {
+    must(on == m.f && !m.freed && *(int *)arg == 7);
+    m.came++;
+    any_calls_inside();
+}
+
+static void any_ready(struct fetcher *on, int fd, int events, void *arg) {
+    int i = (int)((int (*)[2])arg - m.pipe);
+    char byte;
+    must(on == m.f && !m.freed && (events & ~m.piped[i]) == 0 && events && fd == m.pipe[i][m.piped[i] == FETCHER_WRITE]);
+    if (events & FETCHER_READ)
+        must(read(fd, &byte, 1) == 1);
+    any_calls_inside();
+}
+
+static void any_watch(void) {
+    int i = (int)chance(3), to = (int)chance(3);
+    if (m.piped[i])
+        must(fetcher_watch(m.f, m.pipe[i][m.piped[i] == FETCHER_WRITE], 0, NULL, NULL) == 0);
+    must(fetcher_watch(m.f, m.pipe[i][to == FETCHER_WRITE], m.piped[i] = to, any_ready, &m.pipe[i]) == 0);
+}
+
+/* One call, of any function, with any id that there is or has been. */
+static void any_call(void) {
+    static int seven = 7;
+    struct deed *d = m.deeds ? &m.deed[chance((unsigned)m.deeds)] : NULL;
+    struct alarm *a = m.alarms ? &m.alarm[chance((unsigned)m.alarms)] : NULL;
+    struct fetcher_info info;
+    struct fetcher_stats st;
+    fd_set rd, wr;
+    int most = -1, result = 0;
+    unsigned what = chance(20);
+    bool there = d && d->id && !d->over;
+    if (what < 5)
+        any_start();
+    else if (what < 11 && d && d->id) {
+        result = what == 5 ? fetcher_cancel(m.f, d->id) : what == 6 ? fetcher_pause(m.f, d->id) :
+                 what == 7 || what == 8 ? fetcher_resume(m.f, d->id) : what == 9 ?
+                 fetcher_priority(m.f, d->id, (int)chance(9) - 4) : fetcher_info(m.f, d->id, &info);
+        must(there ? result == 0 : result < 0 && errno == ENOENT);
+        if (what == 5 && there)
+            d->cancelled = true;
+        if (what == 10 && there)
+            must(info.id == d->id && info.url && info.message && info.bytes >= 0 && info.state <= FETCHER_ENDED);
+    } else if (what == 11)
+        must(fetcher_limit(m.f, (int)chance(20) - 1, (int)chance(9) - 1, (int64_t)chance(3) * 1000000 - 1) == 0);
+    else if (what < 14 && m.alarms < (int)(sizeof m.alarm / sizeof *m.alarm)) {
+        int64_t ms = chance(300);
+        a = &m.alarm[m.alarms];
+        *a = (struct alarm){.due = fetcher_now(m.f) + ms, .turn = m.turns};
+        a->id = fetcher_timer(m.f, ms, any_alarm, a);
+        must(a->id > UINT32_MAX);
+        m.alarms++;
+    } else if (what == 14 && a) {
+        result = fetcher_timer_stop(m.f, a->id);
+        must(a->over ? result < 0 && errno == ENOENT : result == 0);
+        a->over = true;
+    } else if (what < 17)
+        m.posted += fetcher_post(m.f, any_post, &seven) == 0;
+    else if (what == 17)
+        any_watch();
+    else if (what == 18) {
+        FD_ZERO(&rd);
+        FD_ZERO(&wr);
+        result = fetcher_prepare(m.f, &rd, &wr, &most);
+        must(result >= 0 && result <= 1000 && most < FD_SETSIZE);
+        if (chance(2) && !m.inside) {
+            FD_ZERO(&rd);
+            FD_ZERO(&wr);
+            m.turns++;
+            must(fetcher_dispatch(m.f, &rd, &wr) == 0);
+        }
+    } else {
+        must(fetcher_stats(m.f, &st) == 0 && st.done == m.done && st.failed == m.failed && st.cancelled == m.cancelled);
+        must(st.running >= 0 && st.waiting <= fetcher_count(m.f));
+        must(fetcher_info(m.f, m.last_id + 1, &info) < 0 && errno == ENOENT);
+    }
+    must(fetcher_count(m.f) == m.alive);
+}
+
+static void any_turn(void) {
+    fetcher_step(f, 0);
+    m.turns++;
+    must(fetcher_step(m.f, 0) >= 0);
+    must(fetcher_count(m.f) == m.alive);
+}
+
+/* One fetcher's life. Some are let come to an end, by a clock that is put forward: then all must have ended. */
+static void any_life(unsigned seed, int fds) {
+    static const char letters[20] = "abcdefghijklmnopqrst";
+    int calls_to_make, spare;
+    memset(&m, 0, offsetof(struct model, wrong));
+    m.random = seed * 2654435761u + 1;
+    for (int i = 0; i < 3; i++)
+        if (pipe(m.pipe[i]) < 0 || write(m.pipe[i][1], letters, 5) != 5 || set_flags(m.pipe[i][0], O_NONBLOCK) < 0)
+            die("pipe");
+    must((m.f = fetcher_new()) != NULL);
+    calls_to_make = (int)chance(90);
+    for (int i = 0; i < calls_to_make; i++) {
+        any_call();
+        for (unsigned n = chance(4); n > 0; n--)
+            any_turn();
+        if (chance(10) == 0)
+            m.f->skew += chance(2000000);
+    }
+    if (seed % 5 == 0) {
+        for (int i = 0; i < m.deeds; i++)
+            if (m.deed[i].id && !m.deed[i].over && m.deed[i].every) {
+                must(fetcher_cancel(m.f, m.deed[i].id) == 0);
+                m.deed[i].cancelled = true;
+            }
+        m.depth = 3;                    /* callbacks start nothing more */
+        for (int i = 0; i < 3000 && m.alive; i++) {
+            any_turn();
+            for (int n = 0; i % 100 == 99 && n < m.deeds; n++)
+                if (m.deed[n].id && !m.deed[n].over)
+                    must(fetcher_resume(m.f, m.deed[n].id) == 0);
+            if (i % 10 == 9)
+                m.f->skew += 3000000;
+        }
+        must(m.alive == 0);
+        for (int i = 0; i < 300 && m.came < m.posted; i++)
+            any_turn();
+        must(m.came == m.posted);
+        m.f->skew += 1000000;
+        for (int i = 0; i < 9; i++)
+            any_turn();
+        for (int i = 0; i < m.alarms; i++)
+            must(m.alarm[i].over);
+    }
+    for (int i = 0; i < m.deeds; i++)           /* to be freed is to be cancelled */
+        m.deed[i].cancelled = true;
+    fetcher_free(m.f);
+    m.freed = true;
+    fetcher_step(f, 0);
+    for (int i = 0; i < m.deeds; i++)
+        must(m.deed[i].over && (!m.deed[i].id || m.deed[i].every ? m.deed[i].done >= !!m.deed[i].id : m.deed[i].done == 1));
+    must(m.alive == 0 && m.came <= m.posted);
+    for (int i = 0; i < 3; i++) {
+        close(m.pipe[i][0]);
+        close(m.pipe[i][1]);
+    }
+    until(!server.conns);
+    spare = dup(0);
+    must(spare == fds);
+    close(spare);
+}
+
+static void test_random_states(void) {
+    const char *states = getenv("STATES");      /* fewer, under valgrind */
+    int n = states ? atoi(states) : 1000, fds = dup(0), wrong, passed_lives = 0;
+    close(fds);
+    memset(&m, 0, sizeof m);
+    for (int seed = 1; seed <= n; seed++) {
+        wrong = m.wrong;
+        any_life((unsigned)seed, fds);
+        passed_lives += m.wrong == wrong;
+        if (m.wrong != wrong)
+            printf("# seed %d\n", seed);
+    }
+    printf("# ended:");
+    for (int code = 0; code <= FETCHER_OTHER; code++)
+        printf(" %d %s", m.ended[code], fetcher_strerror((enum fetcher_code)code));
+    printf("\n");
+    ok(passed_lives == n, "%d of %d fetchers that got random calls kept all rules, and were freed anywhere", passed_lives, n);
+}
+
+/* -- no memory -- */
+
+/* A life in which much is asked for, and the n-th allocation fails: then whatever was said to have begun ends, with
+ * a code, and what is said to be right is right. One thing libcurl (7.88) does wrong: without memory for a
+ * URL's query it asks for the URL without. Our server then sends 100 bytes, and these are taken for right here. */
+enum { LEAN = 12 };
+
+struct lean { fetcher_id id; int done, last; enum fetcher_code code; int64_t streamed; const char *target; int size; };
+
+static int lean_wrong, lean_codes[FETCHER_OTHER + 1], lean_refused, lean_forgot, lean_timers;
+
+#define lean_must(good) ((good) ? (void)0 : (void)(lean_wrong++ < 9 && \
+                         printf("# allocation %ld%s, line %d: %s\n", memory.fail, memory.for_good ? "+" : "", __LINE__, #good)))
+
+static void lean_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
+    struct lean *l = arg;
+    (void)on;
+    memory.on = false;
+    lean_must(l->id == r->id && !l->last && r->message && r->url && r->final_url && r->content_type);
+    l->done++;
+    l->last = r->last;
+    l->code = r->code;
+    lean_codes[r->code]++;
+    if (r->code == FETCHER_OK && r->changed && l->size >= 0) {
+        lean_forgot += r->bytes == 100 && l->size != 100;
+        lean_must(r->bytes == l->size || r->bytes == 100);
+        lean_must(!r->data || is_content(r->data, r->bytes, l->target, 0));
+        lean_must(!r->path || file_is(r->path, r->bytes, l->target, 0));
+    }
+    memory.on = true;
+}
+
+static int lean_data(struct fetcher *on, const void *data, size_t size, void *arg) {
+    struct lean *l = arg;
+    (void)on;
+    bool right = true;
+    for (size_t i = 0; i < size; i++)
+        right &= ((const unsigned char *)data)[i] == pattern(seed_of(l->target, 0), l->streamed + (int64_t)i);
+    lean_must(right);
+    l->streamed += (int64_t)size;
+    return 0;
+}
+
+static void lean_progress(struct fetcher *on, const struct fetcher_info *info, void *arg) {
+    (void)arg;
+    on->skew += info->state == FETCHER_RETRYING ? info->wait_ms * 1000 + 1000 : 0;
+}
+
+static void lean_timer(struct fetcher *on, void *arg) {
+    (void)on, (void)arg;
+    lean_timers++;
+}
+
+static void lean_ready(struct fetcher *on, int fd, int events, void *arg) {
+    (void)events, (void)arg;
+    (void)fetcher_watch(on, fd, 0, NULL, NULL);
+}
+
+static void lean_life(void) {
+    static const char *const headers[] = {"X-A: b", NULL};
+    static const struct { const char *query; int size; struct fetcher_request rq; const char *path; } t[LEAN] = {
+        {"/a?size=30000", 30000, {.headers = headers}, NULL}, {"/b?size=50000", 50000, {.url = NULL}, "lean/b"},
+        {"/c.txt?size=40000&cut=20000&times=1", 40000, {.url = NULL}, "lean/"}, {"/d?size=40000", 40000, {.on_data = lean_data}, NULL},
+        {"/e?size=10&status=404", -1, {.body = "x=y"}, NULL}, {"/f?size=0&redirect=/g", -1, {.url = NULL}, NULL},
+        {"/h?gzip=1", -1, {.flags = FETCHER_COMPRESSED}, NULL}, {"/i?size=100", 100, {.every_ms = 1000}, "lean/i"},
+        {"/j?size=99999&cut=50000&times=1", 99999, {.url = NULL}, NULL}, {"/k?size=200&status=503&times=1", 200, {.priority = 1}, NULL},
+        {"/l?size=300&disposition=attachment;%20filename=%22n.txt%22", 300, {.url = NULL}, "lean/"}, {"not a url", -1, {.url = NULL}, NULL},
+    };
+    struct lean lean[LEAN];
+    struct fetcher *own;
+    struct fetcher_info info;
+    long blocks = memory.blocks;
+    int spare[2] = {dup(0), -1}, turns = 0, tube[2], left = 1;
+    bool good;
+    memset(lean, 0, sizeof lean);
+    close(spare[0]);
+    if (pipe(tube) < 0 || write(tube[1], "x", 1) != 1)
+        die("pipe");
+    memory.on = true;
+    memory.count = 0;
+    errno = 0;
+    own = fetcher_new();
+    memory.on = false;
+    if (!own) {
+        lean_refused++;
+        lean_must(errno == ENOMEM);
+    } else {
+        own->random = 7;
+        for (int i = 0; i < LEAN; i++) {
+            struct fetcher_request rq = t[i].rq;
+            char target[200], at[600];
+            snprintf(target, sizeof target, "%.*s", (int)strcspn(t[i].query, "?"), t[i].query);
+            snprintf(at, sizeof at, "%s", t[i].path ? in_work(t[i].path) : "");
+            rq.url = i == LEAN - 1 ? t[i].query : url("%s&lean=%ld.%d", t[i].query, memory.fail, memory.for_good);
+            rq.path = t[i].path ? at : NULL;
+            rq.existing = FETCHER_OVERWRITE;
+            rq.flags |= t[i].path ? FETCHER_FRESH : 0;
+            rq.on_done = lean_done;
+            rq.on_progress = lean_progress;
+            rq.arg = &lean[i];
+            lean[i].target = memcpy(malloc(strlen(target) + 1), target, strlen(target) + 1);
+            lean[i].size = t[i].size;
+            errno = 0;
+            memory.on = true;
+            lean[i].id = fetcher_start(own, &rq);
+            memory.on = false;
+            lean_must(lean[i].id || errno == ENOMEM);
+        }
+        memory.on = true;
+        errno = 0;
+        good = fetcher_timer(own, 1, lean_timer, NULL) || errno == ENOMEM;
+        good &= fetcher_watch(own, tube[0], FETCHER_READ, lean_ready, NULL) == 0 || errno == ENOMEM;
+        memory.on = false;
+        lean_must(good);
+        for (; left && turns < 2000; turns++) {
+            fetcher_step(f, 0);
+            memory.on = true;
+            fetcher_step(own, 0);
+            memory.on = false;
+            if (turns % 300 == 299)
+                own->skew += 31000000;          /* what hangs is to stall */
+            left = 0;
+            for (int i = 0; i < LEAN; i++)
+                left += lean[i].id && !lean[i].last && (!t[i].rq.every_ms || !lean[i].done);
+        }
+        if (left)
+            for (int i = 0; i < LEAN; i++)
+                if (lean[i].id && !lean[i].last && fetcher_info(own, lean[i].id, &info) == 0 && !lean[i].done)
+                    printf("# allocation %ld: %s hangs in state %d, %s\n", memory.fail, t[i].query, info.state, info.message);
+        lean_must(!left);
+        memory.on = true;
+        fetcher_free(own);
+        memory.on = false;
+        for (int i = 0; i < LEAN; i++) {
+            lean_must(!lean[i].id || (lean[i].last && (lean[i].done == 1 || t[i].rq.every_ms)));
+            free((void *)(uintptr_t)lean[i].target);
+        }
+    }
+    close(tube[0]);
+    close(tube[1]);
+    until(!server.conns && memory.blocks == blocks);        /* a lookup may take its time */
+    lean_must(memory.blocks == blocks);
+    spare[1] = dup(0);
+    close(spare[1]);
+    lean_must(spare[0] == spare[1]);
+}
+
+static void test_memory_fails(void) {
+    const char *states = getenv("STATES");      /* under valgrind not each, but as many */
+    long whole, step, runs = 0;
+    memory.fail = 0;
+    memset(lean_codes, 0, sizeof lean_codes);
+    lean_wrong = lean_refused = lean_forgot = 0;
+    lean_life();
+    whole = memory.count;
+    ok(lean_wrong == 0 && lean_codes[FETCHER_NO_MEMORY] == 0, "a life of %ld allocations, and all are given back", whole);
+    step = states ? whole / atoi(states) + 1 : 1;
+    for (int good = memory.for_good = 0; good < 2; good++, memory.for_good = true)
+        for (memory.fail = 1; memory.fail <= whole; memory.fail += step, runs++)
+            lean_life();
+    printf("# %d times no fetcher, %d times libcurl forgot the query; transfers ended:", lean_refused, lean_forgot);
+    for (int code = 0; code <= FETCHER_OTHER; code++)
+        printf(" %d %s", lean_codes[code], fetcher_strerror((enum fetcher_code)code));
+    printf("\n");
+    memory.fail = 0;
+    ok(lean_wrong == 0, "one allocation fails, or it and all after it: %ld times, each transfer ended cleanly", runs);
 }
 
 static void test_two_fetchers(void) {
@@ -2376,6 +2956,30 @@ static void test_complete(void) {
 }
 
 /* The .part is taken away, and another put in its place. */
+/* Sizes and offsets beyond 32 bits. All but the last megabyte is there already, as a hole in the file. */
+static void test_beyond_4_gib(void) {
+    static const int64_t size = 5000000000, there = 4999000000;
+    struct outcome o;
+    struct stat st = {.st_size = 0};
+    char meta[500], end[1000];
+    int fd;
+    const char *u = url("/huge?size=%" PRId64, size);
+    snprintf(meta, sizeof meta, "%s\n\"v%u\"\n%" PRId64 "\n", u, seed_of("/huge", 0), size);
+    write_file(in_work("huge.part"), "", 0);
+    write_file(in_work("huge.part.meta"), meta, strlen(meta));
+    if (truncate(in_work("huge.part"), there) < 0) {
+        skip("a file of 5 GB", "there can't be one");
+        return;
+    }
+    o = FETCH(.url = u, .path = in_work("huge"));
+    fd = open(in_work("huge"), O_RDONLY);
+    ok(o.code == FETCHER_OK && o.bytes == size && o.received == size - there && fstat(fd, &st) == 0 && st.st_size == size,
+       "a file of 5 GB is continued behind 4 GiB: %s", o.message);
+    ok(pread(fd, end, sizeof end, size - 1000) == 1000 && (unsigned char)end[999] == pattern(seed_of("/huge", 0), size - 1) &&
+       (unsigned char)end[0] == pattern(seed_of("/huge", 0), size - 1000), "and ends as it should");
+    close(fd);
+}
+
 static void test_part_replaced(void) {
     struct outcome o = {0};
     struct fetcher_info info;
@@ -5149,24 +5753,117 @@ static int promise(const char *word) {
     return 0;
 }
 
+/* ------------------------------------------------------------------------ In other programs */
+
+/* A block of code out of the README: the n-th in a language. */
+#define README_BLOCK(language, n) "awk '/^```/{on=/^```" language "$/&&++k==" n ";next} on' README.md"
+#define FLAGS " -Wall -Wextra -Wpedantic -Werror -I. "
+
+/* Build a program as a host would, and let it fetch two URLs and one that fails. */
+static void embed(const char *name, const char *build, const char *needs, const char *words) {
+    struct child c;
+    char command[4000];
+    snprintf(command, sizeof command, "w=%s; (%s) >/dev/null 2>&1", work, needs);
+    c = SH(command);
+    child_free(&c);
+    if (c.status != 0) {
+        snprintf(command, sizeof command, "it takes `%s`", needs);
+        skip(name, command);
+        return;
+    }
+    snprintf(command, sizeof command, "w=%s; one=%s; two=%s; bad=%s; %s", work, url("/one?size=1000"),
+             url("/two?size=300000"), url("/bad?status=404"), build);
+    c = SH(command);
+    ok(c.status == 0 && strstr(c.text[0], "/one?size=1000: done, 1000 bytes") && strstr(c.text[0], words) &&
+       strstr(c.text[0], "/two?size=300000: done, 300000 bytes") && strstr(c.text[0], ": 404 An Error, 5 bytes"),
+       "%s", name);
+    if (c.status)
+        printf("# %.800s%.2000s\n", c.text[0], c.text[1]);
+    child_free(&c);
+}
+
+static void test_embed(void) {
+    embed("a select() of one's own: the README's second program", README_BLOCK("c", "2") " > $w/own.c && cc -std=c99"
+          FLAGS "-o $w/own $w/own.c fetcher.c -lcurl && printf '%s\\n' $one $bad $two | $w/own", "cc --version", "");
+    embed("poll()", "cc -std=c99" FLAGS "-o $w/poll .ci/embed/poll.c fetcher.c -lcurl && $w/poll $one $bad $two",
+          "cc --version", "");
+    embed("epoll", "cc -std=c99" FLAGS "-o $w/epoll .ci/embed/epoll.c fetcher.c -lcurl && $w/epoll $one $bad $two",
+          "echo '#include <sys/epoll.h>' | cc -E -", "");
+    embed("GLib's main loop", "cc -std=c99" FLAGS "-o $w/glib .ci/embed/glib.c fetcher.c -lcurl "
+          "$(pkg-config --cflags --libs glib-2.0) && $w/glib $one $bad $two", "pkg-config --exists glib-2.0", "meanwhile");
+    embed("C++", "cc -std=c99" FLAGS "-c -o $w/fetcher.o fetcher.c && g++ -std=c++11" FLAGS
+          "-o $w/cpp .ci/embed/cpp.cpp $w/fetcher.o -lcurl && $w/cpp $one $bad $two", "g++ --version", "together 301005");
+    embed("work from a thread and from a signal handler", "cc -std=gnu99" FLAGS "-o $w/post .ci/embed/post.c fetcher.c "
+          "-lcurl -lpthread && mkfifo $w/said && { $w/post $one $bad $two > $w/said & } && n=0 && while read -r line; do "
+          "echo \"$line\"; n=$((n + 1)); test $n = 3 && kill $!; done < $w/said; wait $!", "cc --version", "stopped");
+}
+
+static int by_number(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* The README's program for PyQt5, and how late its timer is beside threads. */
+static void test_embed_qt(void) {
+    static const char *const how[] = {"fetcher", "threads"};
+    double late[2][3] = {{0}};
+    char command[4000];
+    struct child c;
+    bool good = true;
+    c = SH("/usr/bin/python3 -c 'import PyQt5.QtWidgets'");
+    child_free(&c);
+    if (c.status != 0) {
+        skip("PyQt5, without a thread", "needs Debian's python3-pyqt5");
+        return;
+    }
+    snprintf(command, sizeof command, "w=%s; cc -O2 -shared -fPIC -o $w/libfetcher.so fetcher.c -lcurl && "
+             README_BLOCK("python", "1") " > $w/app.py && cp .ci/embed/qt_*.py $w && cd $w && "
+             "QT_QPA_PLATFORM=offscreen timeout 20 /usr/bin/python3 qt_look.py '%s'", work, url("/look?size=7"));
+    c = SH(command);
+    ok(c.status == 0 && strcmp(c.text[0], "looked 3 times\n") == 0, "PyQt5: the README's program looks again and again");
+    if (c.status)
+        printf("# %s\n", c.text[1]);
+    child_free(&c);
+    for (int i = 0; i < 6 && good; i++) {
+        const char *at;
+        snprintf(command, sizeof command, "cd %s && QT_QPA_PLATFORM=offscreen timeout 100 /usr/bin/python3 qt_delay.py "
+                 "%s '%s' 2000", work, how[i % 2], url("/qt%%d?size=20000"));
+        c = SH(command);
+        good = c.status == 0 && strstr(c.text[0], "2000 files, 40000000 bytes") &&
+               (at = strstr(c.text[0], "delay ")) != NULL && sscanf(at, "delay %lf", &late[i % 2][i / 2]) == 1;
+        printf("# %s: %s%s", how[i % 2], c.text[0], good ? "" : c.text[1]);
+        child_free(&c);
+    }
+    for (int i = 0; i < 2; i++)
+        qsort(late[i], 3, sizeof **late, by_number);
+    ok(good && late[0][0] <= 50 && late[0][0] <= late[1][1] / 2,
+       "a QTimer of 1 ms, while 2,000 files come in, is late by %.1f ms, with QThreads and urllib by %.1f ms",
+       late[0][0], late[1][1]);
+}
+
 static void test_readme(void) {
     struct child c;
     char command[3000];
     /* The program in the README is taken out of it, built as it says, and run. */
     snprintf(command, sizeof command,
-             "awk '/^```c/{on=1;next} /^```/{on=0} on' README.md > %s/app.c && "
+             README_BLOCK("c", "1") " > %s/app.c && "
              "cc -std=c99 -Wall -Wextra -I. -o %s/app %s/app.c fetcher.c -lcurl && %s/app %s %s",
              work, work, work, work, url("/one?size=1000"), url("/two?size=20"));
     c = SH(command);
     ok(c.status == 0 && strstr(c.text[0], ": 1000 bytes") && strstr(c.text[0], ": 20 bytes"),
        "the README's program: %s%s", c.text[0], c.text[1]);
     child_free(&c);
-    c = SH("n=$(awk '/^```c/{on=1;next} /^```/{on=0} on' README.md | wc -l); test $n -le 25 && echo $n");
+    c = SH("n=$(" README_BLOCK("c", "1") " | wc -l); test $n -le 25 && echo $n");
     ok(c.status == 0, "has no more than 25 lines: %s", c.text[0]);
     child_free(&c);
     c = SH("./fetcher --help | grep -oE -e '--[a-z-]+' | sort -u | while read o; do "
            "grep -qF -e \"$o\" README.md || echo $o; done");
     ok(c.text[0][0] == '\0', "every option stands in the README %s", c.text[0]);
+    child_free(&c);
+    snprintf(command, sizeof command, "$(sed -n 's/^Without make: .\\(cc .*lcurl\\).$/\\1/p' README.md | sed 's|-o |-o %s/|') && "
+             "%s/fetcher --version", work, work);
+    c = SH(command);
+    ok(c.status == 0 && strncmp(c.text[0], "fetcher " FETCHER_VERSION "\n", 14) == 0, "it builds without make, as the README says");
     child_free(&c);
     snprintf(command, sizeof command, "%s/none/cc.sh", work);
     c = SH("mkdir -p .build/none && printf '#!/bin/sh\\ncase \"$*\" in *curl/curl.h*) exit 1;; esac\\n' "
@@ -5175,6 +5872,78 @@ static void test_readme(void) {
        strstr(c.text[1], "libcurl-devel") && strstr(c.text[1], "ftp/curl"),
        "make names the packages where libcurl's headers are missing");
     child_free(&c);
+}
+
+/* The README's command for GNU parallel: 10,000 URLs in blocks for four workers, of which one is killed on its way. */
+static void test_parallel(void) {
+    static const char worker[] = "slow=\n"
+        "if [ \"$PARALLEL_SEQ\" = 3 ] && mkdir $w/once 2>/dev/null\n"
+        "then slow='timeout -s KILL 1'; set -- \"$@\" --limit-rate 20k; fi\n"
+        "exec $slow ./fetcher \"$@\"\n";
+    static char list[1000000];
+    char command[3000];
+    struct child c;
+    size_t n = 0;
+    c = SH("command -v parallel");
+    child_free(&c);
+    if (c.status != 0) {
+        skip("10,000 URLs in blocks for four workers", "needs GNU parallel");
+        return;
+    }
+    for (int i = 0; i < 10000; i++)
+        n += (size_t)snprintf(list + n, sizeof list - n, "%s f/%d\n", url("/p%d?size=100", i), i);
+    write_file(in_work("list"), list, n);
+    write_file(in_work("worker"), worker, strlen(worker));
+    snprintf(command, sizeof command, "export w=%s HOME=%s; line=$(sed -n '/^parallel --pipe.* -j 4/p' README.md | "
+             "sed \"s|'fetcher|'sh $w/worker|; s|/data|$w/out|; s|<list|<$w/list|; s|>results|>$w/results|\") && "
+             "eval \"$line --will-cite\" && test -d $w/once && ls $w/out/f | wc -l && "
+             "grep -o '\"event\":\"done\".*\"url\":\"[^\"]*' $w/results | sort | uniq | wc -l && "
+             "grep -c '\"event\":\"done\"' $w/results && grep -c '\"event\":\"failed\"' $w/results; "
+             "grep -q '\"changed\":false' $w/results && echo some were there", work, work);
+    c = SH(command);
+    ok(c.status == 0 && strcmp(c.text[0], "10000\n10000\n10000\n0\nsome were there\n") == 0,
+       "10,000 URLs in blocks for four workers, one of them killed: nothing is lost, nothing comes twice");
+    if (strcmp(c.text[0], "10000\n10000\n10000\n0\nsome were there\n"))
+        printf("# %.1000s%.1000s\n", c.text[0], c.text[1]);
+    child_free(&c);
+}
+
+/* Install and uninstall, into a directory of the test. */
+static void test_install(void) {
+    struct child c;
+    char command[3000];
+    snprintf(command, sizeof command, "w=%s; make -s install DESTDIR=$w PREFIX=/opt/x && $w/opt/x/bin/fetcher --version && "
+             "if help2man --version >/dev/null 2>&1; then test -s $w/opt/x/share/man/man1/fetcher.1; fi && "
+             "make -s uninstall DESTDIR=$w PREFIX=/opt/x && test -z \"$(find $w -type f)\"", work);
+    c = SH(command);
+    ok(c.status == 0 && strstr(c.text[0], FETCHER_VERSION), "install and uninstall, with DESTDIR and PREFIX %s", c.text[1]);
+    child_free(&c);
+}
+
+/* The tarball builds and tests itself, and plain POSIX make is enough for all of it. */
+static void test_dist(void) {
+    static const char *const maker[] = {"make", "bmake"};
+    struct child c;
+    char command[3000];
+    for (size_t i = 0; i < sizeof maker / sizeof *maker; i++) {
+        snprintf(command, sizeof command, "command -v %s >/dev/null", maker[i]);
+        c = SH(command);
+        child_free(&c);
+        if (c.status != 0) {
+            skip("the tarball builds and tests itself with bmake", "it is not there");
+            continue;
+        }
+        snprintf(command, sizeof command, "rm -rf %s/d; mkdir %s/d && unset MAKEFLAGS MFLAGS && %s dist && "
+                 "gzip -dc fetcher-" FETCHER_VERSION ".tar.gz | (cd %s/d && tar xf -) && rm fetcher-" FETCHER_VERSION
+                 ".tar.gz && cd %s/d/fetcher-" FETCHER_VERSION " && %s fetcher fetcher.o test_fetcher X11=0 CFLAGS=-O0 && "
+                 "./test_fetcher two_fetchers && ./test_fetcher program && %s clean && test ! -e fetcher",
+                 work, work, maker[i], work, work, maker[i], maker[i]);
+        c = SH(command);
+        ok(c.status == 0 && strstr(c.text[0], " passed, 0 failed"), "the tarball builds and tests itself with %s", maker[i]);
+        if (c.status)
+            printf("# %.900s%.3000s\n", c.text[0], c.text[1]);
+        child_free(&c);
+    }
 }
 
 static void test_demo(void) {
@@ -5191,10 +5960,10 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(fd_setsize), TEST(post), TEST(post_threads), TEST(run), TEST(eintr), TEST(foreign_loop),
     TEST(slice), TEST(meter), TEST(memory), TEST(request), TEST(redirect), TEST(urls), TEST(failures),
     TEST(timeouts), TEST(stream), TEST(cancel), TEST(pause), TEST(reentrancy), TEST(ids), TEST(exactly_once),
-    TEST(two_fetchers), TEST(manners), TEST(limits), TEST(priority), TEST(parking),
+    TEST(random_states), TEST(memory_fails), TEST(two_fetchers), TEST(manners), TEST(limits), TEST(priority), TEST(parking),
     TEST(free_in_lookup), TEST(connect_timeout), TEST(one_lookup_a_host), TEST(many), TEST(file), TEST(file_whole),
     TEST(file_trouble), TEST(disk_full), TEST(names), TEST(dispositions), TEST(directory), TEST(retry),
-    TEST(backoff), TEST(retry_after), TEST(total), TEST(slow_rate), TEST(own_range), TEST(complete), TEST(part_replaced),
+    TEST(backoff), TEST(retry_after), TEST(total), TEST(slow_rate), TEST(own_range), TEST(complete), TEST(beyond_4_gib), TEST(part_replaced),
     TEST(resume), TEST(interrupted_often), TEST(server_restart), TEST(resume_changed), TEST(stream_retry),
     TEST(foreign_part), TEST(pause_holds), TEST(pause_in_lookup), TEST(skip_leftover), TEST(skip_repeated), TEST(repeat), TEST(repeat_resume), TEST(repeat_failure), TEST(two_on_one_target), TEST(random_faults), TEST(rate),
     TEST(idle), TEST(program), TEST(back_pressure), TEST(options), TEST(limiting_options), TEST(login_options), TEST(help), TEST(bad_usage),
@@ -5205,7 +5974,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(terminal_stopped), TEST(terminal_lost), TEST(terminal_abuse), TEST(terminal_plain), TEST(terminal_color),
     TEST(window), TEST(window_rows), TEST(window_paste), TEST(window_drop), TEST(window_server), TEST(window_close),
     TEST(window_looks), TEST(window_hostile), TEST(window_refused),
-    TEST(promise), TEST(readme), TEST(demo),
+    TEST(promise), TEST(embed), TEST(embed_qt), TEST(readme), TEST(parallel), TEST(install), TEST(dist), TEST(demo),
 };
 
 static int serve_forever(int port) {
@@ -5461,6 +6230,8 @@ int main(int argc, char **argv) {
     signal(SIGQUIT, SIG_DFL);
     setlocale(LC_CTYPE, "C.UTF-8");
     hang_pipe[0] = -1;
+    if (curl_global_init_mem(CURL_GLOBAL_DEFAULT, short_malloc, short_free, short_realloc, short_strdup, short_calloc))
+        die("curl_global_init_mem");
     if (argc > 1 && strcmp(argv[1], "serve") == 0)
         return serve_forever(argc > 2 ? atoi(argv[2]) : 0);
     if (argc > 1 && strcmp(argv[1], "promise") == 0)
