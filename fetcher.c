@@ -1616,6 +1616,7 @@ static void tell(struct fetcher *f, struct transfer *t, bool last) {
         .bytes = b ? b->have : 0, .received = t->received, .attempts = t->attempts,
         .changed = !t->unchanged, .last = last,
     };
+    if (memory) b->data[b->have] = '\0';       /* an earlier attempt may have left more */
     if (e) {                            /* what only libcurl knows */
         curl_easy_getinfo(e, CURLINFO_EFFECTIVE_URL, &url);
         curl_easy_getinfo(e, CURLINFO_CONTENT_TYPE, &type);

@@ -2149,6 +2149,10 @@ static void test_retry(void) {
     o = FETCH(.url = url("/never?status=503"), .retries = -1);
     ok(o.code == FETCHER_HTTP && o.attempts == 1, "-1: no retry");
     forget(&o);
+    o = FETCH(.url = url("/gone?etag=none&modified=none&cut=20&cut2=0"), .retries = 1);
+    ok(o.code == FETCHER_CUT_SHORT && o.attempts == 2 && o.data && o.size == 0 && *o.data == '\0',
+       "what an earlier attempt brought is not what the last one did: \"%s\"", o.data ? o.data : "(NULL)");
+    forget(&o);
     o = FETCH(.url = url("/post?cut=20"), .body = "x");
     ok(o.code == FETCHER_CUT_SHORT && o.attempts == 1, "a POST that was cut short is not sent again");
     forget(&o);
