@@ -2887,6 +2887,7 @@ static void leave(struct program *p) {
 static void write_word(FILE *file, const char *word) {
     for (putc(' ', file); *word; putc(*word++, file))
         if (strchr(" \t\"'\\", *word)) putc('\\', file);
+    if (word[-1] == '\r') putc(' ', file);      /* at a line's end it would be none of the name */
 }
 
 static void session_job(struct program *p, struct job *j) {

@@ -3584,6 +3584,21 @@ static void test_session_numbers(void) {
     child_free(&c);
 }
 
+/* A name that ends in a carriage return is kept, where one at the end of a line is none of it. */
+static void test_session_names(void) {
+    struct child c;
+    int64_t size;
+    char session[300], list[400], *text;
+    snprintf(session, sizeof session, "%s", in_work("names"));
+    snprintf(list, sizeof list, "%s cr\r \r\n%s \"a 'b\\\\\"\r\nquit\n", url("/cr?stall=0"), url("/quoted?stall=0"));
+    c = RUN_FED(list, strlen(list), "--session", session, "-d", work, "-i", "-");
+    text = slurp(session, &size);
+    ok(c.status == 1 && text && strstr(text, " cr\r \n") && strstr(text, " a\\ \\'b\\\\\n"),
+       "names are written as they are to be read: %s", text ? text : "(none)");
+    free(text);
+    child_free(&c);
+}
+
 static void test_session_whole(void) {
     struct child c;
     char session[300], *text = malloc(3000000);
@@ -5199,7 +5214,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(idle), TEST(program), TEST(back_pressure), TEST(options), TEST(limiting_options), TEST(login_options), TEST(help), TEST(bad_usage),
     TEST(bad_lists), TEST(json), TEST(signals), TEST(stopped_reader), TEST(closed_output), TEST(long_list), TEST(kill),
     TEST(faults), TEST(slow_accept), TEST(continue), TEST(password), TEST(every), TEST(words),
-    TEST(bad_commands), TEST(commands), TEST(plain_commands), TEST(session), TEST(session_order), TEST(session_long), TEST(session_ends), TEST(session_numbers), TEST(session_whole), TEST(session_crash), TEST(bad_sessions),
+    TEST(bad_commands), TEST(commands), TEST(plain_commands), TEST(session), TEST(session_order), TEST(session_long), TEST(session_ends), TEST(session_numbers), TEST(session_names), TEST(session_whole), TEST(session_crash), TEST(bad_sessions),
     TEST(terminal), TEST(terminal_idle), TEST(terminal_sizes), TEST(terminal_paste), TEST(terminal_jobs),
     TEST(terminal_stopped), TEST(terminal_lost), TEST(terminal_abuse), TEST(terminal_plain), TEST(terminal_color),
     TEST(window), TEST(window_rows), TEST(window_paste), TEST(window_drop), TEST(window_server), TEST(window_close),
