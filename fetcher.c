@@ -1968,7 +1968,7 @@ struct fetcher *fetcher_new(void) {
     /* Linux enlarges a process's table of descriptors as they come, and if there is a thread, of a
      * lookup for instance, it waits for 15 ms each time. So now, while there may be none. */
     most = limit.rlim_cur < 2 * FD_SETSIZE ? (int)limit.rlim_cur : 2 * FD_SETSIZE;
-    int high = fcntl(f->pipe[0], F_DUPFD_CLOEXEC, most - 1);
+    int high = piped ? fcntl(f->pipe[0], F_DUPFD_CLOEXEC, most - 1) : -1;
     if (high >= 0) close(high);
     if (piped && set_flags(f->pipe[0], O_NONBLOCK) == 0 &&
         set_flags(f->pipe[1], O_NONBLOCK) == 0 &&

@@ -1135,6 +1135,30 @@ static void stop_now(struct fetcher *on, void *arg) {
     fetcher_stop(on);
 }
 
+static void test_no_descriptors(void) {
+    struct rlimit limit, low;
+    struct fetcher *none;
+    int full[1024], n = 0, why;
+    int64_t now = fetcher_now(f);
+    f->skew += 5000000;
+    fetcher_step(f, 0);
+    ok(fetcher_now(f) >= now + 5000 && fetcher_now(f) < now + 10000, "the clock is told in milliseconds");
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        die("getrlimit");
+    low = limit;
+    low.rlim_cur = low.rlim_cur < 100 ? low.rlim_cur : 100;
+    if (setrlimit(RLIMIT_NOFILE, &low) < 0)
+        die("setrlimit");
+    while (n < 1024 && (full[n] = dup(0)) >= 0)
+        n++;
+    none = fetcher_new();
+    why = errno;
+    while (n > 0)
+        close(full[--n]);
+    setrlimit(RLIMIT_NOFILE, &limit);
+    ok(!none && why == EMFILE, "without descriptors there is no fetcher, and it says why: %s", strerror(why));
+}
+
 static void test_run(void) {
     int fd[2];
     fd_set rd, wr;
@@ -5204,7 +5228,7 @@ static void test_demo(void) {
 static const struct { const char *name; void (*run)(void); } test[] = {
 #define TEST(name) {#name, test_##name}
     TEST(tree), TEST(timers), TEST(timer_in_a_turn), TEST(timer_stops_timer), TEST(stale_news), TEST(watches),
-    TEST(fd_setsize), TEST(post), TEST(post_threads), TEST(run), TEST(eintr), TEST(foreign_loop),
+    TEST(fd_setsize), TEST(post), TEST(post_threads), TEST(no_descriptors), TEST(run), TEST(eintr), TEST(foreign_loop),
     TEST(slice), TEST(meter), TEST(memory), TEST(request), TEST(redirect), TEST(urls), TEST(failures),
     TEST(timeouts), TEST(stream), TEST(cancel), TEST(pause), TEST(reentrancy), TEST(ids), TEST(exactly_once),
     TEST(two_fetchers), TEST(manners), TEST(limits), TEST(priority), TEST(parking),
