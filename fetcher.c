@@ -3685,14 +3685,14 @@ static void window_show(struct program *p) {
     out_add(v->out, v->log.data, v->log.used); out_add(&w->said, v->log.data, v->log.used);
     out_flush(p->f, v->out, false);
     v->log.used = 0;
+    out_add(&w->said, "", 1); w->said.used--;
     if (w->said.used > 16384) {
         const char *rest = strchr(w->said.data + w->said.used - 8192, '\n') + 1;
         if (!*rest) rest -= 1000;       /* the end of a long line */
         size_t cut = (size_t)(rest - w->said.data);
-        memmove(w->said.data, rest, w->said.used -= cut);
+        memmove(w->said.data, rest, (w->said.used -= cut) + 1);
         w->since = w->since > cut ? w->since - cut : 0;
     }
-    out_add(&w->said, "", 1); w->said.used--;
     bool listens = server_listens(w);
     if (listens && (w->resized || v->redraw)) window_resize(p, w);
     if (listens) { window_compose(p, w, &v->picture); v->drawn = p->f->now; }

@@ -747,6 +747,14 @@ static bool exists(const char *path) {
     return lstat(path, &st) == 0;
 }
 
+static bool file_has(const char *path, const char *words) {
+    int64_t size;
+    char *text = exists(path) ? slurp(path, &size) : NULL;
+    bool has = text && strstr(text, words);
+    free(text);
+    return has;
+}
+
 static int names_in(const char *dir) {
     DIR *d = opendir(dir);
     int n = 0;
@@ -1952,6 +1960,19 @@ static void test_one_lookup_a_host(void) {
     ok(f->running == 1 && f->lookups == 1, "of 50 for an unknown host one goes ahead");
     until(calls == 50);
     ok(server.busy_max > 40, "and then all: %d", server.busy_max);
+    /* One waits while its host's address is known, and until it is so no more. */
+    calls = 0;
+    fetcher_limit(f, 1, 0, 0);
+    fetcher_get(f, name, log_done, "");
+    fetcher_id held = fetcher_start(f, &(struct fetcher_request){.url = url("/held?stall=5"), .on_done = log_done, .arg = "",
+                                                                 .priority = 1, .stall_ms = -1});
+    fetcher_step(f, 0);
+    fetcher_get(f, name, log_done, "");
+    until(calls == 1 && seen("/held?stall=5")->count == 1);
+    f->skew += KNOWN_US + 1000000;
+    fetcher_cancel(f, held);
+    until(calls == 3);
+    ok(calls == 3, "an address that was known too long ago holds nothing up");
 }
 
 static void test_many(void) {
@@ -2305,6 +2326,15 @@ static void test_resume(void) {
     ok(names_in(work) == 1, "no .part and no .meta is left");
 }
 
+/* A server that knows no ranges; and a document without a date, by which it could be asked once more. */
+static void test_resume_refused(void) {
+    struct outcome o = FETCH(.url = url("/whole?size=50000&cut=30000&times=1&range=ignore&modified=none"),
+                             .path = in_work("whole"));
+    ok(o.code == FETCHER_OK && o.attempts == 2 && o.received == 80000 && file_is(o.path, 50000, "/whole", 0),
+       "where a range is not to be had, all of it comes again");
+    forget(&o);
+}
+
 static void test_interrupted_often(void) {
     const char *target = "/often?size=4200000&cut=200000&times=20";
     struct outcome o = FETCH(.url = url("%s", target), .path = in_work("often"), .retries = 30);
@@ -2553,6 +2583,20 @@ static void test_skip_leftover(void) {
     ok(o.code == FETCHER_OK && !o.changed && o.attempts == 0, "what exists is skipped, whoever writes its .part: %s", o.message);
     forget(&o);
     close(fd);
+}
+
+/* The name comes with the answer: what has it already is left as it is. */
+static void test_skip_late(void) {
+    struct outcome o;
+    mkdir(in_work("late"), 0777);
+    write_file(in_work("late/there"), "mine", 4);
+    for (int size = 10; size <= 40000; size += 39990) {
+        o = FETCH(.url = url("/x?size=%d&disposition=attachment;filename=there", size), .path = in_work("late/"),
+                  .existing = FETCHER_SKIP);
+        ok(o.code == FETCHER_OK && !o.changed && names_in(in_work("late")) == 1 && file_has(in_work("late/there"), "mine"),
+           "what exists is skipped, also if its name comes late: %s", o.message);
+        forget(&o);
+    }
 }
 
 static void test_skip_repeated(void) {
@@ -3067,6 +3111,9 @@ static void test_bad_usage(void) {
         {{"--every", "0.1s", "http://a.b/"}, "at least 1s", 2}, {{"--data", "@/none", "http://a.b/"}, "/none", 2},
         {{"-i", "/none"}, "cannot read /none: No such file", 1}, {{"-i", "/"}, "cannot read /: Is a dir", 1},
         {{"--trace", "/none/x", "http://a.b/"}, "cannot write /none/x", 1},
+        {{"-o", "/", "http://a.b/"}, "-o /: this is a directory; -d saves into one", 2},
+        {{"-d", "README.md", "http://a.b/"}, "cannot write to README.md: Permission denied", 2},
+        {{"-X", "A B", "http://a.b/"}, "cannot start a transfer: Invalid argument", 1},
         {{"not-a-url"}, "not-a-url: not a URL", 1}, {{""}, "not a URL", 1},
         {{"ftp://a.b/"}, "only http and https", 1}, {{"http://a.b:99999/"}, "port is out of range", 1},
         {{"http://a.b/\x1b[2J"}, "control character", 1}, {{"http://u:secret@a b/"}, "not a URL", 1},
@@ -3163,6 +3210,7 @@ static void test_stopped_reader(void) {
     const char *argv[] = {"./fetcher", "-o", "-", url("/stopped?size=9000000"), NULL};
     struct child c;
     usec before;
+    char path[4200];
     child_start(&c, argv);
     fetcher_watch(f, c.out[0], 0, NULL, NULL);
     until(seen("/stopped?size=9000000")->sent > 100000);
@@ -3173,6 +3221,10 @@ static void test_stopped_reader(void) {
     fetcher_watch(f, c.out[0], FETCHER_READ, child_ready, &c);
     child_wait(&c);
     ok(c.status == 130, "ends with status 130");
+    child_free(&c);
+    snprintf(path, sizeof path, "ulimit -S -n 1000; exec ./fetcher -q -d %s -j 900 --per-host 900 '%s'", work, url("/low?size=5"));
+    c = SH(path);
+    ok(c.status == 0 && file_is(in_work("low"), 5, "/low", 0), "a low limit of descriptors is raised");
     child_free(&c);
     c = RUN("--cookies", "/none/jar", url("/x"));
     ok(said(&c, 2, "cannot use /none/jar for cookies"), "a cookie jar that can't be written");
@@ -3451,14 +3503,6 @@ static void test_plain_commands(void) {
 }
 
 /* ------------------------------------------------------------------------ Sessions */
-
-static bool file_has(const char *path, const char *words) {
-    int64_t size;
-    char *text = exists(path) ? slurp(path, &size) : NULL;
-    bool has = text && strstr(text, words);
-    free(text);
-    return has;
-}
 
 static int entries_in(const char *session) {
     int64_t size;
@@ -3954,6 +3998,14 @@ static void test_terminal(void) {
     ok(shows(&t, "30.0 KiB a second") && !sees(&t, ": limit"), "and executed");
     type(&t, "a\033[A");
     ok(shows(&t, ": limit 30k"), "its history");
+    type(&t, "\033[B");
+    until(!sees(&t, ": limit 30k"));
+    ok(!sees(&t, ": limit 30k"), "goes both ways");
+    type(&t, "\033[Ax\001\006\006\006\013");
+    until(sees(&t, ": lim") && !sees(&t, ": limi"));
+    ok(sees(&t, ": lim") && !sees(&t, ": limi"), "^K takes the rest of the line away");
+    type(&t, "\025\033[B\033[A");
+    ok(shows(&t, ": limit 30k"), "but not of the history");
     type(&t, "\027\x7f ä日x\033[D\x7f\033[D\x7f");
     ok(shows(&t, ": limitäx"), "is edited, by characters");
     type(&t, "\005\025nonsense\r");
@@ -3981,6 +4033,9 @@ static void test_terminal_idle(void) {
     bytes = t.bytes;
     turn_for(300000);
     ok(t.bytes == bytes, "and draws nothing while nothing happens");
+    type(&t, "\014");
+    until(t.bytes > bytes);
+    ok(t.bytes > bytes && shows(&t, "a: enter a URL"), "but on ^L all");
     type(&t, "a");
     type(&t, url("/idle.bin?size=100\r"));
     ok(shows(&t, "idle.bin: 100 bytes in 0.0") && shows(&t, "1 done"), "a URL is typed and fetched");
@@ -4021,6 +4076,8 @@ static void test_terminal_sizes(void) {
     ok(shows(&t, ">   9 ") && !sees(&t, "row0"), "the rows scroll");
     type(&t, "\033[6~");
     ok(shows(&t, ">  15 ") || shows(&t, ">  16 "), "by pages, too");
+    type(&t, "\033[5~");
+    ok(shows(&t, ">   9 "), "down and up");
     type(&t, "g");
     ok(shows(&t, ">   1 "), "g goes back");
     term_size(&t, 60, 200);
@@ -4480,6 +4537,9 @@ static void test_window_paste(void) {
     struct child c = SH("xclip -o -selection primary");
     ok(strcmp(c.text[0], " and more") == 0, "and that is the selection: \"%s\"", c.text[0]);
     child_free(&c);
+    c = SH("xclip -o -selection primary -t TARGETS; xclip -o -selection primary -t image/png");
+    ok(strstr(c.text[0], "UTF8_STRING") && c.status != 0, "it is to be had as text alone: %s", c.text[0]);
+    child_free(&c);
     xdo("xdotool key BackSpace Return");
     ok(tells(&g, "5 at the same time"), "which a key takes away");
     gui_quit(&g);
@@ -4654,7 +4714,7 @@ static void test_window_looks(void) {
     gui_quit(&g);
     XChangeProperty(desk.d, DefaultRootWindow(desk.d), XA_RESOURCE_MANAGER, XA_STRING, 8, PropModeReplace, (const unsigned char *)"Xft.dpi:\t192\n", 13);
     XSync(desk.d, False);
-    GUI(&g, url("/%E4%B8%AD%E6%96%87-%F0%9F%98%80.txt?size=9000&stall=4500"));
+    GUI(&g, url("/%%E4%%B8%%AD%%E6%%96%%87-%%F0%%9F%%98%%80-%%E1%%8F%%A3.txt?size=9000&stall=4500"));
     until(pixels(&g, EDGE, false, 0, 2000) > 0);
     int top = 0;
     while (top < 100 && pixels(&g, EDGE, false, top, top + 1) == 0)
@@ -4662,6 +4722,32 @@ static void test_window_looks(void) {
     ok(top > window.pad * 3 / 2 && top < window.pad * 3, "Xft.dpi makes it larger: %d for %d", top, window.pad - 1);
     gui_quit(&g);
     desk_close();
+}
+
+/* Lines and lines; one of them is longer than all that is kept. And a locale that knows ASCII only. */
+static void test_window_said(void) {
+    struct gui g;
+    char *lines = malloc(40000);
+    size_t n = 0;
+    if (!desk_open("window_said"))
+        return;
+    for (int i = 0; i < 60; i++)
+        n += (size_t)sprintf(lines + n, "help\n");
+    n += (size_t)sprintf(lines + n, "http://127.0.0.1:1/");
+    memset(lines + n, 'x', 30000);
+    strcpy(lines + n + 30000, "\njobs 6\nevery never nothing\n");
+    gui_start(&g, (const char *const[]){"env", "LC_ALL=C", "./fetcher", "-w", "--retry", "0", "-d", in_work("gui"), "-i", "-", NULL});
+    struct feeding feeding = {&g.c, lines, strlen(lines)};
+    fetcher_watch(f, g.c.in, FETCHER_WRITE, feed_child, &feeding);
+    ok(tells(&g, "6 at the same time"), "a window and 60 times the help");
+    until(pixels(&g, RED, false, 0, 2000) > 0);
+    ok(pixels(&g, RED, false, 0, 2000) > 0, "the last lines are in the window");
+    XSync(desk.d, False);
+    xdo("xdotool key ctrl+u; xdotool type --delay 2 'jobs 7'; xdotool key Return");
+    ok(tells(&g, "7 at the same time"), "which goes on");
+    gui_quit(&g);
+    desk_close();
+    free(lines);
 }
 
 static void gui_notify(struct gui *g, const char *selection, const char *text) {
@@ -4732,6 +4818,7 @@ static void test_window_refused(void) {
 static void no_window(void) { skip("window", "built without X11"); }
 #define test_window no_window
 #define test_window_rows no_window
+#define test_window_said no_window
 #define test_window_paste no_window
 #define test_window_drop no_window
 #define test_window_server no_window
@@ -5235,8 +5322,8 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(free_in_lookup), TEST(connect_timeout), TEST(one_lookup_a_host), TEST(many), TEST(file), TEST(file_whole),
     TEST(file_trouble), TEST(disk_full), TEST(names), TEST(dispositions), TEST(directory), TEST(retry),
     TEST(backoff), TEST(retry_after), TEST(total), TEST(slow_rate), TEST(own_range), TEST(complete), TEST(part_replaced),
-    TEST(resume), TEST(interrupted_often), TEST(server_restart), TEST(resume_changed), TEST(stream_retry),
-    TEST(foreign_part), TEST(pause_holds), TEST(pause_in_lookup), TEST(skip_leftover), TEST(skip_repeated), TEST(repeat), TEST(repeat_resume), TEST(repeat_failure), TEST(two_on_one_target), TEST(random_faults), TEST(rate),
+    TEST(resume), TEST(resume_refused), TEST(interrupted_often), TEST(server_restart), TEST(resume_changed), TEST(stream_retry),
+    TEST(foreign_part), TEST(pause_holds), TEST(pause_in_lookup), TEST(skip_leftover), TEST(skip_late), TEST(skip_repeated), TEST(repeat), TEST(repeat_resume), TEST(repeat_failure), TEST(two_on_one_target), TEST(random_faults), TEST(rate),
     TEST(idle), TEST(program), TEST(back_pressure), TEST(options), TEST(limiting_options), TEST(login_options), TEST(help), TEST(bad_usage),
     TEST(bad_lists), TEST(json), TEST(signals), TEST(stopped_reader), TEST(closed_output), TEST(long_list), TEST(kill),
     TEST(faults), TEST(slow_accept), TEST(continue), TEST(password), TEST(every), TEST(words),
@@ -5244,7 +5331,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(terminal), TEST(terminal_idle), TEST(terminal_sizes), TEST(terminal_paste), TEST(terminal_jobs),
     TEST(terminal_stopped), TEST(terminal_lost), TEST(terminal_abuse), TEST(terminal_plain), TEST(terminal_color),
     TEST(window), TEST(window_rows), TEST(window_paste), TEST(window_drop), TEST(window_server), TEST(window_close),
-    TEST(window_looks), TEST(window_hostile), TEST(window_refused),
+    TEST(window_looks), TEST(window_said), TEST(window_hostile), TEST(window_refused),
     TEST(promise), TEST(readme), TEST(demo),
 };
 
