@@ -1964,9 +1964,9 @@ static void test_one_lookup_a_host(void) {
     calls = 0;
     fetcher_limit(f, 1, 0, 0);
     fetcher_get(f, name, log_done, "");
+    fetcher_step(f, 0);
     fetcher_id held = fetcher_start(f, &(struct fetcher_request){.url = url("/held?stall=5"), .on_done = log_done, .arg = "",
                                                                  .priority = 1, .stall_ms = -1});
-    fetcher_step(f, 0);
     fetcher_get(f, name, log_done, "");
     until(calls == 1 && seen("/held?stall=5")->count == 1);
     f->skew += KNOWN_US + 1000000;
