@@ -1616,6 +1616,7 @@ static void tell(struct fetcher *f, struct transfer *t, bool last) {
         .bytes = b ? b->have : 0, .received = t->received, .attempts = t->attempts,
         .changed = !t->unchanged, .last = last,
     };
+    if (memory) b->data[b->have] = '\0';       /* an earlier attempt may have left more */
     if (e) {                            /* what only libcurl knows */
         curl_easy_getinfo(e, CURLINFO_EFFECTIVE_URL, &url);
         curl_easy_getinfo(e, CURLINFO_CONTENT_TYPE, &type);
@@ -1967,7 +1968,7 @@ struct fetcher *fetcher_new(void) {
     /* Linux enlarges a process's table of descriptors as they come, and if there is a thread, of a
      * lookup for instance, it waits for 15 ms each time. So now, while there may be none. */
     most = limit.rlim_cur < 2 * FD_SETSIZE ? (int)limit.rlim_cur : 2 * FD_SETSIZE;
-    int high = fcntl(f->pipe[0], F_DUPFD_CLOEXEC, most - 1);
+    int high = piped ? fcntl(f->pipe[0], F_DUPFD_CLOEXEC, most - 1) : -1;
     if (high >= 0) close(high);
     if (piped && set_flags(f->pipe[0], O_NONBLOCK) == 0 &&
         set_flags(f->pipe[1], O_NONBLOCK) == 0 &&
@@ -2872,6 +2873,7 @@ static void leave(struct program *p) {
 static void write_word(FILE *file, const char *word) {
     for (putc(' ', file); *word; putc(*word++, file))
         if (strchr(" \t\"'\\", *word)) putc('\\', file);
+    if (word[-1] == '\r') putc(' ', file);      /* at a line's end it would be none of the name */
 }
 
 static void session_job(struct program *p, struct job *j) {
@@ -3598,9 +3600,10 @@ static void window_show(struct program *p) {
     out_add(v->out, v->log.data, v->log.used); out_add(&w->said, v->log.data, v->log.used);
     out_flush(p->f, v->out, false);
     v->log.used = 0;
+    out_add(&w->said, "", 1); w->said.used--;
     if (w->said.used > 16384) {
         size_t cut = w->said.used - 8192;
-        memmove(w->said.data, w->said.data + cut, w->said.used -= cut);
+        memmove(w->said.data, w->said.data + cut, (w->said.used -= cut) + 1);
         w->since = w->since > cut ? w->since - cut : 0;
     }
     bool listens = server_listens(w);
