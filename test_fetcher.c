@@ -5988,6 +5988,10 @@ static void test_readme(void) {
     c = SH("n=$(" README_BLOCK("c", "1") " | wc -l); test $n -le 25 && echo $n");
     ok(c.status == 0, "has no more than 25 lines: %s", c.text[0]);
     child_free(&c);
+    c = SH("sed -n '/^## Learn from it/,/^## Threads/p' README.md | grep -oE '`[a-z_]+\\(\\)`' | tr -d '`()' | sort -u | "
+           "grep -vxE 'select|read|write' | while read name; do grep -qE \"^[a-z].*[ *]$name\\(\" fetcher.c || echo $name; done");
+    ok(c.status == 0 && c.text[0][0] == '\0', "the functions that the tour leads to are there: %s", c.text[0]);
+    child_free(&c);
     c = SH("./fetcher --help | grep -oE -e '--[a-z-]+' | sort -u | while read o; do "
            "grep -qF -e \"$o\" README.md || echo $o; done");
     ok(c.text[0][0] == '\0', "every option stands in the README %s", c.text[0]);
