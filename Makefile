@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: 0BSD
-# fetcher: make, make demo, make test, make bench, make install, make dist. Plain POSIX make.
+# fetcher: make, make demo, make test, make bench, make fuzz, make install, make dist. Plain POSIX make.
 # make X11=0 leaves the window out, which is built where pkg-config finds x11 and xft.
 
 .POSIX:
@@ -37,6 +37,24 @@ demo: fetcher test_fetcher
 bench: fetcher test_fetcher
 	bash .ci/bench
 
+# Each target of the fuzzer for SECONDS (clang with libFuzzer; FUZZ=http for one alone). What it learns
+# goes to .build/corpus, and an input that breaks something to .build, where FUZZ_TARGET=http .build/fuzz
+# FILE shows it again.
+SECONDS = 60
+FUZZ = names urls head meta options lines keys http
+
+.build/fuzz: test_fetcher.c fetcher.c fetcher.h
+	@mkdir -p .build
+	clang -std=c99 -w -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
+	-DFETCHER_FUZZ -o $@ test_fetcher.c $(LIBS) -ldl -lpthread
+
+fuzz: .build/fuzz
+	@for target in $(FUZZ); do mkdir -p .build/corpus/$$target; \
+	FUZZ_TARGET=$$target .build/fuzz -max_total_time=$(SECONDS) -max_len=3000 -timeout=10 \
+	-artifact_prefix=.build/$$target- .build/corpus/$$target .ci/corpus/$$target >.build/log 2>&1 || \
+	{ grep -v '^#' .build/log | tail -n 40; exit 1; }; \
+	echo "$$target: $$(tail -n 1 .build/log)"; done
+
 # The manual page is made by help2man from --help, where it is found.
 install: fetcher
 	mkdir -p $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1
@@ -58,4 +76,4 @@ dist:
 clean:
 	rm -rf fetcher fetcher.o test_fetcher .build demo fetcher-[0-9]*
 
-.PHONY: test demo bench install uninstall dist clean
+.PHONY: test demo bench fuzz install uninstall dist clean

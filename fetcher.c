@@ -1616,6 +1616,7 @@ static void tell(struct fetcher *f, struct transfer *t, bool last) {
         .bytes = b ? b->have : 0, .received = t->received, .attempts = t->attempts,
         .changed = !t->unchanged, .last = last,
     };
+    if (memory) b->data[b->have] = '\0';       /* an earlier attempt may have left more */
     if (e) {                            /* what only libcurl knows */
         curl_easy_getinfo(e, CURLINFO_EFFECTIVE_URL, &url);
         curl_easy_getinfo(e, CURLINFO_CONTENT_TYPE, &type);
@@ -1967,7 +1968,7 @@ struct fetcher *fetcher_new(void) {
     /* Linux enlarges a process's table of descriptors as they come, and if there is a thread, of a
      * lookup for instance, it waits for 15 ms each time. So now, while there may be none. */
     most = limit.rlim_cur < 2 * FD_SETSIZE ? (int)limit.rlim_cur : 2 * FD_SETSIZE;
-    int high = fcntl(f->pipe[0], F_DUPFD_CLOEXEC, most - 1);
+    int high = piped ? fcntl(f->pipe[0], F_DUPFD_CLOEXEC, most - 1) : -1;
     if (high >= 0) close(high);
     if (piped && set_flags(f->pipe[0], O_NONBLOCK) == 0 &&
         set_flags(f->pipe[1], O_NONBLOCK) == 0 &&
@@ -2014,67 +2015,55 @@ void fetcher_free(struct fetcher *f) {
 #include <termios.h>
 #include <wchar.h>
 
-enum {
-    OUT_FULL = 65536, SLICE_INPUT_US = 1000, FAILED_KEPT = 1000, SPEEDS = 120,
-    FRAME_US = 50000, TICK_US = 200000, HISTORY = 50, LINES = 500
-};
+enum { OUT_FULL = 65536, SLICE_INPUT_US = 1000, FAILED_KEPT = 1000, SPEEDS = 120, HISTORY = 50,
+       LINES = 500, FRAME_US = 50000, TICK_US = 200000 };
 struct settings {
     struct fetcher_request rq;  /* what each transfer asks for */
     char *output, *dir, *list, *agent, *user, *proxy, *cacert, *trace, *cookies, *session, *color;
     char *method, *data;
-    const char **headers; int header_count;
-    int64_t jobs, per_host, retries, rate;
+    const char **headers; int header_count; int64_t jobs, per_host, retries, rate;
     bool quiet, verbose, json, plain, stats, insecure, netrc, compressed, remote_time, no_clobber;
     bool overwrite, again, no_continue, window, dark, help, version;
 };
 struct out {                    /* output that nobody waits for */
-    int fd;                     /* -1: only a buffer */
-    bool tty, chunked;          /* chunked: it may block, so PIPE_BUF a time if select() says so */
-    bool watched, was_full;
-    int error;                  /* errno of a write, 0: none */
-    char *data;
-    size_t used, room;
+    int fd, error;              /* -1: only a buffer; errno of a write, 0: none */
+    bool tty, watched, was_full, chunked;       /* chunked: PIPE_BUF a time, if select() says so */
+    char *data; size_t used, room;
     struct call drained;        /* it was full, and is empty */
 };
 struct job {                    /* a row: a transfer, or one that has failed */
     struct program *p;
     struct node id, row;        /* by its number; as it is shown: running, waiting, failed */
     fetcher_id transfer;        /* 0: it has failed */
-    bool paused;                /* is to be */
     uint64_t saved;             /* in the session file of this number */
-    int64_t every_ms;
-    int priority;
+    int64_t every_ms; int priority;
+    bool paused;                /* is to be */
     char *failed;               /* its URL, fit for the eye; and why, behind the NUL */
     char *name, url[];          /* name: stands behind the URL; NULL: none was given */
 };
 struct input {                  /* lines of commands */
     const char *name; int fd;
     bool eof, polled, ready, skipping, held;    /* ready: a read does not block */
-    unsigned long line;
-    size_t begin, end;          /* what has been read and not yet taken */
+    unsigned long line; size_t begin, end;      /* what has been read and not yet taken */
     char text[URL_MAX + 1024];
 };
 enum { SESSION, LIST, PROMPT, INPUTS };
 struct prompt {                 /* a line that is being edited */
     bool open, stays, too_long; /* stays: open when a line has been entered */
-    size_t caret, mark, length; /* what is between caret and mark is selected */
-    size_t from;                /* where the part that is shown begins */
+    size_t caret, mark, length, from;   /* selected between caret and mark; shown behind from */
     char text[URL_MAX], *history[HISTORY];
     int entries, entry;         /* of the history; the one that is shown */
 };
 struct view {                   /* the terminal's or the window's */
-    struct out *out;            /* lines go there in the end */
     void (*show)(struct program *), (*off)(struct program *);   /* show NULL: there is no view */
-    struct window *window;      /* NULL: it is the terminal's */
-    bool on, keys, rows, utf8, color;
-    bool paste, asking, redraw, chosen;         /* chosen: the selected row, by a person */
-    struct out log;             /* lines that have been said and are to be shown */
-    struct out picture;         /* lines */
+    struct out *out; struct window *window;     /* where lines end; NULL: it is the terminal's */
+    bool on, keys, rows, utf8, color, paste, asking, redraw;
+    bool chosen, fresh;         /* the selected row, by a person; more bytes of a key may follow */
+    struct out log, picture, key;       /* what is to be shown; lines; bytes not yet understood */
     uint64_t shown[LINES];      /* the hash of each line as it is on the screen */
     int count;                  /* of them; of a terminal, those that are shown */
     usec drawn, due, pace;      /* the last frame, the next, and least between two */
     fetcher_id timer, key_timer;
-    struct out key;             /* bytes of keys that are not understood yet */
 };
 struct program {
     struct settings s;
@@ -2082,20 +2071,18 @@ struct program {
     struct out out, err;
     struct input input[INPUTS], *source;        /* source: of the present command */
     struct node *jobs, *rows;
-    uint64_t refused, last_number, base;        /* lines; of a job; see command_apply */
+    uint64_t refused, last_number, base;        /* lines; of a job; see command_line() */
     size_t row_count, failed_count, paused, repeating;      /* the last two: of those not ended */
     struct job *selected;
-    int offset, firsts, status;                 /* offset: the rows shown above the selected one */
     fetcher_id feed_timer;
+    int offset, firsts, status;                 /* offset: the rows shown above the selected one */
     bool feeding, closing, stay, keep, bare;    /* keep what failed; the command is just a URL */
     struct { const struct command *command; int64_t next; int count; } sweep;
     struct { FILE *file, *last; struct node at; bool armed, dirty, told;
              unsigned long line; uint64_t number; } save;        /* of the file */
     usec began, sampled;
     int64_t received, speed[SPEEDS];            /* at the last sample; newest second first */
-    struct prompt prompt;
-    struct view view;
-    void (*draw)(struct program *);             /* something has changed */
+    struct prompt prompt; struct view view;
     CURLSH *cookies; FILE *trace;
 };
 
@@ -2141,11 +2128,11 @@ static void out_ready(struct fetcher *f, int fd, int events, void *arg) {
 
 static void out_add(struct out *o, const char *data, size_t n) {
     if (n == 0) return;
-    size_t room = o->room * 2 > o->used + n ? o->room * 2 : o->used + n + 1024;
-    char *larger = o->used + n > o->room ? realloc(o->data, room) : o->data;
+    size_t need = o->used + n, room = need > o->room ? need + o->room + 1024 : o->room;
+    char *larger = room > o->room ? realloc(o->data, room) : o->data;
     if (!larger) { o->error = ENOMEM; return; }
-    o->room = o->used + n > o->room ? room : o->room; o->data = larger;
-    memcpy(o->data + o->used, data, n); o->used += n;
+    memcpy(larger + o->used, data, n);
+    o->data = larger; o->room = room; o->used = need;
 }
 
 static void out_printf(struct out *o, const char *format, ...) {
@@ -2175,7 +2162,16 @@ static void out_json(struct out *o, const char *event, int64_t id, ...) {
     }
     va_end(args);
 }
-static void changed(struct program *p) { if (p->draw) p->draw(p); }
+static void frame(struct fetcher *f, void *arg);
+/* Draw then, if not sooner. */
+static void frame_at(struct program *p, usec due) {
+    struct view *v = &p->view;
+    if (!v->show || (v->timer && v->due <= due)) return;
+    usec wait = due > p->f->now ? due - p->f->now : 0;
+    (void)fetcher_timer_stop(p->f, v->timer);
+    v->due = due; v->timer = fetcher_timer(p->f, (wait + 999) / 1000, frame, p);
+}
+static void changed(struct program *p) { frame_at(p, p->view.drawn + TICK_US); }
 /* Where a line goes: on a terminal with a view that's above it. */
 static struct out *line_out(struct program *p, bool error) {
     struct out *o = error ? &p->err : &p->out;
@@ -2228,9 +2224,7 @@ static const char *time_text(char *to, size_t room, double seconds) {
     return to;
 }
 
-/* ======================================================================================= Options
- * One table serves the parser and the help.
- */
+/* ====================================================================================== Options */
 enum kind { FLAG, TEXT, SECRET, HEADER, DATA, COUNT, TIME, SIZE };
 
 static const struct option {
@@ -2293,10 +2287,8 @@ static int64_t read_amount(const char *text, enum kind kind) {
     static const double bytes[] = {1, 1024, 1024, 1048576, 1048576, 1073741824, 1073741824};
     const char *units = kind == TIME ? "ssmhd" : kind == SIZE ? "bkKmMgG" : "";
     char *end; double value = strtod(text, &end);
-    const char *unit = *end ? strchr(units, *end) : units;
-    if (end == text || !isdigit((unsigned char)end[-1]) || !isdigit((unsigned char)*text) ||
-        !unit || (*end && end[1]))
-        return -1;
+    const char *unit = !*end ? units : end[1] ? NULL : strchr(units, *end);
+    if (!isdigit((unsigned char)*text) || !isdigit((unsigned char)end[-1]) || !unit) return -1;
     value *= (kind == TIME ? ms : bytes)[unit - units];
     return value < (kind == COUNT ? 1e6 + 1 : 9e15) ? (int64_t)value : -1;
 }
@@ -2345,10 +2337,8 @@ static int options_read(struct settings *s, char **argv, char **url) {
         if ((over = strcmp(arg, "--") == 0)) continue;
         bool is_long = arg[1] == '-'; char *value = is_long ? strchr(arg, '=') : arg + 1;
         size_t n = strcspn(arg + 2, "=");
-        for (o = option; o < end; o++)
-            if (is_long ? strlen(o->name) == n && !memcmp(o->name, arg + 2, n)
-                        : o->letter == arg[1])
-                break;
+        for (o = option; o < end && (is_long ? strlen(o->name) != n || memcmp(o->name, arg + 2, n)
+                                             : o->letter != arg[1]); o++) continue;
         if (o == end) return refuse(2, "unknown option %s", arg);
         value = value && (is_long || value[1]) ? value + 1 : NULL;
         if (o->arg && !value && (value = *++argv) == NULL)
@@ -2426,12 +2416,12 @@ static struct job *row_after(struct program *p, const struct job *j) {
 }
 
 static struct job *row_before(struct program *p, const struct job *j) {
-    return row_job(tree_near(p->rows, j->row.key, j->row.seq, true));
+    return row_job(tree_near(p->rows, j ? j->row.key : INT64_MAX, j ? j->row.seq : 0, true));
 }
 
 static void row_place(struct program *p, struct job *j, enum fetcher_state state) {
     static const int rank[] = {2, 0, 1, 1, 1, 3};       /* of a waiting one, a running one, ... */
-    if (!p->keep && !p->draw) return;   /* nobody will look */
+    if (!p->keep && !p->view.show) return;      /* nobody will look */
     if (p->save.file) session_job(p, j);        /* before it moves behind the writer's back */
     tree_remove(&p->rows, &j->row);
     j->row.key = ((int64_t)rank[state] << 32) - j->priority; j->row.seq = (uint64_t)j->id.key;
@@ -2640,9 +2630,8 @@ static void do_add(struct program *p, char **word) {
 
 static void do_jobs(struct program *p, char **word) {
     int64_t n = read_amount(word[1], COUNT);
-    if (n < 1) { reply(p, false, 0, "not a number of jobs: %s", word[1]); return; }
-    (void)fetcher_limit(p->f, (int)n, 0, 0);
-    reply(p, true, 0, "%d at the same time", (int)n);
+    if (n < 1) reply(p, false, 0, "not a number of jobs: %s", word[1]);
+    else if (!fetcher_limit(p->f, (int)n, 0, 0)) reply(p, true, 0, "%d at the same time", (int)n);
 }
 
 static void do_limit(struct program *p, char **word) {
@@ -2722,8 +2711,7 @@ static bool do_first(struct program *p, struct job *j) {
 static bool do_clear(struct program *p, struct job *j) { return !j->transfer && do_cancel(p, j); }
 
 static void do_quit(struct program *p, char **word) {
-    (void)word; reply(p, true, 0, "bye");
-    leave(p);
+    (void)word; reply(p, true, 0, "bye"); leave(p);
 }
 
 static const struct command commands[] = {
@@ -2842,8 +2830,7 @@ static bool feed_one(struct program *p) {
     }
     return c != NULL;
 }
-/* A regular file would always be ready, so it is read when there is room; a millisecond of that,
- * then the loop has its turn. */
+/* A file is always ready: where there is room it is read, a millisecond before each other turn. */
 static void feed(struct fetcher *f, void *arg) {
     struct program *p = arg; struct input *list = &p->input[LIST];
     usec end = clock_us() + SLICE_INPUT_US; bool more = true;
@@ -2886,6 +2873,7 @@ static void leave(struct program *p) {
 static void write_word(FILE *file, const char *word) {
     for (putc(' ', file); *word; putc(*word++, file))
         if (strchr(" \t\"'\\", *word)) putc('\\', file);
+    if (word[-1] == '\r') putc(' ', file);      /* at a line's end it would be none of the name */
 }
 
 static void session_job(struct program *p, struct job *j) {
@@ -2944,28 +2932,24 @@ static void session_touch(struct program *p) {
  * last line of totals. The cursor rests at the beginning of the first row: whatever a terminal
  * makes of a resize, all that is ours is behind it. Only escape sequences that xterm, the Linux
  * console, tmux and screen share, and no alternate screen: what was said stays to be read.
- *
  * A frame is drawn when something has changed, 20 times a second at most, and not while the
  * terminal takes nothing (^S). In the background nothing is read, and nothing drawn.
  */
-enum key {
-    UP = 256, DOWN, LEFT, RIGHT, HOME, END, TO_LEFT, TO_RIGHT, TO_HOME, TO_END,     /* selecting */
-    DELETE, PAGE_UP, PAGE_DOWN, PASTE, PASTED, NO
+enum {                          /* keys: the first eight in X's order; SHIFT may be added */
+    HOME = 256, LEFT, UP, RIGHT, DOWN, PAGE_UP, PAGE_DOWN, END, DELETE, PASTE, PASTED, NO,
+    SHIFT = 512, SEQUENCE_MAX = 16, SUSPEND = 5         /* of an escape; in handled[] */
 };
-enum { SEQUENCE_MAX = 16, SUSPEND = 5 };        /* of an escape; in handled[] */
-
-static const struct { const char *text; enum key key; } sequences[] = {
+static const struct { const char *text; int key; } sequences[] = {
     {"[A", UP}, {"[B", DOWN}, {"[C", RIGHT}, {"[D", LEFT}, {"[H", HOME}, {"[F", END},
     {"[1~", HOME}, {"[4~", END}, {"[7~", HOME}, {"[8~", END}, {"[3~", DELETE}, {"[5~", PAGE_UP},
-    {"[6~", PAGE_DOWN}, {"[200~", PASTE}, {"[201~", PASTED}, {"[1;2D", TO_LEFT},
-    {"[1;2C", TO_RIGHT}, {"[1;2H", TO_HOME}, {"[1;2F", TO_END}
+    {"[6~", PAGE_DOWN}, {"[200~", PASTE}, {"[201~", PASTED}, {"[1;2D", SHIFT + LEFT},
+    {"[1;2C", SHIFT + RIGHT}, {"[1;2H", SHIFT + HOME}, {"[1;2F", SHIFT + END}
 };
 /* What a handler may need; nothing else in this file is changed behind the loop's back. */
 static struct {
-    struct program *program;
-    int fd;
+    struct program *program; struct termios cooked;
+    int fd;                                     /* or the connection to the X server */
     volatile sig_atomic_t raw, seen;            /* seen: the signal that ends us */
-    struct termios cooked;
 } tty;
 /* Are we in the foreground? In the background the terminal is another's. */
 static bool tty_ours(void) { return tcgetpgrp(tty.fd) == getpgrp(); }
@@ -2977,8 +2961,7 @@ static void tty_restore(bool text) {
     t.c_iflag &= ~(tcflag_t)IXON;
     tcsetattr(tty.fd, TCSANOW, &t);
     if (text && write(tty.fd, tty_text, sizeof tty_text - 1) < 0) errno = 0;    /* best effort */
-    tcsetattr(tty.fd, TCSANOW, &tty.cooked);
-    tty.raw = false;
+    tcsetattr(tty.fd, TCSANOW, &tty.cooked); tty.raw = false;
 }
 /* A character as the terminal shows it: what it can't show is a '?'. */
 struct glyph { const char *text; size_t size, bytes; int columns; };    /* bytes: of the source */
@@ -3038,8 +3021,7 @@ static void draw_row(struct program *p, struct out *o, struct job *j, int column
     }
     out_printf(o, "%s", sgr(v, "\033[m"));
 }
-/* The totals, the most important first, without the last ones if it is narrow; and between them the
- * last seconds as small bars. */
+/* The totals, the last ones only where there is room; between them the last seconds as bars. */
 static void draw_totals(struct program *p, struct out *o, int columns) {
     struct fetcher_stats st; char part[5][64] = {"", "", "        "}, size[32], left[32];
     int used = 0, all = 0; int64_t most = 1;
@@ -3069,8 +3051,7 @@ static size_t prompt_step(const struct prompt *e, size_t at, int by) {
     while (at && (e->text[at] & 0xc0) == 0x80);
     return at;
 }
-/* The line that is edited, around its caret, which is underlined in the window: there it becomes
- * a bar. */
+/* The edited line, around its caret: underlined in the window's picture, where it becomes a bar. */
 static void draw_prompt(struct program *p, struct out *o, int columns) {
     struct prompt *e = &p->prompt; const struct view *v = &p->view; struct glyph g;
     size_t low = e->caret < e->mark ? e->caret : e->mark, high = e->caret + e->mark - low;
@@ -3079,13 +3060,13 @@ static void draw_prompt(struct program *p, struct out *o, int columns) {
         g = glyph_at(v, e->text + (e->from = prompt_step(e, e->from, -1)));
     out_printf(o, v->window ? "" : ": "); columns -= v->window ? 0 : 3;
     for (const char *s = e->text + e->from;; s += g.bytes) {
-        size_t at = (size_t)(s - e->text); bool caret = at == e->caret && e->open;
+        size_t at = (size_t)(s - e->text); bool marked = at >= low && at < high;
+        bool caret = at == e->caret && e->open;
         g = *s ? glyph_at(v, s) : (struct glyph){" ", 1, 1, 1};
         if ((columns -= g.columns) < 0) break;
-        out_printf(o, "%s", at >= low && at < high ? "\033[7m" : "");
-        out_printf(o, "%s", !caret ? "" : v->window ? "\033[4m" : "\033[7m");
-        out_add(o, g.text, g.size);
-        out_printf(o, "%s", caret || (at >= low && at < high) ? "\033[24m\033[27m" : "");
+        out_printf(o, marked ? "\033[7m" : "");
+        out_printf(o, !caret ? "" : v->window ? "\033[4m" : "\033[7m");
+        out_add(o, g.text, g.size); out_printf(o, caret || marked ? "\033[24m\033[27m" : "");
         if (!*s) break;
     }
 }
@@ -3106,12 +3087,6 @@ static int draw_rows(struct program *p, struct out *o, int columns, int rows) {
     if (more) out_printf(o, "       + %zu more\n", p->row_count - (size_t)n);
     return n + more;
 }
-/* Is this line of the picture another than the one on the screen? It will be. */
-static bool line_new(struct view *v, int line, const char *text, size_t n) {
-    uint64_t hash = text_hash(text, n); bool other = v->redraw || v->shown[line] != hash;
-    v->shown[line] = hash;
-    return other;
-}
 /* Draw what has changed since the last frame; all, if lines have come above, or their number. */
 static void paint(struct program *p, int columns, int most) {
     struct view *v = &p->view; struct out *o = v->out, *lines = &v->picture;
@@ -3131,8 +3106,8 @@ static void paint(struct program *p, int columns, int most) {
         out_printf(o, n > 1 ? "\033[%dA\r" : "\r", n - 1);
     }
     for (const char *s = lines->data; at < n; at++, s = strchr(s, '\n') + 1) {
-        size_t len = strcspn(s, "\n");
-        if (!line_new(v, at, s, len) || v->redraw) continue;
+        size_t len = strcspn(s, "\n"); uint64_t before = v->shown[at];
+        if ((v->shown[at] = text_hash(s, len)) == before || v->redraw) continue;
         if (at) out_printf(o, "\033[%dB", at);
         out_add(o, s, len);
         out_printf(o, at ? "\033[K\033[%dA\r" : "\033[K\r", at);
@@ -3149,17 +3124,10 @@ static bool submit(struct program *p, const char *verb, const char *rest) {
     return true;
 }
 
-static void row_command(struct program *p, const char *verb, int64_t number) {
-    char text[32];
-    snprintf(text, sizeof text, " %" PRId64, number);
-    if (number) (void)submit(p, verb, text);
-}
-
 static void choose(struct program *p, int by) {
     struct job *j = p->selected;
     p->view.chosen = true;
-    if (by == INT_MAX) p->selected = row_job(tree_near(p->rows, INT64_MAX, 0, true));
-    for (int step = by < 0 ? -1 : 1; by && by != INT_MAX && j; by -= step) {
+    for (int step = by < 0 ? -1 : 1; by && j; by -= step) {
         if ((j = step < 0 ? row_before(p, j) : row_after(p, j)) == NULL) return;
         p->selected = j; p->offset += p->offset + step >= 0 ? step : 0;
     }
@@ -3174,20 +3142,17 @@ static void prompt_edit(struct prompt *e, size_t at, size_t n, const char *with,
 }
 
 static void prompt_history(struct prompt *e, int by) {
-    if (e->entry + by < 0 || e->entry + by > e->entries) return;
-    e->entry += by;
-    const char *line = e->entry < e->entries ? e->history[e->entry] : "";
+    int entry = e->entry + by;
+    if (entry < 0 || entry < e->entries - HISTORY || entry > e->entries) return;
+    const char *line = (e->entry = entry) < e->entries ? e->history[entry % HISTORY] : "";
     prompt_edit(e, 0, e->length, line, strlen(line));
 }
 
 static void prompt_enter(struct program *p) {
     struct prompt *e = &p->prompt;
     char *copy = e->length && !e->too_long ? text_join(e->text, "") : NULL;
-    if (copy && e->entries == HISTORY) {
-        free(e->history[0]);
-        memmove(e->history, e->history + 1, (size_t)--e->entries * sizeof *e->history);
-    }
-    if (copy) e->history[e->entries++] = copy;
+    char **oldest = &e->history[e->entries % HISTORY];
+    if (copy) { free(*oldest); *oldest = copy; e->entries++; }
     if (e->too_long) complain(p, "", "the line is too long");
     else if (e->length) (void)submit(p, e->text, "");
     e->entry = e->entries; e->open = e->stays || p->view.paste; e->too_long = false;
@@ -3195,10 +3160,10 @@ static void prompt_enter(struct program *p) {
 }
 
 static void prompt_key(struct program *p, int k) {
-    struct prompt *e = &p->prompt; char c = (char)k; bool to = k >= TO_LEFT && k <= TO_END;
+    struct prompt *e = &p->prompt; char c = (char)k; bool shift = k >= SHIFT;
     size_t back = prompt_step(e, e->caret, -1), ahead = prompt_step(e, e->caret, 1);
     size_t at = e->caret < e->mark ? e->caret : e->mark, n = e->caret + e->mark - 2 * at;
-    switch (to ? k - TO_LEFT + LEFT : k) {
+    switch (shift ? k - SHIFT : k) {
     case '\r': case '\n': prompt_enter(p); break;
     case 27: prompt_edit(e, 0, e->length, "", 0); e->open = false; break;
     case PASTED: e->open = e->stays || e->length > 0; break;
@@ -3212,25 +3177,17 @@ static void prompt_key(struct program *p, int k) {
     case DELETE: case 4: prompt_edit(e, at, n ? n : ahead - at, "", 0); break;
     case 11: prompt_edit(e, e->caret, e->length - e->caret, "", 0); break;
     case 21: prompt_edit(e, 0, e->caret, "", 0); break;
-    case 23:
-        while (back > 0 && e->text[back - 1] != ' ') back--;
-        prompt_edit(e, back, e->caret - back, "", 0);
-        break;
+    case 23: while (back > 0 && e->text[back - 1] != ' ') back--;
+             prompt_edit(e, back, e->caret - back, "", 0); break;
     default:
         if (k >= ' ' && k < 256) prompt_edit(e, at, n, &c, 1);
     }
-    if (!to) e->mark = e->caret;
+    if (!shift) e->mark = e->caret;
 }
 
-static const char key_help[] =
-    "  up down page home end (or j k g G)   choose a row\n"
-    "  p pause or resume   r retry   c cancel   f first   + - more or less at a time\n"
-    "  a or : a URL or a command, such as: https://example.org/x   limit 200k   help\n"
-    "  ? this help   q quit   ^Z suspend\n";
-
 static void view_key(struct program *p, int k) {
-    struct view *v = &p->view; struct job *j = p->selected;
-    int64_t id = j ? j->id.key : 0, jobs = p->f->limit_total;
+    struct view *v = &p->view; struct job *j = p->selected; const char *verb = NULL;
+    int64_t number = j ? j->id.key : 0; char text[32];
     bool paused = j && job_info(p, j).state == FETCHER_PAUSED, busy = fetcher_count(p->f) > 0;
     if (v->asking && k != 'y' && k != 'Y' && k != PASTE) k = NO;
     switch (k) {
@@ -3239,19 +3196,24 @@ static void view_key(struct program *p, int k) {
     case PAGE_UP: choose(p, -v->count); break;
     case PAGE_DOWN: choose(p, v->count); break;
     case HOME: case 'g': v->chosen = false; p->selected = row_after(p, NULL); break;
-    case END: case 'G': choose(p, INT_MAX); break;
-    case 'p': row_command(p, paused ? "resume" : "pause", id); break;
-    case 'r': row_command(p, "retry", id); break;
-    case 'c': row_command(p, "cancel", id); break;
-    case 'f': row_command(p, "first", id); break;
-    case '+': case '-': row_command(p, "jobs", k == '+' ? jobs + 1 : jobs - 1); break;
+    case END: case 'G': v->chosen = true; p->selected = row_before(p, NULL); break;
+    case 'p': verb = paused ? "resume" : "pause"; break;
+    case 'r': verb = "retry"; break;
+    case 'c': verb = "cancel"; break;
+    case 'f': verb = "first"; break;
+    case '+': case '-': verb = "jobs"; number = p->f->limit_total + (k == '+' ? 1 : -1); break;
     case 'a': case ':': case PASTE: p->prompt.open = true; break;
-    case '?': out_add(&v->log, key_help, sizeof key_help - 1); break;
+    case '?': out_printf(&v->log, "  up down page home end (or j k g G)   choose a row\n"
+            "  p pause or resume   r retry   c cancel   f first   + - more or less at a time\n"
+            "  a or : a URL or a command, such as: https://example.org/x   limit 200k   help\n"
+            "  ? this help   q quit   ^Z suspend\n"); break;
     case 12: v->redraw = true; break;
     case 'y': case 'Y': if (v->asking) (void)submit(p, "quit", ""); break;
     case 'q': if (!busy) (void)submit(p, "quit", ""); break;
     }
     v->asking = k == 'q' && busy;
+    snprintf(text, sizeof text, " %" PRId64, number);
+    if (verb && number) (void)submit(p, verb, text);
 }
 /* What key do these bytes begin with? Returns how many they are; 0: more must come. */
 static size_t key_read(const char *s, size_t n, int *key) {
@@ -3263,35 +3225,8 @@ static size_t key_read(const char *s, size_t n, int *key) {
     *key = NO;
     for (size_t i = 0; i < COUNT_OF(sequences); i++)
         if (strlen(sequences[i].text) == used && !memcmp(s + 2, sequences[i].text + 1, used - 1))
-            *key = (int)sequences[i].key;
+            *key = sequences[i].key;
     return used + 1;
-}
-/* Take keys, as long as each line that they end is executed at once; for a slice, or until the
- * rest is the beginning of an escape sequence. It counts as an ESC when no more comes. */
-static void keys_take(struct program *p, bool all) {
-    struct view *v = &p->view; struct input *in = &p->input[PROMPT]; struct out *key = &v->key;
-    usec end = clock_us() + SLICE_INPUT_US; size_t at = 0, used;
-    for (int k; at < key->used && in->begin == in->end && clock_us() < end; at += used) {
-        if ((used = key_read(key->data + at, key->used - at, &k)) == 0 && !all &&
-            key->used - at <= SEQUENCE_MAX)
-            break;
-        used += used == 0;
-        if (k == PASTE || k == PASTED) v->paste = k == PASTE;
-        if (v->paste && (k < ' ' || k == 127) && k != '\r' && k != '\n') k = ' ';
-        p->prompt.open |= v->paste && k != PASTE;       /* its bytes are never keys */
-        if (p->prompt.open) prompt_key(p, k); else view_key(p, k);
-        if (in->begin < in->end || !p->prompt.open) feed(p->f, p);
-    }
-    if (at) memmove(key->data, key->data + at, key->used -= at);
-}
-
-static void frame(struct fetcher *f, void *arg);
-/* Draw then, if not sooner. */
-static void frame_at(struct program *p, usec due) {
-    struct view *v = &p->view; usec wait = due > p->f->now ? due - p->f->now : 0;
-    if (!v->show || (v->timer && v->due <= due)) return;
-    if (v->timer) (void)fetcher_timer_stop(p->f, v->timer);
-    v->due = due; v->timer = fetcher_timer(p->f, (wait + 999) / 1000, frame, p);
 }
 /* Draw, and once more where times or speeds go on, or when we may come to the front. */
 static void frame(struct fetcher *f, void *arg) {
@@ -3302,58 +3237,60 @@ static void frame(struct fetcher *f, void *arg) {
         frame_at(p, f->now + (v->on && f->running ? TICK_US : 1000000));
 }
 
-static void view_changed(struct program *p) { frame_at(p, p->view.drawn + TICK_US); }
 static void keys_ready(struct fetcher *f, int fd, int events, void *arg);
-static void keys_due(struct fetcher *f, void *arg);
-/* What is left is looked at again; while it is much, no more is read. */
-static void keys_pump(struct program *p, bool all) {
-    struct view *v = &p->view; size_t before = v->key.used;
-    keys_take(p, all);
-    bool many = v->key.used > SEQUENCE_MAX, stuck = v->key.used == before;
-    if (v->key_timer) (void)fetcher_timer_stop(p->f, v->key_timer);
-    v->key_timer = v->key.used ? fetcher_timer(p->f, many && !stuck ? 1 : 50, keys_due, p) : 0;
+/* Take keys, as long as each line that they end is executed at once; for a slice, or until the rest
+ * is the beginning of an escape sequence: it counts as an ESC when no more comes. What is left is
+ * looked at again; while it is much, no more is read. */
+static void keys_pump(struct fetcher *f, void *arg) {
+    struct program *p = arg; struct view *v = &p->view; struct input *in = &p->input[PROMPT];
+    struct out *key = &v->key; usec end = clock_us() + SLICE_INPUT_US; size_t at = 0, used;
+    bool all = v->window || (!v->fresh && key->used <= SEQUENCE_MAX);
+    for (int k; at < key->used && in->begin == in->end && clock_us() < end; at += used) {
+        if ((used = key_read(key->data + at, key->used - at, &k)) == 0 && !all &&
+            key->used - at <= SEQUENCE_MAX)
+            break;
+        used += used == 0;
+        if (k == PASTE || k == PASTED) v->paste = k == PASTE;
+        if (v->paste && (k < ' ' || k == 127) && k != '\r' && k != '\n') k = ' ';
+        p->prompt.open |= v->paste && k != PASTE;       /* its bytes are never keys */
+        if (p->prompt.open) prompt_key(p, k); else view_key(p, k);
+        if (in->begin < in->end || !p->prompt.open) feed(f, p);
+    }
+    if (at) memmove(key->data, key->data + at, key->used -= at);
+    bool many = key->used > SEQUENCE_MAX;
+    (void)fetcher_timer_stop(f, v->key_timer);
+    v->key_timer = key->used ? fetcher_timer(f, many && at ? 1 : 50, keys_pump, p) : 0;
+    v->fresh = false;
     if (v->on && v->keys && !v->window)
-        (void)fetcher_watch(p->f, tty.fd, many ? 0 : FETCHER_READ, many ? NULL : keys_ready, p);
+        (void)fetcher_watch(f, tty.fd, many ? 0 : FETCHER_READ, many ? NULL : keys_ready, p);
     frame_at(p, v->drawn + v->pace);
 }
-
-static void keys_due(struct fetcher *f, void *arg) {
-    struct view *v = &((struct program *)arg)->view;
-    (void)f; v->key_timer = 0;
-    keys_pump(arg, v->key.used <= SEQUENCE_MAX);
-}
 /* -- modes ----------------------------------------------------------------------------------- */
-static void view_on(struct program *p) {
-    struct view *v = &p->view;
-    if (v->on || !tty_ours() || tcgetattr(tty.fd, &tty.cooked) < 0) return;
-    struct termios t = tty.cooked;
-    t.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
-    t.c_cc[VMIN] = 1; t.c_cc[VTIME] = 0;
-    tty.raw = true;
-    if (v->keys) tcsetattr(tty.fd, TCSANOW, &t);
-    if (v->keys) (void)fetcher_watch(p->f, tty.fd, FETCHER_READ, keys_ready, p);
-    out_printf(v->out, v->keys ? "\033[?25l\033[?2004h" : "\033[?25l");
-    out_flush(p->f, v->out, false); v->on = v->redraw = true;
-}
 /* In the background the terminal is another's, and nothing of it may be touched. */
 static void view_off(struct program *p) {
-    struct view *v = &p->view;
+    struct view *v = &p->view; bool ours = tty_ours();
     if (!v->on) return;
-    v->on = false;
     if (v->keys) (void)fetcher_watch(p->f, tty.fd, 0, NULL, NULL);
-    bool ours = tty_ours();
     if (ours) out_printf(v->out, "\r\033[J");
     out_add(v->out, v->log.data, v->log.used);
     if (ours) { out_printf(v->out, "%s", tty_text); tty_restore(false); }
     out_flush(p->f, v->out, false);
-    v->log.used = 0;
-    tty.raw = false;
+    tty.raw = v->on = false; v->log.used = 0;
 }
 
 static void view_show(struct program *p) {
-    struct view *v = &p->view; struct winsize size = {24, 80, 0, 0};
-    if (v->on && !tty_ours()) view_off(p);
-    view_on(p);
+    struct view *v = &p->view; struct winsize size; bool ours = tty_ours();
+    if (v->on && !ours) view_off(p);
+    if (!v->on && ours && tcgetattr(tty.fd, &tty.cooked) == 0) {
+        struct termios t = tty.cooked;
+        t.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
+        t.c_cc[VMIN] = 1; t.c_cc[VTIME] = 0;
+        tty.raw = v->on = v->redraw = true;
+        if (v->keys) tcsetattr(tty.fd, TCSANOW, &t);
+        if (v->keys) (void)fetcher_watch(p->f, tty.fd, FETCHER_READ, keys_ready, p);
+        out_printf(v->out, v->keys ? "\033[?25l\033[?2004h" : "\033[?25l");
+        out_flush(p->f, v->out, false);
+    }
     if (!v->on || v->out->used > 0) return;
     if (ioctl(v->out->fd, TIOCGWINSZ, &size) < 0 || size.ws_col < 2 || size.ws_row < 2)
         size = (struct winsize){24, 80, 0, 0};
@@ -3364,26 +3301,23 @@ static void view_show(struct program *p) {
 }
 
 static void view_resized(struct fetcher *f, void *arg) {
-    struct program *p = arg;
-    if (p->view.show) view_on(p);
-    p->view.redraw = true; frame_at(p, f->now);
+    ((struct program *)arg)->view.redraw = true; frame_at(arg, f->now);
 }
-/* The terminal is gone. What is on the way goes on without it. */
+/* The terminal, or the window, is gone. What is on the way goes on without it. */
 static void view_lost(struct fetcher *f, void *arg) {
     struct program *p = arg;
-    if (p->view.on && p->view.keys) (void)fetcher_watch(f, tty.fd, 0, NULL, NULL);
-    p->view.on = p->view.keys = p->prompt.open = false; tty.raw = false;
-    p->view.show = NULL; p->view.log.used = 0; p->input[PROMPT].eof = true;
-    feed(f, p);
+    p->view.off(p);
+    p->view.show = NULL; p->view.keys = p->prompt.open = false; p->view.key.used = 0;
+    p->input[PROMPT].eof = true; feed(f, p);
 }
 
 static void keys_ready(struct fetcher *f, int fd, int events, void *arg) {
     struct program *p = arg; char bytes[4096]; ssize_t n = read(fd, bytes, sizeof bytes);
     bool error = n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR); (void)events;
-    bool behind = tcgetpgrp(fd) > 0 && !tty_ours();
+    bool behind = tcgetpgrp(fd) > 0 && !tty_ours(); p->view.fresh = true;
     if (error && behind) { view_off(p); frame_at(p, f->now); }
     else if (error) view_lost(f, p);
-    else { out_add(&p->view.key, bytes, n > 0 ? (size_t)n : 0); keys_pump(p, false); }
+    else { out_add(&p->view.key, bytes, n > 0 ? (size_t)n : 0); keys_pump(f, p); }
 }
 
 static void suspend(struct fetcher *f, void *arg);
@@ -3415,10 +3349,8 @@ static void on_signal(int number) {
 }
 /* What was ignored from the beginning (by nohup, or a shell's &) stays so. */
 static void signals_set(void (*handler)(int), size_t from, size_t to) {
-    struct sigaction action, old;
-    memset(&action, 0, sizeof action);
+    struct sigaction action = {.sa_handler = handler}, old;
     for (size_t i = from; i < to; i++) {
-        action.sa_handler = handler;
         action.sa_flags = handled[i].call ? SA_RESTART : (int)SA_RESETHAND;
         if (sigaction(handled[i].number, NULL, &old) == 0 && old.sa_handler != SIG_IGN)
             sigaction(handled[i].number, &action, NULL);
@@ -3437,10 +3369,8 @@ static void view_open(struct program *p) {
     struct view *v = &p->view; struct settings *s = &p->s;
     const char *term = getenv("TERM"), *no_color = getenv("NO_COLOR"), *name = ttyname(0);
     bool both = isatty(0) && p->out.tty;
-    v->log.fd = v->picture.fd = v->key.fd = -1;
     if (s->plain || s->quiet || s->json || !term || !*term || !strcmp(term, "dumb") ||
-        !(p->out.tty || p->err.tty) || (both && dash(s->list)) ||
-        (dash(s->output) && p->out.tty))
+        !(p->out.tty || p->err.tty) || (both && dash(s->list)) || (dash(s->output) && p->out.tty))
         return;
     v->out = p->out.tty ? &p->out : &p->err; v->rows = p->out.tty;
     v->keys = both && name && tcgetpgrp(0) == getpgrp() &&
@@ -3449,17 +3379,15 @@ static void view_open(struct program *p) {
     v->utf8 = setlocale(LC_CTYPE, "") && strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
     v->color = s->color && strcmp(s->color, "auto") ? strcmp(s->color, "always") == 0
                                                     : !no_color || !*no_color;
-    v->show = view_show; v->off = view_off; v->pace = FRAME_US; p->draw = view_changed;
-    signal(SIGTTOU, SIG_IGN);           /* to write from the background is no reason to stop */
-    signal(SIGTTIN, SIG_IGN);
+    v->show = view_show; v->off = view_off; v->pace = FRAME_US;
+    signal(SIGTTOU, SIG_IGN); signal(SIGTTIN, SIG_IGN); /* the background is no reason to stop */
     signals_set(on_signal, SUSPEND - 3, COUNT_OF(handled));
-    view_on(p); frame_at(p, p->f->now);
+    frame_at(p, p->f->now);
 }
 
 /* ======================================================================================== Window
  * One more terminal, with a better pen: keys become the bytes that a terminal would send, what is
  * pasted comes as a bracketed paste, and the lines of the picture are painted on a grid.
- *
  * Xlib may have read events into a queue of its own, where select() does not see them: so whatever
  * calls it ends with window_events(), which empties that. Once the window is there nothing waits
  * for the server, but for what a paste or a drop brings: it is drawn a line at a time, and only
@@ -3485,16 +3413,12 @@ enum atom {
 static struct window {
     Display *d; Window id, source;              /* source: of what is dropped */
     GC gc; Pixmap back; XftDraw *draw; XIC ic; XftColor ink[INKS]; Atom atom[ATOMS];
-    FcPattern *pattern; FcFontSet *set;         /* all fonts, the best first */
-    XftFont *font[FONTS];
-    int fonts;
-    int fd, width, height, cell, line, pad;     /* in pixels: a column, a line, the margin */
+    FcPattern *pattern; FcFontSet *set; XftFont *font[FONTS];   /* the set: all, the best first */
+    int fonts, width, height, cell, line, pad;  /* in pixels: a column, a line, the margin */
     int columns, lines, graph;                  /* the grid; pixels of the graph, or 0 */
-    bool resized, dead, leaving, dragging;
-    Atom wanted;                                /* the selection that we have asked for */
-    usec graphed;                               /* the newest second of the graph */
-    struct out said;                            /* the last lines that have been said */
-    size_t since;                               /* where those behind the last key begin */
+    bool dead, leaving, dragging;
+    Atom wanted; usec graphed;  /* the selection asked for; the newest second of the graph */
+    struct out said; size_t since;              /* the last lines; where the last key's begin */
     char *copied[2], title[100];                /* copied: the selections we own */
 } window;
 /* -- the pen --------------------------------------------------------------------------------- */
@@ -3511,8 +3435,7 @@ static bool font_open(struct window *w, int i) {
     if (font) w->font[w->fonts++] = font;
     return font != NULL;
 }
-/* The first font that has it; colored ones are left out, since an Xft before 2.3.5 can't draw them.
- * If there is none, the first font shows a box. */
+/* The first font that has it; colored ones are left out: an Xft before 2.3.5 can't draw them. */
 static XftGlyphFontSpec glyph_spec(struct window *w, uint32_t c, int x, int y) {
     int found = 0; FcCharSet *has; FcBool color;
     while (found < w->fonts && !XftCharExists(w->d, w->font[found], c)) found++;
@@ -3521,15 +3444,15 @@ static XftGlyphFontSpec glyph_spec(struct window *w, uint32_t c, int x, int y) {
             FcCharSetHasChar(has, c) && (FcPatternGetBool(w->set->fonts[i], FC_COLOR, 0, &color) !=
                                          FcResultMatch || !color) && font_open(w, i))
             break;
-    XftFont *font = w->font[found < w->fonts ? found : 0];
+    XftFont *font = w->font[found < w->fonts ? found : 0];      /* where none has it: a box */
     y += (w->line - w->font[0]->ascent - w->font[0]->descent) / 2 + w->font[0]->ascent;
     return (XftGlyphFontSpec){font, XftCharIndex(w->d, font, c), (short)x, (short)y};
 }
 static bool server_listens(struct window *w) {
     fd_set wr; struct timeval now = {0, 0};
     if (!w->dead) XFlush(w->d);         /* what it said yes to before */
-    FD_ZERO(&wr); FD_SET(w->fd, &wr);
-    return !w->dead && select(w->fd + 1, NULL, &wr, NULL, &now) > 0;
+    FD_ZERO(&wr); FD_SET(tty.fd, &wr);
+    return !w->dead && select(tty.fd + 1, NULL, &wr, NULL, &now) > 0;
 }
 /* A line of the picture: characters on a grid, and of the escape sequences those that we use. The
  * blocks of a bar become rectangles, an underlined place a caret. New glyphs are large, so the
@@ -3606,15 +3529,11 @@ static void show_graph(struct program *p, struct window *w) {
     w->graphed = p->sampled;
 }
 /* -- the picture ----------------------------------------------------------------------------- */
-static int lines_count(const char *s, const char *end) {
-    int n = 0;
-    for (; s < end; s++) n += *s == '\n';
-    return n;
-}
 /* The last lines that were said: a fifth of the window, or what the last key or command brought. */
 static int draw_said(struct program *p, struct out *o) {
     struct window *w = p->view.window; char *s = w->said.data, *end = s + w->said.used;
-    int most = w->lines / 5 + 1, n = lines_count(s + w->since, end), all = lines_count(s, end);
+    int most = w->lines / 5 + 1, n = 0, all = 0;
+    for (char *c = s; c < end; c = strchr(c, '\n') + 1) all++, n += c >= s + w->since;
     n = n > w->lines / 2 ? w->lines / 2 : n > most ? n : all > most ? most : all;
     for (int i = 0; o && i < all; i++, s = end + 1) {
         end = strchr(s, '\n');
@@ -3646,10 +3565,9 @@ static void window_compose(struct program *p, struct window *w, struct out *o) {
 }
 /* Title and icon tell how far it is. */
 static void show_title(struct program *p, struct window *w) {
-    size_t failed = p->failed_count, left = p->row_count - failed; char title[100], size[32];
-    uint64_t done = p->f->done;
+    size_t left = p->row_count - p->failed_count; char title[100], size[32];
     snprintf(title, sizeof title, left ? "%" PRIu64 "/%" PRIu64 " - %s/s - fetcher" : "fetcher",
-             done, done + left, size_text(size, sizeof size, (double)p->speed[0]));
+             p->f->done, p->f->done + left, size_text(size, sizeof size, (double)p->speed[0]));
     if (strcmp(title, w->title) == 0) return;
     strcpy(w->title, title); XStoreName(w->d, w->id, title);
     XChangeProperty(w->d, w->id, w->atom[NET_NAME], w->atom[UTF8], 8, PropModeReplace,
@@ -3663,16 +3581,15 @@ static void window_resize(struct program *p, struct window *w) {
                             (unsigned)DefaultDepth(w->d, DefaultScreen(w->d)));
     if (w->draw) XftDrawChange(w->draw, w->back);
     w->graph = w->height > 16 * w->line ? 3 * w->line : 0;
-    w->columns = (w->width - 2 * w->pad) / w->cell;
+    w->columns = w->width < 2 * w->pad + w->cell ? 1 : (w->width - 2 * w->pad) / w->cell;
     w->lines = 2 + (w->height - (w->graph ? 6 : 5) * w->pad - 2 * w->line - w->graph) / w->line;
-    w->columns = w->columns < 1 ? 1 : w->columns;
     w->lines = w->lines < 2 ? 2 : w->lines < LINES ? w->lines : LINES;
     fill(w, PAPER, 0, 0, w->width, w->height);
     fill(w, EDGE, w->pad - 1, w->pad - 1, w->width - 2 * w->pad + 2, w->line + w->pad + 2);
     fill(w, FIELD, w->pad, w->pad, w->width - 2 * w->pad, w->line + w->pad);
     copy_out(w, 0, 0, w->width, w->height);
     memset(p->view.shown, 0, sizeof p->view.shown);
-    w->graphed = -1; w->resized = p->view.redraw = false;
+    w->graphed = -1; p->view.redraw = false;
 }
 
 static void window_events(struct fetcher *f, int fd, int events, void *arg);
@@ -3683,44 +3600,33 @@ static void window_show(struct program *p) {
     out_add(v->out, v->log.data, v->log.used); out_add(&w->said, v->log.data, v->log.used);
     out_flush(p->f, v->out, false);
     v->log.used = 0;
+    out_add(&w->said, "", 1); w->said.used--;
     if (w->said.used > 16384) {
-        const char *rest = strchr(w->said.data + w->said.used - 8192, '\n') + 1;
-        if (!*rest) rest -= 1000;       /* the end of a long line */
-        size_t cut = (size_t)(rest - w->said.data);
-        memmove(w->said.data, rest, w->said.used -= cut);
+        size_t cut = w->said.used - 8192;
+        memmove(w->said.data, w->said.data + cut, (w->said.used -= cut) + 1);
         w->since = w->since > cut ? w->since - cut : 0;
     }
-    out_add(&w->said, "", 1); w->said.used--;
     bool listens = server_listens(w);
-    if (listens && (w->resized || v->redraw)) window_resize(p, w);
+    if (listens && v->redraw) window_resize(p, w);
     if (listens) { window_compose(p, w, &v->picture); v->drawn = p->f->now; }
     for (s = v->picture.data; listens && i < w->lines; i++, s = strchr(s, '\n') + 1) {
-        size_t n = strcspn(s, "\n");
-        if (!line_new(v, i, s, n)) continue;
-        if (!(listens = server_listens(w) && show_line(w, i, s, n))) v->shown[i] = 0;
+        size_t n = strcspn(s, "\n"); uint64_t hash = text_hash(s, n);
+        if (v->shown[i] == hash) continue;
+        listens = server_listens(w) && show_line(w, i, s, n); v->shown[i] = listens ? hash : 0;
     }
     if (listens && w->graph && w->graphed != p->sampled) show_graph(p, w);
     if (listens) show_title(p, w); else frame_at(p, p->f->now + TICK_US);
-    window_events(p->f, w->fd, 0, p);
+    window_events(p->f, 0, 0, p);
     feed(p->f, p);                      /* the log has room again */
 }
 /* -- events ---------------------------------------------------------------------------------- */
-static void key_send(struct program *p, int key) {
-    for (size_t i = 0; i < COUNT_OF(sequences); i++)
-        if ((int)sequences[i].key == key) {
-            out_printf(&p->view.key, "\033%s", sequences[i].text);
-            return;
-        }
-}
-
 /* Copy what is selected of the entry; for ^C, where the rows have the keys, the row's URL. */
 static void copy(struct program *p, int which, Time time) {
-    struct window *w = p->view.window; struct prompt *e = &p->prompt; char *text;
+    struct window *w = p->view.window; struct prompt *e = &p->prompt;
     size_t at = e->caret < e->mark ? e->caret : e->mark, n = e->caret + e->mark - 2 * at;
-    const char *url = !e->open && which && p->selected ? job_info(p, p->selected).url : "";
-    if (!e->open) n = strlen(url);
-    if (n == 0 || (text = malloc(n + 1)) == NULL) return;
-    memcpy(text, e->open ? e->text + at : url, n); text[n] = '\0';
+    const char *url = which && p->selected ? job_info(p, p->selected).url : "";
+    char *text = e->open ? strndup(e->text + at, n) : strdup(url);
+    if (!text || !*text) { free(text); return; }
     free(w->copied[which]); w->copied[which] = text;
     XSetSelectionOwner(w->d, which ? w->atom[CLIPBOARD] : XA_PRIMARY, w->id, time);
 }
@@ -3731,75 +3637,52 @@ static void selection_want(struct window *w, Atom selection, Atom target, Time t
 }
 
 static void window_key(struct program *p, XKeyEvent *e) {
-    static const int known[] = {HOME, LEFT, UP, RIGHT, DOWN, PAGE_UP, PAGE_DOWN, END};
     struct window *w = p->view.window; struct prompt *line = &p->prompt; char text[64];
-    KeySym sym = NoSymbol; Status status = 0; int key = 0; bool shift = e->state & ShiftMask;
+    struct out *to = &p->view.key; int key = 0, i = 0; bool shift = e->state & ShiftMask;
+    KeySym sym = NoSymbol; Status status = 0;
     int n = w->ic ? Xutf8LookupString(w->ic, e, text, sizeof text, &sym, &status)
                   : XLookupString(e, text, sizeof text, &sym, NULL);
     w->since = w->said.used;
     if (n < 0 || status == XBufferOverflow) n = 0;
-    if (sym >= XK_Home && sym <= XK_End) key = known[sym - XK_Home];
-    if (sym >= XK_KP_Home && sym <= XK_KP_End) key = known[sym - XK_KP_Home];
+    if (sym >= XK_Home && sym <= XK_End) key = HOME + (int)(sym - XK_Home);
+    if (sym >= XK_KP_Home && sym <= XK_KP_End) key = HOME + (int)(sym - XK_KP_Home);
     if (sym == XK_Delete || sym == XK_KP_Delete) key = DELETE;
-    if (shift && key >= LEFT && key <= END) key += TO_LEFT - LEFT;
+    if (shift && (key == LEFT || key == RIGHT || key == HOME || key == END)) key += SHIFT;
     int c = n == 1 ? (unsigned char)*text : 0;
     if (c == 22 || (sym == XK_Insert && shift))
         selection_want(w, c ? w->atom[CLIPBOARD] : XA_PRIMARY, w->atom[UTF8], e->time);
     else if (c == 3 || c == 24) copy(p, 1, e->time);
     else if (c == 1 && line->open) { line->mark = 0; line->caret = line->length; }
-    else if (c == '\t' && !(p->view.asking)) line->open = !line->open;
+    else if (c == '\t' && !p->view.asking) line->open = !line->open;
     if (c == 24 && line->open && line->caret != line->mark) key = DELETE;
-    if (key) key_send(p, key);
-    else if (c > 0x7f && !w->ic) out_printf(&p->view.key, "%c%c", 0xc0 | c >> 6, 0x80 | (c & 0x3f));
-    else if (!c || !strchr("\001\003\t\026\030", c)) out_add(&p->view.key, text, (size_t)n);
-    keys_pump(p, true);
+    while (key && sequences[i].key != key) i++;
+    if (key) out_printf(to, "\033%s", sequences[i].text);
+    else if (c > 0x7f && !w->ic) out_printf(to, "%c%c", 0xc0 | c >> 6, 0x80 | (c & 0x3f));
+    else if (!c || !strchr("\001\003\t\026\030", c)) out_add(to, text, (size_t)n);
+    keys_pump(p->f, p);
 }
-
-/* Where in the line the pointer is, by its column. It may be shorter than when it was drawn. */
-static size_t prompt_place(const struct prompt *e, const struct view *v, int column) {
-    size_t at = e->from < e->length ? e->from : e->length;
-    for (struct glyph g; e->text[at] && column >= (g = glyph_at(v, e->text + at)).columns;
-         at += g.bytes)
-        column -= g.columns;
-    return at;
+/* The caret goes where the pointer is. The line may be shorter than when it was drawn. */
+static void caret_to(struct program *p, int x) {
+    struct prompt *e = &p->prompt; struct window *w = p->view.window; struct glyph g;
+    int column = (x - 2 * w->pad) / w->cell;
+    e->caret = e->from < e->length ? e->from : e->length;
+    for (; e->text[e->caret]; e->caret += g.bytes, column -= g.columns)
+        if (column < (g = glyph_at(&p->view, e->text + e->caret)).columns) break;
 }
 
 static void window_click(struct program *p, XButtonEvent *e) {
     struct view *v = &p->view; struct window *w = v->window; int offset = p->offset;
-    int row = (e->y - line_y(w, 1)) / w->line, column = (e->x - 2 * w->pad) / w->cell;
-    bool entry = e->y < line_y(w, 1);
+    int row = (e->y - line_y(w, 1)) / w->line; bool entry = e->y < line_y(w, 1);
     v->asking = false;
     if (e->button == Button2) selection_want(w, XA_PRIMARY, w->atom[UTF8], e->time);
     else if (e->button == Button4 || e->button == Button5) {    /* the wheel moves the rows */
         choose(p, e->button == Button4 ? -3 : 3); p->offset = offset;
     } else if (e->button == Button1 && entry) {
         p->prompt.open = w->dragging = true;
-        p->prompt.caret = p->prompt.mark = prompt_place(&p->prompt, v, column);
-    } else if (e->button == Button1 && row < v->count && e->y >= line_y(w, 1)) {
+        caret_to(p, e->x); p->prompt.mark = p->prompt.caret;
+    } else if (e->button == Button1 && row < v->count) {
         p->prompt.open = false; choose(p, row - p->offset);
     }
-    frame_at(p, v->drawn + v->pace);
-}
-/* A paste, without what could end it or be a key. */
-static void pasted(struct program *p, const char *text, size_t n) {
-    struct out *key = &p->view.key;
-    p->prompt.open = true; p->view.asking = false;
-    key_send(p, PASTE);
-    out_add(key, text, n);
-    for (char *c = key->data + key->used - n; c < key->data + key->used; c++)
-        if (((unsigned char)*c < ' ' && *c != '\n') || *c == 127) *c = ' ';
-    key_send(p, PASTED); keys_pump(p, true);
-}
-/* A list of URIs (RFC 2483), added line by line, whatever they may be, as long as there is room. */
-static bool dropped(struct program *p, char *text) {
-    bool good = true;
-    for (char *next; *text; text = next) {
-        size_t n = strcspn(text, "\r\n");
-        next = text + n + strspn(text + n, "\r\n"); text[n] = '\0';
-        good &= n == 0 || *text == '#' || submit(p, "add ", text);
-    }
-    feed(p->f, p);
-    return good;
 }
 
 static void dnd_reply(struct window *w, enum atom type, bool good) {
@@ -3809,11 +3692,12 @@ static void dnd_reply(struct window *w, enum atom type, bool good) {
     e.xclient.data.l[type == DND_STATUS ? 4 : 2] = good ? (long)w->atom[DND_COPY] : 0;
     XSendEvent(w->d, w->source, False, NoEventMask, &e);
 }
-/* Somebody's selection has come: as one property, or not at all. */
+/* Somebody's selection has come, as one property, or not at all: a paste, or a list of URIs (RFC
+ * 2483), which are added, whatever they may be, as long as there is room. */
 static void selection_take(struct program *p, XSelectionEvent *e) {
-    struct window *w = p->view.window; bool drop = e->selection == w->atom[DND_SELECTION];
+    struct view *v = &p->view; struct window *w = v->window;
+    bool drop = e->selection == w->atom[DND_SELECTION]; const char *wrong = NULL;
     Atom type = None; int format = 0; unsigned long n = 0, left = 0; unsigned char *data = NULL;
-    const char *wrong = NULL;
     if (e->selection != w->wanted || (e->property && e->property != w->wanted)) return;
     w->wanted = None;                   /* nobody else may bring us something */
     if (e->property != None)
@@ -3822,8 +3706,17 @@ static void selection_take(struct program *p, XSelectionEvent *e) {
     if (w->dead) return;
     if (type == w->atom[INCR] || left > 0) wrong = "it is too large";
     else if (format != 8 || n == 0) wrong = "there is no text in it";
-    else if (!drop) pasted(p, (char *)data, n);
-    else if (!dropped(p, (char *)data)) wrong = "it is too large";
+    else if (drop) {
+        for (char *s = strtok((char *)data, "\r\n"); s; s = strtok(NULL, "\r\n"))
+            if (*s != '#' && !submit(p, "add ", s)) wrong = "it is too large";
+        feed(p->f, p);
+    } else {
+        for (unsigned char *c = data; c < data + n; c++)        /* could end it, or be a key */
+            if ((*c < ' ' && *c != '\n') || *c == 127) *c = ' ';
+        out_printf(&v->key, "\033[200~"); out_add(&v->key, (char *)data, n);
+        out_printf(&v->key, "\033[201~");
+        p->prompt.open = true; v->asking = false; keys_pump(p->f, p);
+    }
     if (left > 0) XDeleteProperty(w->d, w->id, e->property);
     if (wrong) complain(p, drop ? "the drop" : "the paste", wrong);
     if (drop) dnd_reply(w, DND_FINISHED, !wrong);
@@ -3833,8 +3726,6 @@ static void selection_take(struct program *p, XSelectionEvent *e) {
 static void selection_give(struct window *w, XSelectionRequestEvent *r) {
     const char *text = w->copied[r->selection == w->atom[CLIPBOARD]];
     Atom list[] = {w->atom[TARGETS], w->atom[UTF8]};
-    XEvent e = {.xselection = {.type = SelectionNotify, .requestor = r->requestor, .time = r->time,
-                               .selection = r->selection, .target = r->target}};
     Atom property = r->property ? r->property : r->target;
     if (text && r->target == w->atom[TARGETS])
         XChangeProperty(w->d, r->requestor, property, XA_ATOM, 32, PropModeReplace,
@@ -3843,11 +3734,11 @@ static void selection_give(struct window *w, XSelectionRequestEvent *r) {
         XChangeProperty(w->d, r->requestor, property, r->target, 8, PropModeReplace,
                         (const unsigned char *)text, (int)strlen(text));
     else property = None;
-    e.xselection.property = property;
+    XEvent e = {.xselection = {.type = SelectionNotify, .requestor = r->requestor, .time = r->time,
+                .selection = r->selection, .target = r->target, .property = property}};
     XSendEvent(w->d, r->requestor, False, NoEventMask, &e);
 }
-/* The window is to be closed (where stdin still brings commands, it goes on without), or something
- * is dragged over it, or dropped. */
+/* It is to be closed (where stdin brings commands we go on), or something is dragged or dropped. */
 static void window_message(struct program *p, XClientMessageEvent *e) {
     struct view *v = &p->view; struct window *w = v->window; const long *l = e->data.l;
     Atom type = e->message_type;
@@ -3856,7 +3747,6 @@ static void window_message(struct program *p, XClientMessageEvent *e) {
         bool quits = v->asking || fetcher_count(p->f) == 0;
         if (!w->leaving && quits) { (void)submit(p, "quit", ""); feed(p->f, p); }
         else if (!w->leaving) { v->asking = true; p->prompt.open = false; }
-        frame_at(p, p->f->now);
     } else if (type == w->atom[DND_POSITION]) {
         w->source = (Window)l[0]; dnd_reply(w, DND_STATUS, true);
     } else if (type == w->atom[DND_DROP]) {
@@ -3872,36 +3762,27 @@ static void window_event(struct program *p, XEvent *e) {
         if (w->back) copy_out(w, e->xexpose.x, e->xexpose.y, e->xexpose.width, e->xexpose.height);
         break;
     case ConfigureNotify:
-        w->resized |= e->xconfigure.width != w->width || e->xconfigure.height != w->height;
+        v->redraw |= e->xconfigure.width != w->width || e->xconfigure.height != w->height;
         w->width = e->xconfigure.width; w->height = e->xconfigure.height;
-        if (w->resized) frame_at(p, v->drawn + v->pace);
         break;
     case KeyPress: window_key(p, &e->xkey); break;
     case ButtonPress: window_click(p, &e->xbutton); break;
-    case MotionNotify:
-        if (w->dragging)
-            p->prompt.caret = prompt_place(&p->prompt, v, (e->xmotion.x - 2 * w->pad) / w->cell);
-        frame_at(p, v->drawn + v->pace);
-        break;
+    case MotionNotify: if (w->dragging) caret_to(p, e->xmotion.x); break;
     case ButtonRelease:
         if (w->dragging) copy(p, 0, e->xbutton.time);
-        w->dragging = false;
-        break;
+        w->dragging = false; break;
     case SelectionNotify: selection_take(p, &e->xselection); break;
     case SelectionRequest: selection_give(w, &e->xselectionrequest); break;
     case ClientMessage: window_message(p, &e->xclient); break;
     }
+    frame_at(p, v->drawn + v->pace);
 }
 /* The end of the window. XCloseDisplay would wait for a server that may be stopped. */
 static void window_off(struct program *p) {
-    struct view *v = &p->view; struct window *w = v->window;
-    if (!v->on) return;
-    v->on = v->keys = p->prompt.open = false; v->show = NULL; v->key.used = 0;
+    struct window *w = p->view.window;
+    if (!p->view.on) return;
     if (server_listens(w)) { XDestroyWindow(w->d, w->id); XFlush(w->d); }
-    (void)fetcher_watch(p->f, w->fd, 0, NULL, NULL);
-    close(w->fd);
-    out_add(v->out, v->log.data, v->log.used); out_flush(p->f, v->out, false);
-    v->log.used = 0; p->input[PROMPT].eof = true;
+    view_off(p); close(tty.fd);
     free(w->said.data); free(w->copied[0]); free(w->copied[1]);
 }
 
@@ -3916,9 +3797,8 @@ static void window_events(struct fetcher *f, int fd, int events, void *arg) {
     }
     if (p->view.on && !w->dead && XQLength(w->d) > 0) (void)fetcher_timer(f, 0, window_again, p);
     if (!p->view.on || (!w->dead && !w->leaving)) return;
-    window_off(p);
+    view_lost(f, p);
     complain(p, w->dead ? "the X server is gone" : "the window is closed", "downloads go on");
-    feed(f, p);
 }
 
 static int error_ignored(Display *d, XErrorEvent *e) { (void)d, (void)e; return 0; }
@@ -3927,8 +3807,7 @@ static void server_left(Display *d, void *arg) { (void)d, (void)arg; }  /* and d
 /* -- the beginning --------------------------------------------------------------------------- */
 static bool pens_open(struct window *w, bool dark) {
     int screen = DefaultScreen(w->d); FcResult result; XGlyphInfo zero;
-    w->pattern = FcNameParse((const FcChar8 *)"monospace:size=10");
-    if (!w->pattern) return false;
+    if (!(w->pattern = FcNameParse((const FcChar8 *)"monospace:size=10"))) return false;
     FcConfigSubstitute(NULL, w->pattern, FcMatchPattern);
     XftDefaultSubstitute(w->d, screen, w->pattern);     /* the size follows Xft.dpi */
     w->set = FcFontSort(NULL, w->pattern, FcTrue, NULL, &result);
@@ -3938,10 +3817,9 @@ static bool pens_open(struct window *w, bool dark) {
     w->cell = zero.xOff > 1 ? zero.xOff : 2;
     w->line = (w->font[0]->ascent + w->font[0]->descent) * 5 / 4 + 1; w->pad = w->line * 3 / 4 + 1;
     for (int i = 0; i < INKS; i++) {
-        unsigned rgb = palette[dark][i];
-        XRenderColor c = {(unsigned short)((rgb >> 16) * 257),
-                          (unsigned short)((rgb >> 8 & 255) * 257),
-                          (unsigned short)((rgb & 255) * 257), 0xffff};
+        unsigned rgb = palette[dark][i], red = rgb >> 16, green = rgb >> 8 & 255, blue = rgb & 255;
+        XRenderColor c = {(unsigned short)(red * 257), (unsigned short)(green * 257),
+                          (unsigned short)(blue * 257), 0xffff};
         if (!XftColorAllocValue(w->d, DefaultVisual(w->d, screen), DefaultColormap(w->d, screen),
                                 &c, &w->ink[i]))
             return false;
@@ -3953,11 +3831,10 @@ static void window_create(struct window *w) {
     XWMHints hints = {.flags = InputHint, .input = True};
     char name[] = "fetcher", class[] = "Fetcher"; XClassHint classes = {name, class};
     long pid = getpid(); Atom version = 5; XIM im;
-    w->width = 100 * w->cell; w->height = 30 * w->line; w->resized = true;
+    w->width = 100 * w->cell; w->height = 30 * w->line;
     w->id = XCreateSimpleWindow(w->d, DefaultRootWindow(w->d), 0, 0, (unsigned)w->width,
                                 (unsigned)w->height, 0, 0, w->ink[PAPER].pixel);
-    w->gc = XCreateGC(w->d, w->id, 0, NULL);
-    XSetGraphicsExposures(w->d, w->gc, False);
+    w->gc = XCreateGC(w->d, w->id, 0, NULL); XSetGraphicsExposures(w->d, w->gc, False);
     XSelectInput(w->d, w->id, KeyPressMask | ButtonPressMask | ButtonReleaseMask |
                  Button1MotionMask | ExposureMask | StructureNotifyMask);
     Xutf8SetWMProperties(w->d, w->id, name, name, NULL, 0, &size, &hints, &classes);
@@ -3978,12 +3855,12 @@ static void window_create(struct window *w) {
 }
 
 static int window_open(struct program *p) {
-    static char names[ATOMS][20] = {
+    static char *name[ATOMS] = {
         "WM_PROTOCOLS", "WM_DELETE_WINDOW", "_NET_WM_NAME", "_NET_WM_PID", "UTF8_STRING", "TARGETS",
         "INCR", "CLIPBOARD", "XdndAware", "XdndPosition", "XdndStatus", "XdndDrop", "XdndFinished",
         "XdndSelection", "XdndActionCopy", "text/uri-list"
     };
-    struct view *v = &p->view; struct window *w = v->window = &window; char *name[ATOMS];
+    struct view *v = &p->view; struct window *w = v->window = &window;
     if (setlocale(LC_CTYPE, "") == NULL || strcmp(nl_langinfo(CODESET), "UTF-8") != 0)
         (void)setlocale(LC_CTYPE, "C.UTF-8");           /* for wcwidth() */
     v->utf8 = strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
@@ -3991,16 +3868,15 @@ static int window_open(struct program *p) {
         return refuse(2, "cannot open a window: no X server at display \"%s\"", XDisplayName(NULL));
     XSetErrorHandler(error_ignored); XSetIOErrorHandler(server_gone);
     XSetIOErrorExitHandler(w->d, server_left, NULL);
-    for (int i = 0; i < ATOMS; i++) name[i] = names[i];
-    w->fd = ConnectionNumber(w->d);
+    tty.fd = ConnectionNumber(w->d);
     if (!XInternAtoms(w->d, name, ATOMS, False, w->atom) || !pens_open(w, p->s.dark))
         return refuse(2, "cannot open a window: there is no font for it, such as DejaVu Sans Mono");
     window_create(w);
-    if (!w->draw || fetcher_watch(p->f, w->fd, FETCHER_READ, window_events, p) < 0)
+    if (!w->draw || fetcher_watch(p->f, tty.fd, FETCHER_READ, window_events, p) < 0)
         return refuse(2, "cannot open a window: %s", strerror(errno));
-    v->on = v->keys = v->rows = v->color = p->prompt.open = p->prompt.stays = true;
-        v->log.fd = w->said.fd = -1; v->out = p->s.json || dash(p->s.output) ? &p->err : &p->out;
-    v->show = window_show; v->off = window_off; v->pace = WINDOW_PACE_US; p->draw = view_changed;
+    v->on = v->keys = v->rows = v->color = v->redraw = p->prompt.open = p->prompt.stays = true;
+    v->out = p->s.json || dash(p->s.output) ? &p->err : &p->out;
+    v->show = window_show; v->off = window_off; v->pace = WINDOW_PACE_US;
     out_add(&w->said, "", 1); w->said.used = 0;
     frame_at(p, p->f->now);
     return 0;
@@ -4011,12 +3887,9 @@ static int window_open(struct program *p) {
 }
 #endif
 
-/* ========================================================================================== Main
- * Wire it all together, from the options to the exit status.
- */
+/* ========================================================================================= Main */
 static void trace(struct fetcher *f, const char *s, void *to) { (void)f; fprintf(to, "%s\n", s); }
-/* Cookies are read once and written once, by a handle that does nothing else. (What could not
- * be made is NULL, which libcurl refuses.) */
+/* Cookies are read and written once, by a handle of their own; if it is NULL, libcurl refuses. */
 static int cookies_move(struct program *p, bool save) {
     int fd = open(p->s.cookies, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);     /* can it be written? */
     CURL *e = curl_easy_init(); unsigned bad = fd < 0;
@@ -4057,8 +3930,9 @@ static int program_close(struct program *p) {
     session_save(p->f, p); p->s.session = NULL;
     if (p->view.off) p->view.off(p);
     if (p->s.stats) do_stats(p, NULL);
-    else if (p->view.show)
+    else if (p->view.show && !p->view.window)
         out_printf(p->view.out, "%" PRIu64 " done, %" PRIu64 " failed\n", p->f->done, p->f->failed);
+    p->view.show = NULL;                /* below, a frame would bring it back */
     out_flush(p->f, &p->out, false); out_flush(p->f, &p->err, false);
     while (!tty.seen && (p->out.watched || p->err.watched) && fetcher_step(p->f, -1) > 0) continue;
     bool bad = out_broken(&p->out);
@@ -4066,10 +3940,10 @@ static int program_close(struct program *p) {
     bad |= p->trace && (ferror(p->trace) || fclose(p->trace));
     if ((p->s.cookies && cookies_move(p, true)) || bad) p->status = 1;
     signals_set(SIG_DFL, 0, COUNT_OF(handled));  /* a handler must find a fetcher */
-    p->keep = false; p->draw = NULL;
+    p->keep = false;
     fetcher_free(p->f);
     while (p->jobs) job_free(p, container_of(p->jobs, struct job, id));
-    while (p->prompt.entries) free(p->prompt.history[--p->prompt.entries]);
+    for (int i = 0; i < HISTORY; i++) free(p->prompt.history[i]);
     if (p->cookies) curl_share_cleanup(p->cookies);
     if (p->save.last) fclose(p->save.last);
     free(p->out.data); free(p->err.data); free(p->view.log.data);
@@ -4081,7 +3955,7 @@ static int program_run(struct program *p, char **url) {
     if (options_check(&p->s, url) != 0) return 2;
     if ((p->f = fetcher_new()) == NULL) return refuse(2, "cannot start: %s", strerror(errno));
     tty.program = p; signals_set(on_signal, 0, 2); signal(SIGPIPE, SIG_IGN);
-    out_open(&p->out, 1); out_open(&p->err, 2);
+    out_open(&p->out, 1); out_open(&p->err, 2); p->view.log.fd = -1;
     p->out.drained = (struct call){stdout_drained, p}; p->began = p->sampled = p->f->now;
     if (p->s.trace && (p->trace = fopen(p->s.trace, "w")) == NULL)
         return refuse(1, "cannot write %s: %s", p->s.trace, strerror(errno));
@@ -4092,9 +3966,8 @@ static int program_run(struct program *p, char **url) {
     p->stay = p->view.keys && (p->s.window || (!*url && !p->s.list));
     if (!*url && !p->s.list && !p->stay && isatty(0) && isatty(1)) p->s.list = "-";
     p->keep = p->view.keys || p->s.session || dash(p->s.list);
-    if (p->status == 0)
-        p->status = *url || p->s.list || p->s.session || p->stay ? inputs_open(p)
-                                                                 : refuse(2, "no URL");
+    bool work = *url || p->s.list || p->s.session || p->stay;
+    if (p->status == 0) p->status = work ? inputs_open(p) : refuse(2, "no URL");
     if (p->status) { p->s.session = NULL; return program_close(p); }    /* not ours to write */
     if (!(curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_ASYNCHDNS))
         complain(p, "warning", "this libcurl has no asynchronous resolver: a slow name blocks all");

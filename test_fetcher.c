@@ -7,6 +7,7 @@
  *     ./test_fetcher demo           fetch 200 files from the server into demo/, and check them
  *     ./test_fetcher promise [WORD] how long no look was taken at the input, whatever happens
  *     ./test_fetcher bench          measure terminal and window: from a key to the screen, and their cost
+ *     make fuzz                     feed it what a fuzzer makes up
  *
  * The server runs on fetcher's own loop, as a host would: in the same process, in one thread. A test
  * never sleeps: it turns the loop until what it waits for has come, or a deadline has passed. Waits of
@@ -43,7 +44,12 @@ static void short_free(void *old);
 #include <netdb.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <pthread.h>
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 
 /* ------------------------------------------------------------------------ TAP */
@@ -810,6 +816,14 @@ static bool exists(const char *path) {
     return lstat(path, &st) == 0;
 }
 
+static bool file_has(const char *path, const char *words) {
+    int64_t size;
+    char *text = exists(path) ? slurp(path, &size) : NULL;
+    bool has = text && strstr(text, words);
+    free(text);
+    return has;
+}
+
 static int names_in(const char *dir) {
     DIR *d = opendir(dir);
     int n = 0;
@@ -1206,6 +1220,30 @@ static void stop_now(struct fetcher *on, void *arg) {
     (void)arg;
     calls++;
     fetcher_stop(on);
+}
+
+static void test_no_descriptors(void) {
+    struct rlimit limit, low;
+    struct fetcher *none;
+    int full[1024], n = 0, why;
+    int64_t now = fetcher_now(f);
+    f->skew += 5000000;
+    fetcher_step(f, 0);
+    ok(fetcher_now(f) >= now + 5000 && fetcher_now(f) < now + 10000, "the clock is told in milliseconds");
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        die("getrlimit");
+    low = limit;
+    low.rlim_cur = low.rlim_cur < 100 ? low.rlim_cur : 100;
+    if (setrlimit(RLIMIT_NOFILE, &low) < 0)
+        die("setrlimit");
+    while (n < 1024 && (full[n] = dup(0)) >= 0)
+        n++;
+    none = fetcher_new();
+    why = errno;
+    while (n > 0)
+        close(full[--n]);
+    setrlimit(RLIMIT_NOFILE, &limit);
+    ok(!none && why == EMFILE, "without descriptors there is no fetcher, and it says why: %s", strerror(why));
 }
 
 static void test_run(void) {
@@ -2505,6 +2543,19 @@ static void test_one_lookup_a_host(void) {
     ok(f->running == 1 && f->lookups == 1, "of 50 for an unknown host one goes ahead");
     until(calls == 50);
     ok(server.busy_max > 40, "and then all: %d", server.busy_max);
+    /* One waits while its host's address is known, and until it is so no more. */
+    calls = 0;
+    fetcher_limit(f, 1, 0, 0);
+    fetcher_get(f, name, log_done, "");
+    fetcher_step(f, 0);
+    fetcher_id held = fetcher_start(f, &(struct fetcher_request){.url = url("/held?stall=5"), .on_done = log_done, .arg = "",
+                                                                 .priority = 1, .stall_ms = -1});
+    fetcher_get(f, name, log_done, "");
+    until(calls == 1 && seen("/held?stall=5")->count == 1);
+    f->skew += KNOWN_US + 1000000;
+    fetcher_cancel(f, held);
+    until(calls == 3);
+    ok(calls == 3, "an address that was known too long ago holds nothing up");
 }
 
 static void test_many(void) {
@@ -2728,6 +2779,10 @@ static void test_retry(void) {
     o = FETCH(.url = url("/never?status=503"), .retries = -1);
     ok(o.code == FETCHER_HTTP && o.attempts == 1, "-1: no retry");
     forget(&o);
+    o = FETCH(.url = url("/gone?etag=none&modified=none&cut=20&cut2=0"), .retries = 1);
+    ok(o.code == FETCHER_CUT_SHORT && o.attempts == 2 && o.data && o.size == 0 && *o.data == '\0',
+       "what an earlier attempt brought is not what the last one did: \"%s\"", o.data ? o.data : "(NULL)");
+    forget(&o);
     o = FETCH(.url = url("/post?cut=20"), .body = "x");
     ok(o.code == FETCHER_CUT_SHORT && o.attempts == 1, "a POST that was cut short is not sent again");
     forget(&o);
@@ -2852,6 +2907,15 @@ static void test_resume(void) {
             forget(&o);
         }
     ok(names_in(work) == 1, "no .part and no .meta is left");
+}
+
+/* A server that knows no ranges; and a document without a date, by which it could be asked once more. */
+static void test_resume_refused(void) {
+    struct outcome o = FETCH(.url = url("/whole?size=50000&cut=30000&times=1&range=ignore&modified=none"),
+                             .path = in_work("whole"));
+    ok(o.code == FETCHER_OK && o.attempts == 2 && o.received == 80000 && file_is(o.path, 50000, "/whole", 0),
+       "where a range is not to be had, all of it comes again");
+    forget(&o);
 }
 
 static void test_interrupted_often(void) {
@@ -3126,6 +3190,20 @@ static void test_skip_leftover(void) {
     ok(o.code == FETCHER_OK && !o.changed && o.attempts == 0, "what exists is skipped, whoever writes its .part: %s", o.message);
     forget(&o);
     close(fd);
+}
+
+/* The name comes with the answer: what has it already is left as it is. */
+static void test_skip_late(void) {
+    struct outcome o;
+    mkdir(in_work("late"), 0777);
+    write_file(in_work("late/there"), "mine", 4);
+    for (int size = 10; size <= 40000; size += 39990) {
+        o = FETCH(.url = url("/x?size=%d&disposition=attachment;filename=there", size), .path = in_work("late/"),
+                  .existing = FETCHER_SKIP);
+        ok(o.code == FETCHER_OK && !o.changed && names_in(in_work("late")) == 1 && file_has(in_work("late/there"), "mine"),
+           "what exists is skipped, also if its name comes late: %s", o.message);
+        forget(&o);
+    }
 }
 
 static void test_skip_repeated(void) {
@@ -3640,6 +3718,9 @@ static void test_bad_usage(void) {
         {{"--every", "0.1s", "http://a.b/"}, "at least 1s", 2}, {{"--data", "@/none", "http://a.b/"}, "/none", 2},
         {{"-i", "/none"}, "cannot read /none: No such file", 1}, {{"-i", "/"}, "cannot read /: Is a dir", 1},
         {{"--trace", "/none/x", "http://a.b/"}, "cannot write /none/x", 1},
+        {{"-o", "/", "http://a.b/"}, "-o /: this is a directory; -d saves into one", 2},
+        {{"-d", "README.md", "http://a.b/"}, "cannot write to README.md: Permission denied", 2},
+        {{"-X", "A B", "http://a.b/"}, "cannot start a transfer: Invalid argument", 1},
         {{"not-a-url"}, "not-a-url: not a URL", 1}, {{""}, "not a URL", 1},
         {{"ftp://a.b/"}, "only http and https", 1}, {{"http://a.b:99999/"}, "port is out of range", 1},
         {{"http://a.b/\x1b[2J"}, "control character", 1}, {{"http://u:secret@a b/"}, "not a URL", 1},
@@ -3736,6 +3817,7 @@ static void test_stopped_reader(void) {
     const char *argv[] = {"./fetcher", "-o", "-", url("/stopped?size=9000000"), NULL};
     struct child c;
     usec before;
+    char path[4200];
     child_start(&c, argv);
     fetcher_watch(f, c.out[0], 0, NULL, NULL);
     until(seen("/stopped?size=9000000")->sent > 100000);
@@ -3746,6 +3828,10 @@ static void test_stopped_reader(void) {
     fetcher_watch(f, c.out[0], FETCHER_READ, child_ready, &c);
     child_wait(&c);
     ok(c.status == 130, "ends with status 130");
+    child_free(&c);
+    snprintf(path, sizeof path, "ulimit -S -n 1000; exec ./fetcher -q -d %s -j 900 --per-host 900 '%s'", work, url("/low?size=5"));
+    c = SH(path);
+    ok(c.status == 0 && file_is(in_work("low"), 5, "/low", 0), "a low limit of descriptors is raised");
     child_free(&c);
     c = RUN("--cookies", "/none/jar", url("/x"));
     ok(said(&c, 2, "cannot use /none/jar for cookies"), "a cookie jar that can't be written");
@@ -4025,14 +4111,6 @@ static void test_plain_commands(void) {
 
 /* ------------------------------------------------------------------------ Sessions */
 
-static bool file_has(const char *path, const char *words) {
-    int64_t size;
-    char *text = exists(path) ? slurp(path, &size) : NULL;
-    bool has = text && strstr(text, words);
-    free(text);
-    return has;
-}
-
 static int entries_in(const char *session) {
     int64_t size;
     int n = 0;
@@ -4180,6 +4258,21 @@ static void test_session_numbers(void) {
     c = RUN("--session", session, "-d", in_work("ends.d"), url("/new?size=5"));
     ok(c.status == 1 && exists(in_work("ends.d/new")) && !exists(in_work("ends.d/held")),
        "pause N in a session is of its own numbers, whatever else is given");
+    child_free(&c);
+}
+
+/* A name that ends in a carriage return is kept, where one at the end of a line is none of it. */
+static void test_session_names(void) {
+    struct child c;
+    int64_t size;
+    char session[300], list[400], *text;
+    snprintf(session, sizeof session, "%s", in_work("names"));
+    snprintf(list, sizeof list, "%s cr\r \r\n%s \"a 'b\\\\\"\r\nquit\n", url("/cr?stall=0"), url("/quoted?stall=0"));
+    c = RUN_FED(list, strlen(list), "--session", session, "-d", work, "-i", "-");
+    text = slurp(session, &size);
+    ok(c.status == 1 && text && strstr(text, " cr\r \n") && strstr(text, " a\\ \\'b\\\\\n"),
+       "names are written as they are to be read: %s", text ? text : "(none)");
+    free(text);
     child_free(&c);
 }
 
@@ -4512,6 +4605,14 @@ static void test_terminal(void) {
     ok(shows(&t, "30.0 KiB a second") && !sees(&t, ": limit"), "and executed");
     type(&t, "a\033[A");
     ok(shows(&t, ": limit 30k"), "its history");
+    type(&t, "\033[B");
+    until(!sees(&t, ": limit 30k"));
+    ok(!sees(&t, ": limit 30k"), "goes both ways");
+    type(&t, "\033[Ax\001\006\006\006\013");
+    until(sees(&t, ": lim") && !sees(&t, ": limi"));
+    ok(sees(&t, ": lim") && !sees(&t, ": limi"), "^K takes the rest of the line away");
+    type(&t, "\025\033[B\033[A");
+    ok(shows(&t, ": limit 30k"), "but not of the history");
     type(&t, "\027\x7f ä日x\033[D\x7f\033[D\x7f");
     ok(shows(&t, ": limitäx"), "is edited, by characters");
     type(&t, "\005\025nonsense\r");
@@ -4539,6 +4640,9 @@ static void test_terminal_idle(void) {
     bytes = t.bytes;
     turn_for(300000);
     ok(t.bytes == bytes, "and draws nothing while nothing happens");
+    type(&t, "\014");
+    until(t.bytes > bytes);
+    ok(t.bytes > bytes && shows(&t, "a: enter a URL"), "but on ^L all");
     type(&t, "a");
     type(&t, url("/idle.bin?size=100\r"));
     ok(shows(&t, "idle.bin: 100 bytes in 0.0") && shows(&t, "1 done"), "a URL is typed and fetched");
@@ -4579,6 +4683,8 @@ static void test_terminal_sizes(void) {
     ok(shows(&t, ">   9 ") && !sees(&t, "row0"), "the rows scroll");
     type(&t, "\033[6~");
     ok(shows(&t, ">  15 ") || shows(&t, ">  16 "), "by pages, too");
+    type(&t, "\033[5~");
+    ok(shows(&t, ">   9 "), "down and up");
     type(&t, "g");
     ok(shows(&t, ">   1 "), "g goes back");
     term_size(&t, 60, 200);
@@ -5038,6 +5144,9 @@ static void test_window_paste(void) {
     struct child c = SH("xclip -o -selection primary");
     ok(strcmp(c.text[0], " and more") == 0, "and that is the selection: \"%s\"", c.text[0]);
     child_free(&c);
+    c = SH("xclip -o -selection primary -t TARGETS; xclip -o -selection primary -t image/png");
+    ok(strstr(c.text[0], "UTF8_STRING") && c.status != 0, "it is to be had as text alone: %s", c.text[0]);
+    child_free(&c);
     xdo("xdotool key BackSpace Return");
     ok(tells(&g, "5 at the same time"), "which a key takes away");
     gui_quit(&g);
@@ -5212,7 +5321,7 @@ static void test_window_looks(void) {
     gui_quit(&g);
     XChangeProperty(desk.d, DefaultRootWindow(desk.d), XA_RESOURCE_MANAGER, XA_STRING, 8, PropModeReplace, (const unsigned char *)"Xft.dpi:\t192\n", 13);
     XSync(desk.d, False);
-    GUI(&g, url("/%E4%B8%AD%E6%96%87-%F0%9F%98%80.txt?size=9000&stall=4500"));
+    GUI(&g, url("/%%E4%%B8%%AD%%E6%%96%%87-%%F0%%9F%%98%%80-%%E1%%8F%%A3.txt?size=9000&stall=4500"));
     until(pixels(&g, EDGE, false, 0, 2000) > 0);
     int top = 0;
     while (top < 100 && pixels(&g, EDGE, false, top, top + 1) == 0)
@@ -5220,6 +5329,32 @@ static void test_window_looks(void) {
     ok(top > window.pad * 3 / 2 && top < window.pad * 3, "Xft.dpi makes it larger: %d for %d", top, window.pad - 1);
     gui_quit(&g);
     desk_close();
+}
+
+/* Lines and lines; one of them is longer than all that is kept. And a locale that knows ASCII only. */
+static void test_window_said(void) {
+    struct gui g;
+    char *lines = malloc(40000);
+    size_t n = 0;
+    if (!desk_open("window_said"))
+        return;
+    for (int i = 0; i < 60; i++)
+        n += (size_t)sprintf(lines + n, "help\n");
+    n += (size_t)sprintf(lines + n, "http://127.0.0.1:1/");
+    memset(lines + n, 'x', 30000);
+    strcpy(lines + n + 30000, "\njobs 6\nevery never nothing\n");
+    gui_start(&g, (const char *const[]){"env", "LC_ALL=C", "./fetcher", "-w", "--retry", "0", "-d", in_work("gui"), "-i", "-", NULL});
+    struct feeding feeding = {&g.c, lines, strlen(lines)};
+    fetcher_watch(f, g.c.in, FETCHER_WRITE, feed_child, &feeding);
+    ok(tells(&g, "6 at the same time"), "a window and 60 times the help");
+    until(pixels(&g, RED, false, 0, 2000) > 0);
+    ok(pixels(&g, RED, false, 0, 2000) > 0, "the last lines are in the window");
+    XSync(desk.d, False);
+    xdo("xdotool key ctrl+u; xdotool type --delay 2 'jobs 7'; xdotool key Return");
+    ok(tells(&g, "7 at the same time"), "which goes on");
+    gui_quit(&g);
+    desk_close();
+    free(lines);
 }
 
 static void gui_notify(struct gui *g, const char *selection, const char *text) {
@@ -5290,6 +5425,7 @@ static void test_window_refused(void) {
 static void no_window(void) { skip("window", "built without X11"); }
 #define test_window no_window
 #define test_window_rows no_window
+#define test_window_said no_window
 #define test_window_paste no_window
 #define test_window_drop no_window
 #define test_window_server no_window
@@ -5684,7 +5820,10 @@ static pid_t server_elsewhere(void) {
     pid_t child = -1;
     if (pipe(port) < 0 || (child = fork()) < 0)
         die("fork");
-    if (child == 0) {
+    if (child == 0) {                   /* it goes when we do */
+#ifdef __linux__
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+#endif
         f = fetcher_new();
         server_open(&server, f, 0);
         if (write(port[1], &server.port, sizeof server.port) < 0)
@@ -5723,9 +5862,8 @@ static void test_promise(void) {
 }
 
 static int promise(const char *word) {
-    pid_t child = server_elsewhere();
-    f = fetcher_new();
     test_begin();
+    pid_t child = server_elsewhere();
     bool nginx = nginx_start();
     printf("| longest time without a look at the user's input, ms | stall meter | 1 ms tick | key echo | plain libcurl | longest step |\n"
            "|---|--:|--:|--:|--:|---|\n");
@@ -5951,23 +6089,23 @@ static void test_demo(void) {
 static const struct { const char *name; void (*run)(void); } test[] = {
 #define TEST(name) {#name, test_##name}
     TEST(tree), TEST(timers), TEST(timer_in_a_turn), TEST(timer_stops_timer), TEST(stale_news), TEST(watches),
-    TEST(fd_setsize), TEST(post), TEST(post_threads), TEST(run), TEST(eintr), TEST(foreign_loop),
+    TEST(fd_setsize), TEST(post), TEST(post_threads), TEST(no_descriptors), TEST(run), TEST(eintr), TEST(foreign_loop),
     TEST(slice), TEST(meter), TEST(memory), TEST(request), TEST(redirect), TEST(urls), TEST(failures),
     TEST(timeouts), TEST(stream), TEST(cancel), TEST(pause), TEST(reentrancy), TEST(ids), TEST(exactly_once),
     TEST(random_states), TEST(memory_fails), TEST(two_fetchers), TEST(manners), TEST(limits), TEST(priority), TEST(parking),
     TEST(free_in_lookup), TEST(connect_timeout), TEST(one_lookup_a_host), TEST(many), TEST(file), TEST(file_whole),
     TEST(file_trouble), TEST(disk_full), TEST(names), TEST(dispositions), TEST(directory), TEST(retry),
     TEST(backoff), TEST(retry_after), TEST(total), TEST(slow_rate), TEST(own_range), TEST(complete), TEST(beyond_4_gib), TEST(part_replaced),
-    TEST(resume), TEST(interrupted_often), TEST(server_restart), TEST(resume_changed), TEST(stream_retry),
-    TEST(foreign_part), TEST(pause_holds), TEST(pause_in_lookup), TEST(skip_leftover), TEST(skip_repeated), TEST(repeat), TEST(repeat_resume), TEST(repeat_failure), TEST(two_on_one_target), TEST(random_faults), TEST(rate),
+    TEST(resume), TEST(resume_refused), TEST(interrupted_often), TEST(server_restart), TEST(resume_changed), TEST(stream_retry),
+    TEST(foreign_part), TEST(pause_holds), TEST(pause_in_lookup), TEST(skip_leftover), TEST(skip_late), TEST(skip_repeated), TEST(repeat), TEST(repeat_resume), TEST(repeat_failure), TEST(two_on_one_target), TEST(random_faults), TEST(rate),
     TEST(idle), TEST(program), TEST(back_pressure), TEST(options), TEST(limiting_options), TEST(login_options), TEST(help), TEST(bad_usage),
     TEST(bad_lists), TEST(json), TEST(signals), TEST(stopped_reader), TEST(closed_output), TEST(long_list), TEST(kill),
     TEST(faults), TEST(slow_accept), TEST(continue), TEST(password), TEST(every), TEST(words),
-    TEST(bad_commands), TEST(commands), TEST(plain_commands), TEST(session), TEST(session_order), TEST(session_long), TEST(session_ends), TEST(session_numbers), TEST(session_whole), TEST(session_crash), TEST(bad_sessions),
+    TEST(bad_commands), TEST(commands), TEST(plain_commands), TEST(session), TEST(session_order), TEST(session_long), TEST(session_ends), TEST(session_numbers), TEST(session_names), TEST(session_whole), TEST(session_crash), TEST(bad_sessions),
     TEST(terminal), TEST(terminal_idle), TEST(terminal_sizes), TEST(terminal_paste), TEST(terminal_jobs),
     TEST(terminal_stopped), TEST(terminal_lost), TEST(terminal_abuse), TEST(terminal_plain), TEST(terminal_color),
     TEST(window), TEST(window_rows), TEST(window_paste), TEST(window_drop), TEST(window_server), TEST(window_close),
-    TEST(window_looks), TEST(window_hostile), TEST(window_refused),
+    TEST(window_looks), TEST(window_said), TEST(window_hostile), TEST(window_refused),
     TEST(promise), TEST(embed), TEST(embed_qt), TEST(readme), TEST(parallel), TEST(install), TEST(dist), TEST(demo),
 };
 
@@ -6218,6 +6356,517 @@ static int demo(const char *dir) {
     return status || good != 200;
 }
 
+#ifdef FETCHER_FUZZ
+/* ------------------------------------------------------------------------ Fuzzing
+ * What comes from outside, made up by libFuzzer ("make fuzz"): FUZZ_TARGET says which target it goes to.
+ * What must hold stands in must(); the sanitizers see the rest. Nothing here reaches a network.
+ */
+static void must(bool good, const char *what, const char *text) {
+    if (good)
+        return;
+    fprintf(stderr, "This does not hold: %s: \"%s\"\n", what, text);
+    abort();
+}
+
+/* A copy that ends where it ends, for the sanitizer to see. */
+static char *fuzz_text(const uint8_t *data, size_t n) {
+    char *text = malloc(n + 1);
+    if (!text)
+        die("malloc");
+    if (n > 0)
+        memcpy(text, data, n);
+    text[n] = '\0';
+    return text;
+}
+
+static bool printable(const char *text) {
+    for (size_t n; *text; text += n)
+        if ((n = utf8_length(text)) == 0)
+            return false;
+    return true;
+}
+
+static void must_be_name(const char *name) {
+    must(*name && *name != '.' && !strchr(name, '/') && printable(name), "a safe name", name);
+    must(strlen(name) <= 255, "a name that the file system takes", name);
+}
+
+/* -- names, and other text for the eye -- */
+static void fuzz_names(const uint8_t *data, size_t n) {
+    char *text = fuzz_text(data, n), name[600], safe[1024], path[1100];
+    struct out o = {.fd = -1};
+    for (int i = 0; i < 2; i++) {       /* of the head, and of the URL */
+        if (i == 0 && !disposition_name(text, name, sizeof name))
+            continue;
+        name_make_safe(safe, sizeof safe, i == 0 ? name : text);
+        must_be_name(safe);
+        snprintf(path, sizeof path, "./%s", safe);
+        for (unsigned long number = 0; number <= 1000000; number = number * 10 + 1) {
+            char *numbered = name_numbered(path, number, ".part");
+            must(numbered && strncmp(numbered, "./", 2) == 0, "a name below the directory", path);
+            must_be_name(numbered + 2);
+            free(numbered);
+        }
+    }
+    out_text(&o, text, true);
+    out_add(&o, "", 1);
+    must(printable(o.data), "JSON that is safe to print", o.data);
+    for (const char *s = o.data; *s; s++) {
+        must(*s != '"', "no quote in a text of JSON", o.data);
+        s += *s == '\\';
+    }
+    free(o.data);
+    free(text);
+}
+
+/* -- URLs: where they lead, and how they are shown -- */
+static void fuzz_urls(const uint8_t *data, size_t n) {
+    char *text = fuzz_text(data, n), *shown = url_shown(text), origin[512], *password = NULL, *at;
+    CURLU *u = curl_url();
+    must(shown && printable(shown), "a URL that is safe to print", shown);
+    if (!url_origin(text, origin, sizeof origin))
+        must(!strncmp(origin, "http", 4) && strstr(origin, "://") && strrchr(origin, ':')[1], "an origin", origin);
+    if (curl_url_set(u, CURLUPART_URL, text, CURLU_NON_SUPPORT_SCHEME) == CURLUE_OK)
+        password = url_part(u, CURLUPART_PASSWORD, 0);
+    if (password && strlen(password) > 4 && (at = strstr(text, password)) != NULL && !strstr(at + 1, password))
+        must(!strstr(shown, password), "no password in what is shown", shown);
+    curl_free(password);
+    curl_url_cleanup(u);
+    f = fetcher_new();
+    if (fetcher_get(f, text, NULL, NULL))
+        must(fetcher_count(f) == 1, "one transfer", text);
+    fetcher_free(f);
+    free(shown);
+    free(text);
+}
+
+/* -- the head of an answer, a line at a time -- */
+static void fuzz_head(const uint8_t *data, size_t n) {
+    static struct host host;
+    struct attempt a = {0};
+    struct transfer t = {.host = &host, .attempt = &a};
+    struct head *h = &a.head;
+    f = fetcher_new();
+    t.f = a.f = f;
+    a.transfer = &t;
+    h->length = h->range_first = h->range_total = h->retry_after_us = -1;
+    for (size_t line; n > 0; data += line, n -= line) {
+        const uint8_t *end = memchr(data, '\n', n);
+        line = end ? (size_t)(end - data) + 1 : n;
+        char *exact = malloc(line);
+        memcpy(exact, data, line);
+        size_t taken = on_header(exact, 1, line, &a);
+        free(exact);
+        must(taken == line || t.code == FETCHER_TOO_BIG, "a line of the head is taken", "");
+        must(h->length >= -1 && h->range_first >= -1 && h->range_total >= -1 && h->retry_after_us >= -1 &&
+             h->retry_after_us <= HOUR_US, "numbers of the head are in range", "");    /* the status is libcurl's */
+        must(printable(h->reason), "a reason that is safe to print", h->reason);
+        struct body b = {.proof = h->proof, .modified_sure = -1};
+        (void)validator(&b);
+    }
+    fetcher_free(f);
+}
+
+/* -- .part.meta -- */
+static void fuzz_meta(const uint8_t *data, size_t n) {
+    struct meta m;
+    char *part = in_work("x.part");
+    write_file(in_work("x.part.meta"), (const char *)data, n);
+    if (meta_read(part, &m) && *m.url) {
+        must(!strncmp(m.url, "http", 4) && !strpbrk(m.url, "\n"), "a URL", m.url);
+        must(m.length >= -1 && !strchr(m.validator, '\n'), "a validator and a length", m.validator);
+    } else
+        must(n == 0 || *data == '\0' || *m.url == '\0', "no URL", "");
+}
+
+/* -- options -- */
+static void fuzz_options(const uint8_t *data, size_t n) {
+    static FILE *null, *real;
+    char *text = fuzz_text(data, n), *argv[20] = {"fetcher"}, *urls[20] = {NULL}, *amount = NULL;
+    const char *headers[20];
+    struct settings s = {.headers = headers};
+    int argc = 1;
+    for (char *word = strtok(text, "\n"); word && argc < 18; word = strtok(NULL, "\n"))
+        if (!strchr(word, '@'))         /* files that have no end */
+            argv[argc++] = amount = word;
+    for (int kind = COUNT; amount && kind <= SIZE; kind++) {
+        int64_t value = read_amount(amount, (enum kind)kind);
+        must(value >= -1 && value <= 9000000000000000, "an amount", amount);
+        must(value < 0 || isdigit((unsigned char)*amount), "a number begins with a digit", amount);
+    }
+    if (!null && (null = fopen("/dev/null", "w")) == NULL)
+        die("/dev/null");
+    real = stderr;
+    stderr = null;
+    int status = options_read(&s, argv, urls);
+    if (status == 0)
+        status = options_check(&s, urls);
+    stderr = real;
+    must(status == 0 || status == 2, "0 or 2", "");
+    must(status || (s.rq.retries >= -1 && s.rq.every_ms >= 0 && s.rq.max_bytes >= 0), "numbers in range", "");
+    free(s.data);
+    free(s.user);
+    free(text);
+}
+
+/* -- a program without descriptors, whose transfers never start -- */
+static struct program *fuzz_program(void) {
+    struct program *p = calloc(1, sizeof *p);
+    f = p->f = fetcher_new();
+    f->capacity = f->limit_total = 0;
+    p->source = &p->input[PROMPT];
+    for (int i = 0; i < INPUTS; i++)
+        p->input[i].fd = -1, p->input[i].eof = true, p->input[i].name = "";
+    p->out.fd = p->err.fd = p->view.log.fd = p->view.picture.fd = p->view.key.fd = -1;
+    p->out.tty = p->keep = p->view.keys = true;
+    p->s.retries = RETRIES_USUAL;
+    p->began = p->sampled = f->now;
+    return p;
+}
+
+/* Turn until nothing is left to be done at once. What is said must be safe to print. */
+static void fuzz_turn(struct program *p) {
+    for (int i = 0; i < 1000 && (i < 2 || p->feed_timer || p->f->more) && !p->f->stopped; i++) {
+        if (i == 0)
+            feed(p->f, p);
+        (void)fetcher_step(p->f, 0);
+        p->out.used = p->err.used = 0;
+    }
+}
+
+static void fuzz_end(struct program *p) {
+    struct fetcher_stats st;
+    fetcher_stats(p->f, &st);
+    must(st.running == 0 && st.received == 0, "nothing is fetched", "");
+    p->s.session = NULL;
+    p->out.used = p->err.used = 0;
+    p->out.watched = p->err.watched = false;
+    struct sigaction kept[COUNT_OF(handled)];   /* libFuzzer has handlers too */
+    for (size_t i = 0; i < COUNT_OF(handled); i++)
+        sigaction(handled[i].number, NULL, &kept[i]);
+    program_close(p);
+    for (size_t i = 0; i < COUNT_OF(handled); i++)
+        sigaction(handled[i].number, &kept[i], NULL);
+    free(p);
+    f = NULL;
+}
+
+/* -- lines of commands, and the session that they leave -- */
+static char *fuzz_session(const char *text, size_t n, bool session) {
+    struct program *p = fuzz_program();
+    struct input *in = &p->input[session ? SESSION : LIST];
+    int64_t size = 0;
+    if (n >= sizeof in->text)
+        n = sizeof in->text - 1;
+    memcpy(in->text, text, in->end = n);
+    p->s.session = in_work("session");
+    fuzz_turn(p);
+    must(!input_left(in) || p->f->stopped, "all lines are taken", in->text + in->begin);
+    char *saved = NULL;
+    unlink(in_work("session"));
+    p->s.session = p->closing ? NULL : in_work("session");
+    session_save(p->f, p);
+    if (p->save.last)
+        saved = slurp(in_work("session"), &size);
+    fuzz_end(p);
+    return saved;
+}
+
+static void fuzz_lines(const uint8_t *data, size_t n) {
+    char *text = fuzz_text(data, n), *line = fuzz_text(data, n), *word[4], *again[4], *written, *saved, *second;
+    size_t size;
+    int words = words_split(line, word, 4);
+    FILE *file = open_memstream(&written, &size);
+    must(words >= -1, "a number of words", text);
+    bool whole = words > 0 && words <= 4;
+    for (int i = 0; whole && i < words; i++)
+        whole = *word[i] != '\0';
+    for (int i = 0; whole && i < words; i++)
+        write_word(file, word[i]);
+    fclose(file);
+    must(!whole || words_split(written, again, 4) == words, "as many words are read as were written", text);
+    for (int i = 0; whole && i < words; i++)
+        must(strcmp(word[i], again[i]) == 0, "the word that was written", word[i]);
+    saved = fuzz_session(text, n, false);
+    if (saved && strlen(saved) < URL_MAX) {
+        second = fuzz_session(saved, strlen(saved), true);
+        if (!second || strcmp(saved, second))
+            fprintf(stderr, "after:\n%s", second ? second : "(none)\n");
+        must(second && strcmp(saved, second) == 0, "a session that is read and written stays as it is", saved);
+        free(second);
+    }
+    free(saved);
+    free(written);
+    free(line);
+    free(text);
+}
+
+/* -- keys, and what is drawn. 0xff: what came is read now; 0xfe: and time passes; 0xfd: another size -- */
+static int fuzz_columns, fuzz_rows;
+
+static void fuzz_show(struct program *p) {
+    p->out.used = 0;
+    p->view.drawn = p->f->now;
+    paint(p, fuzz_columns, fuzz_rows);
+    feed(p->f, p);
+}
+
+static void must_fit(struct program *p, const char *text) {
+    struct out o = {.fd = -1};
+    int width = 0;
+    struct glyph g;
+    fit(&p->view, &o, text, fuzz_columns);
+    out_add(&o, "", 1);
+    for (const char *s = o.data; *s; s += g.bytes)
+        width += (g = glyph_at(&p->view, s)).columns;
+    must(width == fuzz_columns, "so many columns", o.data);
+    free(o.data);
+}
+
+static void fuzz_keys(const uint8_t *data, size_t n) {
+    struct program *p = fuzz_program();
+    struct view *v = &p->view;
+    struct prompt *e = &p->prompt;
+    tty.fd = -1;
+    v->out = &p->out;
+    v->on = v->keys = v->rows = v->utf8 = v->color = p->stay = true;
+    v->show = fuzz_show;
+    v->pace = FRAME_US;
+    p->draw = view_changed;
+    p->input[PROMPT].eof = false;
+    fuzz_columns = 79;
+    fuzz_rows = 16;
+    for (int i = 0; i < 3; i++)
+        (void)job_start(p, "http://127.0.0.1/a", NULL, 0);
+    while (n > 0 && !p->f->stopped) {
+        size_t piece = 0;
+        while (piece < n && data[piece] < 0xfd)
+            piece++;
+        out_add(&v->key, (const char *)data, piece);
+        keys_pump(p, false);
+        data += piece;
+        n -= piece;
+        if (n > 1 && *data == 0xfd) {
+            fuzz_columns = data[1] + 1;
+            fuzz_rows = data[1] % 40 + 1;
+            data++, n--;
+            v->redraw = true;
+        }
+        if (n > 0 && *data == 0xfe)
+            p->f->skew += 1000000;
+        if (n > 0 && *data >= 0xfd)
+            data++, n--;
+        fuzz_turn(p);
+        must(e->length < sizeof e->text && e->caret <= e->length && e->mark <= e->length &&
+             strlen(e->text) == e->length, "caret and mark stand in the line", e->text);
+        must(e->entry >= 0 && e->entry <= e->entries && e->entries <= HISTORY, "a line of the history", e->text);
+        must(v->key.used <= SEQUENCE_MAX || v->key_timer, "keys that wait are looked at again", "");
+        if (!p->f->stopped)
+            fuzz_show(p);
+        must_fit(p, e->text);
+    }
+    v->show = NULL;
+    fuzz_end(p);
+}
+
+/* -- whole answers: one for each request, 0x1e between them; 0x1d: the rest comes later; 0x1f: 8 KiB -- */
+static struct { int fd; const uint8_t *data, *end; } fuzz_conn[64], fuzz_server;
+static int fuzz_conns;
+
+static void fuzz_write(struct fetcher *on, int fd, int events, void *arg) {
+    static char many[8192], out[200000];
+    const uint8_t **at = arg, *end = fuzz_server.end;
+    size_t n = 0;
+    int stop = 0;
+    (void)events;
+    memset(many, 'x', sizeof many);
+    for (; *at < end && (stop = **at) != 0x1e && stop != 0x1d && n + sizeof many < sizeof out; ++*at) {
+        memcpy(out + n, stop == 0x1f ? many : (const char *)*at, stop == 0x1f ? sizeof many : 1);
+        n += stop == 0x1f ? sizeof many : 1;
+    }
+    *at += *at < end && stop == 0x1d;
+    if (n > 0 && write(fd, out, n) == (ssize_t)n && *at < end && stop == 0x1d)
+        return;
+    (void)fetcher_watch(on, fd, 0, NULL, NULL);
+    shutdown(fd, SHUT_RDWR);
+}
+
+static void fuzz_read(struct fetcher *on, int fd, int events, void *arg) {
+    char request[70000];
+    const uint8_t **at = arg, *next;
+    (void)events;
+    if (read(fd, request, sizeof request) <= 0 || !fuzz_server.data) {
+        (void)fetcher_watch(on, fd, 0, NULL, NULL);
+        shutdown(fd, SHUT_RDWR);
+        return;
+    }
+    *at = fuzz_server.data;             /* the next request gets the next answer */
+    next = memchr(*at, 0x1e, (size_t)(fuzz_server.end - *at));
+    fuzz_server.data = next ? next + 1 : NULL;
+    (void)fetcher_watch(on, fd, FETCHER_WRITE, fuzz_write, at);
+}
+
+static void fuzz_accept(struct fetcher *on, int fd, int events, void *arg) {
+    int conn = accept(fd, NULL, NULL);
+    (void)events, (void)arg;
+    if (conn >= 0 && (fuzz_conns == (int)COUNT_OF(fuzz_conn) || set_flags(conn, O_NONBLOCK) < 0))
+        close(conn), conn = -1;
+    if (conn < 0)
+        return;
+    fuzz_conn[fuzz_conns].fd = conn;
+    (void)fetcher_watch(on, conn, FETCHER_READ, fuzz_read, &fuzz_conn[fuzz_conns++].data);
+}
+
+static int fuzz_setup(void *easy, void *arg) {
+    (void)arg;
+    curl_easy_setopt(easy, CURLOPT_PROXY, "");
+    return curl_easy_setopt(easy, CURLOPT_ABSTRACT_UNIX_SOCKET, work) == CURLE_OK ? 0 : -1;
+}
+
+static void fuzz_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
+    struct outcome *o = arg;
+    keep_outcome(on, r, arg);
+    must(printable(r->message) && printable(r->url) && printable(r->final_url) && printable(r->content_type),
+         "texts that are safe to print", r->message);
+    must(r->code == FETCHER_OK || *r->message, "a reason", fetcher_strerror(r->code));
+    must(!r->data || (r->data[r->size] == '\0' && r->bytes == (int64_t)r->size), "a NUL behind the data", r->message);
+    must(r->attempts >= 0 && r->attempts < 30 && r->received >= 0 && r->bytes >= 0, "counts in range", r->message);
+    must(o->calls == 1, "on_done comes once", r->message);
+}
+
+static struct outcome fuzz_fetch(struct fetcher_request rq) {
+    struct outcome o = {.hasten = true};
+    f = fetcher_new();
+    f->random = 1;
+    rq.url = "http://127.0.0.1/name.ext";
+    rq.on_done = fuzz_done;
+    rq.on_progress = hasten;
+    rq.setup = fuzz_setup;
+    rq.arg = &o;
+    rq.retries = 3;
+    if (fetcher_watch(f, fuzz_server.fd, FETCHER_READ, fuzz_accept, NULL) < 0 || !fetcher_start(f, &rq))
+        die("fuzz_fetch");
+    for (int i = 0; i < 20000 && !o.calls; i++)
+        fetcher_step(f, 1000);
+    must(o.calls == 1, "it ends", "");
+    must(o.code || o.status != 200 || o.bytes <= rq.max_bytes, "no more than is allowed", "");
+    fetcher_free(f);
+    while (fuzz_conns > 0)
+        close(fuzz_conn[--fuzz_conns].fd);
+    for (int fd; (fd = accept(fuzz_server.fd, NULL, NULL)) >= 0;)
+        close(fd);
+    return o;
+}
+
+/* What may lie in the directory when all has ended; it is removed. */
+static void fuzz_clear(const struct outcome *o) {
+    DIR *dir = opendir(work);
+    char path[600];
+    int whole = 0;
+    for (struct dirent *e; dir && (e = readdir(dir)) != NULL;) {
+        size_t n = strlen(e->d_name);
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
+            continue;
+        must_be_name(e->d_name);
+        snprintf(path, sizeof path, "%s/%s", work, e->d_name);
+        if (n > 10 && !strcmp(e->d_name + n - 10, ".part.meta"))
+            path[strlen(path) - 5] = '\0';
+        else if (n > 5 && !strcmp(e->d_name + n - 5, ".part"))
+            strcat(path, ".meta");
+        else
+            whole++;
+        must(o->path[0] || exists(path), "a .part with its .meta", e->d_name);
+    }
+    rewinddir(dir);
+    for (struct dirent *e; (e = readdir(dir)) != NULL;) {
+        snprintf(path, sizeof path, "%s/%s", work, e->d_name);
+        unlink(path);
+    }
+    closedir(dir);
+    must(whole == (o->path[0] != '\0'), "one file if it is whole, else none", o->path);
+}
+
+static void fuzz_http(const uint8_t *data, size_t n) {
+    struct outcome memory, file;
+    struct stat st;
+    static char kept[200000];
+    if (n < 1)
+        return;
+    unsigned mode = *data;
+    struct fetcher_request rq = {.max_bytes = mode & 1 ? 1000 : 1000000, .flags = mode & 2 ? FETCHER_COMPRESSED : 0,
+                                 .method = mode & 4 ? "HEAD" : NULL,
+                                 .existing = mode & 8 ? FETCHER_OVERWRITE : FETCHER_KEEP_BOTH};
+    fuzz_server.data = data + 1;
+    fuzz_server.end = data + n;
+    memory = fuzz_fetch(rq);
+    rq.path = mode & 16 ? in_work("") : in_work("file");
+    rq.flags |= FETCHER_FILE_TIME;
+    if (mode & 32) {                    /* an earlier run has left a part */
+        write_file(in_work(mode & 16 ? "name.ext.part" : "file.part"), "xxxx", 4);
+        write_file(in_work(mode & 16 ? "name.ext.part.meta" : "file.part.meta"),
+                   "http://127.0.0.1/name.ext\n\"e\"\n-1\n", 34);
+    }
+    fuzz_server.data = data + 1;
+    file = fuzz_fetch(rq);
+    if (file.code && fuzz_server.data) {        /* the next run goes on */
+        forget(&file);
+        file = fuzz_fetch(rq);
+    } else if (!(mode & 34)) {
+        must(memory.code == file.code && memory.status == file.status, "as in memory, so in a file", file.message);
+        must(file.code || memory.bytes == file.bytes, "as many bytes in memory as in a file", file.message);
+    }
+    if (*file.path) {
+        must(stat(file.path, &st) == 0 && st.st_size == file.bytes, "a file of the size", file.path);
+        FILE *stream = fopen(file.path, "r");
+        size_t got = fread(kept, 1, sizeof kept, stream);
+        fclose(stream);
+        must((mode & 34) || file.attempts != memory.attempts || !memory.data || got != memory.size ||
+             !memcmp(kept, memory.data, got), "the same bytes in memory and in a file", file.path);
+    }
+    fuzz_clear(&file);
+    forget(&memory);
+    forget(&file);
+}
+
+static const struct { const char *name; void (*run)(const uint8_t *, size_t); } fuzz_target[] = {
+    {"names", fuzz_names}, {"urls", fuzz_urls}, {"head", fuzz_head}, {"meta", fuzz_meta},
+    {"options", fuzz_options}, {"lines", fuzz_lines}, {"keys", fuzz_keys}, {"http", fuzz_http},
+};
+static size_t fuzz_chosen;
+
+static void fuzz_leave(void) { nftw(work, remove_one, 16, FTW_DEPTH | FTW_PHYS); }
+
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
+
+int LLVMFuzzerInitialize(int *argc, char ***argv) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    const char *name = getenv("FUZZ_TARGET");
+    (void)argc, (void)argv;
+    while (fuzz_chosen < COUNT_OF(fuzz_target) && name && strcmp(fuzz_target[fuzz_chosen].name, name))
+        fuzz_chosen++;
+    if (!name || fuzz_chosen == COUNT_OF(fuzz_target))
+        die("FUZZ_TARGET");
+    signal(SIGPIPE, SIG_IGN);
+    setlocale(LC_CTYPE, "C.UTF-8");
+    curl_global_init(CURL_GLOBAL_DEFAULT);      /* once, not for each input */
+    snprintf(work, sizeof work, "/dev/shm/fetcher-fuzz-%d", (int)getpid());
+    mkdir(work, 0700);
+    atexit(fuzz_leave);
+    fuzz_server.fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    strcpy(address.sun_path + 1, work);         /* an abstract name */
+    if (bind(fuzz_server.fd, (struct sockaddr *)&address,
+             (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(work))) < 0 ||
+        listen(fuzz_server.fd, 16) < 0 || set_flags(fuzz_server.fd, O_NONBLOCK) < 0)
+        die("bind");
+    return 0;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
+    fuzz_target[fuzz_chosen].run(data, n);
+    return 0;
+}
+#else
 int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
     signal(SIGINT, SIG_DFL);            /* a shell may have us ignore them in the background */
@@ -6247,3 +6896,4 @@ int main(int argc, char **argv) {
            skipped);
     return failed > 0;
 }
+#endif
