@@ -2030,7 +2030,7 @@ static void any_call(void) {
         if (what == 10 && there)
             must(info.id == d->id && info.url && info.message && info.bytes >= 0 && info.state <= FETCHER_ENDED);
     } else if (what == 11)
-        must(fetcher_limit(m.f, (int)chance(20) - 1, (int)chance(9) - 1, (int64_t)chance(3) * 1000000 - 1) == 0);
+        must(fetcher_limit(m.f, (int)chance(20) - 1, (int)chance(9) - 1, (int64_t)chance(3) * 30000 - 1) == 0);
     else if (what < 14 && m.alarms < (int)(sizeof m.alarm / sizeof *m.alarm)) {
         int64_t ms = chance(300);
         a = &m.alarm[m.alarms];
