@@ -5861,6 +5861,57 @@ static void test_promise(void) {
     server.port = port;
 }
 
+/* The longest turn that a trace tells of, in ms; -1: it tells of none. */
+static double longest_turn(const char *path) {
+    char line[500];
+    double all, longest = -1;
+    FILE *file = fopen(path, "r");
+    while (file && fgets(line, sizeof line, file))
+        if (strstr(line, "; all ") && sscanf(strstr(line, "; all "), "; all %lf", &all) == 1 && all > longest)
+            longest = all;
+    if (file)
+        fclose(file);
+    return longest;
+}
+
+/* And where the program's own output and input are what could hold it up. (That of a stopped X server is with the
+ * window's tests.) */
+static void test_promise_program(void) {
+    const char *argv[] = {"./fetcher", "--trace", in_work("trace"), "-o", "-", url("/reader?size=20000000"), NULL};
+    struct child c;
+    struct term t;
+    double longest;
+    child_start(&c, argv);
+    fetcher_watch(f, c.out[0], 0, NULL, NULL);
+    until(seen("/reader?size=20000000")->sent > 100000);
+    turn_for(300000);
+    fetcher_watch(f, c.out[0], FETCHER_READ, child_ready, &c);
+    child_wait(&c);
+    longest = longest_turn(in_work("trace"));
+    ok(c.status == 0 && c.size[0] == 20000000 && longest >= 0 && longest < 400, "a reader of stdout that stops: %.1f ms", longest);
+    child_free(&c);
+    TERM(&t, 24, 80, "--trace", in_work("trace"), url("/stop?size=2000000&slow=20000"), term_url(0));
+    ok(shows(&t, "row0.bin"), "a terminal");
+    type(&t, "\023");
+    until(exists(in_work("term/stop")));
+    type(&t, "\021");
+    ok(shows(&t, "stop: 1.9 MiB in"), "that was stopped");
+    type(&t, ":");
+    ok(shows(&t, "\n: "), "and then its prompt");
+    type(&t, "\033[200~");
+    for (size_t at = 0; at < 1000000; fetcher_step(f, 5)) {
+        char text[1000];
+        memset(text, 'x', sizeof text);
+        ssize_t wrote = write(t.fd, text, sizeof text);
+        at += wrote > 0 ? (size_t)wrote : 0;
+    }
+    type(&t, "\033[201~\r");
+    ok(shows(&t, "the line is too long"), "a paste of a megabyte in one line is refused with a line");
+    term_kill(&t);
+    longest = longest_turn(in_work("trace"));
+    ok(longest >= 0 && longest < 400, "^S and the paste: %.1f ms", longest);
+}
+
 static int promise(const char *word) {
     test_begin();
     pid_t child = server_elsewhere();
@@ -6110,7 +6161,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(terminal_stopped), TEST(terminal_lost), TEST(terminal_abuse), TEST(terminal_plain), TEST(terminal_color),
     TEST(window), TEST(window_rows), TEST(window_paste), TEST(window_drop), TEST(window_server), TEST(window_close),
     TEST(window_looks), TEST(window_said), TEST(window_hostile), TEST(window_refused),
-    TEST(promise), TEST(embed), TEST(embed_qt), TEST(readme), TEST(parallel), TEST(install), TEST(dist), TEST(demo),
+    TEST(promise), TEST(promise_program), TEST(embed), TEST(embed_qt), TEST(readme), TEST(parallel), TEST(install), TEST(dist), TEST(demo),
 };
 
 static int serve_forever(int port) {
