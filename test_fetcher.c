@@ -1853,7 +1853,7 @@ static unsigned chance(unsigned n) {
 }
 
 /* This must be true. */
-#define must(good) ((good) ? (void)0 : (void)(m.wrong++ < 9 && printf("# line %d: %s\n", __LINE__, #good)))
+#define holds(good) ((good) ? (void)0 : (void)(m.wrong++ < 9 && printf("# line %d: %s\n", __LINE__, #good)))
 
 static void any_call(void);
 
@@ -1866,7 +1866,7 @@ static void any_calls_inside(void) {
         any_call();
         m.depth--;
     }
-    must(fetcher_step(m.f, 0) < 0 && errno == EBUSY);
+    holds(fetcher_step(m.f, 0) < 0 && errno == EBUSY);
     m.inside = inside;
 }
 
@@ -1875,29 +1875,29 @@ static void deed_done(struct fetcher *on, const struct fetcher_result *r, void *
     struct fetcher_info info;
     char *data;
     int64_t size;
-    must(on == m.f && !m.freed && d->id && r->id == d->id && !d->over);
-    must(r->last || d->every);
-    must((r->code == FETCHER_CANCELLED) == d->cancelled || r->code == FETCHER_BAD_URL);
-    must(r->code <= FETCHER_OTHER && r->message && *r->message && r->url && r->final_url && r->content_type);
+    holds(on == m.f && !m.freed && d->id && r->id == d->id && !d->over);
+    holds(r->last || d->every);
+    holds((r->code == FETCHER_CANCELLED) == d->cancelled || r->code == FETCHER_BAD_URL);
+    holds(r->code <= FETCHER_OTHER && r->message && *r->message && r->url && r->final_url && r->content_type);
     m.ended[r->code]++;
     d->done++;
     *(r->code == FETCHER_OK ? &m.done : r->code == FETCHER_CANCELLED ? &m.cancelled : &m.failed) += 1;
     if (r->last) {
         d->over = true;
         m.alive--;
-        must(fetcher_info(on, d->id, &info) < 0 && errno == ENOENT);
+        holds(fetcher_info(on, d->id, &info) < 0 && errno == ENOENT);
     } else
-        must(fetcher_info(on, d->id, &info) == 0 && info.state == FETCHER_SLEEPING);
-    must(fetcher_count(on) == m.alive);
+        holds(fetcher_info(on, d->id, &info) == 0 && info.state == FETCHER_SLEEPING);
+    holds(fetcher_count(on) == m.alive);
     if (r->code == FETCHER_OK && r->status == 200 && !strstr(d->path, "/text")) {
-        must(r->bytes == d->size);
+        holds(r->bytes == d->size);
         if (d->aim == MEMORY)
-            must(r->data && r->size == (size_t)d->size && is_content(r->data, d->size, d->path, 0) && !r->data[r->size]);
+            holds(r->data && r->size == (size_t)d->size && is_content(r->data, d->size, d->path, 0) && !r->data[r->size]);
         else if (d->aim == STREAM)
-            must(!r->data && (d->every || d->streamed == d->size));
+            holds(!r->data && (d->every || d->streamed == d->size));
         else if (!d->every) {
             data = slurp(r->path, &size);
-            must(data && size == d->size && is_content(data, size, d->path, 0));
+            holds(data && size == d->size && is_content(data, size, d->path, 0));
             free(data);
         }
     }
@@ -1906,10 +1906,10 @@ static void deed_done(struct fetcher *on, const struct fetcher_result *r, void *
 
 static int deed_data(struct fetcher *on, const void *data, size_t size, void *arg) {
     struct deed *d = arg;
-    must(on == m.f && !m.freed && d->id && !d->over);
+    holds(on == m.f && !m.freed && d->id && !d->over);
     if (!d->every && !strstr(d->path, "/text"))
         for (size_t i = 0; i < size; i += 97)
-            must(((const unsigned char *)data)[i] == pattern(seed_of(d->path, 0), d->streamed + (int64_t)i));
+            holds(((const unsigned char *)data)[i] == pattern(seed_of(d->path, 0), d->streamed + (int64_t)i));
     any_calls_inside();
     if (chance(20) == 0)
         return FETCHER_PAUSE;
@@ -1921,7 +1921,7 @@ static int deed_data(struct fetcher *on, const void *data, size_t size, void *ar
 
 static void deed_progress(struct fetcher *on, const struct fetcher_info *info, void *arg) {
     struct deed *d = arg;
-    must(on == m.f && !m.freed && d->id && info->id == d->id && !d->over && info->state <= FETCHER_ENDED);
+    holds(on == m.f && !m.freed && d->id && info->id == d->id && !d->over && info->state <= FETCHER_ENDED);
     any_calls_inside();
 }
 
@@ -1966,27 +1966,27 @@ static void any_start(void) {
     id = fetcher_start(m.f, &r);
     if (r.body)
         snprintf(d->path, sizeof d->path, "/text");
-    must(d->done == 0);
+    holds(d->done == 0);
     if (id) {
-        must(id > m.last_id);
+        holds(id > m.last_id);
         m.last_id = d->id = id;
         m.alive++;
     } else {
-        must(m.freed || errno == EBUSY);
+        holds(m.freed || errno == EBUSY);
         d->over = true;
     }
 }
 
 static void any_alarm(struct fetcher *on, void *arg) {
     struct alarm *a = arg;
-    must(on == m.f && !m.freed && a->id && !a->over && fetcher_now(on) >= a->due && m.turns > a->turn);
+    holds(on == m.f && !m.freed && a->id && !a->over && fetcher_now(on) >= a->due && m.turns > a->turn);
     a->over = true;
-    must(fetcher_timer_stop(on, a->id) < 0 && errno == ENOENT);
+    holds(fetcher_timer_stop(on, a->id) < 0 && errno == ENOENT);
     any_calls_inside();
 }
 
 static void any_post(struct fetcher *on, void *arg) {
-    must(on == m.f && !m.freed && *(int *)arg == 7);
+    holds(on == m.f && !m.freed && *(int *)arg == 7);
     m.came++;
     any_calls_inside();
 }
@@ -1994,17 +1994,17 @@ static void any_post(struct fetcher *on, void *arg) {
 static void any_ready(struct fetcher *on, int fd, int events, void *arg) {
     int i = (int)((int (*)[2])arg - m.pipe);
     char byte;
-    must(on == m.f && !m.freed && (events & ~m.piped[i]) == 0 && events && fd == m.pipe[i][m.piped[i] == FETCHER_WRITE]);
+    holds(on == m.f && !m.freed && (events & ~m.piped[i]) == 0 && events && fd == m.pipe[i][m.piped[i] == FETCHER_WRITE]);
     if (events & FETCHER_READ)
-        must(read(fd, &byte, 1) == 1);
+        holds(read(fd, &byte, 1) == 1);
     any_calls_inside();
 }
 
 static void any_watch(void) {
     int i = (int)chance(3), to = (int)chance(3);
     if (m.piped[i])
-        must(fetcher_watch(m.f, m.pipe[i][m.piped[i] == FETCHER_WRITE], 0, NULL, NULL) == 0);
-    must(fetcher_watch(m.f, m.pipe[i][to == FETCHER_WRITE], m.piped[i] = to, any_ready, &m.pipe[i]) == 0);
+        holds(fetcher_watch(m.f, m.pipe[i][m.piped[i] == FETCHER_WRITE], 0, NULL, NULL) == 0);
+    holds(fetcher_watch(m.f, m.pipe[i][to == FETCHER_WRITE], m.piped[i] = to, any_ready, &m.pipe[i]) == 0);
 }
 
 /* One call, of any function, with any id that there is or has been. */
@@ -2024,23 +2024,23 @@ static void any_call(void) {
         result = what == 5 ? fetcher_cancel(m.f, d->id) : what == 6 ? fetcher_pause(m.f, d->id) :
                  what == 7 || what == 8 ? fetcher_resume(m.f, d->id) : what == 9 ?
                  fetcher_priority(m.f, d->id, (int)chance(9) - 4) : fetcher_info(m.f, d->id, &info);
-        must(there ? result == 0 : result < 0 && errno == ENOENT);
+        holds(there ? result == 0 : result < 0 && errno == ENOENT);
         if (what == 5 && there)
             d->cancelled = true;
         if (what == 10 && there)
-            must(info.id == d->id && info.url && info.message && info.bytes >= 0 && info.state <= FETCHER_ENDED);
+            holds(info.id == d->id && info.url && info.message && info.bytes >= 0 && info.state <= FETCHER_ENDED);
     } else if (what == 11)
-        must(fetcher_limit(m.f, (int)chance(20) - 1, (int)chance(9) - 1, (int64_t)chance(3) * 30000 - 1) == 0);
+        holds(fetcher_limit(m.f, (int)chance(20) - 1, (int)chance(9) - 1, (int64_t)chance(3) * 30000 - 1) == 0);
     else if (what < 14 && m.alarms < (int)(sizeof m.alarm / sizeof *m.alarm)) {
         int64_t ms = chance(300);
         a = &m.alarm[m.alarms];
         *a = (struct alarm){.due = fetcher_now(m.f) + ms, .turn = m.turns};
         a->id = fetcher_timer(m.f, ms, any_alarm, a);
-        must(a->id > UINT32_MAX);
+        holds(a->id > UINT32_MAX);
         m.alarms++;
     } else if (what == 14 && a) {
         result = fetcher_timer_stop(m.f, a->id);
-        must(a->over ? result < 0 && errno == ENOENT : result == 0);
+        holds(a->over ? result < 0 && errno == ENOENT : result == 0);
         a->over = true;
     } else if (what < 17)
         m.posted += fetcher_post(m.f, any_post, &seven) == 0;
@@ -2050,26 +2050,26 @@ static void any_call(void) {
         FD_ZERO(&rd);
         FD_ZERO(&wr);
         result = fetcher_prepare(m.f, &rd, &wr, &most);
-        must(result >= 0 && result <= 1000 && most < FD_SETSIZE);
+        holds(result >= 0 && result <= 1000 && most < FD_SETSIZE);
         if (chance(2) && !m.inside) {
             FD_ZERO(&rd);
             FD_ZERO(&wr);
             m.turns++;
-            must(fetcher_dispatch(m.f, &rd, &wr) == 0);
+            holds(fetcher_dispatch(m.f, &rd, &wr) == 0);
         }
     } else {
-        must(fetcher_stats(m.f, &st) == 0 && st.done == m.done && st.failed == m.failed && st.cancelled == m.cancelled);
-        must(st.running >= 0 && st.waiting <= fetcher_count(m.f));
-        must(fetcher_info(m.f, m.last_id + 1, &info) < 0 && errno == ENOENT);
+        holds(fetcher_stats(m.f, &st) == 0 && st.done == m.done && st.failed == m.failed && st.cancelled == m.cancelled);
+        holds(st.running >= 0 && st.waiting <= fetcher_count(m.f));
+        holds(fetcher_info(m.f, m.last_id + 1, &info) < 0 && errno == ENOENT);
     }
-    must(fetcher_count(m.f) == m.alive);
+    holds(fetcher_count(m.f) == m.alive);
 }
 
 static void any_turn(void) {
     fetcher_step(f, 0);
     m.turns++;
-    must(fetcher_step(m.f, 0) >= 0);
-    must(fetcher_count(m.f) == m.alive);
+    holds(fetcher_step(m.f, 0) >= 0);
+    holds(fetcher_count(m.f) == m.alive);
 }
 
 /* One fetcher's life. Some are let come to an end, by a clock that is put forward: then all must have ended. */
@@ -2081,7 +2081,7 @@ static void any_life(unsigned seed, int fds) {
     for (int i = 0; i < 3; i++)
         if (pipe(m.pipe[i]) < 0 || write(m.pipe[i][1], letters, 5) != 5 || set_flags(m.pipe[i][0], O_NONBLOCK) < 0)
             die("pipe");
-    must((m.f = fetcher_new()) != NULL);
+    holds((m.f = fetcher_new()) != NULL);
     calls_to_make = (int)chance(90);
     for (int i = 0; i < calls_to_make; i++) {
         any_call();
@@ -2093,7 +2093,7 @@ static void any_life(unsigned seed, int fds) {
     if (seed % 5 == 0) {
         for (int i = 0; i < m.deeds; i++)
             if (m.deed[i].id && !m.deed[i].over && m.deed[i].every) {
-                must(fetcher_cancel(m.f, m.deed[i].id) == 0);
+                holds(fetcher_cancel(m.f, m.deed[i].id) == 0);
                 m.deed[i].cancelled = true;
             }
         m.depth = 3;                    /* callbacks start nothing more */
@@ -2101,19 +2101,19 @@ static void any_life(unsigned seed, int fds) {
             any_turn();
             for (int n = 0; i % 100 == 99 && n < m.deeds; n++)
                 if (m.deed[n].id && !m.deed[n].over)
-                    must(fetcher_resume(m.f, m.deed[n].id) == 0);
+                    holds(fetcher_resume(m.f, m.deed[n].id) == 0);
             if (i % 10 == 9)
                 m.f->skew += 3000000;
         }
-        must(m.alive == 0);
+        holds(m.alive == 0);
         for (int i = 0; i < 300 && m.came < m.posted; i++)
             any_turn();
-        must(m.came == m.posted);
+        holds(m.came == m.posted);
         m.f->skew += 1000000;
         for (int i = 0; i < 9; i++)
             any_turn();
         for (int i = 0; i < m.alarms; i++)
-            must(m.alarm[i].over);
+            holds(m.alarm[i].over);
     }
     for (int i = 0; i < m.deeds; i++)           /* to be freed is to be cancelled */
         m.deed[i].cancelled = true;
@@ -2121,15 +2121,15 @@ static void any_life(unsigned seed, int fds) {
     m.freed = true;
     fetcher_step(f, 0);
     for (int i = 0; i < m.deeds; i++)
-        must(m.deed[i].over && (!m.deed[i].id || m.deed[i].every ? m.deed[i].done >= !!m.deed[i].id : m.deed[i].done == 1));
-    must(m.alive == 0 && m.came <= m.posted);
+        holds(m.deed[i].over && (!m.deed[i].id || m.deed[i].every ? m.deed[i].done >= !!m.deed[i].id : m.deed[i].done == 1));
+    holds(m.alive == 0 && m.came <= m.posted);
     for (int i = 0; i < 3; i++) {
         close(m.pipe[i][0]);
         close(m.pipe[i][1]);
     }
     until(!server.conns);
     spare = dup(0);
-    must(spare == fds);
+    holds(spare == fds);
     close(spare);
 }
 
@@ -6700,7 +6700,6 @@ static void fuzz_keys(const uint8_t *data, size_t n) {
     v->on = v->keys = v->rows = v->utf8 = v->color = p->stay = true;
     v->show = fuzz_show;
     v->pace = FRAME_US;
-    p->draw = view_changed;
     p->input[PROMPT].eof = false;
     fuzz_columns = 79;
     fuzz_rows = 16;
@@ -6711,7 +6710,8 @@ static void fuzz_keys(const uint8_t *data, size_t n) {
         while (piece < n && data[piece] < 0xfd)
             piece++;
         out_add(&v->key, (const char *)data, piece);
-        keys_pump(p, false);
+        v->fresh = true;
+        keys_pump(p->f, p);
         data += piece;
         n -= piece;
         if (n > 1 && *data == 0xfd) {
@@ -6727,7 +6727,7 @@ static void fuzz_keys(const uint8_t *data, size_t n) {
         fuzz_turn(p);
         must(e->length < sizeof e->text && e->caret <= e->length && e->mark <= e->length &&
              strlen(e->text) == e->length, "caret and mark stand in the line", e->text);
-        must(e->entry >= 0 && e->entry <= e->entries && e->entries <= HISTORY, "a line of the history", e->text);
+        must(e->entry >= 0 && e->entry <= e->entries && e->entry >= e->entries - HISTORY, "a line of the history", e->text);
         must(v->key.used <= SEQUENCE_MAX || v->key_timer, "keys that wait are looked at again", "");
         if (!p->f->stopped)
             fuzz_show(p);
