@@ -4294,7 +4294,7 @@ static bool desk_open(const char *what) {
         dup2(null, 1);
         dup2(null, 2);
         snprintf(fd, sizeof fd, "%d", number[1]);
-        execlp("Xvfb", "Xvfb", "-displayfd", fd, "-screen", "0", "1280x900x24", "-nolisten", "tcp", (char *)NULL);
+        execlp("Xvfb", "Xvfb", "-displayfd", fd, "-screen", "0", "1280x900x24", "-noreset", "-nolisten", "tcp", (char *)NULL);
         _exit(127);
     }
     close(number[1]);
