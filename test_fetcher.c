@@ -54,6 +54,7 @@ static void short_free(void *old);
 
 /* ------------------------------------------------------------------------ TAP */
 
+static const char *self = "./test_fetcher";      /* as it was called */
 static int passed, failed, skipped;
 
 static bool ok(bool good, const char *format, ...) {
@@ -6148,7 +6149,12 @@ static void test_dist(void) {
 }
 
 static void test_demo(void) {
-    struct child c = SH("rm -rf .build/demo; mkdir -p .build/demo; ./test_fetcher demo .build/demo");
+    char script[400];
+    struct child c;
+    snprintf(script, sizeof script, "rm -rf .build/demo; mkdir -p .build/demo; \"%s\" demo .build/demo", self);
+    c = SH(script);
+    if (c.status)
+        printf("# status %d: %s%s\n", c.status, c.text[0], c.text[1]);
     ok(c.status == 0 && strstr(c.text[0], "200 files, each byte as it should be"), "the demonstration works");
     child_free(&c);
 }
@@ -6937,6 +6943,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
 }
 #else
 int main(int argc, char **argv) {
+    self = argv[0];
     signal(SIGPIPE, SIG_IGN);
     signal(SIGINT, SIG_DFL);            /* a shell may have us ignore them in the background */
     signal(SIGQUIT, SIG_DFL);
