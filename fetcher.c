@@ -20,7 +20,7 @@
  *
  * The slice is the heart. A loop that feeds 300 ready sockets before it looks at the keyboard again
  * is as deaf as one that blocks. Here, when 2 ms are spent, what is left over waits for the next
- * turn, whose sleep is then 0. Each phase does at least one step a turn, so none can starve.
+ * turn, whose sleep is then 0. A phase that got nothing comes first then, so none can starve.
  *
  * libcurl runs many transfers in one thread if we do the waiting:
  *   - By a callback it tells us which sockets to watch, and for what.
@@ -32,13 +32,11 @@
  * The map: Portability, Types, Tools; Descriptors, Timers, Post, The turn (an event loop that knows
  * nothing of libcurl); libcurl as a guest, Transfers, Files, Repeats, Life (the library); and with
  * FETCHER_MAIN the program. A section uses only what stands above it. The loop reaches down in one
- * place, the turn; a transfer does through struct sink.
- */
+ * place, the turn; a transfer does through struct sink. */
 
 /* =================================================================================== Portability
  * The only conditional compilation of the library. What stands below may rely on C99, POSIX.1-2008
- * and libcurl 7.62; what is newer is asked for here, and done without where it is missing.
- */
+ * and libcurl 7.62; what is newer is asked for here, and done without where it is missing. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1           /* renameat2, wcwidth; elsewhere without effect */
 #endif
@@ -83,7 +81,6 @@ static usec clock_us(void) {
     clock_gettime(CLOCK_MONOTONIC, &ts);
     return (usec)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
 }
-
 static int err(int code) { errno = code; return -1; }
 /* Of a descriptor just made: some systems have no pipe2(), and no SOCK_CLOEXEC. */
 static int set_flags(int fd, int flags) {
@@ -115,6 +112,7 @@ enum {
     SLICE_US = 2000,            /* a turn's work for the network, see Story */
     SLEEP_MAX_MS = 1000,        /* so that a lost wake-up costs a second, not the program */
     LOOKUPS_MAX = 16,           /* each may be two threads of libcurl */
+    SPARES_MAX = 256,           /* handles that are kept to be used again */
     REDIRECTS_MAX = 20, URL_MAX = 65536,        /* as browsers do */
     HEAD_MAX = 256 * 1024,      /* a head without end must end somewhere */
     DRAIN_MAX = 65536,          /* of an error page, to keep the connection */
@@ -171,7 +169,9 @@ enum lookup { NO_LOOKUP, LOOKUP_EXPECTED, LOOKUP_RUNNING };
 /* One request on the wire. It outlives its transfer if that is given up in a lookup ("parked"). */
 struct attempt {
     struct fetcher *f; struct transfer *transfer;       /* transfer NULL: parked */
-    CURL *easy; struct curl_slist *headers;
+    struct attempt *next;       /* in f->spare */
+    CURL *easy; struct curl_slist *headers; long buffer;
+    bool usual;                 /* the handle has our own settings only: see attempt_free() */
     struct node all, breath;    /* in f->attempts; in f->breathless: made to stop reading */
     enum lookup lookup; bool scout;     /* scout: the others for its host wait for it */
     bool complete, again;       /* the rest is nothing (416); ask once more, without waiting */
@@ -238,15 +238,18 @@ struct fetcher {
     usec turn_now;              /* when the turn began, and the timers made until then */
     uint64_t turn_serial, serial;       /* of everything that comes in an order */
     bool busy, more, stopped, closing;  /* in a turn: rule 3; work was left over: don't sleep */
+    int next_part;              /* of the network's work: it got nothing in the last turn */
     struct meter meter;
 
     CURLM *multi; unsigned curl_version;
     char *capath;               /* hashed, to be read a certificate at a time */
     struct node *attempts, *breathless; /* libcurl's handles; those to go on when there is time */
+    struct attempt *spare; int spares;  /* those that have done their work, and can do more */
     struct timer kick; bool kick_due;
     int lookups, running;       /* names being looked up; transfers in flight */
 
     struct node *transfers, *hosts, *marked;
+    struct host *last; char authority[128];     /* the last URL's host, and how that was written */
     struct node *ready[2];      /* hosts that may start one: their address known, unknown */
     int limit_total, limit_host, capacity;
     int64_t rate, budget;       /* bytes a second, 0: no limit; bytes that may come, < 0: debt */
@@ -276,8 +279,7 @@ static void tree_add(struct node **at, struct node *n) {
         *end[side] = rest; end[side] = &rest->child[side];
         rest = *end[side];
     }
-    *end[0] = *end[1] = NULL; *at = n;
-    n->in = true;
+    *end[0] = *end[1] = NULL; *at = n; n->in = true;
 }
 
 static void tree_remove(struct node **at, struct node *n) {
@@ -346,13 +348,11 @@ static void text_clean(char *to, size_t room, const char *from, char instead) {
 static void text_field(char *to, size_t room, const char *from) {
     strcpy(to, strlen(from) < room ? from : "");
 }
-
 static uint64_t text_hash(const char *s, size_t n) {            /* FNV-1a */
     uint64_t hash = 0xcbf29ce484222325u;
     while (n-- > 0) hash = (hash ^ (unsigned char)*s++) * 0x100000001b3u;
     return hash;
 }
-
 static char *text_join(const char *a, const char *b) {
     size_t na = strlen(a), nb = strlen(b); char *joined = malloc(na + nb + 1);
     if (joined) memcpy(joined, a, na), memcpy(joined + na, b, nb + 1);
@@ -368,8 +368,7 @@ static int64_t text_number(const char **s) {
 
 /* =================================================================================== Descriptors
  * The watch table. select() takes descriptors below FD_SETSIZE only, and FD_SET past that writes to
- * memory that isn't ours: so everything that is watched passes the one check in watch_set.
- */
+ * memory that isn't ours: so everything that is watched passes the one check in watch_set. */
 static int watch_set(struct fetcher *f, int fd, enum class class, int events, watch_fn *cb,
                      void *arg) {
     if (fd < 0 || fd >= FD_SETSIZE) return err(fd < 0 ? EINVAL : EMFILE);
@@ -394,7 +393,6 @@ int fetcher_watch(struct fetcher *f, int fd, int events, watch_fn *cb, void *arg
 static void clock_read(struct fetcher *f) { f->now = clock_us() + f->skew; }
 int64_t fetcher_now(struct fetcher *f) { return f->now / 1000; }
 static void timer_disarm(struct fetcher *f, struct timer *t) { tree_remove(&f->timers, &t->due); }
-
 static void timer_arm(struct fetcher *f, struct timer *t, usec due) {
     timer_disarm(f, t);
     t->due.key = due; t->due.seq = ++f->serial;
@@ -425,8 +423,7 @@ int fetcher_timer_stop(struct fetcher *f, fetcher_id id) {
  * The self-pipe: the one door for signal handlers and other threads. Both may call write(), and
  * what is not longer than PIPE_BUF goes into a pipe whole or not at all: so it carries the calls
  * themselves, in order, without lock or memory. And a signal that comes just before select() ends
- * that at once, where a flag would be seen too late.
- */
+ * that at once, where a flag would be seen too late. */
 int fetcher_post(struct fetcher *f, call_fn *cb, void *arg) {
     struct call call = {cb, arg}; int saved = errno; ssize_t n;
     while ((n = write(f->pipe[1], &call, sizeof call)) < 0 && errno == EINTR) continue;
@@ -451,11 +448,10 @@ static void step_done(struct fetcher *f, enum phase phase, int fd) {
     if (took > m->worst.took) m->worst = (struct step){phase, took, fd, m->touched};
     m->mark = f->now; m->touched = 0; m->fed = false;
 }
-/* May this phase go on? The first step of a phase is free, so that none starves. */
-static bool slice_left(struct fetcher *f, enum phase phase) {
-    if (!f->meter.steps[phase] || f->now < f->slice_end) return true;
-    f->more = true;
-    return false;
+/* May there be one more step? */
+static bool slice_left(struct fetcher *f) {
+    f->more |= f->now >= f->slice_end;
+    return f->now < f->slice_end;
 }
 /* Call the watches of one class that are ready. For the network's sockets the slice counts, and
  * where it ended the next turn begins: by this rotation the last of 900 sockets is heard. In debt
@@ -465,7 +461,7 @@ static void serve(struct fetcher *f, enum class class, enum phase phase) {
     for (int i = 0; i < n; i++) {
         int fd = (first + i) % n; bool rd = FD_ISSET(fd, &f->rd), wr = FD_ISSET(fd, &f->wr);
         if (f->watch[fd].class != class || !(rd || wr)) continue;
-        if (class == GUEST && !slice_left(f, phase)) { f->first = fd; return; }
+        if (class == GUEST && !slice_left(f)) { f->first = fd; return; }
         events = (rd && !(class == GUEST && f->deaf) ? FETCHER_READ : 0) | (wr ? FETCHER_WRITE : 0);
         FD_CLR(fd, &f->rd); FD_CLR(fd, &f->wr);
         if (events &= f->watch[fd].events) f->watch[fd].cb(f, fd, events, f->watch[fd].arg);
@@ -475,13 +471,12 @@ static void serve(struct fetcher *f, enum class class, enum phase phase) {
 /* Rule 5: what was due and made when the turn began. A host's timer is gone before its callback. */
 static void run_timers(struct fetcher *f) {
     for (struct node *n; (n = tree_first(f->timers)) != NULL && n->key <= f->turn_now &&
-                         n->seq <= f->turn_serial && slice_left(f, IN_TIMERS);) {
+                         n->seq <= f->turn_serial && slice_left(f);) {
         struct timer *t = container_of(n, struct timer, due); struct call call = t->call;
         if (t->id.key) fetcher_timer_stop(f, (fetcher_id)t->id.key); else timer_disarm(f, t);
         call.cb(f, call.arg); step_done(f, IN_TIMERS, -1);
     }
 }
-
 static const char *const phase_name[] = {"post", "host", "timers", "sockets", "finish", "start"};
 
 static void trace_line(struct fetcher *f, usec stall) {
@@ -539,16 +534,28 @@ static void turn_end(struct fetcher *f) {
 }
 /* What the network does in a turn stands below: what is due, what has ended, what waits. */
 static void guest_kick(struct fetcher *), finish_phase(struct fetcher *);
-static void start_phase(struct fetcher *);
+static void start_phase(struct fetcher *), guest_ask(struct fetcher *);
+static void sockets_phase(struct fetcher *f) { serve(f, GUEST, IN_SOCKETS); }
+/* All of it in one slice. A part that got nothing is the first of the next turn: so none starves,
+ * and what can't be cut into steps (a write to a slow disk) comes once between two looks. */
+static void network(struct fetcher *f) {
+    static void (*const part[])(struct fetcher *) = {
+        guest_kick, sockets_phase, finish_phase, start_phase
+    };
+    int n = COUNT_OF(part), done = 0;
+    f->slice_end = f->now + SLICE_US;
+    do part[f->next_part](f), f->next_part = (f->next_part + 1) % n;
+    while (++done < n && slice_left(f));
+    if (done == n) f->next_part = 0;
+    guest_ask(f);
+}
 
 int fetcher_dispatch(struct fetcher *f, const fd_set *rd, const fd_set *wr) {
     if (f->busy) return err(EBUSY);
     turn_begin(f, rd, wr);
     serve(f, POST, IN_POST); serve(f, HOST, IN_HOST);
     f->slice_end = f->now + SLICE_US; run_timers(f);
-    f->slice_end = f->now + SLICE_US; guest_kick(f);
-    serve(f, GUEST, IN_SOCKETS); finish_phase(f); start_phase(f);
-    turn_end(f);
+    network(f); turn_end(f);
     return 0;
 }
 /* Can anything still happen? Given-up lookups and idle connections don't count: nobody waits. */
@@ -572,8 +579,7 @@ int fetcher_step(struct fetcher *f, int64_t max_ms) {
             watch_set(f, fd, NOBODY, 0, NULL, NULL);
             w.cb(f, fd, FETCHER_GONE, w.arg);
         }
-        f->busy = false;
-        FD_ZERO(&rd); FD_ZERO(&wr);
+        f->busy = false; FD_ZERO(&rd); FD_ZERO(&wr);
     }
     fetcher_dispatch(f, &rd, &wr);
     return alive(f);
@@ -586,7 +592,6 @@ int fetcher_run(struct fetcher *f) {
     return 0;
 }
 int fetcher_stop(struct fetcher *f) { f->stopped = true; return 0; }
-
 int fetcher_trace(struct fetcher *f, void (*cb)(struct fetcher *, const char *, void *), void *a) {
     f->meter.trace = cb; f->meter.trace_arg = a;
     return 0;
@@ -615,8 +620,7 @@ int fetcher_stats(struct fetcher *f, struct fetcher_stats *s) {
  *   We ask that once a turn instead of being called back: it costs the same, and nothing re-enters.
  * - A name lookup can't be given up: to remove its handle joins libcurl's resolver thread, for
  *   seconds. So we know when one runs, and a transfer given up meanwhile leaves its handle parked
- *   in the multi until the lookup ends by itself; it is refused a socket then.
- */
+ *   in the multi until the lookup ends by itself; it is refused a socket then. */
 
 /* Have the finish phase look at a transfer: the one way to what libcurl's callbacks forbid. */
 static void mark(struct fetcher *f, struct transfer *t, unsigned want) {
@@ -628,16 +632,13 @@ static void mark(struct fetcher *f, struct transfer *t, unsigned want) {
 static int fail(struct transfer *t, enum fetcher_code code, const char *format, ...) {
     char text[2 * sizeof t->message]; va_list args;
     if (t->code != FETCHER_OK) return -1;
-    t->code = code; va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    text_clean(t->message, sizeof t->message, text, '?');
+    va_start(args, format); vsnprintf(text, sizeof text, format, args); va_end(args);
+    t->code = code; text_clean(t->message, sizeof t->message, text, '?');
     return -1;
 }
 
 static const char *shown_url(const struct transfer *t) { return t->shown ? t->shown : t->rq.url; }
 static int fail_memory(struct transfer *t) { return fail(t, FETCHER_NO_MEMORY, "out of memory"); }
-
 static void lookup_set(struct attempt *a, enum lookup lookup) {
     a->f->lookups += (lookup != NO_LOOKUP) - (a->lookup != NO_LOOKUP); a->lookup = lookup;
 }
@@ -650,7 +651,6 @@ static void scout_over(struct attempt *a, bool found) {
     if (a->scout) { h->looking--; mark(a->f, a->transfer, 0); }
     a->scout = false;
 }
-
 static int on_resolver_start(void *resolver, void *reserved, void *arg) {
     struct attempt *a = arg; (void)resolver, (void)reserved;
     if (a->transfer) lookup_set(a, LOOKUP_RUNNING);
@@ -696,34 +696,37 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *un
 }
 /* The time in which transfers could be heard: silence of our own making, in debt, is no stall. */
 static usec listening(struct fetcher *f) { return f->deaf ? f->silence : f->now - f->silence; }
-
 static void kick_is_due(struct fetcher *f, void *arg) { (void)arg; f->kick_due = true; }
 /* A kick may read from sockets too: so there is none while in debt to the rate limit. */
 static void guest_kick(struct fetcher *f) {
     if (!f->kick_due || f->deaf) return;
-    f->kick_due = false;
-    socket_action(f, CURL_SOCKET_TIMEOUT, 0);
+    f->kick_due = false; socket_action(f, CURL_SOCKET_TIMEOUT, 0);
     step_done(f, IN_SOCKETS, -1);
 }
 
 #define SET(option, value) (bad |= (unsigned)curl_easy_setopt(e, CURLOPT_##option, value))
 
+/* The size of its buffer: 512 KiB cost half the CPU of 16 with 1 GiB, with small files it is all
+ * the same. So few get much, and many little, 2 MiB in all. A low rate limit wants small ones. */
+static long buffer_size(const struct fetcher *f) {
+    size_t most = (size_t)f->limit_total, many = f->count < most ? f->count : most;
+    long size = 512 * 1024;
+    while (size > 16384 && size * (long)many > 2 * 1024 * 1024) size /= 2;
+    while (size > 1024 && f->rate && size > f->rate / 64) size /= 2;
+    return size;
+}
 /* libcurl's own time limits join its resolver thread, ours don't. To read the bundle of all
  * certificates costs 20 ms, and for each connection if CAPATH is set (as distributions do), since
  * then nothing is cached. With OpenSSL a hashed directory alone is better: only one is read. */
 static unsigned set_common(struct attempt *a) {
     CURL *e = a->easy; unsigned bad = 0;
-    /* Its buffer: 256 KiB cost half the CPU of 16 with 1 GiB, with small files it is all the same.
-     * So few get much, and many little, 2 MiB in all. Small ones keep a low rate limit smooth. */
-    int64_t size = 2 * 1024 * 1024 / (a->f->running + 1), least = a->f->rate / 64;
-    size = size > 262144 ? 262144 : size < 16384 ? 16384 : size;
-    if (a->f->rate && size > least) size = least > 1024 ? least : 1024;
-    SET(PRIVATE, a); SET(ERRORBUFFER, a->error); SET(BUFFERSIZE, (long)size);
+    SET(PRIVATE, a); SET(ERRORBUFFER, a->error); SET(BUFFERSIZE, a->buffer);
+    SET(HEADERDATA, a); SET(WRITEDATA, a);
     SET(RESOLVER_START_FUNCTION, on_resolver_start); SET(RESOLVER_START_DATA, a);
     SET(OPENSOCKETFUNCTION, on_open_socket); SET(OPENSOCKETDATA, a);
     SET(NOSIGNAL, 1L); SET(CONNECTTIMEOUT, 1000000L); SET(FOLLOWLOCATION, 1L);
     SET(MAXREDIRS, (long)REDIRECTS_MAX); SET(SUPPRESS_CONNECT_HEADERS, 1L);
-    SET(USERAGENT, "fetcher/" FETCHER_VERSION); SET(PIPEWAIT, (long)a->transfer->host->shares);
+    SET(USERAGENT, "fetcher/" FETCHER_VERSION);
     if (a->f->capath) curl_easy_setopt(e, CURLOPT_CAINFO, NULL);    /* unknown without TLS */
     curl_easy_setopt(e, CURLOPT_CAPATH, a->f->capath);
     /* http and https only, for redirects as well: other schemes block (telnet, file), or reach what
@@ -736,15 +739,38 @@ static unsigned set_common(struct attempt *a) {
     }
     return bad;
 }
-/* Only a handle without a running lookup may come here. */
+static void handle_free(struct attempt *a) {
+    curl_easy_cleanup(a->easy); curl_slist_free_all(a->headers); free(a);
+}
+/* Only a handle without a running lookup may come here. If nothing has happened to it that could
+ * leave a trace, it is spared for the next: a new one costs a tenth of what a small file does. */
 static void attempt_free(struct attempt *a) {
     if (!a) return;
+    struct fetcher *f = a->f;
     if (a->transfer) a->transfer->attempt = NULL;
     lookup_set(a, NO_LOOKUP);
-    tree_remove(&a->f->breathless, &a->breath); tree_remove(&a->f->attempts, &a->all);
-    curl_multi_remove_handle(a->f->multi, a->easy);
-    curl_easy_cleanup(a->easy); curl_slist_free_all(a->headers);
-    free(a);
+    tree_remove(&f->breathless, &a->breath); tree_remove(&f->attempts, &a->all);
+    curl_multi_remove_handle(f->multi, a->easy);
+    if (f->transfers && f->spares < SPARES_MAX && a->usual && !a->headers && a->done && !a->result) {
+        a->next = f->spare; f->spare = a; f->spares++;
+    } else handle_free(a);
+}
+
+static struct attempt *spare_take(struct fetcher *f) {
+    struct attempt *a = f->spare;
+    if (a) { f->spare = a->next; f->spares--; }
+    return a;
+}
+/* A new one; or one that has been spared, if its buffer has the right size. */
+static struct attempt *attempt_make(struct fetcher *f, bool usual, unsigned *bad) {
+    struct attempt blank = {.f = f, .usual = usual, .buffer = buffer_size(f)};
+    struct attempt *a = usual ? spare_take(f) : NULL;
+    if (a && a->buffer == blank.buffer) { blank.easy = a->easy; *a = blank; return a; }
+    if (a) handle_free(a);
+    if ((blank.easy = curl_easy_init()) == NULL) return NULL;
+    if ((a = malloc(sizeof *a)) == NULL) { curl_easy_cleanup(blank.easy); return NULL; }
+    *a = blank; *bad = set_common(a);
+    return a;
 }
 
 static usec time_of(CURL *easy, CURLINFO info) {
@@ -775,8 +801,7 @@ static int guest_open(struct fetcher *f) {
 /* ===================================================================================== Transfers
  * A transfer waits in its host's queue, is attempted, and ends or is attempted again. Ours are the
  * queue (libcurl's own holds everything up in single calls of 50 ms), the limits, the time limits
- * (libcurl's wait for its resolver), and what an answer means for the bytes that are there.
- */
+ * (libcurl's wait for its resolver), and what an answer means for the bytes that are there. */
 /* -- hosts and the queue --------------------------------------------------------------------- */
 static bool host_known(const struct fetcher *f, const struct host *h) {
     return h->known > f->now || (h->numeric && !h->tls);
@@ -795,9 +820,10 @@ static void host_place(struct fetcher *f, struct host *h) {
 static void host_forget(struct fetcher *f, struct host *h) {
     if (h->users || (h->rest > f->now && !f->closing)) return;
     tree_remove(h->ready_in, &h->ready); timer_disarm(f, &h->timer);
-    tree_remove(&f->hosts, &h->name); free(h);
+    tree_remove(&f->hosts, &h->name);
+    if (f->last == h) f->last = NULL;
+    free(h);
 }
-
 static void host_rested(struct fetcher *f, void *arg) { host_place(f, arg); host_forget(f, arg); }
 /* Hashes that collide share limits, no more. Literal addresses and localhost need no lookup. */
 static struct host *host_get(struct fetcher *f, const char *origin) {
@@ -825,15 +851,12 @@ static struct host *host_next(struct fetcher *f) {
     return host_next(f);
 }
 static usec limit_us(int64_t ms) { return ms < 0 || ms > FOREVER / 1000 ? FOREVER : ms * 1000; }
-
 static void set_state(struct fetcher *f, struct transfer *t, enum fetcher_state state) {
     struct fetcher_info info;
     t->state = state;
     if (!t->rq.on_progress || fetcher_info(f, (fetcher_id)t->id.key, &info) < 0) return;
-    t->progressed = f->now;
-    t->rq.on_progress(f, &info, t->rq.arg);
+    t->progressed = f->now; t->rq.on_progress(f, &info, t->rq.arg);
 }
-
 static void enqueue(struct fetcher *f, struct transfer *t, bool in_front) {
     timer_disarm(f, &t->timer);
     t->queued.key = -2 * (int64_t)t->rq.priority - in_front; t->queued.seq = ++f->serial;
@@ -843,7 +866,6 @@ static void enqueue(struct fetcher *f, struct transfer *t, bool in_front) {
     if (t->attempts > 0) timer_arm(f, &t->timer, t->began + limit_us(t->rq.total_ms));
     f->more |= !f->busy;
 }
-
 static void dequeue(struct fetcher *f, struct transfer *t) {
     if (!t->queued.in) return;
     tree_remove(&t->host->queue, &t->queued);
@@ -867,9 +889,23 @@ static const char *url_origin(const char *url, char *origin, size_t room) {
     else if (c == CURLUE_OK && scheme && host && *host && port &&
              snprintf(origin, room, "%s://%s:%s", scheme, host, port) < (int)room)
         wrong = NULL;
+    for (char *s = origin; !wrong && *s; s++) *s = (char)tolower((unsigned char)*s);
     curl_free(scheme); curl_free(host); curl_free(port);
     curl_url_cleanup(u);
     return wrong;
+}
+/* The host of a URL; what is not a URL has one too, of no name. To take a URL apart is slow, and
+ * most come in runs from one host: so the last one is known by its beginning, up to the path. */
+static struct host *url_host(struct fetcher *f, const char *url, const char **wrong) {
+    char origin[512] = "://"; const char *name = strstr(url, "://");
+    size_t n = name ? (size_t)(name - url) + 3 + strcspn(name + 3, "/?#") : 0;
+    bool fits = name && url[n] == '/' && n < sizeof f->authority && !*wrong;
+    if (fits && f->last && strncmp(url, f->authority, n) == 0 && !f->authority[n]) return f->last;
+    if (!*wrong) *wrong = url_origin(url, origin, sizeof origin);
+    struct host *h = host_get(f, origin);
+    if (!fits || *wrong || !h) return h;
+    memcpy(f->authority, url, n); f->authority[n] = '\0';
+    return f->last = h;
 }
 /* A copy for the eye, without any password: what libcurl can't take apart is shown from '@' on. */
 static char *url_shown(const char *url) {
@@ -893,17 +929,17 @@ static int64_t read_retry_after(const char *s) {
 }
 
 static void head_field(struct head *h, const char *name, const char *value) {
-    const struct { const char *name; char *to; size_t room; } text[] = {
-        {"ETag", h->proof.etag, sizeof h->proof.etag},
-        {"Last-Modified", h->proof.modified, sizeof h->proof.modified},
-        {"Date", h->proof.date, sizeof h->proof.date},
-        {"Content-Disposition", h->disposition, sizeof h->disposition},
-    };
-    for (size_t i = 0; i < COUNT_OF(text); i++)
-        if (strcasecmp(name, text[i].name) == 0) text_field(text[i].to, text[i].room, value);
-    if (strcasecmp(name, "Retry-After") == 0) h->retry_after_us = read_retry_after(value);
-    else if (strcasecmp(name, "Content-Length") == 0) h->length = text_number(&value);
-    else if (strcasecmp(name, "Content-Range") == 0 && strncasecmp(value, "bytes ", 6) == 0) {
+    struct proof *p = &h->proof;
+    #define IS(text) (strcasecmp(name, text) == 0)
+    switch (tolower((unsigned char)*name)) {        /* most are none of ours */
+    case 'e': if (IS("ETag")) text_field(p->etag, sizeof p->etag, value); break;
+    case 'd': if (IS("Date")) text_field(p->date, sizeof p->date, value); break;
+    case 'l': if (IS("Last-Modified")) text_field(p->modified, sizeof p->modified, value); break;
+    case 'r': if (IS("Retry-After")) h->retry_after_us = read_retry_after(value); break;
+    case 'c':
+        if (IS("Content-Length")) h->length = text_number(&value);
+        if (IS("Content-Disposition")) text_field(h->disposition, sizeof h->disposition, value);
+        if (!IS("Content-Range") || strncasecmp(value, "bytes ", 6)) return;
         value += 6; h->range_first = text_number(&value);   /* "100-199/1000"; of a 416: a star */
         if ((value = strchr(value, '/')) != NULL) { value++; h->range_total = text_number(&value); }
     }
@@ -923,6 +959,7 @@ static size_t on_header(char *data, size_t one, size_t size, void *arg) {
     if (strncmp(line, "HTTP/", 5) == 0) {
         const char *s = line + strcspn(line, " ");
         s += strspn(s, " ");
+        a->usual &= !h->status;         /* no redirect */
         *h = (struct head){.length = -1, .range_first = -1, .range_total = -1,
                            .retry_after_us = -1, .status = (int)text_number(&s)};
         text_clean(h->reason, sizeof h->reason, s + strspn(s, " "), '?');
@@ -1075,7 +1112,8 @@ static int memory_take(struct transfer *t, const char *data, size_t n) {
     struct body *b = t->body; size_t need = (size_t)b->have + n + 1, room = b->room + b->room / 2;
     if ((uint64_t)b->have + n > SIZE_MAX / 2) return fail_memory(t);
     if (need > b->room) {
-        if ((int64_t)room <= b->length && b->length < MEMORY_USUAL) room = (size_t)b->length + 1;
+        if ((int64_t)room <= b->length && b->length < MEMORY_USUAL && !t->rq.path)
+            room = (size_t)b->length + 1;
         if (room < need) room = need;
         char *longer = realloc(b->data, room);
         if (!longer) return fail_memory(t);
@@ -1088,7 +1126,6 @@ static int memory_take(struct transfer *t, const char *data, size_t n) {
 static int memory_commit(struct transfer *t) { return memory_take(t, "", 0); }
 static int nothing(struct transfer *t) { (void)t; return 0; }
 static const struct sink memory_sink = {nothing, nothing, memory_take, memory_commit};
-
 static int stream_take(struct transfer *t, const char *data, size_t n) {
     struct body *b = t->body; size_t skip = b->skip < (int64_t)n ? (size_t)b->skip : n;
     int result = n > skip ? t->rq.on_data(t->f, data + skip, n - skip, t->rq.arg) : 0;
@@ -1109,10 +1146,12 @@ static void header_add(struct attempt *a, const char *name, const char *value) {
 static int attempt_new(struct fetcher *f, struct transfer *t) {
     const struct fetcher_request *rq = &t->rq; const char *method = request_method(rq);
     struct body *b = t->body; const struct proof *p = &b->proof; char range[48];
-    struct attempt *a = calloc(1, sizeof *a); CURL *e = a ? curl_easy_init() : NULL;
-    if (!e) { free(a); return fail_memory(t); }
-    t->attempt = a;
-    a->transfer = t; a->f = f; a->easy = e; a->began = a->moved = listening(f);
+    bool usual = !rq->method && !rq->body && !(rq->headers && *rq->headers) && !rq->setup &&
+                 !(rq->flags & FETCHER_COMPRESSED) && !strchr(rq->url, '@');
+    unsigned bad = 0; struct attempt *a = attempt_make(f, usual, &bad);
+    if (!a) return fail_memory(t);
+    CURL *e = a->easy; t->attempt = a;
+    a->transfer = t; a->began = a->moved = listening(f);
     for (int i = 0; rq->headers && rq->headers[i]; i++) header_add(a, "", rq->headers[i]);
     if (b->whole && p->etag[0]) header_add(a, "If-None-Match: ", p->etag);
     else if (b->whole && p->modified[0]) header_add(a, "If-Modified-Since: ", p->modified);
@@ -1121,9 +1160,8 @@ static int attempt_new(struct fetcher *f, struct transfer *t) {
         snprintf(range, sizeof range, "%" PRId64 "-", b->have);
         header_add(a, "Range: bytes=", range); header_add(a, "If-Range: ", validator(b));
     }
-    unsigned bad = set_common(a);
-    SET(URL, rq->url); SET(HEADERFUNCTION, on_header); SET(HEADERDATA, a);
-    SET(WRITEFUNCTION, on_body); SET(WRITEDATA, a); SET(HTTPHEADER, a->headers);
+    SET(URL, rq->url); SET(HTTPHEADER, a->headers); SET(PIPEWAIT, (long)t->host->shares);
+    SET(HEADERFUNCTION, on_header); SET(WRITEFUNCTION, on_body);
     if (rq->flags & FETCHER_COMPRESSED) SET(ACCEPT_ENCODING, "");
     if (rq->body) SET(POSTFIELDSIZE_LARGE, (curl_off_t)rq->body_size), SET(POSTFIELDS, rq->body);
     if (strcmp(method, "HEAD") == 0) SET(NOBODY, 1L);
@@ -1235,14 +1273,12 @@ static void retry_later(struct fetcher *f, struct transfer *t) {
  * no file of somebody else's is taken for one of ours. A .part is locked while it is written.
  * Names come from outside and are made safe, no symbolic link is followed, and what is in the way
  * is gone round or refused, not overwritten. write() to a file can block, and there is no portable
- * remedy: so writes are small, and nothing is flushed.
- */
+ * remedy: so writes are small, and nothing is flushed. */
 /* -- names ----------------------------------------------------------------------------------- */
 /* A name from outside, as it may stand in a directory: no path, not hidden, not empty, nothing that
  * a terminal would act on; if too long, cut before the extension on a character's boundary. */
 static void name_make_safe(char *to, size_t room, const char *from) {
-    for (const char *s = from; *s; s++)
-        if (*s == '/' || *s == '\\') from = s + 1;
+    for (const char *s = from; *s; s++) if (*s == '/' || *s == '\\') from = s + 1;
     text_clean(to, room, *from ? from : "index.html", '_');
     for (char *c = to; *c == '.'; c++) *c = '_';
     char *dot = strrchr(to, '.');
@@ -1261,8 +1297,7 @@ static bool disposition_name(const char *s, char *name, size_t room) {
         const char *key = s + 1 + strspn(s + 1, " \t"); size_t n = strcspn(key, "=; \t"), got = 0;
         s = key + n + strspn(key + n, " \t");
         if (*s != '=') continue;
-        s += 1 + strspn(s + 1, " \t");
-        quoted = *s == '"';
+        s += 1 + strspn(s + 1, " \t"); quoted = *s == '"';
         for (s += quoted; *s && !strchr(quoted ? "\"" : "; \t", *s); s++) {
             s += quoted && *s == '\\' && s[1];
             if (got + 1 < sizeof value) value[got++] = *s;
@@ -1298,7 +1333,6 @@ static int fail_file(struct transfer *t, const char *what, const char *path) {
 static bool in_directory(const struct transfer *t) {
     return t->rq.path[strlen(t->rq.path) - 1] == '/';
 }
-
 static int path_set(struct transfer *t, char **path, const char *name) {
     char safe[1024] = "";
     if (name) name_make_safe(safe, sizeof safe, name);
@@ -1450,15 +1484,13 @@ static int part_write(struct transfer *t, const char *data, size_t n) {
     }
     return 0;
 }
-/* What is in memory moves to disk; with a .meta, if more is to come. */
-static int part_spill(struct transfer *t, bool more) {
-    struct body *b = t->body; size_t n = (size_t)b->have;
-    if (part_open(t) < 0) return -1;
-    if (more) meta_write(t);
-    b->have = 0;
-    if (part_write(t, b->data, n) < 0) return -1;
-    free(b->data); b->data = NULL; b->room = 0;
-    return 0;
+/* What is in memory moves to disk. */
+static int part_spill(struct transfer *t) {
+    struct body *b = t->body; size_t n = (size_t)b->have; char *data = b->data;
+    b->data = NULL; b->room = 0; b->have = 0;
+    int result = data ? part_write(t, data, n) : 0;
+    free(data);
+    return result;
 }
 /* -- the sink -------------------------------------------------------------------------------- */
 /* Is something there that we may not replace (-1), or that makes fetching needless (1)? */
@@ -1492,17 +1524,23 @@ static int file_begin(struct transfer *t) {
         path_set(t, &b->path, name) < 0)
         return -1;
     if (b->fd < 0) return 0;
-    if (ftruncate(b->fd, b->have) < 0 || lseek(b->fd, b->have, SEEK_SET) < 0)
+    if (!b->data && (ftruncate(b->fd, b->have) < 0 || lseek(b->fd, b->have, SEEK_SET) < 0))
         return fail_file(t, "cut", b->part);
     if (b->have == 0) meta_write(t);
     return 0;
 }
 
+/* What is no longer small gets a .part with a .meta, and moves there with the next piece: so that a
+ * step is one write, however slow the disk. */
 static int file_take(struct transfer *t, const char *data, size_t n) {
-    struct body *b = t->body;
-    if (b->fd < 0 && b->have + (int64_t)n <= SMALL_MAX) return memory_take(t, data, n);
-    if (b->fd < 0 && part_spill(t, true) < 0) return -1;
-    return part_write(t, data, n);
+    struct body *b = t->body; bool open = b->fd >= 0, first = b->have == 0;
+    if (open && !first && !b->data) return part_write(t, data, n);
+    if (memory_take(t, data, n) < 0) return -1;
+    if (open) return first ? 0 : part_spill(t);
+    if (b->have <= SMALL_MAX) return 0;
+    if (part_open(t) < 0) return -1;
+    meta_write(t);
+    return 0;
 }
 
 static bool name_taken(const char *path, unsigned long number) {
@@ -1536,7 +1574,7 @@ static int place_beside(struct transfer *t) {
 static int file_commit(struct transfer *t) {
     struct body *b = t->body; bool replace = b->placed || t->rq.existing == FETCHER_OVERWRITE;
     struct timespec times[2] = {{0, UTIME_OMIT}, {-1, 0}};
-    if (b->fd < 0 && part_spill(t, false) < 0) return -1;
+    if ((b->fd < 0 && part_open(t) < 0) || (b->data && part_spill(t) < 0)) return -1;
     if (t->rq.flags & FETCHER_FILE_TIME) times[1].tv_sec = curl_getdate(b->proof.modified, NULL);
     if (times[1].tv_sec >= 0) (void)futimens(b->fd, times);     /* best effort */
     int copy = b->meta ? dup(b->fd) : -1, bad;
@@ -1564,8 +1602,7 @@ static void body_free(struct body *b) {
         }
         close(b->fd);
     }
-    free(b->data); free(b->part); free(b->base); free(b->path);
-    free(b);
+    free(b->data); free(b->part); free(b->base); free(b->path); free(b);
 }
 static const struct sink file_sink = {file_open, file_begin, file_take, file_commit};
 
@@ -1640,18 +1677,18 @@ static bool round_over(struct fetcher *f, struct transfer *t) {
     t->state = last ? FETCHER_ENDED : FETCHER_SLEEPING;
     if (last) { tree_remove(&f->transfers, &t->id); f->count--; }
     tell(f, t, last); attempt_free(t->attempt);
+    while (!f->transfers && f->spare) handle_free(spare_take(f));
     if (!last) { sleep_until_round(f, t); return true; }
+    if (t->body && t->body->fd >= 0 && t->body->data) (void)part_spill(t);
     if (t->body) body_free(t->body);
     timer_disarm(f, &t->timer); tree_remove(&f->marked, &t->mark);
-    t->host->users--; host_forget(f, t->host);
-    free(t->shown); free(t);
+    t->host->users--; host_forget(f, t->host); free(t->shown); free(t);
     return false;
 }
 
 static void cancel_now(struct fetcher *f, struct transfer *t) {
     transfer_stop(f, t); t->code = FETCHER_OK;
-    fail(t, FETCHER_CANCELLED, "cancelled");
-    round_over(f, t);
+    fail(t, FETCHER_CANCELLED, "cancelled"); round_over(f, t);
 }
 /* An attempt is over, and maybe its transfer (false). libcurl knows the length of the answer only:
  * behind a part there may be more. One that its reader paused goes on only when that says so. */
@@ -1696,8 +1733,7 @@ static int transfer_launch(struct fetcher *f, struct transfer *t) {
         if (!t->host->numeric) lookup_set(a, LOOKUP_EXPECTED);
     }
     t->attempts++; t->in_flight = true;
-    f->running++; t->host->running++;
-    set_state(f, t, FETCHER_RUNNING);
+    f->running++; t->host->running++; set_state(f, t, FETCHER_RUNNING);
     if (curl_multi_add_handle(f->multi, a->easy) != CURLM_OK) return fail_memory(t);
     a->all.key = (int64_t)++f->serial; tree_add(&f->attempts, &a->all);
     socket_action(f, CURL_SOCKET_TIMEOUT, 0);
@@ -1718,8 +1754,8 @@ static void collect(struct fetcher *f) {
 }
 
 static void start_phase(struct fetcher *f) {
-    struct host *h; long ms = -1;       /* until libcurl wants the next kick */
-    while (f->running < f->limit_total && (h = host_next(f)) != NULL && slice_left(f, IN_START)) {
+    struct host *h;
+    while (f->running < f->limit_total && (h = host_next(f)) != NULL && slice_left(f)) {
         struct transfer *t = container_of(tree_first(h->queue), struct transfer, queued);
         tree_remove(h->ready_in, &h->ready);
         h->ready.seq = ++f->serial;     /* now the other hosts come first */
@@ -1729,10 +1765,12 @@ static void start_phase(struct fetcher *f) {
         if (t->attempts == 0) { t->began = f->now; t->received = 0; }
         t->speed_since = f->now; t->speed = t->speed_bytes = 0;
         if (transfer_launch(f, t) < 0) mark(f, t, WANT_END); else deadline_arm(f, t);
-        host_place(f, h);
-        step_done(f, IN_START, -1);
+        host_place(f, h); step_done(f, IN_START, -1);
     }
-    collect(f);                         /* an answer may be there already */
+}
+/* When does libcurl want the next kick? And an answer may be there already. */
+static void guest_ask(struct fetcher *f) {
+    long ms = -1; collect(f);
     f->more |= f->marked != NULL;
     if (curl_multi_timeout(f->multi, &ms) != CURLM_OK || ms < 0 || ms > SLEEP_MAX_MS)
         ms = SLEEP_MAX_MS;
@@ -1742,7 +1780,7 @@ static void start_phase(struct fetcher *f) {
 /* -- what was marked, and what has ended ----------------------------------------------------- */
 /* What was held comes from inside curl_easy_pause. Before 7.65 libcurl then forgets the socket. */
 static void let_go(struct fetcher *f, struct attempt *a) {
-    tree_remove(&f->breathless, &a->breath);
+    tree_remove(&f->breathless, &a->breath); a->usual = false;
     CURLcode c = curl_easy_pause(a->easy, CURLPAUSE_CONT);
     if (c != CURLE_OK) {                /* it says so here, and nowhere else */
         a->done = true; a->result = c; mark(f, a->transfer, WANT_END);
@@ -1779,11 +1817,11 @@ static void attend(struct fetcher *f, struct transfer *t) {
 
 static void finish_phase(struct fetcher *f) {
     collect(f);
-    while (f->marked && slice_left(f, IN_FINISH)) {
+    while (f->marked && slice_left(f)) {
         attend(f, container_of(tree_first(f->marked), struct transfer, mark));
         step_done(f, IN_FINISH, -1);
     }
-    while (f->breathless && !f->deaf && slice_left(f, IN_FINISH)) {
+    while (f->breathless && !f->deaf && slice_left(f)) {
         let_go(f, container_of(tree_first(f->breathless), struct attempt, breath));
         step_done(f, IN_FINISH, -1);
     }
@@ -1795,7 +1833,6 @@ static void *stow(char *at, size_t *size, const void *from, size_t n) {
     *size += from ? n : 0;
     return to;
 }
-
 static char *stow_text(char *at, size_t *size, const char *text) {
     return stow(at, size, text, text ? strlen(text) + 1 : 0);
 }
@@ -1826,7 +1863,7 @@ static size_t request_copy(struct fetcher_request *to, const struct fetcher_requ
 static int transfer_prepare(struct fetcher *f, struct transfer *t) {
     struct fetcher_request *rq = &t->rq; bool memory = !rq->path && !rq->on_data;
     const char *wrong = strlen(rq->url) > URL_MAX ? "the URL is too long" : NULL;
-    char origin[512] = "://";           /* what is not a URL has a host too, of no name */
+    bool fit = true;                    /* for the eye */
     if (!rq->connect_ms) rq->connect_ms = LIMIT_USUAL_MS;
     if (!rq->stall_ms) rq->stall_ms = LIMIT_USUAL_MS;
     if (!rq->total_ms) rq->total_ms = -1;
@@ -1837,15 +1874,16 @@ static int transfer_prepare(struct fetcher *f, struct transfer *t) {
     for (const char *const *h = rq->headers; h && *h; h++)
         t->own_range |= strncasecmp(*h, "Range:", 6) == 0;
     t->sink = memory ? &memory_sink : rq->path ? &file_sink : &stream_sink;
-    for (const char *s = rq->url; *s; s++)
+    for (const char *s = rq->url; *s; s++) {
+        fit &= *s > ' ' && *s < 0x7f && *s != '@';
         if ((unsigned char)*s <= ' ' || *s == 0x7f)
             wrong = "not a URL: a space or control character is in it";
-    if (!wrong) wrong = url_origin(rq->url, origin, sizeof origin);
-    if ((t->shown = url_shown(rq->url)) == NULL) return -1;
-    if (strcmp(t->shown, rq->url) == 0) { free(t->shown); t->shown = NULL; }
+    }
+    if (!fit && (t->shown = url_shown(rq->url)) == NULL) return -1;
+    if ((t->host = url_host(f, rq->url, &wrong)) == NULL) return -1;
     if (wrong) fail(t, FETCHER_BAD_URL, "%s", wrong);
-    if ((t->host = host_get(f, origin)) != NULL) t->host->users++;
-    return t->host ? 0 : -1;
+    t->host->users++;
+    return 0;
 }
 
 fetcher_id fetcher_start(struct fetcher *f, const struct fetcher_request *rq) {
@@ -1859,8 +1897,7 @@ fetcher_id fetcher_start(struct fetcher *f, const struct fetcher_request *rq) {
     if (t) request_copy(&t->rq, rq, (char *)(t + 1));
     if (!t || transfer_prepare(f, t) < 0) {
         if (t) free(t->shown);
-        free(t);
-        errno = f->closing ? EBUSY : good ? ENOMEM : EINVAL;
+        free(t); errno = f->closing ? EBUSY : good ? ENOMEM : EINVAL;
         return 0;
     }
     if (!f->busy) clock_read(f);
@@ -1877,7 +1914,6 @@ fetcher_id fetcher_get(struct fetcher *f, const char *url,
                        void *arg) {
     return fetcher_start(f, &(struct fetcher_request){.url = url, .on_done = on_done, .arg = arg});
 }
-
 static struct transfer *transfer_find(struct fetcher *f, fetcher_id id) {
     struct node *n = tree_find(f->transfers, id);
     if (!n) errno = ENOENT;
@@ -1961,8 +1997,7 @@ struct fetcher *fetcher_new(void) {
     getrlimit(RLIMIT_NOFILE, &limit);
     int most = limit.rlim_cur < 2 * FD_SETSIZE ? ((int)limit.rlim_cur - 96) / 2 : FD_SETSIZE;
     f->capacity = most > FD_SETSIZE - 96 ? FD_SETSIZE - 96 : most > 1 ? most : 1;
-    f->hear.call.cb = turn_ear; f->meter.record.fd = -1;
-    clock_read(f);
+    f->hear.call.cb = turn_ear; f->meter.record.fd = -1; clock_read(f);
     f->random = (uint64_t)f->now ^ (uint64_t)getpid() << 32 ^ 1;
     bool piped = pipe(f->pipe) == 0;
     /* Linux enlarges a process's table of descriptors as they come, and if there is a thread, of a
@@ -1996,18 +2031,15 @@ void fetcher_free(struct fetcher *f) {
     if (parked && quick) (void)(curl_multi_setopt)(f->multi, (CURLMoption)MOPT_QUICK_EXIT, 1L);
     if (quick || !parked) curl_multi_cleanup(f->multi);
     free(f->capath);
-    for (int i = 0; i < 2; i++)
-        if (f->pipe[i] >= 0) close(f->pipe[i]);
-    free(f); curl_global_cleanup();
-    errno = saved;
+    for (int i = 0; i < 2; i++) if (f->pipe[i] >= 0) close(f->pipe[i]);
+    free(f); curl_global_cleanup(); errno = saved;
 }
 
 #ifdef FETCHER_MAIN
 /* ======================================================================================= Program
  * The program begins here. All that people see and do goes one way round: a line, a key or an
  * option becomes a command; a command starts or changes a transfer; its events change the rows of
- * the model; and a front end draws them. No front end touches a transfer but by a command.
- */
+ * the model; and a front end draws them. No front end touches a transfer but by a command. */
 #include <langinfo.h>
 #include <locale.h>
 #include <signal.h>
@@ -2088,8 +2120,7 @@ struct program {
 
 /* ================================================================================== Plain output
  * Output goes through the same loop as everything else: what the reader of a pipe or a stopped
- * terminal does not take waits in a buffer, and whoever fills it is told to wait as well.
- */
+ * terminal does not take waits in a buffer, and whoever fills it is told to wait as well. */
 static bool out_broken(const struct out *o) { return o->error && !o->tty; }    /* or just gone */
 static bool out_full(struct out *o) { return o->was_full |= o->used >= OUT_FULL; }
 /* O_NONBLOCK on an inherited descriptor would reach the shell, which shares it. So a terminal or a
@@ -2103,7 +2134,6 @@ static void out_open(struct out *o, int fd) {
                                   O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC) : fd;
     if ((o->chunked = o->fd < 0)) o->fd = fd;
 }
-
 static void out_ready(struct fetcher *f, int fd, int events, void *arg);
 /* Write what the descriptor takes; the rest is watched for. A terminal may vanish: no matter. */
 static void out_flush(struct fetcher *f, struct out *o, bool ready) {
@@ -2125,7 +2155,6 @@ static void out_flush(struct fetcher *f, struct out *o, bool ready) {
 static void out_ready(struct fetcher *f, int fd, int events, void *arg) {
     (void)fd, (void)events; out_flush(f, arg, true);
 }
-
 static void out_add(struct out *o, const char *data, size_t n) {
     if (n == 0) return;
     size_t need = o->used + n, room = need > o->room ? need + o->room + 1024 : o->room;
@@ -2134,7 +2163,6 @@ static void out_add(struct out *o, const char *data, size_t n) {
     memcpy(larger + o->used, data, n);
     o->data = larger; o->room = room; o->used = need;
 }
-
 static void out_printf(struct out *o, const char *format, ...) {
     char text[2048]; va_list args;
     va_start(args, format); vsnprintf(text, sizeof text, format, args); va_end(args);
@@ -2177,11 +2205,9 @@ static struct out *line_out(struct program *p, bool error) {
     struct out *o = error ? &p->err : &p->out;
     return p->view.on && (o->tty || p->view.window) ? &p->view.log : o;
 }
-
 static void line_end(struct program *p, struct out *o) {
     out_add(o, "\n", 1); out_flush(p->f, o, false); changed(p);
 }
-
 static void complain(struct program *p, const char *what, const char *why) {
     struct out *o = line_out(p, true);
     bool red = o == &p->view.log && p->view.color && !p->view.window;
@@ -2192,16 +2218,16 @@ static void complain(struct program *p, const char *what, const char *why) {
 /* What came of a command; text from outside may be in it. */
 static void reply(struct program *p, bool good, int64_t number, const char *format, ...) {
     struct input *in = p->source; struct out *o = line_out(p, false);
+    bool silent = p->s.quiet || p->bare || in == &p->input[SESSION];
     char text[1024], where[64] = ""; va_list args;
+    if (good && silent && !p->s.json) return;
     va_start(args, format); vsnprintf(text, sizeof text, format, args); va_end(args);
     if (*in->name) snprintf(where, sizeof where, "%.40s:%lu", in->name, in->line);
     if (p->s.json) {
         out_json(o, good ? "answer" : "failed", number, "line", where,
                  "code", good ? NULL : "bad_line", "message", text, NULL);
         out_printf(o, "}\n");
-    } else if (good && !p->s.quiet && !p->bare && in != &p->input[SESSION]) {
-        out_text(o, text, false); line_end(p, o);
-    }
+    } else if (good) { out_text(o, text, false); line_end(p, o); }
     if (good) return;
     complain(p, where, text);
     if (in == &p->input[SESSION]) p->s.session = NULL;  /* it stays as it is: nothing is lost */
@@ -2405,8 +2431,7 @@ static int version(void) {
 /* ========================================================================================= Model
  * The rows: what was asked for and has not ended, and what has failed. They stand in one tree in
  * the order of the eye (what runs, what is held, what waits, what has failed), so any front end
- * shows a hundred thousand at the cost of those that it draws.
- */
+ * shows a hundred thousand at the cost of those that it draws. */
 static void feed(struct fetcher *f, void *arg), leave(struct program *p);
 static void session_touch(struct program *p), session_job(struct program *p, struct job *j);
 static struct job *row_job(struct node *n) { return n ? container_of(n, struct job, row) : NULL; }
@@ -2418,7 +2443,6 @@ static struct job *row_after(struct program *p, const struct job *j) {
 static struct job *row_before(struct program *p, const struct job *j) {
     return row_job(tree_near(p->rows, j ? j->row.key : INT64_MAX, j ? j->row.seq : 0, true));
 }
-
 static void row_place(struct program *p, struct job *j, enum fetcher_state state) {
     static const int rank[] = {2, 0, 1, 1, 1, 3};       /* of a waiting one, a running one, ... */
     if (!p->keep && !p->view.show) return;      /* nobody will look */
@@ -2427,13 +2451,11 @@ static void row_place(struct program *p, struct job *j, enum fetcher_state state
     j->row.key = ((int64_t)rank[state] << 32) - j->priority; j->row.seq = (uint64_t)j->id.key;
     tree_add(&p->rows, &j->row); changed(p);
 }
-
 static void job_free(struct program *p, struct job *j) {
     if (p->selected == j) p->selected = row_after(p, j) ? row_after(p, j) : row_before(p, j);
     tree_remove(&p->jobs, &j->id); tree_remove(&p->rows, &j->row);
     p->row_count--; p->failed_count -= j->failed != NULL;
-    session_touch(p); changed(p);
-    free(j->failed); free(j);
+    session_touch(p); changed(p); free(j->failed); free(j);
 }
 
 static struct fetcher_info job_info(struct program *p, const struct job *j) {
@@ -2528,7 +2550,10 @@ static bool job_launch(struct program *p, struct job *j) {
     struct fetcher_request rq = p->s.rq;
     rq.url = j->url; rq.path = path; rq.every_ms = j->every_ms;
     rq.priority = j->priority; rq.arg = j; rq.on_data = stream ? job_data : NULL;
-    rq.on_progress = job_progress; rq.on_done = job_done; rq.setup = job_setup;
+    rq.on_progress = job_progress; rq.on_done = job_done;
+    if (p->s.agent || p->s.user || p->s.proxy || p->s.cacert || p->s.insecure || p->s.netrc ||
+        p->cookies)
+        rq.setup = job_setup;
     j->transfer = stream || path ? fetcher_start(p->f, &rq) : 0;
     free(base); free(path);
     if (!j->transfer) return false;
@@ -2603,8 +2628,7 @@ static void speed_sample(struct program *p, int64_t received) {
 
 /* ====================================================================================== Commands
  * One small language, parsed in one place, for the lines of stdin and of lists, the prompt and the
- * session. What is to be done to all downloads is done in slices, between the turns of the loop.
- */
+ * session. What is to be done to all downloads is done in slices, between the turns of the loop. */
 struct command {
     const char *name, *args, *help;
     int least, most;            /* words that follow */
@@ -2633,7 +2657,6 @@ static void do_jobs(struct program *p, char **word) {
     if (n < 1) reply(p, false, 0, "not a number of jobs: %s", word[1]);
     else if (!fetcher_limit(p->f, (int)n, 0, 0)) reply(p, true, 0, "%d at the same time", (int)n);
 }
-
 static void do_limit(struct program *p, char **word) {
     int64_t rate = read_amount(word[1], SIZE); char size[32];
     if (rate < 0) { reply(p, false, 0, "not a rate: %s", word[1]); return; }
@@ -2680,36 +2703,29 @@ static bool job_pause(struct program *p, struct job *j, bool paused) {
     j->paused = paused; session_touch(p);
     return (paused ? fetcher_pause : fetcher_resume)(p->f, j->transfer) == 0;
 }
-
 static bool do_pause(struct program *p, struct job *j) {
     return j->transfer && !j->paused && job_pause(p, j, true);
 }
-
 static bool do_retry(struct program *p, struct job *j) {
     if (!j->transfer) return job_launch(p, j);
     return job_info(p, j).state == FETCHER_RETRYING && job_pause(p, j, false);
 }
-
 static bool do_resume(struct program *p, struct job *j) {
     bool held = j->paused || job_info(p, j).state == FETCHER_SLEEPING;
     return j->transfer && (held ? job_pause(p, j, false) : do_retry(p, j));
 }
-
 static bool do_cancel(struct program *p, struct job *j) {
     if (j->transfer) return fetcher_cancel(p->f, j->transfer) == 0;
     if (!p->closing) job_free(p, j);    /* what has failed stays in the session */
     return !p->closing;
 }
-
 static bool do_first(struct program *p, struct job *j) {
     j->priority = ++p->firsts;
     if (j->transfer) (void)fetcher_priority(p->f, j->transfer, j->priority);
     row_place(p, j, job_info(p, j).state); session_touch(p);
     return true;
 }
-
 static bool do_clear(struct program *p, struct job *j) { return !j->transfer && do_cancel(p, j); }
-
 static void do_quit(struct program *p, char **word) {
     (void)word; reply(p, true, 0, "bye"); leave(p);
 }
@@ -2875,7 +2891,6 @@ static void write_word(FILE *file, const char *word) {
         if (strchr(" \t\"'\\", *word)) putc('\\', file);
     if (word[-1] == '\r') putc(' ', file);      /* at a line's end it would be none of the name */
 }
-
 static void session_job(struct program *p, struct job *j) {
     FILE *file = p->save.file;
     if (j->saved == p->save.number || !*j->url || strpbrk(j->url, "\r\n")) return;
@@ -2933,8 +2948,7 @@ static void session_touch(struct program *p) {
  * makes of a resize, all that is ours is behind it. Only escape sequences that xterm, the Linux
  * console, tmux and screen share, and no alternate screen: what was said stays to be read.
  * A frame is drawn when something has changed, 20 times a second at most, and not while the
- * terminal takes nothing (^S). In the background nothing is read, and nothing drawn.
- */
+ * terminal takes nothing (^S). In the background nothing is read, and nothing drawn. */
 enum {                          /* keys: the first eight in X's order; SHIFT may be added */
     HOME = 256, LEFT, UP, RIGHT, DOWN, PAGE_UP, PAGE_DOWN, END, DELETE, PASTE, PASTED, NO,
     SHIFT = 512, SEQUENCE_MAX = 16, SUSPEND = 5         /* of an escape; in handled[] */
@@ -2958,8 +2972,7 @@ static const char tty_text[] = "\r\033[J\033[?2004l\033[?25h";
 static void tty_restore(bool text) {
     struct termios t = tty.cooked;
     if (!tty.raw) return;
-    t.c_iflag &= ~(tcflag_t)IXON;
-    tcsetattr(tty.fd, TCSANOW, &t);
+    t.c_iflag &= ~(tcflag_t)IXON; tcsetattr(tty.fd, TCSANOW, &t);
     if (text && write(tty.fd, tty_text, sizeof tty_text - 1) < 0) errno = 0;    /* best effort */
     tcsetattr(tty.fd, TCSANOW, &tty.cooked); tty.raw = false;
 }
@@ -3123,7 +3136,6 @@ static bool submit(struct program *p, const char *verb, const char *rest) {
     in->end += (size_t)sprintf(in->text + in->end, "%s%s\n", verb, rest);
     return true;
 }
-
 static void choose(struct program *p, int by) {
     struct job *j = p->selected;
     p->view.chosen = true;
@@ -3140,7 +3152,6 @@ static void prompt_edit(struct prompt *e, size_t at, size_t n, const char *with,
     memcpy(e->text + at, with, m);
     e->caret = e->mark = at + m; e->length += m - n;
 }
-
 static void prompt_history(struct prompt *e, int by) {
     int entry = e->entry + by;
     if (entry < 0 || entry < e->entries - HISTORY || entry > e->entries) return;
@@ -3236,7 +3247,6 @@ static void frame(struct fetcher *f, void *arg) {
     if (!v->on || fetcher_count(f) > 0 || v->log.used || p->speed[0])
         frame_at(p, f->now + (v->on && f->running ? TICK_US : 1000000));
 }
-
 static void keys_ready(struct fetcher *f, int fd, int events, void *arg);
 /* Take keys, as long as each line that they end is executed at once; for a slice, or until the rest
  * is the beginning of an escape sequence: it counts as an ESC when no more comes. What is left is
@@ -3310,7 +3320,6 @@ static void view_lost(struct fetcher *f, void *arg) {
     p->view.show = NULL; p->view.keys = p->prompt.open = false; p->view.key.used = 0;
     p->input[PROMPT].eof = true; feed(f, p);
 }
-
 static void keys_ready(struct fetcher *f, int fd, int events, void *arg) {
     struct program *p = arg; char bytes[4096]; ssize_t n = read(fd, bytes, sizeof bytes);
     bool error = n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR); (void)events;
@@ -3319,10 +3328,8 @@ static void keys_ready(struct fetcher *f, int fd, int events, void *arg) {
     else if (error) view_lost(f, p);
     else { out_add(&p->view.key, bytes, n > 0 ? (size_t)n : 0); keys_pump(f, p); }
 }
-
 static void suspend(struct fetcher *f, void *arg);
 static void give_up(struct fetcher *f, void *arg) { (void)arg; fetcher_stop(f); }
-
 static void interrupted(struct fetcher *f, void *arg) {
     struct program *p = arg;
     p->status = 128 + (int)tty.seen; leave(p);
@@ -3391,8 +3398,7 @@ static void view_open(struct program *p) {
  * Xlib may have read events into a queue of its own, where select() does not see them: so whatever
  * calls it ends with window_events(), which empties that. Once the window is there nothing waits
  * for the server, but for what a paste or a drop brings: it is drawn a line at a time, and only
- * while select() says that the connection takes it. So a stopped server costs frames, no time.
- */
+ * while select() says that the connection takes it. So a stopped server costs frames, no time. */
 #ifdef FETCHER_X11
 #include <X11/Xatom.h>
 #include <X11/Xft/Xft.h>
@@ -3427,7 +3433,6 @@ static void fill(struct window *w, enum ink ink, int x, int y, int width, int he
     if (width > 0 && height > 0)
         XFillRectangle(w->d, w->back, w->gc, x, y, (unsigned)width, (unsigned)height);
 }
-
 static bool font_open(struct window *w, int i) {
     FcPattern *pattern = FcFontRenderPrepare(NULL, w->pattern, w->set->fonts[i]);
     XftFont *font = pattern ? XftFontOpenPattern(w->d, pattern) : NULL;
@@ -3465,8 +3470,7 @@ static bool draw_line(struct window *w, const char *s, const char *end, int x, i
         bool escape = *s == 27; size = escape ? 3 : utf8_decode(s, &c);
         int width = escape || size == 0 ? 0 : wcwidth((wchar_t)c), part = 0x2590 - (int)c;
         if ((escape || n == (int)COUNT_OF(spec)) && n > 0) {
-            XftDrawGlyphFontSpec(w->draw, &w->ink[ink], spec, n);
-            n = 0;
+            XftDrawGlyphFontSpec(w->draw, &w->ink[ink], spec, n); n = 0;
             if (!escape && !server_listens(w)) return false;
         }
         if (escape) {
@@ -3525,8 +3529,7 @@ static void show_graph(struct program *p, struct window *w) {
     snprintf(peak + 9, sizeof peak - 9, "%s/s in two minutes", size_text(size, sizeof size,
                                                                          (double)most));
     if (most > 1) (void)draw_line(w, peak, peak + strlen(peak), w->pad, y);
-    copy_out(w, 0, y, w->width, w->graph);
-    w->graphed = p->sampled;
+    copy_out(w, 0, y, w->width, w->graph); w->graphed = p->sampled;
 }
 /* -- the picture ----------------------------------------------------------------------------- */
 /* The last lines that were said: a fifth of the window, or what the last key or command brought. */
@@ -3630,7 +3633,6 @@ static void copy(struct program *p, int which, Time time) {
     free(w->copied[which]); w->copied[which] = text;
     XSetSelectionOwner(w->d, which ? w->atom[CLIPBOARD] : XA_PRIMARY, w->id, time);
 }
-
 static void selection_want(struct window *w, Atom selection, Atom target, Time time) {
     w->wanted = selection;
     XConvertSelection(w->d, selection, target, selection, w->id, time);
@@ -3785,7 +3787,6 @@ static void window_off(struct program *p) {
     view_off(p); close(tty.fd);
     free(w->said.data); free(w->copied[0]); free(w->copied[1]);
 }
-
 static void window_again(struct fetcher *f, void *arg) { window_events(f, 0, 0, arg); }
 /* Take events, for a slice; what Xlib holds then is taken in the next turn. */
 static void window_events(struct fetcher *f, int fd, int events, void *arg) {
@@ -3877,8 +3878,7 @@ static int window_open(struct program *p) {
     v->on = v->keys = v->rows = v->color = v->redraw = p->prompt.open = p->prompt.stays = true;
     v->out = p->s.json || dash(p->s.output) ? &p->err : &p->out;
     v->show = window_show; v->off = window_off; v->pace = WINDOW_PACE_US;
-    out_add(&w->said, "", 1); w->said.used = 0;
-    frame_at(p, p->f->now);
+    out_add(&w->said, "", 1); w->said.used = 0; frame_at(p, p->f->now);
     return 0;
 }
 #else

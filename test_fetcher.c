@@ -1354,7 +1354,8 @@ static void look(struct fetcher *on, int fd, int events, void *arg) {
 
 static void test_slice(void) {
     struct fetcher_stats st;
-    int fd[2];
+    struct outcome late = {0};
+    int fd[2], before = -1;
     calls = 0;
     if (pipe(fd) < 0)
         die("pipe");
@@ -1364,10 +1365,16 @@ static void test_slice(void) {
     for (int i = 0; i < 20; i++)
         fetcher_start(f, &(struct fetcher_request){.url = url("/slice?size=200000"),
                       .on_data = slow_data, .on_done = count_done});
+    until(looks == 20);
+    fetcher_get(f, url("/late"), keep_outcome, &late);
+    until(late.calls);
+    before = calls;
     until(calls == 20);
-    /* One piece in each of: kick, sockets, finish, and start. */
-    ok(calls == 20 && pieces_between <= 4, "the slice: no more than %d pieces between two looks at the host (%d looks)",
+    ok(calls == 20 && pieces_between == 1, "the slice: no more than %d piece between two looks at the host (%d looks)",
        pieces_between, looks);
+    ok(late.code == FETCHER_OK && before < 20, "though each turn is spent, a newcomer is begun, served and ended: before %d of 20 others",
+       20 - before);
+    forget(&late);
     fetcher_stats(f, &st);
     ok(st.stall_max_us >= 30000 && strstr(st.culprit, "transfer"), "the meter names its culprit: %s",
        st.culprit);
@@ -1466,6 +1473,85 @@ static int set_agent(void *easy, void *arg) {
 static int refuse_setup(void *easy, void *arg) {
     (void)easy, (void)arg;
     return -1;
+}
+
+/* How many handles are spared, and the one that serves next. */
+static CURL *spared(int count) {
+    return f->spares == count && f->spare ? f->spare->easy : NULL;
+}
+
+/* A handle is used again, as long as there are transfers, and only if nothing has happened to it. */
+static void test_handles(void) {
+    const char *headers[] = {"X-One: 1", NULL};
+    struct outcome first, second, last = {0};
+    fetcher_id other = fetcher_get(f, url("/other?stall=head"), keep_outcome, &last);
+    char text[300];
+    first = FETCH(.url = url("/echo"));
+    CURL *easy = spared(1);
+    second = FETCH(.url = url("/echo"));
+    ok(easy && easy == spared(1) && second.code == FETCHER_OK && strcmp(first.data, second.data) == 0 &&
+       second.total_us > 0 && second.attempts == 1, "a handle is used again, and asks as the first time");
+    forget(&second);
+    second = FETCH(.url = url("/echo"), .headers = headers, .body = "a=b", .setup = set_agent);
+    ok(strstr(second.data, "X-One: 1") && easy == spared(1), "one with wishes of its own gets a handle of its own");
+    forget(&second);
+    second = FETCH(.url = url("/echo"), .method = "PUT");
+    ok(strstr(second.data, "PUT ") && easy == spared(1), "so does one with a method");
+    forget(&second);
+    snprintf(text, sizeof text, "http://me:secret@%s", url("/echo") + 7);
+    second = FETCH(.url = text);
+    ok(strstr(second.data, "Authorization: ") && easy == spared(1), "and one with a password");
+    forget(&second);
+    second = FETCH(.url = url("/echo"));
+    ok(easy == spared(1) && strcmp(first.data, second.data) == 0, "nothing of them is seen later");
+    forget(&second);
+    snprintf(text, sizeof text, "/r?redirect=%s", url("/there?size=10"));
+    second = FETCH(.url = url("%s", text));
+    ok(second.code == FETCHER_OK && f->spares == 0, "one that was redirected is not used again");
+    forget(&second);
+    second = FETCH(.url = url("/echo"));
+    ok(strcmp(first.data, second.data) == 0 && strstr(second.final_url, "/echo") && spared(1), "nor seen later");
+    forget(&second);
+    second = FETCH(.url = "http://127.0.0.1:1/", .retries = -1);
+    ok(second.code == FETCHER_NO_CONNECTION && f->spares == 0, "nor is one that failed: %s", second.message);
+    forget(&second);
+    second = FETCH(.url = url("/x?size=10&status=404"));
+    ok(second.code == FETCHER_HTTP && spared(1), "but a 404 is an answer");
+    forget(&second);
+    fetcher_cancel(f, other);
+    until(last.calls);
+    ok(f->spares == 0 && !f->spare, "when nothing is left to do, none is kept");
+    forget(&first);
+    forget(&last);
+}
+
+/* Which host a URL has does not depend on what was asked before. */
+static void test_hosts(void) {
+    const struct { const char *url; int host; } known[] = {
+        {"http://a.test/x", 0}, {"http://a.test/y", 0}, {"http://A.test/", 0}, {"http://a.test:80/z", 0},
+        {"http://b.test/", 1}, {"http://a.test/", 0}, {"https://a.test/", 2}, {"http://a.test:8080/", 3},
+        {"http://a.test:808/", 4}, {"http://a.test:8080/", 3}, {"http://a.tes/", 5}, {"http://me@a.test/", 0},
+        {"http://me@b.test/", 1}, {"http://a.test?x/", 0}, {"http://a.test#b.test/", 0}, {"http://b.test#@a.test/", 1},
+        {"http://a.test", 0}, {"ftp://a.test/", 6}, {"http://a.test:99999/", 6},
+        {"http://a.test/", 0}, {"http://a.test:99999/", 6},
+    };
+    struct host *host[7] = {NULL};
+    int bad = 0;
+    for (size_t i = 0; i < COUNT_OF(known); i++) {
+        const char *wrong = NULL;
+        struct host *h = url_host(f, known[i].url, &wrong);
+        if (!host[known[i].host])
+            host[known[i].host] = h;
+        for (int k = 0; k < 7; k++)
+            bad += (h == host[k]) != (k == known[i].host);
+        bad += (wrong != NULL) != (known[i].host == 6);
+        if (bad)
+            printf("# %s: %s\n", known[i].url, wrong ? wrong : "good");
+    }
+    ok(bad == 0, "each URL has its host");
+    while (f->hosts)
+        host_forget(f, container_of(f->hosts, struct host, name));
+    ok(!f->last, "and none is remembered that is gone");
 }
 
 static void test_request(void) {
@@ -2422,13 +2508,40 @@ static void test_priority(void) {
 }
 
 /* write(), in place of the system's: a disk may be slow. */
-static bool slow_disk;
+static int disk_ms, disk_writes;
 
 ssize_t write(int fd, const void *data, size_t n) {
     struct stat st;
-    if (slow_disk && fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
-        poll(NULL, 0, 50);
+    if (disk_ms && fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) {
+        disk_writes++;
+        poll(NULL, 0, disk_ms);
+    }
     return syscall(SYS_write, fd, data, n);
+}
+
+/* Each write takes longer than the slice: so a turn has one at most, whatever it belongs to. */
+static void test_slow_disk(void) {
+    struct fetcher_request rq = {.path = in_work(""), .on_done = count_done};
+    int size[] = {1000, 16384, 16385, 20000, 33000, 200000, 200000}, most = 0, good = 0, all = 0;
+    calls = 0;
+    disk_ms = 3;
+    for (int i = 0; i < (int)COUNT_OF(size); i++) {
+        rq.url = url("/w%d?size=%d", i, size[i]);
+        fetcher_start(f, &rq);
+    }
+    for (usec end = clock_us() + 20000000; calls < (int)COUNT_OF(size) && clock_us() < end; all += disk_writes) {
+        disk_writes = 0;
+        fetcher_step(f, 100);
+        most = disk_writes > most ? disk_writes : most;
+    }
+    disk_ms = 0;
+    for (int i = 0; i < (int)COUNT_OF(size); i++) {
+        char target[20], name[20];
+        snprintf(target, sizeof target, "/w%d", i);
+        snprintf(name, sizeof name, "w%d", i);
+        good += file_is(in_work(name), size[i], target, 0);
+    }
+    ok(most == 1 && good == (int)COUNT_OF(size), "on a slow disk a turn has %d write, of %d; %d files are right", most, all, good);
 }
 
 /* getaddrinfo(), in place of the system's: names that begin with "hang" take until they are told. */
@@ -5686,10 +5799,10 @@ static void scene_million(void) {
 }
 
 static void scene_disk(void) {
-    slow_disk = true;
+    disk_ms = 50;
     start_many(url("/d%%d?size=200000"), 4, (struct fetcher_request){.path = in_work("")});
     until(calls == 4);
-    slow_disk = false;
+    disk_ms = 0;
 }
 
 static void slow_host(struct fetcher *on, void *arg) {
@@ -6168,7 +6281,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(slice), TEST(meter), TEST(memory), TEST(request), TEST(redirect), TEST(urls), TEST(failures),
     TEST(timeouts), TEST(stream), TEST(cancel), TEST(pause), TEST(reentrancy), TEST(ids), TEST(exactly_once),
     TEST(random_states), TEST(memory_fails), TEST(two_fetchers), TEST(manners), TEST(limits), TEST(priority), TEST(parking),
-    TEST(free_in_lookup), TEST(connect_timeout), TEST(one_lookup_a_host), TEST(many), TEST(file), TEST(file_whole),
+    TEST(free_in_lookup), TEST(connect_timeout), TEST(one_lookup_a_host), TEST(many), TEST(handles), TEST(hosts), TEST(file), TEST(slow_disk), TEST(file_whole),
     TEST(file_trouble), TEST(disk_full), TEST(names), TEST(dispositions), TEST(directory), TEST(retry),
     TEST(backoff), TEST(retry_after), TEST(total), TEST(slow_rate), TEST(own_range), TEST(complete), TEST(beyond_4_gib), TEST(part_replaced),
     TEST(resume), TEST(resume_refused), TEST(interrupted_often), TEST(server_restart), TEST(resume_changed), TEST(stream_retry),
