@@ -847,8 +847,8 @@ static void write_file(const char *path, const char *text, size_t n) {
 }
 
 static void test_begin(void) {
-    snprintf(work, sizeof work, "/tmp/fetcher-test-%d", (int)getpid());
-    if (mkdir(work, 0700) < 0 || (f = fetcher_new()) == NULL)
+    strcpy(work, "/tmp/fetcher-test-XXXXXX");
+    if (!mkdtemp(work) || (f = fetcher_new()) == NULL)
         die("begin");
     server_open(&server, f, 0);
 }
@@ -5821,7 +5821,7 @@ static int nginx_port;
 
 static bool nginx_start(void) {
     char script[4000];
-    nginx_port = 20000 + (int)getpid() % 20000;
+    nginx_port = 20000 + (int)getpid() % 12000;         /* below those that the system gives out */
     snprintf(script, sizeof script,
              "command -v nginx openssl >/dev/null || exit 9; cd %s && mkdir -p www ca && "
              "san=$(for i in $(seq 40); do printf 'IP:127.0.9.%%s,' $i; done) && "
