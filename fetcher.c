@@ -270,7 +270,6 @@ static uint64_t node_weight(const struct node *n) {
     uint64_t w = ((uint64_t)n->key ^ n->seq << 32) * 0x9e3779b97f4a7c15u;
     return (w ^ w >> 29) * 0xbf58476d1ce4e5b9u;
 }
-
 static void tree_add(struct node **at, struct node *n) {
     struct node **end[2] = {&n->child[1], &n->child[0]};
     while (*at && node_weight(*at) > node_weight(n)) at = &(*at)->child[node_before(*at, n)];
@@ -398,7 +397,6 @@ static void timer_arm(struct fetcher *f, struct timer *t, usec due) {
     t->due.key = due; t->due.seq = ++f->serial;
     tree_add(&f->timers, &t->due);
 }
-
 fetcher_id fetcher_timer(struct fetcher *f, int64_t ms, call_fn *cb, void *arg) {
     struct timer *t = ms < 0 || !cb ? NULL : calloc(1, sizeof *t);
     if (!t) { errno = ms < 0 || !cb ? EINVAL : ENOMEM; return 0; }
@@ -409,7 +407,6 @@ fetcher_id fetcher_timer(struct fetcher *f, int64_t ms, call_fn *cb, void *arg) 
     timer_arm(f, t, f->now + (ms < FOREVER / 1000 ? ms * 1000 : FOREVER));
     return (fetcher_id)t->id.key;
 }
-
 int fetcher_timer_stop(struct fetcher *f, fetcher_id id) {
     struct node *n = tree_find(f->timer_ids, id);
     struct timer *t = n ? container_of(n, struct timer, id) : NULL;
@@ -448,20 +445,20 @@ static void step_done(struct fetcher *f, enum phase phase, int fd) {
     if (took > m->worst.took) m->worst = (struct step){phase, took, fd, m->touched};
     m->mark = f->now; m->touched = 0; m->fed = false;
 }
-/* May there be one more step? */
-static bool slice_left(struct fetcher *f) {
-    f->more |= f->now >= f->slice_end;
-    return f->now < f->slice_end;
+/* May there be one more step of a part, after so many? Its first is free. */
+static bool slice_left(struct fetcher *f, int steps) {
+    f->more |= steps > 0 && f->now >= f->slice_end;
+    return steps == 0 || f->now < f->slice_end;
 }
 /* Call the watches of one class that are ready. For the network's sockets the slice counts, and
  * where it ended the next turn begins: by this rotation the last of 900 sockets is heard. In debt
  * to the rate limit there is no more reading. A host's callback is never put off. */
 static void serve(struct fetcher *f, enum class class, enum phase phase) {
-    int n = f->top + 1, first = class == GUEST ? f->first : 0, events;
+    int n = f->top + 1, first = class == GUEST ? f->first : 0, events, steps = 0;
     for (int i = 0; i < n; i++) {
         int fd = (first + i) % n; bool rd = FD_ISSET(fd, &f->rd), wr = FD_ISSET(fd, &f->wr);
         if (f->watch[fd].class != class || !(rd || wr)) continue;
-        if (class == GUEST && !slice_left(f)) { f->first = fd; return; }
+        if (class == GUEST && !slice_left(f, steps++)) { f->first = fd; return; }
         events = (rd && !(class == GUEST && f->deaf) ? FETCHER_READ : 0) | (wr ? FETCHER_WRITE : 0);
         FD_CLR(fd, &f->rd); FD_CLR(fd, &f->wr);
         if (events &= f->watch[fd].events) f->watch[fd].cb(f, fd, events, f->watch[fd].arg);
@@ -471,7 +468,7 @@ static void serve(struct fetcher *f, enum class class, enum phase phase) {
 /* Rule 5: what was due and made when the turn began. A host's timer is gone before its callback. */
 static void run_timers(struct fetcher *f) {
     for (struct node *n; (n = tree_first(f->timers)) != NULL && n->key <= f->turn_now &&
-                         n->seq <= f->turn_serial && slice_left(f);) {
+                         n->seq <= f->turn_serial && slice_left(f, f->meter.steps[IN_TIMERS]);) {
         struct timer *t = container_of(n, struct timer, due); struct call call = t->call;
         if (t->id.key) fetcher_timer_stop(f, (fetcher_id)t->id.key); else timer_disarm(f, t);
         call.cb(f, call.arg); step_done(f, IN_TIMERS, -1);
@@ -534,22 +531,20 @@ static void turn_end(struct fetcher *f) {
 }
 /* What the network does in a turn stands below: what is due, what has ended, what waits. */
 static void guest_kick(struct fetcher *), finish_phase(struct fetcher *);
-static void start_phase(struct fetcher *), guest_ask(struct fetcher *);
+static void breathe(struct fetcher *), start_phase(struct fetcher *), guest_ask(struct fetcher *);
 static void sockets_phase(struct fetcher *f) { serve(f, GUEST, IN_SOCKETS); }
-/* All of it in one slice. A part that got nothing is the first of the next turn: so none starves,
- * and what can't be cut into steps (a write to a slow disk) comes once between two looks. */
+/* All of it in a slice, but for the first step of each part. Is it well over, what is left comes
+ * first in the next turn: so no part starves, and two writes to a slow disk never come together. */
 static void network(struct fetcher *f) {
-    static void (*const part[])(struct fetcher *) = {
-        guest_kick, sockets_phase, finish_phase, start_phase
-    };
+    static void (*const part[])(struct fetcher *) =
+        {guest_kick, sockets_phase, finish_phase, breathe, start_phase};
     int n = COUNT_OF(part), done = 0;
     f->slice_end = f->now + SLICE_US;
     do part[f->next_part](f), f->next_part = (f->next_part + 1) % n;
-    while (++done < n && slice_left(f));
-    if (done == n) f->next_part = 0;
+    while (++done < n && f->now < f->slice_end + SLICE_US / 2);
+    if (done == n) f->next_part = 0; else f->more = true;
     guest_ask(f);
 }
-
 int fetcher_dispatch(struct fetcher *f, const fd_set *rd, const fd_set *wr) {
     if (f->busy) return err(EBUSY);
     turn_begin(f, rd, wr);
@@ -772,7 +767,6 @@ static struct attempt *attempt_make(struct fetcher *f, bool usual, unsigned *bad
     *a = blank; *bad = set_common(a);
     return a;
 }
-
 static usec time_of(CURL *easy, CURLINFO info) {
     curl_off_t us = 0;
     return curl_easy_getinfo(easy, info, &us) == CURLE_OK ? us : 0;
@@ -1542,7 +1536,6 @@ static int file_take(struct transfer *t, const char *data, size_t n) {
     meta_write(t);
     return 0;
 }
-
 static bool name_taken(const char *path, unsigned long number) {
     char *name = name_numbered(path, number, ""); struct stat st;
     bool taken = name && lstat(name, &st) == 0;
@@ -1754,8 +1747,8 @@ static void collect(struct fetcher *f) {
 }
 
 static void start_phase(struct fetcher *f) {
-    struct host *h;
-    while (f->running < f->limit_total && (h = host_next(f)) != NULL && slice_left(f)) {
+    struct host *h; int steps = 0;
+    while (f->running < f->limit_total && (h = host_next(f)) && slice_left(f, steps++)) {
         struct transfer *t = container_of(tree_first(h->queue), struct transfer, queued);
         tree_remove(h->ready_in, &h->ready);
         h->ready.seq = ++f->serial;     /* now the other hosts come first */
@@ -1817,11 +1810,13 @@ static void attend(struct fetcher *f, struct transfer *t) {
 
 static void finish_phase(struct fetcher *f) {
     collect(f);
-    while (f->marked && slice_left(f)) {
+    for (int steps = 0; f->marked && slice_left(f, steps); steps++) {
         attend(f, container_of(tree_first(f->marked), struct transfer, mark));
         step_done(f, IN_FINISH, -1);
     }
-    while (f->breathless && !f->deaf && slice_left(f)) {
+}
+static void breathe(struct fetcher *f) {
+    for (int steps = 0; f->breathless && !f->deaf && slice_left(f, steps); steps++) {
         let_go(f, container_of(tree_first(f->breathless), struct attempt, breath));
         step_done(f, IN_FINISH, -1);
     }
@@ -1930,7 +1925,6 @@ static int want(struct fetcher *f, fetcher_id id, unsigned what, unsigned opposi
 int fetcher_cancel(struct fetcher *f, fetcher_id id) { return want(f, id, WANT_CANCEL, 0); }
 int fetcher_pause(struct fetcher *f, fetcher_id id) { return want(f, id, WANT_PAUSE, WANT_RESUME); }
 int fetcher_resume(struct fetcher *f, fetcher_id i) { return want(f, i, WANT_RESUME, WANT_PAUSE); }
-
 int fetcher_priority(struct fetcher *f, fetcher_id id, int priority) {
     struct transfer *t = transfer_find(f, id);
     if (!t) return -1;
@@ -3158,7 +3152,6 @@ static void prompt_history(struct prompt *e, int by) {
     const char *line = (e->entry = entry) < e->entries ? e->history[entry % HISTORY] : "";
     prompt_edit(e, 0, e->length, line, strlen(line));
 }
-
 static void prompt_enter(struct program *p) {
     struct prompt *e = &p->prompt;
     char *copy = e->length && !e->too_long ? text_join(e->text, "") : NULL;
@@ -3343,7 +3336,6 @@ static const struct { int number; call_fn *call; } handled[] = {
     {SIGSEGV, NULL}, {SIGBUS, NULL}, {SIGFPE, NULL}, {SIGILL, NULL}, {SIGABRT, NULL},
     {SIGQUIT, NULL}
 };
-
 static void on_signal(int number) {
     bool ends = number == SIGINT || number == SIGTERM; int saved = errno, i = 0;
     while (handled[i].number != number) i++;

@@ -2524,7 +2524,7 @@ static void test_slow_disk(void) {
     struct fetcher_request rq = {.path = in_work(""), .on_done = count_done};
     int size[] = {1000, 16384, 16385, 20000, 33000, 200000, 200000}, most = 0, good = 0, all = 0;
     calls = 0;
-    disk_ms = 3;
+    disk_ms = 5;
     for (int i = 0; i < (int)COUNT_OF(size); i++) {
         rq.url = url("/w%d?size=%d", i, size[i]);
         fetcher_start(f, &rq);
