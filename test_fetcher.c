@@ -7080,6 +7080,10 @@ int main(int argc, char **argv) {
         test[i].run();
         test_end();
     }
+    if (passed + failed + skipped == 0) {
+        fprintf(stderr, "test_fetcher: no test has \"%s\" in its name\n", argc > 1 ? argv[1] : "");
+        return 2;
+    }
     printf("1..%d\n", passed + failed + skipped);
     printf(skipped ? "%d passed, %d failed, %d skipped\n" : "%d passed, %d failed\n", passed, failed,
            skipped);
