@@ -168,7 +168,8 @@ struct head {
 enum lookup { NO_LOOKUP, LOOKUP_EXPECTED, LOOKUP_RUNNING };
 /* One request on the wire. It outlives its transfer if that is given up in a lookup ("parked"). */
 struct attempt {
-    struct fetcher *f; struct transfer *transfer;       /* transfer NULL: parked */
+    struct fetcher *f; struct transfer *transfer;
+    struct host *host;          /* where it is parked; then transfer is NULL */
     struct attempt *next;       /* in f->spare */
     CURL *easy; struct curl_slist *headers; long buffer;
     bool usual;                 /* the handle has our own settings only: see attempt_free() */
@@ -280,7 +281,6 @@ static void tree_add(struct node **at, struct node *n) {
     }
     *end[0] = *end[1] = NULL; *at = n; n->in = true;
 }
-
 static void tree_remove(struct node **at, struct node *n) {
     struct node *half[2] = {n->child[0], n->child[1]};
     if (!n->in) return;
@@ -518,7 +518,6 @@ static void turn_begin(struct fetcher *f, const fd_set *rd, const fd_set *wr) {
     for (int fd = f->top; fd >= 0 && m->trace; fd--)
         if (FD_ISSET(fd, rd) || FD_ISSET(fd, wr)) m->woke = fd;
 }
-
 static void turn_end(struct fetcher *f) {
     struct meter *m = &f->meter; usec stall = f->now - m->began; int i = 0;
     while (i < FETCHER_BUCKETS - 1 && stall >= stall_bound(i)) i++;
@@ -642,6 +641,7 @@ static void lookup_set(struct attempt *a, enum lookup lookup) {
  * can wait like that too (CURLOPT_PIPEWAIT), but then starts hundreds in one call. */
 static void scout_over(struct attempt *a, bool found) {
     struct host *h = a->transfer->host;
+    if (!found && a->lookup == LOOKUP_RUNNING) return;  /* the host has no second: see unpark() */
     if (found) { h->known = a->f->now + KNOWN_US; lookup_set(a, NO_LOOKUP); }
     if (a->scout) { h->looking--; mark(a->f, a->transfer, 0); }
     a->scout = false;
@@ -715,10 +715,9 @@ static long buffer_size(const struct fetcher *f) {
  * then nothing is cached. With OpenSSL a hashed directory alone is better: only one is read. */
 static unsigned set_common(struct attempt *a) {
     CURL *e = a->easy; unsigned bad = 0;
-    SET(PRIVATE, a); SET(ERRORBUFFER, a->error); SET(BUFFERSIZE, a->buffer);
-    SET(HEADERDATA, a); SET(WRITEDATA, a);
+    SET(PRIVATE, a); SET(HEADERDATA, a); SET(WRITEDATA, a); SET(ERRORBUFFER, a->error);
     SET(RESOLVER_START_FUNCTION, on_resolver_start); SET(RESOLVER_START_DATA, a);
-    SET(OPENSOCKETFUNCTION, on_open_socket); SET(OPENSOCKETDATA, a);
+    SET(OPENSOCKETFUNCTION, on_open_socket); SET(OPENSOCKETDATA, a); SET(BUFFERSIZE, a->buffer);
     SET(NOSIGNAL, 1L); SET(CONNECTTIMEOUT, 1000000L); SET(FOLLOWLOCATION, 1L);
     SET(MAXREDIRS, (long)REDIRECTS_MAX); SET(SUPPRESS_CONNECT_HEADERS, 1L);
     SET(USERAGENT, "fetcher/" FETCHER_VERSION);
@@ -741,16 +740,16 @@ static void handle_free(struct attempt *a) {
  * leave a trace, it is spared for the next: a new one costs a tenth of what a small file does. */
 static void attempt_free(struct attempt *a) {
     if (!a) return;
-    struct fetcher *f = a->f;
+    struct fetcher *f = a->f; long os = 0;
     if (a->transfer) a->transfer->attempt = NULL;
+    curl_easy_getinfo(a->easy, CURLINFO_OS_ERRNO, &os); a->usual &= !os && !a->headers;
     lookup_set(a, NO_LOOKUP);
     tree_remove(&f->breathless, &a->breath); tree_remove(&f->attempts, &a->all);
     curl_multi_remove_handle(f->multi, a->easy);
-    if (f->transfers && f->spares < SPARES_MAX && a->usual && !a->headers && a->done && !a->result) {
+    if (f->transfers && f->spares < SPARES_MAX && a->usual && a->done && !a->result) {
         a->next = f->spare; f->spare = a; f->spares++;
     } else handle_free(a);
 }
-
 static struct attempt *spare_take(struct fetcher *f) {
     struct attempt *a = f->spare;
     if (a) { f->spare = a->next; f->spares--; }
@@ -891,11 +890,13 @@ static const char *url_origin(const char *url, char *origin, size_t room) {
 /* The host of a URL; what is not a URL has one too, of no name. To take a URL apart is slow, and
  * most come in runs from one host: so the last one is known by its beginning, up to the path. */
 static struct host *url_host(struct fetcher *f, const char *url, const char **wrong) {
-    char origin[512] = "://"; const char *name = strstr(url, "://");
-    size_t n = name ? (size_t)(name - url) + 3 + strcspn(name + 3, "/?#") : 0;
-    bool fits = name && url[n] == '/' && n < sizeof f->authority && !*wrong;
+    char origin[512] = "://"; size_t n = strcspn(url, ":/?#");
+    bool good = !strncmp(url + n, "://", 3) && !strchr("/?#", url[n + 3]);
+    n += good ? 3 + strcspn(url + n + 3, "/?#") : 0;
+    bool fits = good && !*wrong && url[n] == '/' && n < sizeof f->authority;
     if (fits && f->last && strncmp(url, f->authority, n) == 0 && !f->authority[n]) return f->last;
     if (!*wrong) *wrong = url_origin(url, origin, sizeof origin);
+    if (!*wrong && !good) *wrong = "not a URL";         /* libcurl takes http:/x and http:///x */
     struct host *h = host_get(f, origin);
     if (!fits || *wrong || !h) return h;
     memcpy(f->authority, url, n); f->authority[n] = '\0';
@@ -1482,7 +1483,7 @@ static int part_write(struct transfer *t, const char *data, size_t n) {
 static int part_spill(struct transfer *t) {
     struct body *b = t->body; size_t n = (size_t)b->have; char *data = b->data;
     b->data = NULL; b->room = 0; b->have = 0;
-    int result = data ? part_write(t, data, n) : 0;
+    int result = part_write(t, data, n);
     free(data);
     return result;
 }
@@ -1628,9 +1629,16 @@ static void transfer_stop(struct fetcher *f, struct transfer *t) {
     f->running -= t->in_flight; t->host->running -= t->in_flight;
     t->in_flight = t->held = false;
     if (a) { tree_remove(&f->breathless, &a->breath); scout_over(a, false); }
-    if (a && a->lookup == LOOKUP_RUNNING) { a->transfer = NULL; t->attempt = NULL; }
-    else if (a) { lookup_set(a, NO_LOOKUP); curl_multi_remove_handle(f->multi, a->easy); }
+    if (a && a->lookup == LOOKUP_RUNNING) {
+        a->transfer = NULL; t->attempt = NULL; a->host = t->host; a->host->users++;
+    } else if (a) { lookup_set(a, NO_LOOKUP); curl_multi_remove_handle(f->multi, a->easy); }
     host_place(f, t->host);
+}
+/* A parked lookup is over. Until then its host has no other: who finds an address in libcurl's
+ * cache goes on with that, though its own lookup still runs, and at its end waits for that. */
+static void unpark(struct fetcher *f, struct attempt *a) {
+    a->host->looking -= a->scout; a->host->users--; f->more = true;
+    host_place(f, a->host); host_forget(f, a->host);
 }
 
 static void tell(struct fetcher *f, struct transfer *t, bool last) {
@@ -1742,7 +1750,7 @@ static void collect(struct fetcher *f) {
         a->done = true; a->result = m->data.result;
         lookup_set(a, NO_LOOKUP);
         if (a->transfer) mark(f, a->transfer, WANT_END);
-        else attempt_free(a);            /* it was parked */
+        else { unpark(f, a); attempt_free(a); }
     }
 }
 
@@ -1796,7 +1804,7 @@ static void attend(struct fetcher *f, struct transfer *t) {
     } else if ((want & WANT_PAUSE) && t->state != FETCHER_PAUSED) {
         if (t->in_flight && (t->rq.on_data || t->body->no_range)) {
             t->held = true; scout_over(a, false);
-            tree_remove(&f->breathless, &a->breath);
+            tree_remove(&f->breathless, &a->breath); a->usual = false;
             curl_easy_pause(a->easy, CURLPAUSE_ALL);
         } else { transfer_stop(f, t); attempt_free(t->attempt); }
         set_state(f, t, FETCHER_PAUSED);
@@ -1999,8 +2007,7 @@ struct fetcher *fetcher_new(void) {
     most = limit.rlim_cur < 2 * FD_SETSIZE ? (int)limit.rlim_cur : 2 * FD_SETSIZE;
     int high = piped ? fcntl(f->pipe[0], F_DUPFD_CLOEXEC, most - 1) : -1;
     if (high >= 0) close(high);
-    if (piped && set_flags(f->pipe[0], O_NONBLOCK) == 0 &&
-        set_flags(f->pipe[1], O_NONBLOCK) == 0 &&
+    if (piped && set_flags(f->pipe[0], O_NONBLOCK) == 0 && set_flags(f->pipe[1], O_NONBLOCK) == 0 &&
         watch_set(f, f->pipe[0], POST, FETCHER_READ, post_ready, NULL) == 0 && guest_open(f) == 0 &&
         fetcher_limit(f, 16, 6, 0) == 0)
         return f;
@@ -2014,6 +2021,8 @@ void fetcher_free(struct fetcher *f) {
     if (!f || f->busy) return;
     f->busy = f->closing = true;
     while (f->transfers) cancel_now(f, container_of(f->transfers, struct transfer, id));
+    for (struct node *n = tree_first(f->attempts); n; n = tree_next(f->attempts, n))
+        unpark(f, container_of(n, struct attempt, all));
     while (f->hosts) host_forget(f, container_of(f->hosts, struct host, name));
     while (f->timer_ids) fetcher_timer_stop(f, (fetcher_id)f->timer_ids->key);
     bool quick = f->curl_version >= 0x075700, parked = f->attempts != NULL;
@@ -2536,17 +2545,16 @@ static int job_setup(void *e, void *arg) {
     return bad ? -1 : 0;
 }
 static bool job_launch(struct program *p, struct job *j) {
-    bool stream = p->s.output && listed(p->s.output, "- /dev/null");
-    const char *name = j->name ? j->name : "", *dir = *name == '/' || (*name && !p->s.dir) ? "" :
-                       p->s.dir ? p->s.dir : ".";       /* without a name the library finds one */
+    struct settings *s = &p->s; bool stream = s->output && listed(s->output, "- /dev/null");
+    const char *name = j->name ? j->name : "", *dir = *name == '/' || (*name && !s->dir) ? "" :
+                       s->dir ? s->dir : ".";           /* without a name the library finds one */
     char *base = text_join(dir, *dir && dir[strlen(dir) - 1] != '/' ? "/" : "");
     char *path = base && !stream ? text_join(base, name) : NULL;
-    struct fetcher_request rq = p->s.rq;
+    struct fetcher_request rq = s->rq;
     rq.url = j->url; rq.path = path; rq.every_ms = j->every_ms;
     rq.priority = j->priority; rq.arg = j; rq.on_data = stream ? job_data : NULL;
     rq.on_progress = job_progress; rq.on_done = job_done;
-    if (p->s.agent || p->s.user || p->s.proxy || p->s.cacert || p->s.insecure || p->s.netrc ||
-        p->cookies)
+    if (s->agent || s->user || s->proxy || s->cacert || s->insecure || s->netrc || p->cookies)
         rq.setup = job_setup;
     j->transfer = stream || path ? fetcher_start(p->f, &rq) : 0;
     free(base); free(path);
@@ -3493,7 +3501,6 @@ static int line_y(const struct window *w, int line) {
     return line == 0 ? w->pad + w->pad / 2 : line == w->lines - 1 ? w->height - w->pad - w->line
          : 3 * w->pad + line * w->line;
 }
-
 static bool show_line(struct window *w, int i, const char *s, size_t n) {
     int y = line_y(w, i), x = i == 0 ? 2 * w->pad : w->pad, edge = i == 0 ? w->pad : 0;
     bool chosen = n > 4 && memcmp(s, "\033[1m>", 5) == 0;
@@ -3793,7 +3800,6 @@ static void window_events(struct fetcher *f, int fd, int events, void *arg) {
     view_lost(f, p);
     complain(p, w->dead ? "the X server is gone" : "the window is closed", "downloads go on");
 }
-
 static int error_ignored(Display *d, XErrorEvent *e) { (void)d, (void)e; return 0; }
 static int server_gone(Display *d) { (void)d; window.dead = true; return 0; }
 static void server_left(Display *d, void *arg) { (void)d, (void)arg; }  /* and don't exit */

@@ -1515,6 +1515,13 @@ static void test_handles(void) {
     second = FETCH(.url = "http://127.0.0.1:1/", .retries = -1);
     ok(second.code == FETCHER_NO_CONNECTION && f->spares == 0, "nor is one that failed: %s", second.message);
     forget(&second);
+    second = FETCH(.url = url("/echo"));
+    easy = spared(1);
+    forget(&second);
+    snprintf(text, sizeof text, "http://two.test:%d/echo", server.port);
+    second = FETCH(.url = text);
+    ok(easy && second.code == FETCHER_OK && f->spares == 0, "nor one that was refused by an address, and has the number of that error");
+    forget(&second);
     second = FETCH(.url = url("/x?size=10&status=404"));
     ok(second.code == FETCHER_HTTP && spared(1), "but a 404 is an answer");
     forget(&second);
@@ -1602,11 +1609,12 @@ static void test_urls(void) {
         {"http://a b/", "space"}, {"http://a/\x1b[2J", "control"}, {"ftp://example.org/", "only http"},
         {"file:///etc/passwd", "only http"}, {"http://example.org:99999/", "port"},
         {"http://u:secret@example.org:99999/", "port"}, {"javascript:alert(1)", "not a URL"},
+        {"http:/127.0.0.1/x", "not a URL"}, {"http:///127.0.0.1/x", "not a URL"}, {"http:127.0.0.1/x", "not a URL"},
     };
     struct outcome o;
     char with_slashes[300];
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        o = FETCH(.url = bad[i].url);
+        o = FETCH(.url = bad[i].url, .path = in_work(""));
         ok(o.code == FETCHER_BAD_URL && strstr(o.message, bad[i].words) && o.attempts == 0 &&
            !strstr(o.url, "secret") && !strchr(o.url, '\x1b'), "bad URL: \"%s\": %s", o.url, o.message);
         forget(&o);
@@ -2561,6 +2569,10 @@ int getaddrinfo(const char *node, const char *service, const struct addrinfo *hi
     }
     if (node && strncmp(node, "local", 5) == 0)
         node = "127.0.0.1";
+    if (node && strcmp(node, "two.test") == 0) {        /* where nobody listens, and where the server does */
+        int bad = real("127.0.0.2", service, hints, result);
+        return bad ? bad : real("127.0.0.1", service, hints, &(*result)->ai_next);
+    }
     return real(node, service, hints, result);
 }
 
@@ -2613,6 +2625,26 @@ static void test_parking(void) {
     fetcher_cancel(f, (fetcher_id)tree_first(f->transfers)->key);
     hang_end();
     ok(f->lookups == 0 && f->attempts == NULL, "when the lookups end, the parked handles are freed");
+}
+
+/* Two lookups of one name: whose ends first would leave the other its address, and libcurl waits for a lookup that still
+ * runs when its transfer ends. */
+static void test_second_lookup(void) {
+    struct outcome first = {0}, second = {0};
+    hang_begin();
+    fetcher_id id = fetcher_get(f, "http://hang.test/", keep_outcome, &first);
+    until(lookups_begun);
+    fetcher_cancel(f, id);
+    until(first.calls);
+    fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/", .on_done = keep_outcome, .arg = &second, .retries = -1});
+    for (int i = 0; i < 20; i++)
+        fetcher_step(f, 2);
+    ok(lookups_begun == 1 && f->waiting == 1 && f->lookups == 1, "a host has no second lookup while one runs that was given up");
+    hang_end();
+    until(second.calls);
+    ok(second.code == FETCHER_NO_HOST && lookups_begun == 2 && !f->hosts, "and then it has: %s", second.message);
+    forget(&first);
+    forget(&second);
 }
 
 /* At the end: cleaning up must not wait for a lookup that hangs. */
@@ -3283,8 +3315,13 @@ static void test_pause_in_lookup(void) {
     until(lookups_begun);
     ok(f->running == 1, "others wait for a scout");
     fetcher_pause(f, id);
-    until(f->running == 2);
-    ok(f->running == 2, "but not for one that is paused");
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED);
+    for (int i = 0; i < 10; i++)
+        fetcher_step(f, 2);
+    ok(f->running == 1 && lookups_begun == 1, "also when it is paused");
+    (void)!write(hang_pipe[1], "x", 1);
+    until(lookups_begun > 1);
+    ok(lookups_begun > 1, "until its lookup is over");
     fetcher_cancel(f, id);
     fetcher_cancel(f, id + 1);
     hang_end();
@@ -6280,7 +6317,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(fd_setsize), TEST(post), TEST(post_threads), TEST(no_descriptors), TEST(run), TEST(eintr), TEST(foreign_loop),
     TEST(slice), TEST(meter), TEST(memory), TEST(request), TEST(redirect), TEST(urls), TEST(failures),
     TEST(timeouts), TEST(stream), TEST(cancel), TEST(pause), TEST(reentrancy), TEST(ids), TEST(exactly_once),
-    TEST(random_states), TEST(memory_fails), TEST(two_fetchers), TEST(manners), TEST(limits), TEST(priority), TEST(parking),
+    TEST(random_states), TEST(memory_fails), TEST(two_fetchers), TEST(manners), TEST(limits), TEST(priority), TEST(parking), TEST(second_lookup),
     TEST(free_in_lookup), TEST(connect_timeout), TEST(one_lookup_a_host), TEST(many), TEST(handles), TEST(hosts), TEST(file), TEST(slow_disk), TEST(file_whole),
     TEST(file_trouble), TEST(disk_full), TEST(names), TEST(dispositions), TEST(directory), TEST(retry),
     TEST(backoff), TEST(retry_after), TEST(total), TEST(slow_rate), TEST(own_range), TEST(complete), TEST(beyond_4_gib), TEST(part_replaced),
