@@ -174,20 +174,23 @@ struct fetcher_request {
      * elsewhere; -1: no limit. */
     int64_t max_bytes;
 
-    /* Time limits in ms. 0 is the usual, -1 none. */
+    /* Time limits in ms. 0 is the usual, -1 none. To wait in the queue counts
+     * for total_ms alone, and only once there has been an attempt. (A lookup
+     * that was given up runs on by itself; until it ends, what else is asked
+     * of its host waits.) */
     int64_t connect_ms;         /* lookup, connect, TLS; usual 30000 */
     int64_t stall_ms;           /* no byte has come or gone; usual 30000 */
     int64_t total_ms;           /* of all attempts together; usual none */
 
     /* How often to try again after what may pass: a name not found, no
      * connection, a stall, a body cut short, an answer that is broken, status
-     * 408, 425, 429, 500, 502, 503, 504. 0 is the
-     * usual 5, -1 never. The waits grow from 1 s to 60 s, at random up to
-     * that ("full jitter"); Retry-After (seconds or a date, at most an hour)
-     * holds back every transfer to that host. A retry goes on behind the
-     * bytes that are there, if the server proves that they are the same. A
-     * method other than GET, HEAD, PUT, DELETE, OPTIONS is tried again only
-     * if no connection came about or the status asks for it (429, 503). */
+     * 408, 425, 429, 500, 502, 503, 504. 0 is the usual 5, -1 never. The
+     * waits grow from 1 s to 60 s, at random up to that ("full jitter");
+     * Retry-After (seconds or a date, at most an hour) holds back every
+     * transfer to that host. A retry goes on behind the bytes that are there,
+     * if the server proves that they are the same. A method other than GET,
+     * HEAD, PUT, DELETE, OPTIONS is tried again only if no connection came
+     * about or the status asks for it (429, 503). */
     int retries;
 
     enum fetcher_existing existing;
