@@ -5036,10 +5036,13 @@ static bool tool(const char *name) {
     return c.status == 0;
 }
 
-/* Two servers that start at once may get into each other's way: one that says nothing for 10 s is given up. */
+/* Each server has a display of its own, that no other run and no earlier server has: two that looked for a free one at
+ * the same time have got into each other's way. One that says nothing for 10 s is given up. */
 static bool xvfb_start(void) {
+    static int servers;
     int number[2], null;
-    char fd[16];
+    char fd[16], display[16];
+    snprintf(display, sizeof display, ":%d", 100 + (int)getpid() % 500 * 100 + servers++ % 100);
     if (pipe(number) < 0 || (desk.server = fork()) < 0)
         die("fork");
     if (desk.server == 0) {
@@ -5047,7 +5050,7 @@ static bool xvfb_start(void) {
         dup2(null, 1);
         dup2(null, 2);
         snprintf(fd, sizeof fd, "%d", number[1]);
-        execlp("Xvfb", "Xvfb", "-displayfd", fd, "-screen", "0", "1280x900x24", "-noreset", "-nolisten", "tcp", (char *)NULL);
+        execlp("Xvfb", "Xvfb", display, "-displayfd", fd, "-screen", "0", "1280x900x24", "-noreset", "-nolisten", "tcp", (char *)NULL);
         _exit(127);
     }
     close(number[1]);
