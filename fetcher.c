@@ -1588,8 +1588,10 @@ static int file_commit(struct transfer *t) {
     return bad ? fail_file(t, "write", b->path) : 0;
 }
 /* A .part stays if another process can continue it. */
-static void body_free(struct body *b) {
+static void body_free(struct transfer *t) {
+    struct body *b = t->body;
     if (b->fd >= 0) {
+        if (b->data) (void)part_spill(t);
         if ((b->have == 0 || !b->meta || !validator(b)) && stands_as(b->fd, b->part)) {
             unlink(b->part);
             if (b->meta) meta_remove(b);
@@ -1680,8 +1682,7 @@ static bool round_over(struct fetcher *f, struct transfer *t) {
     tell(f, t, last); attempt_free(t->attempt);
     while (!f->transfers && f->spare) handle_free(spare_take(f));
     if (!last) { sleep_until_round(f, t); return true; }
-    if (t->body && t->body->fd >= 0 && t->body->data) (void)part_spill(t);
-    if (t->body) body_free(t->body);
+    if (t->body) body_free(t);
     timer_disarm(f, &t->timer); tree_remove(&f->marked, &t->mark);
     t->host->users--; host_forget(f, t->host); free(t->shown); free(t);
     return false;
@@ -2532,7 +2533,8 @@ static int job_data(struct fetcher *f, const void *data, size_t size, void *arg)
     out_add(o, data, size); out_flush(f, o, false);
     return 0;
 }
-/* Options that are libcurl's own business. Trust is in the file alone: in no directory. */
+/* Options that are libcurl's own business. Trust is in the file alone: in no directory. With no
+ * handle it fails if there is anything to set. */
 static int job_setup(void *e, void *arg) {
     struct program *p = ((struct job *)arg)->p; struct settings *s = &p->s; unsigned bad = 0;
     if (s->agent) SET(USERAGENT, s->agent);
@@ -2554,8 +2556,7 @@ static bool job_launch(struct program *p, struct job *j) {
     rq.url = j->url; rq.path = path; rq.every_ms = j->every_ms;
     rq.priority = j->priority; rq.arg = j; rq.on_data = stream ? job_data : NULL;
     rq.on_progress = job_progress; rq.on_done = job_done;
-    if (s->agent || s->user || s->proxy || s->cacert || s->insecure || s->netrc || p->cookies)
-        rq.setup = job_setup;
+    if (job_setup(NULL, j) < 0) rq.setup = job_setup;   /* else handles may be used again */
     j->transfer = stream || path ? fetcher_start(p->f, &rq) : 0;
     free(base); free(path);
     if (!j->transfer) return false;
