@@ -1355,7 +1355,7 @@ static void look(struct fetcher *on, int fd, int events, void *arg) {
 static void test_slice(void) {
     struct fetcher_stats st;
     struct outcome late = {0};
-    int fd[2], before = -1;
+    int fd[2], before;
     calls = 0;
     if (pipe(fd) < 0)
         die("pipe");
@@ -5088,10 +5088,13 @@ static bool desk_open(const char *what) {
     return true;
 }
 
+/* Fonts are to end with their last user. Xft would keep them until the display is closed, and then free their glyphs after
+ * Xrender has forgotten the display: Xrender takes it up again, and the next display at that address gets what was freed. */
 static void desk_close(void) {
     FcFontSetDestroy(window.set);
     FcPatternDestroy(window.pattern);
     kill(desk.server, SIGCONT);
+    XftDefaultSet(desk.d, FcPatternBuild(NULL, XFT_MAX_UNREF_FONTS, FcTypeInteger, 0, (char *)NULL));
     for (int i = 0; i < window.fonts; i++)
         XftFontClose(desk.d, window.font[i]);
     XCloseDisplay(desk.d);
