@@ -5118,6 +5118,14 @@ static void xdo(const char *format, ...) {
 
 static Atom atom_of(const char *name) { return XInternAtom(desk.d, name, False); }
 
+/* Give a selection what this command prints. xclip goes into the background, and may only then be its owner. */
+static void offer(const char *selection, const char *command) {
+    Window before = XGetSelectionOwner(desk.d, atom_of(selection));
+    Window now = before;
+    xdo("%s | xclip -selection %s >/dev/null 2>&1", command, selection);
+    until((now = XGetSelectionOwner(desk.d, atom_of(selection))) != before && now != None);
+}
+
 /* A property, as text; "" if there is none. */
 static const char *property(Window id, const char *name) {
     static char text[300];
@@ -5153,6 +5161,14 @@ static Window window_of(pid_t pid) {
     if (child)
         XFree(child);
     return found;
+}
+
+/* What the window has copied, when it has. */
+static struct child copied(struct gui *g, const char *selection) {
+    until(XGetSelectionOwner(desk.d, atom_of(selection)) == g->id);
+    char script[100];
+    snprintf(script, sizeof script, "xclip -o -selection %s", selection);
+    return SH(script);
 }
 
 static void gui_start(struct gui *g, const char *const *argv) {
@@ -5224,7 +5240,7 @@ static void test_window(void) {
     until(pixels(&g, RED, false, line_y(&window, 2), 2000) > 0);
     ok(pixels(&g, RED, false, line_y(&window, 2), 2000) > 0, "in the window as well, in red");
     xdo("xdotool type --delay 2 'limit 400k'; xdotool key shift+Home ctrl+c BackSpace");
-    struct child c = SH("xclip -o -selection clipboard");
+    struct child c = copied(&g, "CLIPBOARD");
     ok(strcmp(c.text[0], "limit 400k") == 0, "^C copies what shift selects: %s", c.text[0]);
     child_free(&c);
     xdo("xdotool key ctrl+v Left Left Delete 0 Home Delete l Return");
@@ -5266,7 +5282,7 @@ static void test_window_rows(void) {
     xdo("xdotool key g j f");
     ok(tells(&g, "2 put first"), "f puts it first");
     xdo("xdotool key g key Page_Down key ctrl+c");
-    struct child c = SH("xclip -o -selection clipboard");
+    struct child c = copied(&g, "CLIPBOARD");
     ok(strstr(c.text[0], "/row"), "^C copies the row's URL");
     child_free(&c);
     xdo("xdotool key question");
@@ -5285,33 +5301,33 @@ static void test_window_rows(void) {
 
 static void test_window_paste(void) {
     struct gui g;
-    char *list, *big = malloc(400000);
-    size_t used = 0;
+    char command[300];
     if (!desk_open("window_paste"))
         return;
-    if (!big || (list = malloc(40000)) == NULL)
-        die("malloc");
     GUI(&g, NULL);
-    for (int i = 0; i < 200; i++)
-        used += (size_t)sprintf(list + used, "%s\n", url("/pasted%d?size=100", i));
-    write_file(in_work("pasted"), list, used);
-    xdo("xclip -selection clipboard -i %s >/dev/null 2>&1; xdotool key ctrl+v", in_work("pasted"));
+    snprintf(command, sizeof command, "seq -f '%s' 0 199", url("/pasted%%g?size=100"));
+    offer("CLIPBOARD", command);
+    xdo("xdotool key ctrl+v");
     until(names_in(in_work("gui")) == 200);
     ok(names_in(in_work("gui")) == 200, "200 URLs are pasted from the clipboard: %d", names_in(in_work("gui")));
-    xdo("printf 'jobs 7' | xclip -selection primary >/dev/null 2>&1; xdotool mousemove --window %lu 100 %d click 2 key Return", g.id, line_y(&window, 0) + 3);
+    offer("PRIMARY", "printf 'jobs 7'");
+    xdo("xdotool mousemove --window %lu 100 %d click 2 key Return", g.id, line_y(&window, 0) + 3);
     ok(tells(&g, "7 at the same time"), "the middle button pastes the selection");
-    memset(big, 'x', 400000);
-    write_file(in_work("big"), big, 400000);
-    xdo("xclip -selection clipboard -i %s >/dev/null 2>&1; xdotool key ctrl+v", in_work("big"));
+    offer("CLIPBOARD", "printf '%0400000d' 0");
+    xdo("xdotool key ctrl+v");
     ok(tells(&g, "the paste: it is too large"), "what is too large is refused");
-    xdo("printf 'jo\\033[201~bs\\001 9' | xclip -selection clipboard >/dev/null 2>&1; xdotool key ctrl+v Return");
+    offer("CLIPBOARD", "printf 'jo\\033[201~bs\\001 9'");
+    xdo("xdotool key ctrl+v Return");
     ok(tells(&g, "jo: not a URL and not a command"), "control characters are no keys");
-    xdo("printf 'jobs 5 and more' | xclip -selection clipboard >/dev/null 2>&1; xdotool key ctrl+v");
+    offer("CLIPBOARD", "printf 'jobs 5 and more'");
+    int bare = pixels(&g, INK, false, 0, line_y(&window, 1));
+    xdo("xdotool key ctrl+v");
+    until(pixels(&g, INK, false, 0, line_y(&window, 1)) > bare + 10);
     xdo("xdotool mousemove --window %lu %d %d mousedown 1 mousemove_relative -- %d 0 mouseup 1", g.id, 2 * window.pad + 6 * window.cell + 1,
         line_y(&window, 0) + 3, 9 * window.cell);
     until(pixels(&g, MARKED, false, 0, line_y(&window, 1)) > 0);
     ok(pixels(&g, MARKED, false, 0, line_y(&window, 1)) > 0, "the mouse selects");
-    struct child c = SH("xclip -o -selection primary");
+    struct child c = copied(&g, "PRIMARY");
     ok(strcmp(c.text[0], " and more") == 0, "and that is the selection: \"%s\"", c.text[0]);
     child_free(&c);
     c = SH("xclip -o -selection primary -t TARGETS; xclip -o -selection primary -t image/png");
@@ -5321,8 +5337,6 @@ static void test_window_paste(void) {
     ok(tells(&g, "5 at the same time"), "which a key takes away");
     gui_quit(&g);
     desk_close();
-    free(list);
-    free(big);
 }
 
 /* -- drops -- */
@@ -5538,11 +5552,8 @@ static void gui_notify(struct gui *g, const char *selection, const char *text) {
 /* What other programs on the display may do to us, and hasty fingers. */
 static void test_window_hostile(void) {
     struct gui g;
-    char *big = malloc(60001);
     if (!desk_open("window_hostile"))
         return;
-    if (!big)
-        die("malloc");
     GUI(&g, url("/h1?size=9000&stall=50"), url("/h2?size=9000&stall=50"));
     until(row_pixels(&g, CHOSEN, 0) > 0);
     gui_notify(&g, "CLIPBOARD", "jobs 3\n");
@@ -5552,10 +5563,8 @@ static void test_window_hostile(void) {
     xdo("xdotool type --delay 2 'jobs 4'; xdotool key Return");
     ok(tells(&g, "4 at the same time"), "a click behind the end of a line that was longer");
     ok(!strstr(g.c.text[0], "3 at the same time") && !exists(in_work("gui/h3")), "nothing is pasted that was not asked for");
-    memset(big, 'c', 60000);
-    big[60000] = '\0';
-    write_file(in_work("c"), big, 60000);
-    xdo("xclip -selection clipboard -i %s >/dev/null 2>&1; xdotool key ctrl+v Tab", in_work("c"));
+    offer("CLIPBOARD", "printf '%060000d' 0 | tr 0 c");
+    xdo("xdotool key ctrl+v Tab");
     turn_for(300000);
     ok(!strstr(g.c.text[0], "cancelled"), "the bytes of a paste are never keys");
     for (usec end = clock_us() + 1000000; clock_us() < end; fetcher_step(f, 0))
@@ -5574,7 +5583,6 @@ static void test_window_hostile(void) {
     ok(write(g.c.in, "stats\n", 6) == 6 && tells(&g, "longest wait"), "an answer wakes the window");
     gui_quit(&g);
     desk_close();
-    free(big);
 }
 
 static void test_window_refused(void) {
