@@ -95,7 +95,8 @@ static int rename_new(const char *from, const char *to) {
     if (errno != EINVAL && errno != ENOSYS) return -1;
 #endif
     if (link(from, to) == 0) return unlink(from);
-    if (errno != EPERM && errno != EOPNOTSUPP && errno != ENOSYS && errno != EMLINK) return -1;
+    if (errno != EPERM && errno != EOPNOTSUPP && errno != ENOTSUP && errno != ENOSYS &&
+        errno != EMLINK) return -1;
     return lstat(to, &st) == 0 ? err(EEXIST) : rename(from, to);
 }
 /* Where OpenSSL can look a certificate up by its hash; NULL: unknown. */
@@ -141,7 +142,7 @@ typedef void call_fn(struct fetcher *, void *);
 typedef void watch_fn(struct fetcher *, int fd, int events, void *);
 /* A descriptor that the loop waits for. The class decides in which phase it is served. */
 enum class { NOBODY, POST, HOST, GUEST };
-struct watch { enum class class; int events; watch_fn *cb; void *arg; };
+struct watch { enum class class; int events; watch_fn *cb; void *arg; bool fresh; };
 struct call { call_fn *cb; void *arg; };        /* also what goes through the self-pipe */
 struct timer { struct node due, id; struct call call; };        /* id's key 0: the library's own */
 enum phase { IN_POST, IN_HOST, IN_TIMERS, IN_SOCKETS, IN_FINISH, IN_START, PHASES };
@@ -165,16 +166,14 @@ struct head {
     struct proof proof;
     char reason[80], disposition[600];
 };
-enum lookup { NO_LOOKUP, LOOKUP_EXPECTED, LOOKUP_RUNNING };
 /* One request on the wire. It outlives its transfer if that is given up in a lookup ("parked"). */
 struct attempt {
-    struct fetcher *f; struct transfer *transfer;
-    struct host *host;          /* where it is parked; then transfer is NULL */
+    struct fetcher *f; struct transfer *transfer;       /* transfer NULL: parked */
     struct attempt *next;       /* in f->spare */
     CURL *easy; struct curl_slist *headers; long buffer;
     bool usual;                 /* the handle has our own settings only: see attempt_free() */
     struct node all, breath;    /* in f->attempts; in f->breathless: made to stop reading */
-    enum lookup lookup; bool scout;     /* scout: the others for its host wait for it */
+    bool lookup, scout;         /* it has one running; the others for its host wait for it */
     bool complete, again;       /* the rest is nothing (416); ask once more, without waiting */
     bool done; CURLcode result; /* libcurl says so */
     int64_t from, sent;         /* where it begins; bytes of its own body that went out */
@@ -376,7 +375,7 @@ static int watch_set(struct fetcher *f, int fd, enum class class, int events, wa
     f->host_watches -= w->class == HOST;
     /* Rule 4: what select said is of the watch that was. libcurl uses numbers again in one call. */
     FD_CLR(fd, &f->rd); FD_CLR(fd, &f->wr);
-    *w = (struct watch){events ? class : NOBODY, events, cb, arg};
+    *w = (struct watch){events ? class : NOBODY, events, cb, arg, !f->busy};
     f->host_watches += w->class == HOST;
     if (events && fd > f->top) f->top = fd;
     while (f->top >= 0 && f->watch[f->top].class == NOBODY) f->top--;
@@ -457,7 +456,7 @@ static void serve(struct fetcher *f, enum class class, enum phase phase) {
     int n = f->top + 1, first = class == GUEST ? f->first : 0, events, steps = 0;
     for (int i = 0; i < n; i++) {
         int fd = (first + i) % n; bool rd = FD_ISSET(fd, &f->rd), wr = FD_ISSET(fd, &f->wr);
-        if (f->watch[fd].class != class || !(rd || wr)) continue;
+        if (f->watch[fd].class != class || f->watch[fd].fresh || !(rd || wr)) continue;
         if (class == GUEST && !slice_left(f, steps++)) { f->first = fd; return; }
         events = (rd && !(class == GUEST && f->deaf) ? FETCHER_READ : 0) | (wr ? FETCHER_WRITE : 0);
         FD_CLR(fd, &f->rd); FD_CLR(fd, &f->wr);
@@ -495,7 +494,7 @@ static usec stall_bound(int i) { return ((usec)125 << i) / 2; }     /* of bucket
 int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd) {
     clock_read(f);
     for (int fd = 0; fd <= f->top; fd++) {
-        struct watch *w = &f->watch[fd];
+        struct watch *w = &f->watch[fd]; w->fresh = false;      /* the sets are to know it */
         if ((w->events & FETCHER_READ) && !(w->class == GUEST && f->deaf)) FD_SET(fd, rd);
         if (w->events & FETCHER_WRITE) FD_SET(fd, wr);
     }
@@ -537,11 +536,12 @@ static void sockets_phase(struct fetcher *f) { serve(f, GUEST, IN_SOCKETS); }
 static void network(struct fetcher *f) {
     static void (*const part[])(struct fetcher *) =
         {guest_kick, sockets_phase, finish_phase, breathe, start_phase};
-    int n = COUNT_OF(part), done = 0;
+    int n = COUNT_OF(part), done = 0, first = f->next_part;
     f->slice_end = f->now + SLICE_US;
     do part[f->next_part](f), f->next_part = (f->next_part + 1) % n;
     while (++done < n && f->now < f->slice_end + SLICE_US / 2);
-    if (done == n) f->next_part = 0; else f->more = true;
+    if (done == n) f->next_part = 0;
+    f->more |= done < n || first;       /* the last may have made work for the first */
     guest_ask(f);
 }
 int fetcher_dispatch(struct fetcher *f, const fd_set *rd, const fd_set *wr) {
@@ -633,28 +633,30 @@ static int fail(struct transfer *t, enum fetcher_code code, const char *format, 
 
 static const char *shown_url(const struct transfer *t) { return t->shown ? t->shown : t->rq.url; }
 static int fail_memory(struct transfer *t) { return fail(t, FETCHER_NO_MEMORY, "out of memory"); }
-static void lookup_set(struct attempt *a, enum lookup lookup) {
-    a->f->lookups += (lookup != NO_LOOKUP) - (a->lookup != NO_LOOKUP); a->lookup = lookup;
+static void lookup_set(struct attempt *a, bool lookup) {
+    a->f->lookups += lookup - a->lookup; a->lookup = lookup;
 }
 /* The first transfer to a host is its scout: the others wait until it has found the address,
  * and with TLS an answer, for then it is known whether all can share one connection. libcurl
  * can wait like that too (CURLOPT_PIPEWAIT), but then starts hundreds in one call. */
 static void scout_over(struct attempt *a, bool found) {
     struct host *h = a->transfer->host;
-    if (!found && a->lookup == LOOKUP_RUNNING) return;  /* the host has no second: see unpark() */
-    if (found) { h->known = a->f->now + KNOWN_US; lookup_set(a, NO_LOOKUP); }
+    if (found) { h->known = a->f->now + KNOWN_US; lookup_set(a, false); }
     if (a->scout) { h->looking--; mark(a->f, a->transfer, 0); }
     a->scout = false;
 }
+/* Whoever looks a name up must wait for that: if in the meantime another's address came out of
+ * libcurl's cache, it would go on with that, and at its end join the thread that still runs. */
 static int on_resolver_start(void *resolver, void *reserved, void *arg) {
     struct attempt *a = arg; (void)resolver, (void)reserved;
-    if (a->transfer) lookup_set(a, LOOKUP_RUNNING);
-    return 0;
+    if (a->transfer) lookup_set(a, true);
+    return curl_easy_setopt(a->easy, CURLOPT_DNS_CACHE_TIMEOUT, 0L) != CURLE_OK;
 }
 /* The lookup is over. A parked handle gets no socket: that ends it. One out of range is none. */
 static curl_socket_t on_open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *addr) {
     struct attempt *a = arg;
-    (void)purpose; lookup_set(a, NO_LOOKUP);
+    (void)purpose; lookup_set(a, false);
+    (void)curl_easy_setopt(a->easy, CURLOPT_DNS_CACHE_TIMEOUT, 60L);
     if (!a->transfer) return CURL_SOCKET_BAD;
     if (!a->transfer->host->tls) scout_over(a, true);
     else if (a->scout)                  /* look soon whether the connection is there */
@@ -743,7 +745,7 @@ static void attempt_free(struct attempt *a) {
     struct fetcher *f = a->f; long os = 0;
     if (a->transfer) a->transfer->attempt = NULL;
     curl_easy_getinfo(a->easy, CURLINFO_OS_ERRNO, &os); a->usual &= !os && !a->headers;
-    lookup_set(a, NO_LOOKUP);
+    lookup_set(a, false);
     tree_remove(&f->breathless, &a->breath); tree_remove(&f->attempts, &a->all);
     curl_multi_remove_handle(f->multi, a->easy);
     if (f->transfers && f->spares < SPARES_MAX && a->usual && a->done && !a->result) {
@@ -779,8 +781,7 @@ static int guest_open(struct fetcher *f) {
     const char *capath = default_capath(v); bool hashed = false;
     if ((f->multi = curl_multi_init()) == NULL ||
         curl_multi_setopt(f->multi, CURLMOPT_SOCKETFUNCTION, on_socket) != CURLM_OK ||
-        curl_multi_setopt(f->multi, CURLMOPT_SOCKETDATA, f) != CURLM_OK)
-        return err(ENOMEM);
+        curl_multi_setopt(f->multi, CURLMOPT_SOCKETDATA, f) != CURLM_OK) return err(ENOMEM);
     /* So that twelve hung lookups don't hold up the thirteenth; unknown before 8.20. */
     (void)(curl_multi_setopt)(f->multi, (CURLMoption)MOPT_RESOLVE_THREADS_MAX, 64L);
     f->kick.call.cb = kick_is_due; f->curl_version = v->version_num;
@@ -804,8 +805,7 @@ static void host_place(struct fetcher *f, struct host *h) {
     struct node *first = tree_first(h->queue); bool known = host_known(f, h);
     tree_remove(h->ready_in, &h->ready);
     if (!first || h->rest > f->now || (!known && h->looking) ||
-        (f->limit_host > 0 && h->running >= f->limit_host))
-        return;
+        (f->limit_host > 0 && h->running >= f->limit_host)) return;
     h->ready_in = &f->ready[known || h->numeric ? 0 : 1]; h->ready.key = first->key;
     tree_add(h->ready_in, &h->ready);
 }
@@ -880,8 +880,7 @@ static const char *url_origin(const char *url, char *origin, size_t room) {
     else if (c == CURLUE_OK && scheme && strcasecmp(scheme, "http") && strcasecmp(scheme, "https"))
         wrong = "only http and https are fetched";
     else if (c == CURLUE_OK && scheme && host && *host && port &&
-             snprintf(origin, room, "%s://%s:%s", scheme, host, port) < (int)room)
-        wrong = NULL;
+             snprintf(origin, room, "%s://%s:%s", scheme, host, port) < (int)room) wrong = NULL;
     for (char *s = origin; !wrong && *s; s++) *s = (char)tolower((unsigned char)*s);
     curl_free(scheme); curl_free(host); curl_free(port);
     curl_url_cleanup(u);
@@ -1179,7 +1178,7 @@ static bool deadline_arm(struct fetcher *f, struct transfer *t) {
     else due = f->now + limit_us(rq->stall_ms) - (heard - a->moved) +
                (a->head_bytes ? 0 : connect_time(a));
     if (due > total) due = total;
-    usec look = f->now + (a->scout && a->lookup == NO_LOOKUP ? SCOUT_US : limit_us(rq->stall_ms));
+    usec look = f->now + (a->scout && !a->lookup ? SCOUT_US : limit_us(rq->stall_ms));
     timer_arm(f, &t->timer, due < look ? due : look);
     return due > f->now;
 }
@@ -1328,9 +1327,11 @@ static int fail_file(struct transfer *t, const char *what, const char *path) {
 static bool in_directory(const struct transfer *t) {
     return t->rq.path[strlen(t->rq.path) - 1] == '/';
 }
+/* No server may write what we would believe: where a .part comes from. */
 static int path_set(struct transfer *t, char **path, const char *name) {
-    char safe[1024] = "";
+    char safe[1024] = ""; size_t n;
     if (name) name_make_safe(safe, sizeof safe, name);
+    if ((n = strlen(safe)) > 9 && !strcasecmp(safe + n - 10, ".part.meta")) safe[n - 5] = '_';
     free(*path); *path = text_join(t->rq.path, safe);
     return *path ? 0 : fail_memory(t);
 }
@@ -1349,7 +1350,7 @@ static bool meta_read(const char *part, struct meta *m) {
     if (n <= 0) return false;
     m->text[n] = '\0'; m->url = "";
     char *validator = strchr(m->text, '\n'), *end = validator ? strchr(validator + 1, '\n') : NULL;
-    if (strncmp(m->text, "http", 4) != 0 || !end) return true;
+    if (strncasecmp(m->text, "http", 4) != 0 || !end) return true;
     *validator = *end = '\0'; m->validator = validator + 1;
     const char *length = end + 1;
     m->length = text_number(&length);
@@ -1385,15 +1386,16 @@ static bool stands_as(int fd, const char *path) {
     return fstat(fd, &st) == 0 && lstat(path, &other) == 0 && S_ISREG(other.st_mode) &&
            other.st_dev == st.st_dev && other.st_ino == st.st_ino;
 }
-/* -1 with EWOULDBLOCK: somebody writes it; EEXIST: it is no plain file, or was just renamed. Files
+/* -1 with EWOULDBLOCK: somebody writes it; EEXIST: it is no plain file of ours, or renamed. Files
  * need no place below FD_SETSIZE, sockets do: so one with a low number moves up if it can. */
 static int part_lock(const char *part, int flags) {
     int fd = open(part, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | flags, 0666), why = EEXIST;
     struct stat st; struct rlimit limit = {0, 0}; int higher = -1;
     if (fd < 0) return -1;
-    if (flock(fd, LOCK_EX | LOCK_NB) < 0) why = errno;
-    else if (flags & O_EXCL ? fstat(fd, &st) == 0 && st.st_size == 0    /* new, and still empty */
-                            : stands_as(fd, part)) {
+    bool new = flags & O_EXCL, locked = flock(fd, LOCK_EX | LOCK_NB) == 0;
+    if (!locked && errno == EWOULDBLOCK) why = errno;
+    else if ((locked || new) && fstat(fd, &st) == 0 &&      /* some file systems have no locks */
+             (new ? st.st_size == 0 : st.st_uid == geteuid() && stands_as(fd, part))) {
         if (fd >= FD_SETSIZE / 4) getrlimit(RLIMIT_NOFILE, &limit);
         if (limit.rlim_cur > FD_SETSIZE + 64) higher = fcntl(fd, F_DUPFD_CLOEXEC, FD_SETSIZE);
         if (higher < 0) return fd;
@@ -1516,8 +1518,7 @@ static int file_begin(struct transfer *t) {
     struct body *b = t->body; char name[600];
     if (in_directory(t) && !b->placed &&
         disposition_name(t->attempt->head.disposition, name, sizeof name) &&
-        path_set(t, &b->path, name) < 0)
-        return -1;
+        path_set(t, &b->path, name) < 0) return -1;
     if (b->fd < 0) return 0;
     if (!b->data && (ftruncate(b->fd, b->have) < 0 || lseek(b->fd, b->have, SEEK_SET) < 0))
         return fail_file(t, "cut", b->part);
@@ -1617,8 +1618,9 @@ static void sleep_until_round(struct fetcher *f, struct transfer *t) {
         b->have = b->skip = 0; b->page = false;
     }
     for (int i = 0; i < t->failed_rounds && step < HOUR_US; i++) step *= 2;
-    if (late >= 0 || t->failed_rounds) t->round += step * (late / step + 1);    /* else: one more */
-    t->attempts = t->failures = 0; timer_arm(f, &t->timer, t->round + random_below(f, every / 20));
+    if (late >= 0 || late < -every || t->failed_rounds) t->round += step * (late / step + 1);
+    t->attempts = t->failures = t->status = 0;
+    timer_arm(f, &t->timer, t->round + random_below(f, every / 20));
     set_state(f, t, FETCHER_SLEEPING);
 }
 
@@ -1631,16 +1633,9 @@ static void transfer_stop(struct fetcher *f, struct transfer *t) {
     f->running -= t->in_flight; t->host->running -= t->in_flight;
     t->in_flight = t->held = false;
     if (a) { tree_remove(&f->breathless, &a->breath); scout_over(a, false); }
-    if (a && a->lookup == LOOKUP_RUNNING) {
-        a->transfer = NULL; t->attempt = NULL; a->host = t->host; a->host->users++;
-    } else if (a) { lookup_set(a, NO_LOOKUP); curl_multi_remove_handle(f->multi, a->easy); }
+    if (a && a->lookup) { a->transfer = NULL; t->attempt = NULL; }
+    else if (a) { lookup_set(a, false); curl_multi_remove_handle(f->multi, a->easy); }
     host_place(f, t->host);
-}
-/* A parked lookup is over. Until then its host has no other: who finds an address in libcurl's
- * cache goes on with that, though its own lookup still runs, and at its end waits for that. */
-static void unpark(struct fetcher *f, struct attempt *a) {
-    a->host->looking -= a->scout; a->host->users--; f->more = true;
-    host_place(f, a->host); host_forget(f, a->host);
 }
 
 static void tell(struct fetcher *f, struct transfer *t, bool last) {
@@ -1730,16 +1725,13 @@ static int transfer_launch(struct fetcher *f, struct transfer *t) {
     b->page = false;
     if (attempt_new(f, t) < 0) return -1;
     struct attempt *a = t->attempt;
-    if (!host_known(f, t->host)) {
-        a->scout = true; t->host->looking++;
-        if (!t->host->numeric) lookup_set(a, LOOKUP_EXPECTED);
-    }
+    if (!host_known(f, t->host)) { a->scout = true; t->host->looking++; }
     t->attempts++; t->in_flight = true;
     f->running++; t->host->running++; set_state(f, t, FETCHER_RUNNING);
     if (curl_multi_add_handle(f->multi, a->easy) != CURLM_OK) return fail_memory(t);
     a->all.key = (int64_t)++f->serial; tree_add(&f->attempts, &a->all);
     socket_action(f, CURL_SOCKET_TIMEOUT, 0);
-    if (a->lookup != LOOKUP_RUNNING && connected(a))    /* by a connection that was there */
+    if (!a->lookup && connected(a))    /* by a connection that was there */
         scout_over(a, true);
     return 0;
 }
@@ -1749,9 +1741,9 @@ static void collect(struct fetcher *f) {
     for (CURLMsg *m; (m = curl_multi_info_read(f->multi, &left)) != NULL;) {
         curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, &a);
         a->done = true; a->result = m->data.result;
-        lookup_set(a, NO_LOOKUP);
+        lookup_set(a, false);
         if (a->transfer) mark(f, a->transfer, WANT_END);
-        else { unpark(f, a); attempt_free(a); }
+        else attempt_free(a);           /* it was parked */
     }
 }
 
@@ -1772,7 +1764,9 @@ static void start_phase(struct fetcher *f) {
 }
 /* When does libcurl want the next kick? And an answer may be there already. */
 static void guest_ask(struct fetcher *f) {
-    long ms = -1; collect(f);
+    long ms = -1, most = f->limit_total < 16 ? 16 : f->limit_total; collect(f);
+    /* Fewer connections in the cache would lose keep-alive; many more would use up descriptors. */
+    (void)curl_multi_setopt(f->multi, CURLMOPT_MAXCONNECTS, most);
     f->more |= f->marked != NULL;
     if (curl_multi_timeout(f->multi, &ms) != CURLM_OK || ms < 0 || ms > SLEEP_MAX_MS)
         ms = SLEEP_MAX_MS;
@@ -1955,9 +1949,6 @@ int fetcher_limit(struct fetcher *f, int total, int per_host, int64_t bytes_per_
         f->budget = 0; f->filled = f->now; timer_disarm(f, &f->hear);
         if (f->deaf) turn_ear(f, NULL);
     }
-    /* Fewer connections in the cache would lose keep-alive; many more would use up descriptors. */
-    (void)curl_multi_setopt(f->multi, CURLMOPT_MAXCONNECTS, (long)(f->limit_total < 16 ? 16 :
-                                                                   f->limit_total));
     for (struct node *n = tree_first(f->hosts); n; n = tree_next(f->hosts, n))
         host_place(f, container_of(n, struct host, name));
     f->more |= !f->busy && f->transfers;
@@ -1968,8 +1959,9 @@ int fetcher_info(struct fetcher *f, fetcher_id id, struct fetcher_info *info) {
     struct transfer *t = transfer_find(f, id);
     if (!t) return -1;
     const struct body *b = t->body; usec silence = f->now - t->speed_since;
-    usec until = t->state == FETCHER_RETRYING || t->state == FETCHER_SLEEPING ? t->timer.due.key :
-                 t->state == FETCHER_WAITING ? t->host->rest : 0;
+    bool waits = t->state == FETCHER_RETRYING || t->state == FETCHER_SLEEPING;
+    usec until = waits && t->timer.due.in ? t->timer.due.key
+                 : t->state == FETCHER_WAITING ? t->host->rest : 0;
     *info = (struct fetcher_info){
         .id = id, .state = t->state, .url = shown_url(t),
         .path = b && b->path ? b->path : t->rq.path, .message = t->message, .status = t->status,
@@ -2010,8 +2002,7 @@ struct fetcher *fetcher_new(void) {
     if (high >= 0) close(high);
     if (piped && set_flags(f->pipe[0], O_NONBLOCK) == 0 && set_flags(f->pipe[1], O_NONBLOCK) == 0 &&
         watch_set(f, f->pipe[0], POST, FETCHER_READ, post_ready, NULL) == 0 && guest_open(f) == 0 &&
-        fetcher_limit(f, 16, 6, 0) == 0)
-        return f;
+        fetcher_limit(f, 16, 6, 0) == 0) return f;
     fetcher_free(f);
     return NULL;
 }
@@ -2022,8 +2013,6 @@ void fetcher_free(struct fetcher *f) {
     if (!f || f->busy) return;
     f->busy = f->closing = true;
     while (f->transfers) cancel_now(f, container_of(f->transfers, struct transfer, id));
-    for (struct node *n = tree_first(f->attempts); n; n = tree_next(f->attempts, n))
-        unpark(f, container_of(n, struct attempt, all));
     while (f->hosts) host_forget(f, container_of(f->hosts, struct host, name));
     while (f->timer_ids) fetcher_timer_stop(f, (fetcher_id)f->timer_ids->key);
     bool quick = f->curl_version >= 0x075700, parked = f->attempts != NULL;
@@ -2081,7 +2070,7 @@ struct input {                  /* lines of commands */
     const char *name; int fd;
     bool eof, polled, ready, skipping, held;    /* ready: a read does not block */
     unsigned long line; size_t begin, end;      /* what has been read and not yet taken */
-    char text[URL_MAX + 1024];
+    char text[2 * URL_MAX + 4096];
 };
 enum { SESSION, LIST, PROMPT, INPUTS };
 struct prompt {                 /* a line that is being edited */
@@ -2204,10 +2193,10 @@ static void frame_at(struct program *p, usec due) {
     v->due = due; v->timer = fetcher_timer(p->f, (wait + 999) / 1000, frame, p);
 }
 static void changed(struct program *p) { frame_at(p, p->view.drawn + TICK_US); }
-/* Where a line goes: on a terminal with a view that's above it. */
+/* Where a line goes: on a terminal with a view that's above it. JSON is not for the window. */
 static struct out *line_out(struct program *p, bool error) {
     struct out *o = error ? &p->err : &p->out;
-    return p->view.on && (o->tty || p->view.window) ? &p->view.log : o;
+    return p->view.on && (o->tty || (p->view.window && (error || !p->s.json))) ? &p->view.log : o;
 }
 static void line_end(struct program *p, struct out *o) {
     out_add(o, "\n", 1); out_flush(p->f, o, false); changed(p);
@@ -2416,7 +2405,7 @@ static int help(void) {
          "and the next run goes on with it. Sizes take k, M or G; times s, m, h or d.\n\n"
          "On a terminal, ? shows the keys; without a URL fetcher waits for commands there.\n"
          "With -i - the commands come from stdin; the command help shows them.\n\n"
-         "Exit status: 0 all was fetched, 1 something failed, 2 wrong usage; 130 and 143 after\n"
+         "Exit status: 0 all was fetched, 1 not all was, 2 wrong usage; 130 and 143 after\n"
          "an interrupt and SIGTERM.");
     return fflush(stdout) || ferror(stdout) ? 1 : 0;
 }
@@ -2606,10 +2595,11 @@ static const char *row_state(const struct fetcher_info *i, char *to, size_t room
     else snprintf(to, room, "%s%s%s", state_word[i->state], *i->message ? ": " : "", i->message);
     return to;
 }
-/* Seconds left, at the speed of the last three: for what is known of those that run, and as much
- * again for each that waits; but never less than for one of them. -1: who knows. */
+/* Seconds left, at the speed of the last three that brought anything: for what is known of those
+ * that run, and for each that waits as much again; but never less than for one. -1: who knows. */
 static double time_left(struct program *p, const struct fetcher_stats *st) {
-    double speed = (double)(p->speed[0] + p->speed[1] + p->speed[2]) / 3;
+    int seconds = !!p->speed[0] + !!p->speed[1] + !!p->speed[2];
+    double speed = (double)(p->speed[0] + p->speed[1] + p->speed[2]) / (seconds + !seconds);
     double rest = 0, sizes = 0, most = 0; int known = 0;
     for (struct job *j = row_after(p, NULL); j && j->row.key <= INT_MAX; j = row_after(p, j)) {
         struct fetcher_info i = job_info(p, j); double left = (double)(i.total - i.bytes);
@@ -2894,9 +2884,12 @@ static void write_word(FILE *file, const char *word) {
         if (strchr(" \t\"'\\", *word)) putc('\\', file);
     if (word[-1] == '\r') putc(' ', file);      /* at a line's end it would be none of the name */
 }
+/* What no line can hold is left out: it has failed, or the next start would. */
 static void session_job(struct program *p, struct job *j) {
-    FILE *file = p->save.file;
-    if (j->saved == p->save.number || !*j->url || strpbrk(j->url, "\r\n")) return;
+    FILE *file = p->save.file; size_t n = strlen(j->url) + (j->name ? strlen(j->name) : 0);
+    if (j->saved == p->save.number || !*j->url || strpbrk(j->url, "\r\n") ||
+        2 * n + 100 > sizeof p->input->text)    /* each byte may need a backslash */
+        return;
     j->saved = p->save.number;
     if (j->every_ms) fprintf(file, "every %.3f", MS(j->every_ms)); else fprintf(file, "add");
     write_word(file, j->url);
@@ -3388,7 +3381,8 @@ static void view_open(struct program *p) {
     v->color = s->color && strcmp(s->color, "auto") ? strcmp(s->color, "always") == 0
                                                     : !no_color || !*no_color;
     v->show = view_show; v->off = view_off; v->pace = FRAME_US;
-    signal(SIGTTOU, SIG_IGN); signal(SIGTTIN, SIG_IGN); /* the background is no reason to stop */
+    signal(SIGTTOU, SIG_IGN);           /* the background is no reason to stop, */
+    if (v->keys) signal(SIGTTIN, SIG_IGN);      /* but for a list that somebody types */
     signals_set(on_signal, SUSPEND - 3, COUNT_OF(handled));
     frame_at(p, p->f->now);
 }
@@ -3917,6 +3911,7 @@ static int inputs_open(struct program *p) {
     if (!session->name) return 0;
     session->fd = open(session->name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (session->fd < 0 || flock(session->fd, LOCK_EX | LOCK_NB) < 0 ||
+        (!stands_as(session->fd, session->name) && (errno = EWOULDBLOCK)) ||
         fstat(session->fd, &st) < 0 || (!S_ISREG(st.st_mode) && (errno = EINVAL)) ||
         (n = pread(session->fd, first, sizeof first - 1, 0)) < 0)
         return refuse(1, "cannot use %s: %s", session->name, errno == EWOULDBLOCK
@@ -3924,7 +3919,14 @@ static int inputs_open(struct program *p) {
     return n == 0 || strcmp(first, "# fetcher") == 0 ? 0
            : refuse(1, "%s is not a session of fetcher's", session->name);
 }
-
+/* What is left to say is waited for; after a signal for half a second. */
+static void outputs_drain(struct program *p) {
+    for (usec end = 0; p->out.watched || p->err.watched;) {
+        if (tty.seen && !end) end = clock_us() + 500000;
+        if ((end && clock_us() >= end) || fetcher_step(p->f, end ? 50 : -1) <= 0) break;
+    }
+    if (tty.seen) p->status = 128 + (int)tty.seen;
+}
 static int program_close(struct program *p) {
     session_save(p->f, p); p->s.session = NULL;
     if (p->view.off) p->view.off(p);
@@ -3933,7 +3935,7 @@ static int program_close(struct program *p) {
         out_printf(p->view.out, "%" PRIu64 " done, %" PRIu64 " failed\n", p->f->done, p->f->failed);
     p->view.show = NULL;                /* below, a frame would bring it back */
     out_flush(p->f, &p->out, false); out_flush(p->f, &p->err, false);
-    while (!tty.seen && (p->out.watched || p->err.watched) && fetcher_step(p->f, -1) > 0) continue;
+    outputs_drain(p);
     bool bad = out_broken(&p->out);
     if (bad) complain(p, "cannot write to standard output", strerror(p->out.error));
     bad |= p->trace && (ferror(p->trace) || fclose(p->trace));
@@ -3953,7 +3955,7 @@ static int program_close(struct program *p) {
 static int program_run(struct program *p, char **url) {
     if (options_check(&p->s, url) != 0) return 2;
     if ((p->f = fetcher_new()) == NULL) return refuse(2, "cannot start: %s", strerror(errno));
-    tty.program = p; signals_set(on_signal, 0, 2); signal(SIGPIPE, SIG_IGN);
+    tty.program = p; signal(SIGPIPE, SIG_IGN);
     out_open(&p->out, 1); out_open(&p->err, 2); p->view.log.fd = -1;
     p->out.drained = (struct call){stdout_drained, p}; p->began = p->sampled = p->f->now;
     if (p->s.trace && (p->trace = fopen(p->s.trace, "w")) == NULL)
@@ -3971,7 +3973,7 @@ static int program_run(struct program *p, char **url) {
     if (!(curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_ASYNCHDNS))
         complain(p, "warning", "this libcurl has no asynchronous resolver: a slow name blocks all");
     for (; *url; url++) (void)job_start(p, *url, p->s.output, p->s.rq.every_ms);
-    p->base = p->last_number;
+    p->base = p->last_number; signals_set(on_signal, 0, 2);     /* until here they end it at once */
     feed(p->f, p); fetcher_run(p->f);
     return program_close(p);
 }

@@ -88,7 +88,7 @@ enum fetcher_code {
     FETCHER_CANCELLED,      /* by fetcher_cancel or fetcher_free */
     FETCHER_BAD_URL,        /* not a URL, or a scheme other than http, https */
     FETCHER_NO_HOST,        /* the name could not be looked up */
-    FETCHER_NO_CONNECTION,  /* refused, unreachable, reset before an answer */
+    FETCHER_NO_CONNECTION,  /* refused, unreachable */
     FETCHER_TLS,            /* no trust: certificate or handshake */
     FETCHER_TIMEOUT,        /* connect_ms, stall_ms or total_ms was over */
     FETCHER_HTTP,           /* the server answered with an error status */
@@ -163,7 +163,8 @@ struct fetcher_request {
     int priority;               /* higher starts sooner; 0 is usual */
 
     /* Fetch again and again: the first time at once, then every every_ms
-     * (1000 or more; 0: once). Requests after the first are conditional
+     * (1000 or more; 0: once), each up to a twentieth of that later, so that
+     * many don't come together. Requests after the first are conditional
      * (ETag, else Last-Modified): an unchanged document is not sent again and
      * its file is not touched. No failure ends the repetition: it backs off,
      * and goes on until it is cancelled. Rounds missed while the machine or
@@ -176,8 +177,7 @@ struct fetcher_request {
 
     /* Time limits in ms. 0 is the usual, -1 none. To wait in the queue counts
      * for total_ms alone, and only once there has been an attempt. (A lookup
-     * that was given up runs on by itself; until it ends, what else is asked
-     * of its host waits.) */
+     * that was given up runs on by itself.) */
     int64_t connect_ms;         /* lookup, connect, TLS; usual 30000 */
     int64_t stall_ms;           /* no byte has come or gone; usual 30000 */
     int64_t total_ms;           /* of all attempts together; usual none */
@@ -206,10 +206,11 @@ struct fetcher_request {
     int (*setup)(void *easy, void *arg);
 };
 
-/* Queue a transfer. Returns its id, or 0 with errno EINVAL (no url, a line
- * break in a header, a negative number other than -1, on_data together with
- * path), ENOMEM, or EBUSY (the fetcher is being freed). All else that can be
- * wrong, the URL too, comes to on_done, in a later turn. */
+/* Queue a transfer. Returns its id, or 0 with errno EINVAL (no url, an empty
+ * path, or one together with on_data, a line break in a header, a space in the
+ * method, a number or enumerator out of its range), ENOMEM, or EBUSY (the
+ * fetcher is being freed). All else that can be wrong, the URL too, comes to
+ * on_done, in a later turn. */
 fetcher_id fetcher_start(struct fetcher *f, const struct fetcher_request *r);
 
 /* The one-liner: GET into memory. Everything else as fetcher_start. */
@@ -227,7 +228,7 @@ fetcher_id fetcher_get(struct fetcher *f, const char *url,
 struct fetcher_result {
     fetcher_id id;
     enum fetcher_code code;
-    int status;                 /* of HTTP; 0: no answer came */
+    int status;                 /* of HTTP; 0: none came that was the last */
     const char *message;        /* for people: "404 Not Found" */
     const char *url;            /* as asked for, any password removed */
     const char *final_url;      /* after redirects, likewise */
@@ -279,7 +280,7 @@ enum fetcher_state {
     FETCHER_RETRYING,           /* waiting for its next attempt */
     FETCHER_SLEEPING,           /* a repeating one, until its next round */
     FETCHER_PAUSED,
-    FETCHER_ENDED               /* on_done is being called, or will be */
+    FETCHER_ENDED               /* on_done will be called */
 };
 
 struct fetcher_info {           /* texts as in struct fetcher_result */
@@ -348,8 +349,9 @@ int fetcher_watch(struct fetcher *f, int fd, int events,
                   void (*cb)(struct fetcher *f, int fd, int events, void *arg),
                   void *arg);
 
-/* Call cb once, ms from now (0: in the next turn). 0 with ENOMEM or EINVAL. To
- * repeat, call it again in cb. The clock does not jump when the time is set. */
+/* Call cb once, ms from now (0: in the next turn). Returns its id, or 0 with
+ * errno ENOMEM or EINVAL. To repeat, call it again in cb. The clock does not
+ * jump when the time is set. */
 fetcher_id fetcher_timer(struct fetcher *f, int64_t ms,
                          void (*cb)(struct fetcher *f, void *arg), void *arg);
 int fetcher_timer_stop(struct fetcher *f, fetcher_id id);
