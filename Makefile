@@ -52,7 +52,7 @@ fuzz: .build/fuzz
 	@for target in $(FUZZ); do mkdir -p .build/corpus/$$target; \
 	FUZZ_TARGET=$$target .build/fuzz -max_total_time=$(SECONDS) -max_len=3000 -timeout=10 \
 	-artifact_prefix=.build/$$target- .build/corpus/$$target .ci/corpus/$$target >.build/log 2>&1 || \
-	{ grep -v '^#' .build/log | tail -n 40; exit 1; }; \
+	{ sed '/^#/d' .build/log | tail -n 40; exit 1; }; \
 	echo "$$target: $$(tail -n 1 .build/log)"; done
 
 # The manual page is made by help2man from --help, where it is found.

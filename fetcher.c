@@ -3911,8 +3911,8 @@ static int inputs_open(struct program *p) {
     if (!session->name) return 0;
     session->fd = open(session->name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (session->fd < 0 || flock(session->fd, LOCK_EX | LOCK_NB) < 0 ||
-        (!stands_as(session->fd, session->name) && (errno = EWOULDBLOCK)) ||
         fstat(session->fd, &st) < 0 || (!S_ISREG(st.st_mode) && (errno = EINVAL)) ||
+        (!stands_as(session->fd, session->name) && (errno = EWOULDBLOCK)) ||
         (n = pread(session->fd, first, sizeof first - 1, 0)) < 0)
         return refuse(1, "cannot use %s: %s", session->name, errno == EWOULDBLOCK
                       ? "another fetcher does" : strerror(errno));

@@ -7009,7 +7009,7 @@ static void fuzz_meta(const uint8_t *data, size_t n) {
     char *part = in_work("x.part");
     write_file(in_work("x.part.meta"), (const char *)data, n);
     if (meta_read(part, &m) && *m.url) {
-        must(!strncmp(m.url, "http", 4) && !strpbrk(m.url, "\n"), "a URL", m.url);
+        must(!strncasecmp(m.url, "http", 4) && !strpbrk(m.url, "\n"), "a URL", m.url);
         must(m.length >= -1 && !strchr(m.validator, '\n'), "a validator and a length", m.validator);
     } else
         must(n == 0 || *data == '\0' || *m.url == '\0', "no URL", "");
