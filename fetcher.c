@@ -374,8 +374,7 @@ static int watch_set(struct fetcher *f, int fd, enum class class, int events, wa
     if (class == HOST && w->class != HOST && w->class != NOBODY) return err(EBUSY);
     f->host_watches -= w->class == HOST;
     /* Rule 4: what select said is of the watch that was. libcurl uses numbers again in one call. */
-    FD_CLR(fd, &f->rd); FD_CLR(fd, &f->wr);
-    *w = (struct watch){events ? class : NOBODY, events, cb, arg, !f->busy};
+    *w = (struct watch){events ? class : NOBODY, events, cb, arg, true};
     f->host_watches += w->class == HOST;
     if (events && fd > f->top) f->top = fd;
     while (f->top >= 0 && f->watch[f->top].class == NOBODY) f->top--;
@@ -1731,8 +1730,7 @@ static int transfer_launch(struct fetcher *f, struct transfer *t) {
     if (curl_multi_add_handle(f->multi, a->easy) != CURLM_OK) return fail_memory(t);
     a->all.key = (int64_t)++f->serial; tree_add(&f->attempts, &a->all);
     socket_action(f, CURL_SOCKET_TIMEOUT, 0);
-    if (!a->lookup && connected(a))    /* by a connection that was there */
-        scout_over(a, true);
+    if (!a->lookup && connected(a)) scout_over(a, true);       /* by one that was there */
     return 0;
 }
 /* What has ended according to libcurl is marked like everything else. */
