@@ -78,28 +78,28 @@ struct fetcher;
 struct fetcher_info;
 struct fetcher_result;
 
-typedef uint64_t fetcher_id;    /* of a transfer (1, 2, 3 ...) or a timer (large
+typedef uint64_t fetcher_id; /* of a transfer (1, 2, 3 ...) or a timer (large
                                  * numbers); 0 is none */
 
 /* ------------------------------------------------------------------ Codes */
 
 enum fetcher_code {
-    FETCHER_OK,             /* whole and, if it was a file, under its name */
-    FETCHER_CANCELLED,      /* by fetcher_cancel or fetcher_free */
-    FETCHER_BAD_URL,        /* not a URL, or a scheme other than http, https */
-    FETCHER_NO_HOST,        /* the name could not be looked up */
-    FETCHER_NO_CONNECTION,  /* refused, unreachable */
-    FETCHER_TLS,            /* no trust: certificate or handshake */
-    FETCHER_TIMEOUT,        /* connect_ms, stall_ms or total_ms was over */
-    FETCHER_HTTP,           /* the server answered with an error status */
-    FETCHER_REDIRECT,       /* more than 20 redirects, or to a bad URL */
-    FETCHER_CUT_SHORT,      /* the connection ended before the body did */
-    FETCHER_TOO_BIG,        /* more than max_bytes, or endless headers */
-    FETCHER_FILE,           /* the file could not be made or written */
-    FETCHER_PROTOCOL,       /* the answer was not HTTP, or broken */
-    FETCHER_REFUSED,        /* on_data returned a negative number */
+    FETCHER_OK,            /* whole and, if it was a file, under its name */
+    FETCHER_CANCELLED,     /* by fetcher_cancel or fetcher_free */
+    FETCHER_BAD_URL,       /* not a URL, or a scheme other than http, https */
+    FETCHER_NO_HOST,       /* the name could not be looked up */
+    FETCHER_NO_CONNECTION, /* refused, unreachable */
+    FETCHER_TLS,           /* no trust: certificate or handshake */
+    FETCHER_TIMEOUT,       /* connect_ms, stall_ms or total_ms was over */
+    FETCHER_HTTP,          /* the server answered with an error status */
+    FETCHER_REDIRECT,      /* more than 20 redirects, or to a bad URL */
+    FETCHER_CUT_SHORT,     /* the connection ended before the body did */
+    FETCHER_TOO_BIG,       /* more than max_bytes, or endless headers */
+    FETCHER_FILE,          /* the file could not be made or written */
+    FETCHER_PROTOCOL,      /* the answer was not HTTP, or broken */
+    FETCHER_REFUSED,       /* on_data returned a negative number */
     FETCHER_NO_MEMORY,
-    FETCHER_OTHER           /* anything else libcurl can say */
+    FETCHER_OTHER /* anything else libcurl can say */
 };
 
 /* The code as one word for programs to read: "ok", "no_host", "too_big" ...
@@ -108,17 +108,17 @@ const char *fetcher_strerror(enum fetcher_code code);
 
 /* --------------------------------------------------------------- Requests */
 
-#define FETCHER_PAUSE 1     /* on_data: not now */
+#define FETCHER_PAUSE 1 /* on_data: not now */
 
-enum fetcher_existing {     /* what if the file exists already? */
-    FETCHER_KEEP_BOTH,      /* the new one becomes "name (1).ext" */
-    FETCHER_OVERWRITE,      /* it is replaced, in one step */
-    FETCHER_SKIP            /* nothing is fetched; FETCHER_OK, changed 0 */
+enum fetcher_existing { /* what if the file exists already? */
+                        FETCHER_KEEP_BOTH, /* the new one becomes "name (1).ext" */
+                        FETCHER_OVERWRITE, /* it is replaced, in one step */
+                        FETCHER_SKIP /* nothing is fetched; FETCHER_OK, changed 0 */
 };
 
-#define FETCHER_FRESH      1u   /* do not continue an earlier .part */
-#define FETCHER_FILE_TIME  2u   /* set the file's time from Last-Modified */
-#define FETCHER_COMPRESSED 4u   /* accept gzip &c.; never done for files */
+#define FETCHER_FRESH      1u /* do not continue an earlier .part */
+#define FETCHER_FILE_TIME  2u /* set the file's time from Last-Modified */
+#define FETCHER_COMPRESSED 4u /* accept gzip &c.; never done for files */
 
 /* All fields may be 0 but url; fill with designated initialisers (or memset).
  * Everything is copied by fetcher_start except what `arg` points to. */
@@ -146,8 +146,7 @@ struct fetcher_request {
      * gone after the call. Return 0: taken. FETCHER_PAUSE: nothing was taken;
      * the piece comes again after fetcher_resume. Negative: end the transfer
      * with FETCHER_REFUSED. Only the body of a 2xx answer comes here. */
-    int (*on_data)(struct fetcher *f, const void *data, size_t size,
-                   void *arg);
+    int (*on_data)(struct fetcher *f, const void *data, size_t size, void *arg);
 
     /* Called when the transfer begins an attempt, is to be tried again, sleeps
      * or pauses, and, while data comes, at most every 100 ms. The info is as
@@ -158,9 +157,9 @@ struct fetcher_request {
     /* Called at the end: see rule 2. NULL: nobody is told. */
     void (*on_done)(struct fetcher *f, const struct fetcher_result *r,
                     void *arg);
-    void *arg;                  /* passed to the callbacks, never touched */
+    void *arg; /* passed to the callbacks, never touched */
 
-    int priority;               /* higher starts sooner; 0 is usual */
+    int priority; /* higher starts sooner; 0 is usual */
 
     /* Fetch again and again: the first time at once, then every every_ms
      * (1000 or more; 0: once), each up to a twentieth of that later, so that
@@ -178,9 +177,9 @@ struct fetcher_request {
     /* Time limits in ms. 0 is the usual, -1 none. To wait in the queue counts
      * for total_ms alone, and only once there has been an attempt. (A lookup
      * that was given up runs on by itself.) */
-    int64_t connect_ms;         /* lookup, connect, TLS; usual 30000 */
-    int64_t stall_ms;           /* no byte has come or gone; usual 30000 */
-    int64_t total_ms;           /* of all attempts together; usual none */
+    int64_t connect_ms; /* lookup, connect, TLS; usual 30000 */
+    int64_t stall_ms;   /* no byte has come or gone; usual 30000 */
+    int64_t total_ms;   /* of all attempts together; usual none */
 
     /* How often to try again after what may pass: a name not found, no
      * connection, a stall, a body cut short, an answer that is broken, status
@@ -194,7 +193,7 @@ struct fetcher_request {
     int retries;
 
     enum fetcher_existing existing;
-    unsigned flags;             /* FETCHER_FRESH ... */
+    unsigned flags; /* FETCHER_FRESH ... */
 
     /* The escape hatch, in place of thirty wrappers: called for each attempt
      * with libcurl's easy handle (a CURL *), after all options are set and
@@ -228,21 +227,21 @@ fetcher_id fetcher_get(struct fetcher *f, const char *url,
 struct fetcher_result {
     fetcher_id id;
     enum fetcher_code code;
-    int status;                 /* of HTTP; 0: none came that was the last */
-    const char *message;        /* for people: "404 Not Found" */
-    const char *url;            /* as asked for, any password removed */
-    const char *final_url;      /* after redirects, likewise */
-    const char *path;           /* the file's name at last; NULL: no file */
-    const char *data;           /* the body in memory, a NUL behind it; NULL
+    int status;               /* of HTTP; 0: none came that was the last */
+    const char *message;      /* for people: "404 Not Found" */
+    const char *url;          /* as asked for, any password removed */
+    const char *final_url;    /* after redirects, likewise */
+    const char *path;         /* the file's name at last; NULL: no file */
+    const char *data;         /* the body in memory, a NUL behind it; NULL
                                  * if it went elsewhere. An error page too. */
-    size_t size;                /* its bytes */
-    int64_t bytes;              /* of body there now, wherever it went */
-    int64_t received;           /* bytes of body from the network, all
+    size_t size;              /* its bytes */
+    int64_t bytes;            /* of body there now, wherever it went */
+    int64_t received;         /* bytes of body from the network, all
                                  * attempts; less than `bytes` if continued */
-    const char *content_type;   /* "" if none was given */
-    int attempts;               /* requests made, 0 if it never started */
-    int changed;                /* 0: not modified, or skipped */
-    int last;                   /* no on_done will follow for this id */
+    const char *content_type; /* "" if none was given */
+    int attempts;             /* requests made, 0 if it never started */
+    int changed;              /* 0: not modified, or skipped */
+    int last;                 /* no on_done will follow for this id */
     /* Of the last attempt, in microseconds since its start, 0 if not reached
      * (a connection used again needs no lookup, connect or TLS). */
     int64_t lookup_us, connect_us, tls_us, first_byte_us, total_us;
@@ -275,27 +274,27 @@ int fetcher_limit(struct fetcher *f, int total, int per_host,
                   int64_t bytes_per_second);
 
 enum fetcher_state {
-    FETCHER_WAITING,            /* for its turn */
+    FETCHER_WAITING, /* for its turn */
     FETCHER_RUNNING,
-    FETCHER_RETRYING,           /* waiting for its next attempt */
-    FETCHER_SLEEPING,           /* a repeating one, until its next round */
+    FETCHER_RETRYING, /* waiting for its next attempt */
+    FETCHER_SLEEPING, /* a repeating one, until its next round */
     FETCHER_PAUSED,
-    FETCHER_ENDED               /* on_done will be called */
+    FETCHER_ENDED /* on_done will be called */
 };
 
-struct fetcher_info {           /* texts as in struct fetcher_result */
+struct fetcher_info { /* texts as in struct fetcher_result */
     fetcher_id id;
     enum fetcher_state state;
     const char *url;
-    const char *path;           /* the file's name as far as known, or NULL */
-    const char *message;        /* why the last attempt failed, "" if none */
+    const char *path;    /* the file's name as far as known, or NULL */
+    const char *message; /* why the last attempt failed, "" if none */
     int status;
     int attempts;
     int priority;
-    int64_t bytes;              /* there so far */
-    int64_t total;              /* bytes there will be; -1: not known */
-    int64_t speed;              /* bytes a second, of the last second or so */
-    int64_t wait_ms;            /* to the next attempt or round; -1: none */
+    int64_t bytes;   /* there so far */
+    int64_t total;   /* bytes there will be; -1: not known */
+    int64_t speed;   /* bytes a second, of the last second or so */
+    int64_t wait_ms; /* to the next attempt or round; -1: none */
 };
 
 /* Where a transfer stands. The texts are valid until the next call to any
@@ -312,14 +311,14 @@ size_t fetcher_count(struct fetcher *f);
  * look at the host's descriptors again: how long the program was deaf. */
 struct fetcher_stats {
     uint64_t turns;
-    uint64_t done, failed, cancelled;   /* transfers that ended (rounds too) */
-    int64_t received;                   /* bytes of body */
-    int running;                        /* in flight now */
-    size_t waiting;                     /* in the queue now */
-    int lookups;                        /* name lookups now, given up or not */
+    uint64_t done, failed, cancelled; /* transfers that ended (rounds too) */
+    int64_t received;                 /* bytes of body */
+    int running;                      /* in flight now */
+    size_t waiting;                   /* in the queue now */
+    int lookups;                      /* name lookups now, given up or not */
     int64_t stall_max_us, stall_p99_us;
-    char culprit[128];                  /* phase and cause of the longest */
-    uint64_t stalls[FETCHER_BUCKETS];   /* turns shorter than 62.5 us << i;
+    char culprit[128];                /* phase and cause of the longest */
+    uint64_t stalls[FETCHER_BUCKETS]; /* turns shorter than 62.5 us << i;
                                          * the last has all the others */
 };
 
@@ -337,7 +336,7 @@ void fetcher_free(struct fetcher *f);
 
 #define FETCHER_READ  1
 #define FETCHER_WRITE 2
-#define FETCHER_GONE  4     /* it was closed: the watch has been removed */
+#define FETCHER_GONE  4 /* it was closed: the watch has been removed */
 
 /* Call cb whenever fd is ready for one of `events`; events 0 removes. One
  * watch a descriptor: a second call replaces the first. The descriptor stays

@@ -13,7 +13,7 @@
  * never sleeps: it turns the loop until what it waits for has come, or a deadline has passed. Waits of
  * the library are cut short by its clock, which the tests can put forward (struct fetcher, skew).
  */
-#define _GNU_SOURCE 1
+#define _GNU_SOURCE       1
 #define _FILE_OFFSET_BITS 64
 #include <pthread.h>
 #include <stddef.h>
@@ -25,11 +25,11 @@ static void *short_realloc(void *old, size_t size);
 static void short_free(void *old);
 
 #define FETCHER_MAIN
-#define main fetcher_main
-#define malloc(size) short_malloc(size)
+#define main                fetcher_main
+#define malloc(size)        short_malloc(size)
 #define calloc(count, size) short_calloc(count, size)
-#define realloc(old, size) short_realloc(old, size)
-#define free(old) short_free(old)
+#define realloc(old, size)  short_realloc(old, size)
+#define free(old)           short_free(old)
 #include "fetcher.c"
 #undef main
 #undef malloc
@@ -54,7 +54,7 @@ static void short_free(void *old);
 
 /* ------------------------------------------------------------------------ TAP */
 
-static const char *self = "./test_fetcher";      /* as it was called */
+static const char *self = "./test_fetcher"; /* as it was called */
 static int passed, failed, skipped;
 
 static bool ok(bool good, const char *format, ...) {
@@ -83,18 +83,19 @@ static void die(const char *what) {
  * The library's allocations come here, and libcurl's, in place of the system's.
  */
 static struct {
-    bool on;                    /* count, and fail */
-    long count, fail;           /* the number of the one to fail; 0: none */
-    bool for_good;              /* it, and all after it */
-    long blocks;                /* not freed yet; always counted */
+    bool on;          /* count, and fail */
+    long count, fail; /* the number of the one to fail; 0: none */
+    bool for_good;    /* it, and all after it */
+    long blocks;      /* not freed yet; always counted */
 } memory;
 
-static pthread_mutex_t memory_lock = PTHREAD_MUTEX_INITIALIZER;     /* libcurl's lookups have threads */
+static pthread_mutex_t memory_lock = PTHREAD_MUTEX_INITIALIZER; /* libcurl's lookups have threads */
 
 static bool fails(void) {
     bool result;
     pthread_mutex_lock(&memory_lock);
-    result = memory.on && ++memory.count >= memory.fail && memory.fail && (memory.for_good || memory.count == memory.fail);
+    result = memory.on && ++memory.count >= memory.fail && memory.fail &&
+             (memory.for_good || memory.count == memory.fail);
     pthread_mutex_unlock(&memory_lock);
     return result;
 }
@@ -128,10 +129,10 @@ static void short_free(void *old) {
 
 /* ------------------------------------------------------------------------ The server */
 
-struct counter {                /* of the requests for one target */
+struct counter { /* of the requests for one target */
     struct counter *next;
     int count;
-    int64_t sent;               /* bytes of body, all together */
+    int64_t sent; /* bytes of body, all together */
     char last_range[80];
     char target[];
 };
@@ -139,8 +140,8 @@ struct counter {                /* of the requests for one target */
 struct server {
     struct fetcher *f;
     int fd, port;
-    int busy, busy_max;         /* requests being answered */
-    int accepted, requests, accept_ms;  /* each accept() is followed by a rest of so long */
+    int busy, busy_max;                /* requests being answered */
+    int accepted, requests, accept_ms; /* each accept() is followed by a rest of so long */
     struct conn *conns;
     struct counter *counters;
 };
@@ -156,12 +157,12 @@ struct conn {
     size_t used;
     bool answering;
     struct counter *counter;
-    char out[66000];            /* the head, then pieces of the body */
+    char out[66000]; /* the head, then pieces of the body */
     size_t out_used;
-    const char *text;           /* the body, or made of ... */
+    const char *text; /* the body, or made of ... */
     unsigned seed;
     int64_t pos, end;
-    int64_t slow;               /* bytes each 10 ms; 0: at once */
+    int64_t slow; /* bytes each 10 ms; 0: at once */
     bool endless;
     enum after after;
     char page[80000];
@@ -257,7 +258,8 @@ static const char *request_header(const char *in, const char *name, char *value,
 static void head_add(struct conn *c, const char *format, ...) {
     va_list args;
     va_start(args, format);
-    c->out_used += (size_t)vsnprintf(c->out + c->out_used, sizeof c->out - c->out_used, format, args);
+    c->out_used +=
+        (size_t)vsnprintf(c->out + c->out_used, sizeof c->out - c->out_used, format, args);
     va_end(args);
 }
 
@@ -302,12 +304,13 @@ static void answer_index(struct conn *c) {
     answer_text(c, 200, "OK", "text/plain", c->page);
 }
 
-static const char gzipped[] = "\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xcb\x48\xcd\xc9\xc9\xd7"
-    "\x51\x28\xcf\x2f\xca\x49\xe1\x02\x00\x53\x74\x24\xf4\x0d\x00\x00\x00";      /* "hello, world\n" */
+static const char gzipped[] =
+    "\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xcb\x48\xcd\xc9\xc9\xd7"
+    "\x51\x28\xcf\x2f\xca\x49\xe1\x02\x00\x53\x74\x24\xf4\x0d\x00\x00\x00"; /* "hello, world\n" */
 
-static const char *const modified_date[] = {     /* of the first and the second version */
-    "Sun, 06 Nov 1994 08:49:37 GMT", "Mon, 07 Nov 1994 08:49:37 GMT"
-};
+static const char *const modified_date[] = {/* of the first and the second version */
+                                            "Sun, 06 Nov 1994 08:49:37 GMT",
+                                            "Mon, 07 Nov 1994 08:49:37 GMT"};
 
 static int version_of(struct conn *c, const char *target) {
     return number(target, "changed", 0) && c->counter->count > number(target, "changed", 0);
@@ -336,14 +339,14 @@ static int64_t range_first(struct conn *c, const char *target, const char *etag)
          strcmp(if_range, modified_date[version_of(c, target)])))
         return -1;
     return strtoll(range + strcspn(range, "="), NULL, 10) < 0
-         ? -strtoll(range + strcspn(range, "="), NULL, 10)
-         : strtoll(range + strcspn(range, "=") + 1, NULL, 10);
+               ? -strtoll(range + strcspn(range, "="), NULL, 10)
+               : strtoll(range + strcspn(range, "=") + 1, NULL, 10);
 }
 
 static void answer_length(struct conn *c, const char *target, int64_t size) {
     if (number(target, "chunked", 0) || param_is(target, "chunk", "bad"))
-        head_add(c, "Transfer-Encoding: chunked\r\n%s", number(target, "both", 0) ?
-                 "Content-Length: 999999\r\n" : "");
+        head_add(c, "Transfer-Encoding: chunked\r\n%s",
+                 number(target, "both", 0) ? "Content-Length: 999999\r\n" : "");
     else if (number(target, "length", 0) >= 0)
         head_add(c, "Content-Length: %" PRId64 "\r\n", number(target, "length", size));
 }
@@ -413,7 +416,8 @@ static void answer_file(struct conn *c, const char *target) {
     c->seed = seed_of(target, version);
     c->end = number(target, "size", 100);
     if (!param_is(target, "etag", "none"))
-        snprintf(etag, sizeof etag, "%s\"v%u\"", param_is(target, "etag", "weak") ? "W/" : "", c->seed);
+        snprintf(etag, sizeof etag, "%s\"v%u\"", param_is(target, "etag", "weak") ? "W/" : "",
+                 c->seed);
     request_header(c->in, "If-None-Match", none_match, sizeof none_match);
     request_header(c->in, "If-Modified-Since", since, sizeof since);
     if (fault && number(target, "status", 0))
@@ -422,7 +426,8 @@ static void answer_file(struct conn *c, const char *target) {
         head_begin(c, 302, "Found");
         head_add(c, "Location: %s\r\nContent-Length: 0\r\n\r\n", value);
         c->end = 0;
-    } else if ((*etag && strcmp(none_match, etag) == 0) || strcmp(since, modified_date[version]) == 0) {
+    } else if ((*etag && strcmp(none_match, etag) == 0) ||
+               strcmp(since, modified_date[version]) == 0) {
         head_begin(c, 304, "Not Modified");
         head_add(c, "ETag: %s\r\n\r\n", etag);
         c->end = 0;
@@ -482,7 +487,8 @@ static void answer(struct conn *c, const char *target) {
         answer_text(c, 200, "OK", "text/plain", "accepting slowly\n");
     } else if (strncmp(target, "/delay", 6) == 0)
         c->timer = fetcher_timer(s->f, number(target, "ms", 100), answer_later, c);
-    else if (number(target, "gzip", 0) || number(target, "endless", 0) || number(target, "garbage", 0))
+    else if (number(target, "gzip", 0) || number(target, "endless", 0) ||
+             number(target, "garbage", 0))
         answer_oddity(c, target);
     else
         answer_file(c, target);
@@ -534,13 +540,15 @@ static void conn_fill(struct conn *c) {
         head_add(c, "%zx\r\n", n);
     to = c->out + c->out_used;
     for (size_t i = 0; i < n; i++)
-        to[i] = c->text ? c->text[c->pos + (int64_t)i] : (char)pattern(c->seed, c->pos + (int64_t)i);
+        to[i] =
+            c->text ? c->text[c->pos + (int64_t)i] : (char)pattern(c->seed, c->pos + (int64_t)i);
     c->out_used += n;
     c->pos += (int64_t)n;
     c->counter->sent += (int64_t)n;
     if (chunked && c->text == NULL)
-        head_add(c, param_is(target, "chunk", "bad") ? "xyz\r\n" : c->pos == c->end &&
-                 c->after == KEEP ? "\r\n0\r\n\r\n" : "\r\n");
+        head_add(c, param_is(target, "chunk", "bad")       ? "xyz\r\n"
+                    : c->pos == c->end && c->after == KEEP ? "\r\n0\r\n\r\n"
+                                                           : "\r\n");
 }
 
 static void conn_finished(struct conn *c) {
@@ -655,16 +663,17 @@ static void server_close(struct server *s) {
 
 /* ------------------------------------------------------------------------ Helpers */
 
-static struct fetcher *f;       /* of the test that runs, with its server */
+static struct fetcher *f; /* of the test that runs, with its server */
 static struct server server;
-static char work[64];           /* the directory of the test that runs */
+static char work[64]; /* the directory of the test that runs */
 
 /* Turn the loop until a condition holds; a deadline of 20 s of real time. */
-#define until(condition) do { \
-    usec deadline_ = clock_us() + 20000000; \
-    while (!(condition) && clock_us() < deadline_) \
-        fetcher_step(f, 100); \
-} while (0)
+#define until(condition)                                                                           \
+    do {                                                                                           \
+        usec deadline_ = clock_us() + 20000000;                                                    \
+        while (!(condition) && clock_us() < deadline_)                                             \
+            fetcher_step(f, 100);                                                                  \
+    } while (0)
 
 /* Turn the loop for so long: to see that something does not happen, or what it costs. */
 static void turn_for(usec us) {
@@ -712,11 +721,11 @@ struct outcome {
     size_t size;
     int64_t bytes, received, lookup_us, connect_us, first_byte_us, total_us;
     char message[300], url[500], final_url[500], path[700], type[100], *data;
-    int retries;                /* seen by on_progress */
-    bool hasten;                /* put the clock forward over waits */
+    int retries; /* seen by on_progress */
+    bool hasten; /* put the clock forward over waits */
 };
 
-static bool ending;             /* the test is over, and what it waited for with it */
+static bool ending; /* the test is over, and what it waited for with it */
 
 static void keep_outcome(struct fetcher *on, const struct fetcher_result *r, void *arg) {
     struct outcome *o = arg;
@@ -796,8 +805,8 @@ static char *slurp(const char *path, int64_t *size) {
     fseek(file, 0, SEEK_END);
     *size = ftell(file);
     rewind(file);
-    if ((data = malloc((size_t)*size + 1)) == NULL || fread(data, 1, (size_t)*size, file) !=
-        (size_t)*size)
+    if ((data = malloc((size_t)*size + 1)) == NULL ||
+        fread(data, 1, (size_t)*size, file) != (size_t)*size)
         die(path);
     data[*size] = '\0';
     fclose(file);
@@ -866,8 +875,8 @@ static void test_end(void) {
 
 struct child {
     pid_t pid;
-    int in, out[2];             /* stdin; stdout and stderr */
-    char *text[2];              /* what they said */
+    int in, out[2]; /* stdin; stdout and stderr */
+    char *text[2];  /* what they said */
     size_t size[2];
     bool open[2];
     int status;
@@ -942,7 +951,11 @@ static void child_free(struct child *c) {
 }
 
 /* Write all of a text to the child's stdin, as fast as it is taken, and close it. */
-struct feeding { struct child *c; const char *text; size_t left; };
+struct feeding {
+    struct child *c;
+    const char *text;
+    size_t left;
+};
 
 static void feed_child(struct fetcher *on, int fd, int events, void *arg) {
     struct feeding *feeding = arg;
@@ -975,7 +988,8 @@ static struct child run_fed(const char *const *argv, const char *input, size_t n
 }
 
 #define RUN(...) run_fed((const char *const[]){"./fetcher", __VA_ARGS__, NULL}, "", 0)
-#define RUN_FED(input, n, ...) run_fed((const char *const[]){"./fetcher", __VA_ARGS__, NULL}, input, n)
+#define RUN_FED(input, n, ...)                                                                     \
+    run_fed((const char *const[]){"./fetcher", __VA_ARGS__, NULL}, input, n)
 #define SH(script) run_fed((const char *const[]){"sh", "-c", script, NULL}, "", 0)
 
 /* Did it end like this, with these words on stderr, in lines that are safe to print? */
@@ -991,8 +1005,8 @@ static bool said(const struct child *c, int status, const char *words) {
 
 /* ------------------------------------------------------------------------ The loop */
 
-static int calls;               /* a callback's count, where that is all */
-static char log_text[400];      /* and the order, where that counts */
+static int calls;          /* a callback's count, where that is all */
+static char log_text[400]; /* and the order, where that counts */
 
 static void note(struct fetcher *on, void *arg) {
     (void)on;
@@ -1013,7 +1027,8 @@ static void test_timers(void) {
     ok(strcmp(log_text, "abc") == 0, "timers run in the order of their deadlines");
     ok(fetcher_timer_stop(f, id) < 0 && errno == ENOENT, "rule 1: a stale timer id is ENOENT");
     ok(fetcher_timer(f, -1, note, "") == 0 && errno == EINVAL, "a timer in the past is EINVAL");
-    ok(fetcher_timer(f, 0, NULL, "") == 0 && errno == EINVAL, "a timer without a callback is EINVAL");
+    ok(fetcher_timer(f, 0, NULL, "") == 0 && errno == EINVAL,
+       "a timer without a callback is EINVAL");
 }
 
 static void again_at_once(struct fetcher *on, void *arg) {
@@ -1083,8 +1098,7 @@ static void swap_second(struct fetcher *on, int fd, int events, void *arg) {
     (void)fetcher_watch(on, pipes[1][0], 0, NULL, NULL);
     close(pipes[1][0]);
     close(pipes[1][1]);
-    if (pipe(pipes[1]) < 0 ||
-        fetcher_watch(on, pipes[1][0], FETCHER_READ, swap_second, NULL) < 0)
+    if (pipe(pipes[1]) < 0 || fetcher_watch(on, pipes[1][0], FETCHER_READ, swap_second, NULL) < 0)
         die("pipe");
     (void)fetcher_watch(on, pipes[0][0], 0, NULL, NULL);
 }
@@ -1134,10 +1148,12 @@ static void test_watch_replaced(void) {
         die("pipe");
     fetcher_watch(f, other[0], FETCHER_READ, gone, &events);
     fetcher_dispatch(f, &rd, &wr);
-    ok(other[0] == fd[0] && events == -1, "a new watch is not told what was ready before it: %d", events);
+    ok(other[0] == fd[0] && events == -1, "a new watch is not told what was ready before it: %d",
+       events);
     fetcher_step(f, 0);
     ok(events == -1, "nor later");
-    ok(write(other[1], "x", 1) == 1 && fetcher_step(f, 100) > 0 && events == FETCHER_READ, "but what is");
+    ok(write(other[1], "x", 1) == 1 && fetcher_step(f, 100) > 0 && events == FETCHER_READ,
+       "but what is");
     fetcher_watch(f, other[0], 0, NULL, NULL);
     close(other[0]);
     close(other[1]);
@@ -1162,7 +1178,8 @@ static void test_watches(void) {
     ok(fetcher_watch(f, f->pipe[0], FETCHER_READ, gone, NULL) < 0 && errno == EBUSY,
        "the fetcher's own descriptors can't be taken from it");
     ok(fetcher_watch(f, 0, 8, gone, NULL) < 0 && errno == EINVAL, "unknown events are EINVAL");
-    ok(fetcher_watch(f, 0, FETCHER_READ, NULL, NULL) < 0 && errno == EINVAL, "no callback is EINVAL");
+    ok(fetcher_watch(f, 0, FETCHER_READ, NULL, NULL) < 0 && errno == EINVAL,
+       "no callback is EINVAL");
 }
 
 static void test_fd_setsize(void) {
@@ -1183,7 +1200,8 @@ static void test_fd_setsize(void) {
         ok(o.code == FETCHER_NO_CONNECTION && o.attempts == 1,
            "rule 6: a socket above FD_SETSIZE ends a transfer cleanly: %s", o.message);
         errno = 0;
-        ok(fetcher_new() == NULL && errno == EMFILE, "rule 6: a host that holds 1,150 descriptors gets EMFILE from fetcher_new");
+        ok(fetcher_new() == NULL && errno == EMFILE,
+           "rule 6: a host that holds 1,150 descriptors gets EMFILE from fetcher_new");
         ok(fetcher_watch(f, fd[n - 1], FETCHER_READ, gone, NULL) < 0 && errno == EMFILE,
            "rule 6: and for a descriptor that is open, and too high");
         while (n > 1000)
@@ -1218,8 +1236,9 @@ static void test_post(void) {
     raise(SIGUSR1);
     fetcher_post(f, note, "b");
     fetcher_step(f, 1000);
-    ok(strcmp(log_text, "asb") == 0, "rule 7: calls posted, from a signal handler too, run in order");
-    for (calls = 0; fetcher_post(f, note, "") == 0; )
+    ok(strcmp(log_text, "asb") == 0,
+       "rule 7: calls posted, from a signal handler too, run in order");
+    for (calls = 0; fetcher_post(f, note, "") == 0;)
         calls++;
     full = errno == EAGAIN && calls > 1000;
     ok(full, "post says EAGAIN when %d calls wait", calls);
@@ -1229,7 +1248,7 @@ static void test_post(void) {
 }
 
 static void *post_from_thread(void *arg) {
-    for (int i = 0; i < 1000; )
+    for (int i = 0; i < 1000;)
         i += fetcher_post(arg, note, "") == 0;
     return NULL;
 }
@@ -1258,7 +1277,8 @@ static void test_no_descriptors(void) {
     int64_t now = fetcher_now(f);
     f->skew += 5000000;
     fetcher_step(f, 0);
-    ok(fetcher_now(f) >= now + 5000 && fetcher_now(f) < now + 10000, "the clock is told in milliseconds");
+    ok(fetcher_now(f) >= now + 5000 && fetcher_now(f) < now + 10000,
+       "the clock is told in milliseconds");
     if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
         die("getrlimit");
     low = limit;
@@ -1272,7 +1292,8 @@ static void test_no_descriptors(void) {
     while (n > 0)
         close(full[--n]);
     setrlimit(RLIMIT_NOFILE, &limit);
-    ok(!none && why == EMFILE, "without descriptors there is no fetcher, and it says why: %s", strerror(why));
+    ok(!none && why == EMFILE, "without descriptors there is no fetcher, and it says why: %s",
+       strerror(why));
 }
 
 static void test_run(void) {
@@ -1340,8 +1361,10 @@ static void test_foreign_loop(void) {
         ms = fetcher_prepare(f, &rd, &wr, &most);
         for (int fd = 0; fd <= most; fd++)
             if (FD_ISSET(fd, &rd) || FD_ISSET(fd, &wr))
-                p[n++] = (struct pollfd){fd, (short)((FD_ISSET(fd, &rd) ? POLLIN : 0) |
-                                                     (FD_ISSET(fd, &wr) ? POLLOUT : 0)), 0};
+                p[n++] = (struct pollfd){
+                    fd,
+                    (short)((FD_ISSET(fd, &rd) ? POLLIN : 0) | (FD_ISSET(fd, &wr) ? POLLOUT : 0)),
+                    0};
         poll(p, n, ms);
         FD_ZERO(&rd);
         FD_ZERO(&wr);
@@ -1392,20 +1415,23 @@ static void test_slice(void) {
     fetcher_limit(f, 20, 20, 0);
     for (int i = 0; i < 20; i++)
         fetcher_start(f, &(struct fetcher_request){.url = url("/slice?size=200000"),
-                      .on_data = slow_data, .on_done = count_done});
+                                                   .on_data = slow_data,
+                                                   .on_done = count_done});
     until(looks == 20);
     fetcher_get(f, url("/late"), keep_outcome, &late);
     until(late.calls);
     before = calls;
     until(calls == 20);
-    ok(calls == 20 && pieces_between == 1, "the slice: no more than %d piece between two looks at the host (%d looks)",
-       pieces_between, looks);
-    ok(late.code == FETCHER_OK && before < 20, "though each turn is spent, a newcomer is begun, served and ended: before %d of 20 others",
+    ok(calls == 20 && pieces_between == 1,
+       "the slice: no more than %d piece between two looks at the host (%d looks)", pieces_between,
+       looks);
+    ok(late.code == FETCHER_OK && before < 20,
+       "though each turn is spent, a newcomer is begun, served and ended: before %d of 20 others",
        20 - before);
     forget(&late);
     fetcher_stats(f, &st);
-    ok(st.stall_max_us >= 30000 && strstr(st.culprit, "transfer"), "the meter names its culprit: %s",
-       st.culprit);
+    ok(st.stall_max_us >= 30000 && strstr(st.culprit, "transfer"),
+       "the meter names its culprit: %s", st.culprit);
     fetcher_watch(f, fd[1], 0, NULL, NULL);
     close(fd[0]);
     close(fd[1]);
@@ -1449,14 +1475,17 @@ static void test_meter(void) {
     fetcher_step(f, 0);
     usec before = clock_us();
     until(o.calls);
-    ok(o.code == FETCHER_OK && clock_us() - before < 900000, "a trace's callback may start a transfer");
+    ok(o.code == FETCHER_OK && clock_us() - before < 900000,
+       "a trace's callback may start a transfer");
     forget(&o);
     snprintf(words, sizeof words, "descriptor %d", fd[1]);
-    ok(st.stall_max_us >= 70000 && strncmp(st.culprit, "host 70", 7) == 0 && strstr(st.culprit, words),
+    ok(st.stall_max_us >= 70000 && strncmp(st.culprit, "host 70", 7) == 0 &&
+           strstr(st.culprit, words),
        "a slow callback of the host is blamed: %s", st.culprit);
     for (int i = 0; i < FETCHER_BUCKETS; i++)
         sum += st.stalls[i];
-    ok(sum == st.turns && st.stalls[11] == 1, "the histogram holds every turn, this one below 128 ms");
+    ok(sum == st.turns && st.stalls[11] == 1,
+       "the histogram holds every turn, this one below 128 ms");
     close(fd[0]);
     close(fd[1]);
 }
@@ -1466,14 +1495,16 @@ static void test_meter(void) {
 static void test_memory(void) {
     struct outcome o = FETCH(.url = url("/a?size=100000&type=text/x"));
     ok(o.code == FETCHER_OK && o.status == 200 && o.size == 100000 && o.data[100000] == '\0' &&
-       is_content(o.data, 100000, "/a", 0) && strcmp(o.type, "text/x") == 0 && o.last && o.changed &&
-       o.attempts == 1 && o.bytes == 100000 && o.received == 100000, "GET into memory");
+           is_content(o.data, 100000, "/a", 0) && strcmp(o.type, "text/x") == 0 && o.last &&
+           o.changed && o.attempts == 1 && o.bytes == 100000 && o.received == 100000,
+       "GET into memory");
     ok(o.connect_us > 0 && o.first_byte_us >= o.connect_us && o.total_us >= o.first_byte_us,
        "timings are in order: connect %d, first byte %d, total %d us", (int)o.connect_us,
        (int)o.first_byte_us, (int)o.total_us);
     forget(&o);
     o = FETCH(.url = url("/empty?size=0"));
-    ok(o.code == FETCHER_OK && o.size == 0 && o.data && *o.data == '\0', "an empty document is \"\"");
+    ok(o.code == FETCHER_OK && o.size == 0 && o.data && *o.data == '\0',
+       "an empty document is \"\"");
     forget(&o);
     o = FETCH(.url = url("/big?size=5000"), .max_bytes = 4999);
     ok(o.code == FETCHER_TOO_BIG, "more than max_bytes: %s", o.message);
@@ -1486,10 +1517,12 @@ static void test_memory(void) {
     forget(&o);
     o = FETCH(.url = url("/x?status=404&reason=Not%%20Here"));
     ok(o.code == FETCHER_HTTP && o.status == 404 && strcmp(o.message, "404 Not Here") == 0 &&
-       strcmp(o.data, "oops\n") == 0, "an error page comes too: %s", o.message);
+           strcmp(o.data, "oops\n") == 0,
+       "an error page comes too: %s", o.message);
     forget(&o);
     o = FETCH(.url = url("/x?gzip=1"), .flags = FETCHER_COMPRESSED);
-    ok(o.code == FETCHER_OK && strcmp(o.data, "hello, world\n") == 0, "gzip is unpacked if asked for");
+    ok(o.code == FETCHER_OK && strcmp(o.data, "hello, world\n") == 0,
+       "gzip is unpacked if asked for");
     forget(&o);
 }
 
@@ -1517,11 +1550,13 @@ static void test_handles(void) {
     first = FETCH(.url = url("/echo"));
     CURL *easy = spared(1);
     second = FETCH(.url = url("/echo"));
-    ok(easy && easy == spared(1) && second.code == FETCHER_OK && strcmp(first.data, second.data) == 0 &&
-       second.total_us > 0 && second.attempts == 1, "a handle is used again, and asks as the first time");
+    ok(easy && easy == spared(1) && second.code == FETCHER_OK &&
+           strcmp(first.data, second.data) == 0 && second.total_us > 0 && second.attempts == 1,
+       "a handle is used again, and asks as the first time");
     forget(&second);
     second = FETCH(.url = url("/echo"), .headers = headers, .body = "a=b", .setup = set_agent);
-    ok(strstr(second.data, "X-One: 1") && easy == spared(1), "one with wishes of its own gets a handle of its own");
+    ok(strstr(second.data, "X-One: 1") && easy == spared(1),
+       "one with wishes of its own gets a handle of its own");
     forget(&second);
     second = FETCH(.url = url("/echo"), .method = "PUT");
     ok(strstr(second.data, "PUT ") && easy == spared(1), "so does one with a method");
@@ -1538,17 +1573,20 @@ static void test_handles(void) {
     ok(second.code == FETCHER_OK && f->spares == 0, "one that was redirected is not used again");
     forget(&second);
     second = FETCH(.url = url("/echo"));
-    ok(strcmp(first.data, second.data) == 0 && strstr(second.final_url, "/echo") && spared(1), "nor seen later");
+    ok(strcmp(first.data, second.data) == 0 && strstr(second.final_url, "/echo") && spared(1),
+       "nor seen later");
     forget(&second);
     second = FETCH(.url = "http://127.0.0.1:1/", .retries = -1);
-    ok(second.code == FETCHER_NO_CONNECTION && f->spares == 0, "nor is one that failed: %s", second.message);
+    ok(second.code == FETCHER_NO_CONNECTION && f->spares == 0, "nor is one that failed: %s",
+       second.message);
     forget(&second);
     second = FETCH(.url = url("/echo"));
     easy = spared(1);
     forget(&second);
     snprintf(text, sizeof text, "http://two.test:%d/echo", server.port);
     second = FETCH(.url = text);
-    ok(easy && second.code == FETCHER_OK && f->spares == 0, "nor one that was refused by an address, and has the number of that error");
+    ok(easy && second.code == FETCHER_OK && f->spares == 0,
+       "nor one that was refused by an address, and has the number of that error");
     forget(&second);
     second = FETCH(.url = url("/x?size=10&status=404"));
     ok(second.code == FETCHER_HTTP && spared(1), "but a 404 is an answer");
@@ -1562,13 +1600,17 @@ static void test_handles(void) {
 
 /* Which host a URL has does not depend on what was asked before. */
 static void test_hosts(void) {
-    const struct { const char *url; int host; } known[] = {
-        {"http://a.test/x", 0}, {"http://a.test/y", 0}, {"http://A.test/", 0}, {"http://a.test:80/z", 0},
-        {"http://b.test/", 1}, {"http://a.test/", 0}, {"https://a.test/", 2}, {"http://a.test:8080/", 3},
-        {"http://a.test:808/", 4}, {"http://a.test:8080/", 3}, {"http://a.tes/", 5}, {"http://me@a.test/", 0},
-        {"http://me@b.test/", 1}, {"http://a.test?x/", 0}, {"http://a.test#b.test/", 0}, {"http://b.test#@a.test/", 1},
-        {"http://a.test", 0}, {"ftp://a.test/", 6}, {"http://a.test:99999/", 6},
-        {"http://a.test/", 0}, {"http://a.test:99999/", 6},
+    const struct {
+        const char *url;
+        int host;
+    } known[] = {
+        {"http://a.test/x", 0},        {"http://a.test/y", 0},     {"http://A.test/", 0},
+        {"http://a.test:80/z", 0},     {"http://b.test/", 1},      {"http://a.test/", 0},
+        {"https://a.test/", 2},        {"http://a.test:8080/", 3}, {"http://a.test:808/", 4},
+        {"http://a.test:8080/", 3},    {"http://a.tes/", 5},       {"http://me@a.test/", 0},
+        {"http://me@b.test/", 1},      {"http://a.test?x/", 0},    {"http://a.test#b.test/", 0},
+        {"http://b.test#@a.test/", 1}, {"http://a.test", 0},       {"ftp://a.test/", 6},
+        {"http://a.test:99999/", 6},   {"http://a.test/", 0},      {"http://a.test:99999/", 6},
     };
     struct host *host[7] = {NULL};
     int bad = 0;
@@ -1591,12 +1633,16 @@ static void test_hosts(void) {
 
 static void test_request(void) {
     const char *headers[] = {"X-One: 1", "X-Two: 2", NULL};
-    struct outcome o = FETCH(.url = url("/echo"), .headers = headers, .body = "a=b", .setup = set_agent);
-    ok(strstr(o.data, "POST /echo") && strstr(o.data, "X-One: 1\r\n") && strstr(o.data, "X-Two: 2\r\n") &&
-       strstr(o.data, "tester/1") && strstr(o.data, "\r\n\r\na=b"), "headers, body and setup arrive");
+    struct outcome o =
+        FETCH(.url = url("/echo"), .headers = headers, .body = "a=b", .setup = set_agent);
+    ok(strstr(o.data, "POST /echo") && strstr(o.data, "X-One: 1\r\n") &&
+           strstr(o.data, "X-Two: 2\r\n") && strstr(o.data, "tester/1") &&
+           strstr(o.data, "\r\n\r\na=b"),
+       "headers, body and setup arrive");
     forget(&o);
     o = FETCH(.url = url("/echo"), .method = "PUT", .body = "x\0y", .body_size = 3);
-    ok(strstr(o.data, "PUT /echo") && strstr(o.data, "Content-Length: 3\r\n"), "PUT, with a NUL in it");
+    ok(strstr(o.data, "PUT /echo") && strstr(o.data, "Content-Length: 3\r\n"),
+       "PUT, with a NUL in it");
     forget(&o);
     o = FETCH(.url = url("/head?size=100000000"), .method = "HEAD");
     ok(o.code == FETCHER_OK && o.size == 0, "HEAD brings no body, of how large a document ever");
@@ -1606,12 +1652,17 @@ static void test_request(void) {
     forget(&o);
     headers[0] = "X: a\r\nY: b";
     ok(!fetcher_start(f, &(struct fetcher_request){.url = "http://a.b/", .headers = headers}) &&
-       errno == EINVAL, "a line break in a header is EINVAL");
-    ok(!fetcher_start(f, &(struct fetcher_request){.url = NULL}) && errno == EINVAL, "no URL is EINVAL");
+           errno == EINVAL,
+       "a line break in a header is EINVAL");
+    ok(!fetcher_start(f, &(struct fetcher_request){.url = NULL}) && errno == EINVAL,
+       "no URL is EINVAL");
     ok(!fetcher_start(f, &(struct fetcher_request){.url = "http://a.b/", .retries = -2}) &&
-       errno == EINVAL, "-2 is EINVAL");
-    ok(!fetcher_start(f, &(struct fetcher_request){.url = "http://a.b/", .path = "x",
-       .on_data = slow_data}) && errno == EINVAL, "on_data together with path is EINVAL");
+           errno == EINVAL,
+       "-2 is EINVAL");
+    ok(!fetcher_start(
+           f, &(struct fetcher_request){.url = "http://a.b/", .path = "x", .on_data = slow_data}) &&
+           errno == EINVAL,
+       "on_data together with path is EINVAL");
 }
 
 static void test_redirect(void) {
@@ -1626,25 +1677,37 @@ static void test_redirect(void) {
     ok(o.code == FETCHER_REDIRECT && o.attempts == 1, "a redirect loop ends: %s", o.message);
     ok(seen("/loop")->count == 21, "after 20 redirects");
     o = FETCH(.url = url("/r?redirect=file:///etc/passwd"));
-    ok(o.code == FETCHER_REDIRECT && o.attempts == 1, "a redirect to file: is refused: %s", o.message);
+    ok(o.code == FETCHER_REDIRECT && o.attempts == 1, "a redirect to file: is refused: %s",
+       o.message);
     o = FETCH(.url = url("/r?redirect=ftp://127.0.0.1/x"));
     ok(o.code == FETCHER_REDIRECT, "and one to ftp: %s", o.message);
 }
 
 static void test_urls(void) {
-    static const struct { const char *url, *words; } bad[] = {
-        {"", "not a URL"}, {"nonsense", "not a URL"}, {"http://", "not a URL"},
-        {"http://a b/", "space"}, {"http://a/\x1b[2J", "control"}, {"ftp://example.org/", "only http"},
-        {"file:///etc/passwd", "only http"}, {"http://example.org:99999/", "port"},
-        {"http://u:secret@example.org:99999/", "port"}, {"javascript:alert(1)", "not a URL"},
-        {"http:/127.0.0.1/x", "not a URL"}, {"http:///127.0.0.1/x", "not a URL"}, {"http:127.0.0.1/x", "not a URL"},
+    static const struct {
+        const char *url, *words;
+    } bad[] = {
+        {"", "not a URL"},
+        {"nonsense", "not a URL"},
+        {"http://", "not a URL"},
+        {"http://a b/", "space"},
+        {"http://a/\x1b[2J", "control"},
+        {"ftp://example.org/", "only http"},
+        {"file:///etc/passwd", "only http"},
+        {"http://example.org:99999/", "port"},
+        {"http://u:secret@example.org:99999/", "port"},
+        {"javascript:alert(1)", "not a URL"},
+        {"http:/127.0.0.1/x", "not a URL"},
+        {"http:///127.0.0.1/x", "not a URL"},
+        {"http:127.0.0.1/x", "not a URL"},
     };
     struct outcome o;
     char with_slashes[300];
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         o = FETCH(.url = bad[i].url, .path = in_work(""));
         ok(o.code == FETCHER_BAD_URL && strstr(o.message, bad[i].words) && o.attempts == 0 &&
-           !strstr(o.url, "secret") && !strchr(o.url, '\x1b'), "bad URL: \"%s\": %s", o.url, o.message);
+               !strstr(o.url, "secret") && !strchr(o.url, '\x1b'),
+           "bad URL: \"%s\": %s", o.url, o.message);
         forget(&o);
     }
     o = FETCH(.url = url("/plain") + 7);
@@ -1652,17 +1715,19 @@ static void test_urls(void) {
     forget(&o);
     snprintf(with_slashes, sizeof with_slashes, "%s", url("/q?u=http://x") + 7);
     o = FETCH(.url = with_slashes);
-    ok(o.code == FETCHER_OK && seen("/q?u=http://x")->count == 1, "another URL in its query is no scheme");
+    ok(o.code == FETCHER_OK && seen("/q?u=http://x")->count == 1,
+       "another URL in its query is no scheme");
     forget(&o);
     o = FETCH(.url = url("/\xff\x9b?type=a%%1bb"));
-    ok(o.code == FETCHER_OK && !strchr(o.url, '\xff') && strstr(o.url, "/??") && !strcmp(o.type, "a?b"),
+    ok(o.code == FETCHER_OK && !strchr(o.url, '\xff') && strstr(o.url, "/??") &&
+           !strcmp(o.type, "a?b"),
        "text from outside is safe to print: %s", o.url);
     forget(&o);
     char with_password[300];
     snprintf(with_password, sizeof with_password, "http://joe:secret@%s", url("/echo") + 7);
     o = FETCH(.url = with_password);
     ok(o.code == FETCHER_OK && !strstr(o.url, "secret") && !strstr(o.final_url, "secret") &&
-       strstr(o.url, "joe@") && strstr(o.data, "Authorization: Basic"),
+           strstr(o.url, "joe@") && strstr(o.data, "Authorization: Basic"),
        "a password is used and never shown: %s", o.url);
     forget(&o);
 }
@@ -1700,17 +1765,26 @@ static void test_failures(void) {
 /* A deadline is put forward by the clock until it comes. */
 static void test_timeouts(void) {
     struct outcome o = {0};
-    static const struct { const char *what, *path; int64_t connect, stall, total; } t[] = {
+
+    static const struct {
+        const char *what, *path;
+        int64_t connect, stall, total;
+    } t[] = {
         {"stalled in the head", "/x?stall=head", -1, 5000, -1},
         {"stalled in the body", "/x?size=1000&stall=500", -1, 5000, -1},
         {"not done in time", "/x?size=100000&slow=10", -1, -1, 5000},
     };
+
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
         usec before = f->now;
         memset(&o, 0, sizeof o);
-        fetcher_start(f, &(struct fetcher_request){.url = url("%s", t[i].path), .retries = -1,
-                      .connect_ms = t[i].connect, .stall_ms = t[i].stall, .total_ms = t[i].total,
-                      .on_done = keep_outcome, .arg = &o});
+        fetcher_start(f, &(struct fetcher_request){.url = url("%s", t[i].path),
+                                                   .retries = -1,
+                                                   .connect_ms = t[i].connect,
+                                                   .stall_ms = t[i].stall,
+                                                   .total_ms = t[i].total,
+                                                   .on_done = keep_outcome,
+                                                   .arg = &o});
         until(seen("%s", t[i].path)->count);
         for (int n = 0; n < 200 && !o.calls; n++) {
             f->skew += 100000;
@@ -1731,7 +1805,8 @@ static int pausing_data(struct fetcher *on, const void *data, size_t size, void 
     if (!is_content((const char *)data - 0, 0, "", 0))
         return -1;
     for (size_t i = 0; i < size; i++)
-        if (((const unsigned char *)data)[i] != pattern(seed_of("/stream", 0), resumed_size + (int)i))
+        if (((const unsigned char *)data)[i] !=
+            pattern(seed_of("/stream", 0), resumed_size + (int)i))
             return -1;
     resumed_size += (int)size;
     (void)arg;
@@ -1753,8 +1828,10 @@ static void test_stream(void) {
     struct outcome o = {0};
     paused = resumed_size = 0;
     fetcher_start(f, &(struct fetcher_request){.url = url("/stream?size=500000"),
-                  .on_data = pausing_data, .on_progress = resume_paused, .on_done = keep_outcome,
-                  .arg = &o});
+                                               .on_data = pausing_data,
+                                               .on_progress = resume_paused,
+                                               .on_done = keep_outcome,
+                                               .arg = &o});
     until(o.calls);
     ok(o.code == FETCHER_OK && resumed_size == 500000 && paused > 20,
        "a stream that pauses at each piece (%d times) loses nothing", paused / 2);
@@ -1778,7 +1855,9 @@ static void test_cancel(void) {
     fetcher_id id;
     calls = 0;
     id = fetcher_start(f, &(struct fetcher_request){.url = url("/cancel?size=900000"),
-                       .on_data = cancelling_data, .on_done = keep_outcome, .arg = &o});
+                                                    .on_data = cancelling_data,
+                                                    .on_done = keep_outcome,
+                                                    .arg = &o});
     until(o.calls);
     ok(id == 1 && o.code == FETCHER_CANCELLED && calls == 1,
        "a stream that is cancelled by its reader brings nothing more");
@@ -1789,7 +1868,8 @@ static void test_pause(void) {
     struct outcome o = {0};
     fetcher_id id;
     id = fetcher_start(f, &(struct fetcher_request){.url = url("/p?size=40000&slow=1000"),
-                       .on_done = keep_outcome, .arg = &o});
+                                                    .on_done = keep_outcome,
+                                                    .arg = &o});
     until(fetcher_info(f, id, &info) == 0 && info.bytes > 5000);
     fetcher_pause(f, id);
     until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED);
@@ -1797,7 +1877,8 @@ static void test_pause(void) {
     fetcher_resume(f, id);
     until(o.calls);
     ok(o.code == FETCHER_OK && o.size == 40000 && is_content(o.data, 40000, "/p", 0) &&
-       o.received == 40000 && o.attempts == 2, "and goes on where it was, byte for byte");
+           o.received == 40000 && o.attempts == 2,
+       "and goes on where it was, byte for byte");
     forget(&o);
 }
 
@@ -1818,7 +1899,7 @@ static void everything(struct fetcher *on) {
     busy_errors += fetcher_run(on) < 0 && errno == EBUSY;
     busy_errors += fetcher_dispatch(on, &rd, &wr) < 0 && errno == EBUSY;
     if ((id = fetcher_get(on, url("/more"), NULL, NULL)) == 0)
-        return;                         /* it is being freed */
+        return; /* it is being freed */
     timer = fetcher_timer(on, 1000, note, "");
     worked += fetcher_pause(on, id) == 0 && fetcher_resume(on, id) == 0 &&
               fetcher_priority(on, id, 3) == 0 && fetcher_info(on, id, &info) == 0 &&
@@ -1870,11 +1951,15 @@ static void test_reentrancy(void) {
     fetcher_watch(f, fd[1], FETCHER_WRITE, everything_watch, NULL);
     fetcher_timer(f, 0, everything_timer, NULL);
     fetcher_post(f, everything_timer, NULL);
-    fetcher_start(f, &(struct fetcher_request){.url = url("/re?size=30000"), .on_data = everything_data,
-                  .on_progress = everything_progress, .on_done = everything_done,
-                  .setup = everything_setup, .arg = &o});
+    fetcher_start(f, &(struct fetcher_request){.url = url("/re?size=30000"),
+                                               .on_data = everything_data,
+                                               .on_progress = everything_progress,
+                                               .on_done = everything_done,
+                                               .setup = everything_setup,
+                                               .arg = &o});
     until(o.calls && f->count == 0);
-    ok(o.calls == 1 && worked >= 7, "rule 3: every function worked in each of %d callbacks", worked);
+    ok(o.calls == 1 && worked >= 7, "rule 3: every function worked in each of %d callbacks",
+       worked);
     ok(busy_errors >= 3 * worked, "rule 3: but free, step, run and dispatch");
     close(fd[0]);
     close(fd[1]);
@@ -1901,11 +1986,13 @@ static void test_ids(void) {
     until(f->count == 0);
     id2 = fetcher_timer(f, 1, note, "");
     ok(unique && id2 > id[49], "rule 1: ids grow, and so are never used again");
-    ok(fetcher_cancel(f, id2) < 0 && errno == ENOENT, "rule 1: nor is a timer's id one of a transfer");
+    ok(fetcher_cancel(f, id2) < 0 && errno == ENOENT,
+       "rule 1: nor is a timer's id one of a transfer");
     ok(stale_errors == 49 && fetcher_pause(f, id[7]) < 0 && errno == ENOENT &&
-       fetcher_resume(f, id[7]) < 0 && fetcher_priority(f, id[7], 1) < 0 &&
-       fetcher_info(f, id[7], &info) < 0 && fetcher_info(f, 0, &info) < 0 &&
-       fetcher_cancel(f, UINT64_MAX) < 0, "rule 1: a stale id is an error return");
+           fetcher_resume(f, id[7]) < 0 && fetcher_priority(f, id[7], 1) < 0 &&
+           fetcher_info(f, id[7], &info) < 0 && fetcher_info(f, 0, &info) < 0 &&
+           fetcher_cancel(f, UINT64_MAX) < 0,
+       "rule 1: a stale id is an error return");
 }
 
 static void test_exactly_once(void) {
@@ -1916,7 +2003,9 @@ static void test_exactly_once(void) {
     memset(o, 0, sizeof o);
     f = own;
     for (int i = 0; i < 40; i++) {
-        const char *u = i % 4 == 0 ? "not a url" : i % 4 == 1 ? "http://127.0.0.1:1/" : url("/once");
+        const char *u = i % 4 == 0   ? "not a url"
+                        : i % 4 == 1 ? "http://127.0.0.1:1/"
+                                     : url("/once");
         id[i] = fetcher_get(own, u, keep_outcome, &o[i]);
         before += o[i].calls;
         if (i % 5 == 0)
@@ -1945,28 +2034,33 @@ static void test_exactly_once(void) {
  * each runs a model that knows what must be true. The seeds are fixed, so that what fails, fails again. */
 enum aim { MEMORY, TO_FILE, TO_DIR, STREAM, KINDS };
 
-struct deed {                   /* a transfer in the model */
+struct deed { /* a transfer in the model */
     fetcher_id id;
     enum aim aim;
     bool every, cancelled, over;
     int size, done;
     int64_t streamed;
-    char path[64];              /* of its URL */
+    char path[64]; /* of its URL */
 };
 
-struct alarm { fetcher_id id; int64_t due; bool over; uint64_t turn; };
+struct alarm {
+    fetcher_id id;
+    int64_t due;
+    bool over;
+    uint64_t turn;
+};
 
 static struct model {
     struct fetcher *f;
     unsigned random;
-    bool inside, freed;         /* a callback runs; nothing may come any more */
+    bool inside, freed; /* a callback runs; nothing may come any more */
     struct deed deed[400];
     struct alarm alarm[400];
     int deeds, alarms, depth, posted, came, pipe[3][2], piped[3];
     size_t alive;
     uint64_t done, failed, cancelled, turns;
     fetcher_id last_id;
-    int wrong;                  /* what was not true */
+    int wrong; /* what was not true */
     int ended[FETCHER_OTHER + 1];
 } m;
 
@@ -1976,7 +2070,8 @@ static unsigned chance(unsigned n) {
 }
 
 /* This must be true. */
-#define holds(good) ((good) ? (void)0 : (void)(m.wrong++ < 9 && printf("# line %d: %s\n", __LINE__, #good)))
+#define holds(good)                                                                                \
+    ((good) ? (void)0 : (void)(m.wrong++ < 9 && printf("# line %d: %s\n", __LINE__, #good)))
 
 static void any_call(void);
 
@@ -2001,10 +2096,13 @@ static void deed_done(struct fetcher *on, const struct fetcher_result *r, void *
     holds(on == m.f && !m.freed && d->id && r->id == d->id && !d->over);
     holds(r->last || d->every);
     holds((r->code == FETCHER_CANCELLED) == d->cancelled || r->code == FETCHER_BAD_URL);
-    holds(r->code <= FETCHER_OTHER && r->message && *r->message && r->url && r->final_url && r->content_type);
+    holds(r->code <= FETCHER_OTHER && r->message && *r->message && r->url && r->final_url &&
+          r->content_type);
     m.ended[r->code]++;
     d->done++;
-    *(r->code == FETCHER_OK ? &m.done : r->code == FETCHER_CANCELLED ? &m.cancelled : &m.failed) += 1;
+    *(r->code == FETCHER_OK          ? &m.done
+      : r->code == FETCHER_CANCELLED ? &m.cancelled
+                                     : &m.failed) += 1;
     if (r->last) {
         d->over = true;
         m.alive--;
@@ -2015,7 +2113,8 @@ static void deed_done(struct fetcher *on, const struct fetcher_result *r, void *
     if (r->code == FETCHER_OK && r->status == 200 && !strstr(d->path, "/text")) {
         holds(r->bytes == d->size);
         if (d->aim == MEMORY)
-            holds(r->data && r->size == (size_t)d->size && is_content(r->data, d->size, d->path, 0) && !r->data[r->size]);
+            holds(r->data && r->size == (size_t)d->size &&
+                  is_content(r->data, d->size, d->path, 0) && !r->data[r->size]);
         else if (d->aim == STREAM)
             holds(!r->data && (d->every || d->streamed == d->size));
         else if (!d->every) {
@@ -2032,7 +2131,8 @@ static int deed_data(struct fetcher *on, const void *data, size_t size, void *ar
     holds(on == m.f && !m.freed && d->id && !d->over);
     if (!d->every && !strstr(d->path, "/text"))
         for (size_t i = 0; i < size; i += 97)
-            holds(((const unsigned char *)data)[i] == pattern(seed_of(d->path, 0), d->streamed + (int64_t)i));
+            holds(((const unsigned char *)data)[i] ==
+                  pattern(seed_of(d->path, 0), d->streamed + (int64_t)i));
     any_calls_inside();
     if (chance(20) == 0)
         return FETCHER_PAUSE;
@@ -2044,15 +2144,32 @@ static int deed_data(struct fetcher *on, const void *data, size_t size, void *ar
 
 static void deed_progress(struct fetcher *on, const struct fetcher_info *info, void *arg) {
     struct deed *d = arg;
-    holds(on == m.f && !m.freed && d->id && info->id == d->id && !d->over && info->state <= FETCHER_ENDED);
+    holds(on == m.f && !m.freed && d->id && info->id == d->id && !d->over &&
+          info->state <= FETCHER_ENDED);
     any_calls_inside();
 }
 
 static void any_start(void) {
     static const char *const query[] = {
-        "", "", "", "", "&random=%u", "&slow=2000", "&cut=300&times=1", "&stall=500", "&stall=head", "&status=404",
-        "&status=503&times=2", "&redirect=/text", "&chunked=1", "&chunk=bad", "&reset=10&times=1", "&garbage=1",
-        "&etag=none&modified=none&cut=100&times=2", "&cut=300&times=1&range=ignore", "&close=1",
+        "",
+        "",
+        "",
+        "",
+        "&random=%u",
+        "&slow=2000",
+        "&cut=300&times=1",
+        "&stall=500",
+        "&stall=head",
+        "&status=404",
+        "&status=503&times=2",
+        "&redirect=/text",
+        "&chunked=1",
+        "&chunk=bad",
+        "&reset=10&times=1",
+        "&garbage=1",
+        "&etag=none&modified=none&cut=100&times=2",
+        "&cut=300&times=1&range=ignore",
+        "&close=1",
     };
     struct deed *d = &m.deed[m.deeds];
     char target[300], name[60], where[700];
@@ -2060,10 +2177,12 @@ static void any_start(void) {
     fetcher_id id;
     if (m.deeds == (int)(sizeof m.deed / sizeof *m.deed))
         return;
-    *d = (struct deed){.aim = (enum aim)chance(KINDS), .every = chance(8) == 0, .size = (int)chance(30000)};
+    *d = (struct deed){
+        .aim = (enum aim)chance(KINDS), .every = chance(8) == 0, .size = (int)chance(30000)};
     snprintf(d->path, sizeof d->path, "/r%u", chance(30));
     snprintf(target, sizeof target, "%s?size=%d", d->path, d->size);
-    snprintf(target + strlen(target), 100, query[chance(sizeof query / sizeof *query)], chance(1000));
+    snprintf(target + strlen(target), 100, query[chance(sizeof query / sizeof *query)],
+             chance(1000));
     r.url = url("%s", target);
     if (chance(20) == 0)
         r.url = chance(2) ? "not a url" : "http://127.0.0.1:1/";
@@ -2102,7 +2221,8 @@ static void any_start(void) {
 
 static void any_alarm(struct fetcher *on, void *arg) {
     struct alarm *a = arg;
-    holds(on == m.f && !m.freed && a->id && !a->over && fetcher_now(on) >= a->due && m.turns > a->turn);
+    holds(on == m.f && !m.freed && a->id && !a->over && fetcher_now(on) >= a->due &&
+          m.turns > a->turn);
     a->over = true;
     holds(fetcher_timer_stop(on, a->id) < 0 && errno == ENOENT);
     any_calls_inside();
@@ -2115,9 +2235,10 @@ static void any_post(struct fetcher *on, void *arg) {
 }
 
 static void any_ready(struct fetcher *on, int fd, int events, void *arg) {
-    int i = (int)((int (*)[2])arg - m.pipe);
+    int i = (int)((int(*)[2])arg - m.pipe);
     char byte;
-    holds(on == m.f && !m.freed && (events & ~m.piped[i]) == 0 && events && fd == m.pipe[i][m.piped[i] == FETCHER_WRITE]);
+    holds(on == m.f && !m.freed && (events & ~m.piped[i]) == 0 && events &&
+          fd == m.pipe[i][m.piped[i] == FETCHER_WRITE]);
     if (events & FETCHER_READ)
         holds(read(fd, &byte, 1) == 1);
     any_calls_inside();
@@ -2127,7 +2248,8 @@ static void any_watch(void) {
     int i = (int)chance(3), to = (int)chance(3);
     if (m.piped[i])
         holds(fetcher_watch(m.f, m.pipe[i][m.piped[i] == FETCHER_WRITE], 0, NULL, NULL) == 0);
-    holds(fetcher_watch(m.f, m.pipe[i][to == FETCHER_WRITE], m.piped[i] = to, any_ready, &m.pipe[i]) == 0);
+    holds(fetcher_watch(m.f, m.pipe[i][to == FETCHER_WRITE], m.piped[i] = to, any_ready,
+                        &m.pipe[i]) == 0);
 }
 
 /* One call, of any function, with any id that there is or has been. */
@@ -2144,16 +2266,20 @@ static void any_call(void) {
     if (what < 5)
         any_start();
     else if (what < 11 && d && d->id) {
-        result = what == 5 ? fetcher_cancel(m.f, d->id) : what == 6 ? fetcher_pause(m.f, d->id) :
-                 what == 7 || what == 8 ? fetcher_resume(m.f, d->id) : what == 9 ?
-                 fetcher_priority(m.f, d->id, (int)chance(9) - 4) : fetcher_info(m.f, d->id, &info);
+        result = what == 5                ? fetcher_cancel(m.f, d->id)
+                 : what == 6              ? fetcher_pause(m.f, d->id)
+                 : what == 7 || what == 8 ? fetcher_resume(m.f, d->id)
+                 : what == 9              ? fetcher_priority(m.f, d->id, (int)chance(9) - 4)
+                                          : fetcher_info(m.f, d->id, &info);
         holds(there ? result == 0 : result < 0 && errno == ENOENT);
         if (what == 5 && there)
             d->cancelled = true;
         if (what == 10 && there)
-            holds(info.id == d->id && info.url && info.message && info.bytes >= 0 && info.state <= FETCHER_ENDED);
+            holds(info.id == d->id && info.url && info.message && info.bytes >= 0 &&
+                  info.state <= FETCHER_ENDED);
     } else if (what == 11)
-        holds(fetcher_limit(m.f, (int)chance(20) - 1, (int)chance(9) - 1, (int64_t)chance(3) * 30000 - 1) == 0);
+        holds(fetcher_limit(m.f, (int)chance(20) - 1, (int)chance(9) - 1,
+                            (int64_t)chance(3) * 30000 - 1) == 0);
     else if (what < 14 && m.alarms < (int)(sizeof m.alarm / sizeof *m.alarm)) {
         int64_t ms = chance(300);
         a = &m.alarm[m.alarms];
@@ -2181,7 +2307,8 @@ static void any_call(void) {
             holds(fetcher_dispatch(m.f, &rd, &wr) == 0);
         }
     } else {
-        holds(fetcher_stats(m.f, &st) == 0 && st.done == m.done && st.failed == m.failed && st.cancelled == m.cancelled);
+        holds(fetcher_stats(m.f, &st) == 0 && st.done == m.done && st.failed == m.failed &&
+              st.cancelled == m.cancelled);
         holds(st.running >= 0 && st.waiting <= fetcher_count(m.f));
         holds(fetcher_info(m.f, m.last_id + 1, &info) < 0 && errno == ENOENT);
     }
@@ -2202,7 +2329,8 @@ static void any_life(unsigned seed, int fds) {
     memset(&m, 0, offsetof(struct model, wrong));
     m.random = seed * 2654435761u + 1;
     for (int i = 0; i < 3; i++)
-        if (pipe(m.pipe[i]) < 0 || write(m.pipe[i][1], letters, 5) != 5 || set_flags(m.pipe[i][0], O_NONBLOCK) < 0)
+        if (pipe(m.pipe[i]) < 0 || write(m.pipe[i][1], letters, 5) != 5 ||
+            set_flags(m.pipe[i][0], O_NONBLOCK) < 0)
             die("pipe");
     holds((m.f = fetcher_new()) != NULL);
     calls_to_make = (int)chance(90);
@@ -2219,7 +2347,7 @@ static void any_life(unsigned seed, int fds) {
                 holds(fetcher_cancel(m.f, m.deed[i].id) == 0);
                 m.deed[i].cancelled = true;
             }
-        m.depth = 3;                    /* callbacks start nothing more */
+        m.depth = 3; /* callbacks start nothing more */
         for (int i = 0; i < 3000 && m.alive; i++) {
             any_turn();
             for (int n = 0; i % 100 == 99 && n < m.deeds; n++)
@@ -2238,13 +2366,14 @@ static void any_life(unsigned seed, int fds) {
         for (int i = 0; i < m.alarms; i++)
             holds(m.alarm[i].over);
     }
-    for (int i = 0; i < m.deeds; i++)           /* to be freed is to be cancelled */
+    for (int i = 0; i < m.deeds; i++) /* to be freed is to be cancelled */
         m.deed[i].cancelled = true;
     fetcher_free(m.f);
     m.freed = true;
     fetcher_step(f, 0);
     for (int i = 0; i < m.deeds; i++)
-        holds(m.deed[i].over && (!m.deed[i].id || m.deed[i].every ? m.deed[i].done >= !!m.deed[i].id : m.deed[i].done == 1));
+        holds(m.deed[i].over && (!m.deed[i].id || m.deed[i].every ? m.deed[i].done >= !!m.deed[i].id
+                                                                  : m.deed[i].done == 1));
     holds(m.alive == 0 && m.came <= m.posted);
     for (int i = 0; i < 3; i++) {
         close(m.pipe[i][0]);
@@ -2257,7 +2386,7 @@ static void any_life(unsigned seed, int fds) {
 }
 
 static void test_random_states(void) {
-    const char *states = getenv("STATES");      /* fewer, under valgrind */
+    const char *states = getenv("STATES"); /* fewer, under valgrind */
     int n = states ? atoi(states) : 1000, fds = dup(0), wrong, passed_lives = 0;
     close(fds);
     memset(&m, 0, sizeof m);
@@ -2272,7 +2401,9 @@ static void test_random_states(void) {
     for (int code = 0; code <= FETCHER_OTHER; code++)
         printf(" %d %s", m.ended[code], fetcher_strerror((enum fetcher_code)code));
     printf("\n");
-    ok(passed_lives == n, "%d of %d fetchers that got random calls kept all rules, and were freed anywhere", passed_lives, n);
+    ok(passed_lives == n,
+       "%d of %d fetchers that got random calls kept all rules, and were freed anywhere",
+       passed_lives, n);
 }
 
 /* -- no memory -- */
@@ -2282,18 +2413,28 @@ static void test_random_states(void) {
  * URL's query it asks for the URL without. Our server then sends 100 bytes, and these are taken for right here. */
 enum { LEAN = 12 };
 
-struct lean { fetcher_id id; int done, last; enum fetcher_code code; int64_t streamed; const char *target; int size; };
+struct lean {
+    fetcher_id id;
+    int done, last;
+    enum fetcher_code code;
+    int64_t streamed;
+    const char *target;
+    int size;
+};
 
 static int lean_wrong, lean_codes[FETCHER_OTHER + 1], lean_refused, lean_forgot, lean_timers;
 
-#define lean_must(good) ((good) ? (void)0 : (void)(lean_wrong++ < 9 && \
-                         printf("# allocation %ld%s, line %d: %s\n", memory.fail, memory.for_good ? "+" : "", __LINE__, #good)))
+#define lean_must(good)                                                                            \
+    ((good) ? (void)0                                                                              \
+            : (void)(lean_wrong++ < 9 && printf("# allocation %ld%s, line %d: %s\n", memory.fail,  \
+                                                memory.for_good ? "+" : "", __LINE__, #good)))
 
 static void lean_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
     struct lean *l = arg;
     (void)on;
     memory.on = false;
-    lean_must(l->id == r->id && !l->last && r->message && r->url && r->final_url && r->content_type);
+    lean_must(l->id == r->id && !l->last && r->message && r->url && r->final_url &&
+              r->content_type);
     l->done++;
     l->last = r->last;
     l->code = r->code;
@@ -2312,7 +2453,8 @@ static int lean_data(struct fetcher *on, const void *data, size_t size, void *ar
     (void)on;
     bool right = true;
     for (size_t i = 0; i < size; i++)
-        right &= ((const unsigned char *)data)[i] == pattern(seed_of(l->target, 0), l->streamed + (int64_t)i);
+        right &= ((const unsigned char *)data)[i] ==
+                 pattern(seed_of(l->target, 0), l->streamed + (int64_t)i);
     lean_must(right);
     l->streamed += (int64_t)size;
     return 0;
@@ -2335,13 +2477,25 @@ static void lean_ready(struct fetcher *on, int fd, int events, void *arg) {
 
 static void lean_life(void) {
     static const char *const headers[] = {"X-A: b", NULL};
-    static const struct { const char *query; int size; struct fetcher_request rq; const char *path; } t[LEAN] = {
-        {"/a?size=30000", 30000, {.headers = headers}, NULL}, {"/b?size=50000", 50000, {.url = NULL}, "lean/b"},
-        {"/c.txt?size=40000&cut=20000&times=1", 40000, {.url = NULL}, "lean/"}, {"/d?size=40000", 40000, {.on_data = lean_data}, NULL},
-        {"/e?size=10&status=404", -1, {.body = "x=y"}, NULL}, {"/f?size=0&redirect=/g", -1, {.url = NULL}, NULL},
-        {"/h?gzip=1", -1, {.flags = FETCHER_COMPRESSED}, NULL}, {"/i?size=100", 100, {.every_ms = 1000}, "lean/i"},
-        {"/j?size=99999&cut=50000&times=1", 99999, {.url = NULL}, NULL}, {"/k?size=200&status=503&times=1", 200, {.priority = 1}, NULL},
-        {"/l?size=300&disposition=attachment;%20filename=%22n.txt%22", 300, {.url = NULL}, "lean/"}, {"not a url", -1, {.url = NULL}, NULL},
+
+    static const struct {
+        const char *query;
+        int size;
+        struct fetcher_request rq;
+        const char *path;
+    } t[LEAN] = {
+        {"/a?size=30000", 30000, {.headers = headers}, NULL},
+        {"/b?size=50000", 50000, {.url = NULL}, "lean/b"},
+        {"/c.txt?size=40000&cut=20000&times=1", 40000, {.url = NULL}, "lean/"},
+        {"/d?size=40000", 40000, {.on_data = lean_data}, NULL},
+        {"/e?size=10&status=404", -1, {.body = "x=y"}, NULL},
+        {"/f?size=0&redirect=/g", -1, {.url = NULL}, NULL},
+        {"/h?gzip=1", -1, {.flags = FETCHER_COMPRESSED}, NULL},
+        {"/i?size=100", 100, {.every_ms = 1000}, "lean/i"},
+        {"/j?size=99999&cut=50000&times=1", 99999, {.url = NULL}, NULL},
+        {"/k?size=200&status=503&times=1", 200, {.priority = 1}, NULL},
+        {"/l?size=300&disposition=attachment;%20filename=%22n.txt%22", 300, {.url = NULL}, "lean/"},
+        {"not a url", -1, {.url = NULL}, NULL},
     };
     struct lean lean[LEAN];
     struct fetcher *own;
@@ -2368,7 +2522,9 @@ static void lean_life(void) {
             char target[200], at[600];
             snprintf(target, sizeof target, "%.*s", (int)strcspn(t[i].query, "?"), t[i].query);
             snprintf(at, sizeof at, "%s", t[i].path ? in_work(t[i].path) : "");
-            rq.url = i == LEAN - 1 ? t[i].query : url("%s&lean=%ld.%d", t[i].query, memory.fail, memory.for_good);
+            rq.url = i == LEAN - 1
+                         ? t[i].query
+                         : url("%s&lean=%ld.%d", t[i].query, memory.fail, memory.for_good);
             rq.path = t[i].path ? at : NULL;
             rq.existing = FETCHER_OVERWRITE;
             rq.flags |= t[i].path ? FETCHER_FRESH : 0;
@@ -2395,15 +2551,17 @@ static void lean_life(void) {
             fetcher_step(own, 0);
             memory.on = false;
             if (turns % 300 == 299)
-                own->skew += 31000000;          /* what hangs is to stall */
+                own->skew += 31000000; /* what hangs is to stall */
             left = 0;
             for (int i = 0; i < LEAN; i++)
                 left += lean[i].id && !lean[i].last && (!t[i].rq.every_ms || !lean[i].done);
         }
         if (left)
             for (int i = 0; i < LEAN; i++)
-                if (lean[i].id && !lean[i].last && fetcher_info(own, lean[i].id, &info) == 0 && !lean[i].done)
-                    printf("# allocation %ld: %s hangs in state %d, %s\n", memory.fail, t[i].query, info.state, info.message);
+                if (lean[i].id && !lean[i].last && fetcher_info(own, lean[i].id, &info) == 0 &&
+                    !lean[i].done)
+                    printf("# allocation %ld: %s hangs in state %d, %s\n", memory.fail, t[i].query,
+                           info.state, info.message);
         lean_must(!left);
         memory.on = true;
         fetcher_free(own);
@@ -2415,7 +2573,7 @@ static void lean_life(void) {
     }
     close(tube[0]);
     close(tube[1]);
-    until(!server.conns && memory.blocks == blocks);        /* a lookup may take its time */
+    until(!server.conns && memory.blocks == blocks); /* a lookup may take its time */
     lean_must(memory.blocks == blocks);
     spare[1] = dup(0);
     close(spare[1]);
@@ -2423,24 +2581,28 @@ static void lean_life(void) {
 }
 
 static void test_memory_fails(void) {
-    const char *states = getenv("STATES");      /* under valgrind not each, but as many */
+    const char *states = getenv("STATES"); /* under valgrind not each, but as many */
     long whole, step, runs = 0;
     memory.fail = 0;
     memset(lean_codes, 0, sizeof lean_codes);
     lean_wrong = lean_refused = lean_forgot = 0;
     lean_life();
     whole = memory.count;
-    ok(lean_wrong == 0 && lean_codes[FETCHER_NO_MEMORY] == 0, "a life of %ld allocations, and all are given back", whole);
+    ok(lean_wrong == 0 && lean_codes[FETCHER_NO_MEMORY] == 0,
+       "a life of %ld allocations, and all are given back", whole);
     step = states ? whole / atoi(states) + 1 : 1;
     for (int good = memory.for_good = 0; good < 2; good++, memory.for_good = true)
         for (memory.fail = 1; memory.fail <= whole; memory.fail += step, runs++)
             lean_life();
-    printf("# %d times no fetcher, %d times libcurl forgot the query; transfers ended:", lean_refused, lean_forgot);
+    printf("# %d times no fetcher, %d times libcurl forgot the query; transfers ended:",
+           lean_refused, lean_forgot);
     for (int code = 0; code <= FETCHER_OTHER; code++)
         printf(" %d %s", lean_codes[code], fetcher_strerror((enum fetcher_code)code));
     printf("\n");
     memory.fail = 0;
-    ok(lean_wrong == 0, "one allocation fails, or it and all after it: %ld times, each transfer ended cleanly", runs);
+    ok(lean_wrong == 0,
+       "one allocation fails, or it and all after it: %ld times, each transfer ended cleanly",
+       runs);
 }
 
 static void test_two_fetchers(void) {
@@ -2458,7 +2620,8 @@ static void test_two_fetchers(void) {
     fetcher_free(two);
     forget(&a);
     forget(&b);
-    c = SH("size -A fetcher.o | awk '$1 ~ /^\\.(data|bss|tdata|tbss)$/ {n += $2} END {exit n > 0}'");
+    c = SH(
+        "size -A fetcher.o | awk '$1 ~ /^\\.(data|bss|tdata|tbss)$/ {n += $2} END {exit n > 0}'");
     ok(c.status == 0, "rule 9: the library has no mutable globals");
     child_free(&c);
 }
@@ -2533,13 +2696,14 @@ static void test_priority(void) {
     fetcher_limit(f, 1, 1, 0);
     fetcher_get(f, url("/delay?ms=30"), log_done, "1");
     fetcher_get(f, url("/2"), log_done, "2");
-    fetcher_start(f, &(struct fetcher_request){.url = url("/3"), .on_done = log_done, .arg = "3",
-                  .priority = 5});
+    fetcher_start(f, &(struct fetcher_request){
+                         .url = url("/3"), .on_done = log_done, .arg = "3", .priority = 5});
     last = fetcher_get(f, url("/4"), log_done, "4");
     until(f->running);
     fetcher_priority(f, last, 9);
     until(calls == 4);
-    ok(strcmp(log_text, "1432") == 0 || strcmp(log_text, "3412") == 0 || strcmp(log_text, "4312") == 0,
+    ok(strcmp(log_text, "1432") == 0 || strcmp(log_text, "3412") == 0 ||
+           strcmp(log_text, "4312") == 0,
        "the higher priority starts first, then first come first: %s", log_text);
 }
 
@@ -2561,7 +2725,8 @@ static void start_late(struct fetcher *on, const struct fetcher_result *r, void 
     for (usec end = clock_us() + 3 * SLICE_US; clock_us() < end;)
         continue;
     if (++calls == 2)
-        fetcher_start(on, &(struct fetcher_request){.url = "http://127.0.0.1:1/", .on_done = count_done, .retries = -1});
+        fetcher_start(on, &(struct fetcher_request){
+                              .url = "http://127.0.0.1:1/", .on_done = count_done, .retries = -1});
 }
 
 static void test_late_work(void) {
@@ -2573,7 +2738,8 @@ static void test_late_work(void) {
     until(calls == 2);
     FD_ZERO(&rd);
     FD_ZERO(&wr);
-    ok(f->running == 1 || fetcher_prepare(f, &rd, &wr, &top) == 0, "a turn that could start something is not slept over");
+    ok(f->running == 1 || fetcher_prepare(f, &rd, &wr, &top) == 0,
+       "a turn that could start something is not slept over");
     until(calls == 3);
 }
 
@@ -2587,7 +2753,8 @@ static void test_slow_disk(void) {
         rq.url = url("/w%d?size=%d", i, size[i]);
         fetcher_start(f, &rq);
     }
-    for (usec end = clock_us() + 20000000; calls < (int)COUNT_OF(size) && clock_us() < end; all += disk_writes) {
+    for (usec end = clock_us() + 20000000; calls < (int)COUNT_OF(size) && clock_us() < end;
+         all += disk_writes) {
         disk_writes = 0;
         fetcher_step(f, 100);
         most = disk_writes > most ? disk_writes : most;
@@ -2599,7 +2766,8 @@ static void test_slow_disk(void) {
         snprintf(name, sizeof name, "w%d", i);
         good += file_is(in_work(name), size[i], target, 0);
     }
-    ok(most == 1 && good == (int)COUNT_OF(size), "on a slow disk a turn has %d write, of %d; %d files are right", most, all, good);
+    ok(most == 1 && good == (int)COUNT_OF(size),
+       "on a slow disk a turn has %d write, of %d; %d files are right", most, all, good);
 }
 
 /* getaddrinfo(), in place of the system's: names that begin with "hang" take until they are told; so do those that
@@ -2628,7 +2796,8 @@ int getaddrinfo(const char *node, const char *service, const struct addrinfo *hi
     }
     if (node && (strncmp(node, "local", 5) == 0 || strncmp(node, "late", 4) == 0))
         node = "127.0.0.1";
-    if (node && strcmp(node, "two.test") == 0) {        /* where nobody listens, and where the server does */
+    if (node &&
+        strcmp(node, "two.test") == 0) { /* where nobody listens, and where the server does */
         int bad = real("127.0.0.2", service, hints, result);
         return bad ? bad : real("127.0.0.1", service, hints, &(*result)->ai_next);
     }
@@ -2659,8 +2828,11 @@ static void test_parking(void) {
     fetcher_limit(f, 100, 0, 0);
     for (int i = 0; i < 30; i++) {
         snprintf(name, sizeof name, "http://hang%d.test/", i);
-        fetcher_start(f, &(struct fetcher_request){.url = name, .on_done = keep_outcome, .arg = &o[i],
-                      .connect_ms = 5000, .retries = -1});
+        fetcher_start(f, &(struct fetcher_request){.url = name,
+                                                   .on_done = keep_outcome,
+                                                   .arg = &o[i],
+                                                   .connect_ms = 5000,
+                                                   .retries = -1});
     }
     until(f->lookups == 16);
     until(lookups_begun >= 8);
@@ -2683,7 +2855,8 @@ static void test_parking(void) {
     ok(f->running == 0, "so another one waits");
     fetcher_cancel(f, (fetcher_id)tree_first(f->transfers)->key);
     hang_end();
-    ok(f->lookups == 0 && f->attempts == NULL, "when the lookups end, the parked handles are freed");
+    ok(f->lookups == 0 && f->attempts == NULL,
+       "when the lookups end, the parked handles are freed");
 }
 
 /* Two lookups of one name, the second of which takes long: its transfer must not go on with what the first has found, for
@@ -2700,7 +2873,8 @@ static void test_second_lookup(void) {
     until(o[0].calls + o[1].calls > 0);
     for (int i = 0; i < 20; i++)
         fetcher_step(f, 2);
-    ok(o[0].calls + o[1].calls == 1 && f->lookups == 1, "who looks a name up waits for that, though another has found it");
+    ok(o[0].calls + o[1].calls == 1 && f->lookups == 1,
+       "who looks a name up waits for that, though another has found it");
     hang_end();
     until(o[0].calls && o[1].calls);
     ok(o[0].code == FETCHER_OK && o[1].code == FETCHER_OK, "and then goes on");
@@ -2716,7 +2890,8 @@ static void test_lookup_anew(void) {
     fetcher_cancel(f, id);
     fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/", .retries = -1});
     until(lookups_begun == 2);
-    ok(lookups_begun == 2 && f->lookups == 2 && f->running == 1, "while a lookup that was given up goes on, its host may be asked again");
+    ok(lookups_begun == 2 && f->lookups == 2 && f->running == 1,
+       "while a lookup that was given up goes on, its host may be asked again");
     hang_end();
     until(f->count == 0);
 }
@@ -2742,8 +2917,11 @@ static void test_free_in_lookup(void) {
 static void test_connect_timeout(void) {
     struct outcome o = {0};
     hang_begin();
-    fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/", .connect_ms = 3000,
-                  .retries = -1, .on_done = keep_outcome, .arg = &o});
+    fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/",
+                                               .connect_ms = 3000,
+                                               .retries = -1,
+                                               .on_done = keep_outcome,
+                                               .arg = &o});
     until(lookups_begun);
     f->skew += 3000000;
     until(o.calls);
@@ -2768,8 +2946,11 @@ static void test_one_lookup_a_host(void) {
     fetcher_limit(f, 1, 0, 0);
     fetcher_get(f, name, log_done, "");
     fetcher_step(f, 0);
-    fetcher_id held = fetcher_start(f, &(struct fetcher_request){.url = url("/held?stall=5"), .on_done = log_done, .arg = "",
-                                                                 .priority = 1, .stall_ms = -1});
+    fetcher_id held = fetcher_start(f, &(struct fetcher_request){.url = url("/held?stall=5"),
+                                                                 .on_done = log_done,
+                                                                 .arg = "",
+                                                                 .priority = 1,
+                                                                 .stall_ms = -1});
     fetcher_get(f, name, log_done, "");
     until(calls == 1 && seen("/held?stall=5")->count == 1);
     f->skew += KNOWN_US + 1000000;
@@ -2812,9 +2993,11 @@ static void test_no_locks(void) {
     static const int error[] = {ENOSYS, ENOLCK, EOPNOTSUPP};
     for (int i = 0; i < 3; i++) {
         flock_error = error[i];
-        struct outcome o = FETCH(.url = url("/lockless?size=300000&cut=200000&times=1"), .path = in_work("lockless/f"), .existing = FETCHER_OVERWRITE);
+        struct outcome o = FETCH(.url = url("/lockless?size=300000&cut=200000&times=1"),
+                                 .path = in_work("lockless/f"), .existing = FETCHER_OVERWRITE);
         flock_error = 0;
-        ok(o.code == FETCHER_OK && file_is(in_work("lockless/f"), 300000, "/lockless", 0) && names_in(in_work("lockless")) == 1,
+        ok(o.code == FETCHER_OK && file_is(in_work("lockless/f"), 300000, "/lockless", 0) &&
+               names_in(in_work("lockless")) == 1,
            "a file system without locks: %s", o.message);
         forget(&o);
     }
@@ -2824,12 +3007,13 @@ static void test_file(void) {
     char *path = in_work("sub/dir/file.bin");
     struct outcome o = FETCH(.url = url("/f?size=300000"), .path = path);
     ok(o.code == FETCHER_OK && file_is(path, 300000, "/f", 0) && strcmp(o.path, path) == 0 &&
-       o.bytes == 300000 && !o.data && names_in(in_work("sub/dir")) == 1,
+           o.bytes == 300000 && !o.data && names_in(in_work("sub/dir")) == 1,
        "a file, in directories that are made; no .part is left");
     forget(&o);
     o = FETCH(.url = url("/f?size=1000"), .path = path);
     ok(o.code == FETCHER_OK && strstr(o.path, "/file (1).bin") && file_is(o.path, 1000, "/f", 0) &&
-       file_is(path, 300000, "/f", 0), "a name that is taken gets a number");
+           file_is(path, 300000, "/f", 0),
+       "a name that is taken gets a number");
     for (int i = 2; i < 25; i++) {
         forget(&o);
         o = FETCH(.url = url("/f?size=1000"), .path = path);
@@ -2844,9 +3028,11 @@ static void test_file(void) {
     write_file(in_work("sub/dir/file.bin.part.meta"), meta, strlen(meta));
     seen("/f?size=77")->count = 0;
     o = FETCH(.url = url("/f?size=77"), .path = path, .existing = FETCHER_SKIP);
-    ok(o.code == FETCHER_OK && !o.changed && file_is(path, 20, "/f", 0) && seen("/f?size=77")->count == 0,
+    ok(o.code == FETCHER_OK && !o.changed && file_is(path, 20, "/f", 0) &&
+           seen("/f?size=77")->count == 0,
        "or what exists is skipped, without a request");
-    ok(!exists(in_work("sub/dir/file.bin.part.meta")), "a .meta that was left behind alone is removed");
+    ok(!exists(in_work("sub/dir/file.bin.part.meta")),
+       "a .meta that was left behind alone is removed");
     forget(&o);
 }
 
@@ -2855,8 +3041,8 @@ static void test_file_whole(void) {
     o = FETCH(.url = url("/f?status=404"), .path = in_work("none"), .retries = -1);
     ok(o.code == FETCHER_HTTP && !exists(in_work("none")), "an error page never becomes a file");
     forget(&o);
-    o = FETCH(.url = url("/f?size=90000&cut=50000&etag=none&modified=none"), .path = in_work("none"),
-              .retries = -1);
+    o = FETCH(.url = url("/f?size=90000&cut=50000&etag=none&modified=none"),
+              .path = in_work("none"), .retries = -1);
     ok(o.code == FETCHER_CUT_SHORT && !exists(in_work("none")) && !exists(in_work("none.part")),
        "nor does half a file; without a validator its .part goes too");
     forget(&o);
@@ -2878,7 +3064,8 @@ static void test_file_trouble(void) {
     write_file(in_work("plain"), "x", 1);
     snprintf(path, sizeof path, "%s/plain/below", work);
     o = FETCH(.url = url("/t?size=10"), .path = path);
-    ok(o.code == FETCHER_FILE && strstr(o.message, "Not a directory") && o.attempts == 1, "%s", o.message);
+    ok(o.code == FETCHER_FILE && strstr(o.message, "Not a directory") && o.attempts == 1, "%s",
+       o.message);
     forget(&o);
     memset(name, 'n', 299);
     name[299] = '\0';
@@ -2888,7 +3075,8 @@ static void test_file_trouble(void) {
     if (symlink(in_work("plain"), in_work("link.part")) < 0)
         die("symlink");
     o = FETCH(.url = url("/t?size=30000"), .path = in_work("link"));
-    ok(o.code == FETCHER_OK && file_is(in_work("link"), 30000, "/t", 0) && exists(in_work("link.part")),
+    ok(o.code == FETCHER_OK && file_is(in_work("link"), 30000, "/t", 0) &&
+           exists(in_work("link.part")),
        "a symbolic link in place of the .part is not followed");
     forget(&o);
     write_file(in_work("foreign.part"), "", 0);
@@ -2899,7 +3087,8 @@ static void test_file_trouble(void) {
        "somebody's big file that is named like a .part is left alone");
     forget(&o);
     mkdir(in_work("folder"), 0777);
-    o = FETCH(.url = url("/t?size=30000"), .path = in_work("folder"), .existing = FETCHER_OVERWRITE);
+    o = FETCH(.url = url("/t?size=30000"), .path = in_work("folder"),
+              .existing = FETCHER_OVERWRITE);
     ok(o.code == FETCHER_FILE && strstr(o.message, "is not a file"), "%s", o.message);
     forget(&o);
     /* Where even root may not write. */
@@ -2914,8 +3103,10 @@ static void test_disk_full(void) {
     char command[300], path[700];
     struct child c;
     struct outcome o;
-    snprintf(command, sizeof command, "mkdir %s/disk && mount -t tmpfs -o size=2m none %s/disk && "
-             "head -c 500000 /dev/zero > %s/disk/filler", work, work, work);
+    snprintf(command, sizeof command,
+             "mkdir %s/disk && mount -t tmpfs -o size=2m none %s/disk && "
+             "head -c 500000 /dev/zero > %s/disk/filler",
+             work, work, work);
     c = SH(command);
     if (c.status != 0)
         skip("a full disk", "no right to mount a small one");
@@ -2923,7 +3114,8 @@ static void test_disk_full(void) {
         snprintf(path, sizeof path, "%s/disk/big", work);
         o = FETCH(.url = url("/full?size=1900000"), .path = path);
         ok(o.code == FETCHER_FILE && strstr(o.message, "No space left") && !exists(path) &&
-           o.attempts == 1 && o.bytes > 1000000, "a full disk: %s", o.message);
+               o.attempts == 1 && o.bytes > 1000000,
+           "a full disk: %s", o.message);
         forget(&o);
         snprintf(command, sizeof command, "%s/disk/filler", work);
         unlink(command);
@@ -2939,12 +3131,30 @@ static void test_disk_full(void) {
 }
 
 static void test_names(void) {
-    static const struct { const char *from, *to; } t[] = {
-        {"plain.txt", "plain.txt"}, {"../../x", "x"}, {".bashrc", "_bashrc"}, {"..", "__"},
-        {"a\\b\\c.txt", "c.txt"}, {"", "index.html"}, {"dir/", "index.html"}, {"\x1b[31mred", "_[31mred"},
-        {"tab\there", "tab_here"}, {"\xe2\x80\xae" "gnp.exe", "___gnp.exe"}, {"\xff\xfe", "__"},
-        {"\xc3\xa4.txt", "\xc3\xa4.txt"}, {"\xc0\xaf" "x", "__x"}, {"...x", "___x"}, {"a b", "a b"},
+    static const struct {
+        const char *from, *to;
+    } t[] = {
+        {"plain.txt", "plain.txt"},
+        {"../../x", "x"},
+        {".bashrc", "_bashrc"},
+        {"..", "__"},
+        {"a\\b\\c.txt", "c.txt"},
+        {"", "index.html"},
+        {"dir/", "index.html"},
+        {"\x1b[31mred", "_[31mred"},
+        {"tab\there", "tab_here"},
+        {"\xe2\x80\xae"
+         "gnp.exe",
+         "___gnp.exe"},
+        {"\xff\xfe", "__"},
+        {"\xc3\xa4.txt", "\xc3\xa4.txt"},
+        {"\xc0\xaf"
+         "x",
+         "__x"},
+        {"...x", "___x"},
+        {"a b", "a b"},
     };
+
     char name[1024], longest[600];
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
         name_make_safe(name, sizeof name, t[i].from);
@@ -2955,35 +3165,54 @@ static void test_names(void) {
         memcpy(longest + i, "\xc3\xa4", 2);
     strcpy(longest + 296, ".tar");
     name_make_safe(name, sizeof name, longest);
-    ok(strlen(name) <= 240 && strlen(name) >= 238 && strstr(name, ".tar") && utf8_length(name + 234),
+    ok(strlen(name) <= 240 && strlen(name) >= 238 && strstr(name, ".tar") &&
+           utf8_length(name + 234),
        "a name of 300 bytes is cut on a character, and keeps its extension");
 }
 
 static void test_dispositions(void) {
-    static const struct { const char *header, *name; } t[] = {
-        {"attachment; filename=\"a b.txt\"", "a b.txt"}, {"attachment; filename=plain.txt", "plain.txt"},
-        {"attachment;filename=x.txt ; size=3", "x.txt"}, {"inline; FileName = \"q\\\"uote\"", "q\"uote"},
+    static const struct {
+        const char *header, *name;
+    } t[] = {
+        {"attachment; filename=\"a b.txt\"", "a b.txt"},
+        {"attachment; filename=plain.txt", "plain.txt"},
+        {"attachment;filename=x.txt ; size=3", "x.txt"},
+        {"inline; FileName = \"q\\\"uote\"", "q\"uote"},
         {"attachment; filename=\"no\"; filename*=UTF-8''%e2%82%ac%20rates", "\xe2\x82\xac rates"},
         {"attachment; filename*=iso-8859-1'en'%A3%20rates; filename=no", "\xa3 rates"},
         {"attachment; filename*=UTF-8''%2e%2e%2fetc%2fpasswd", "../etc/passwd"},
-        {"attachment", ""}, {"attachment; filename=", ""}, {"attachment; filename=\"open", "open"},
-        {"attachment; xfilename=no", ""}, {"", ""}, {";;;=;filename", ""},
+        {"attachment", ""},
+        {"attachment; filename=", ""},
+        {"attachment; filename=\"open", "open"},
+        {"attachment; xfilename=no", ""},
+        {"", ""},
+        {";;;=;filename", ""},
     };
+
     char name[600];
     for (size_t i = 0; i < sizeof t / sizeof *t; i++)
         ok(disposition_name(t[i].header, name, sizeof name) == (t[i].name[0] != '\0') &&
-           strcmp(name, t[i].name) == 0, "disposition: %s", t[i].header);
+               strcmp(name, t[i].name) == 0,
+           "disposition: %s", t[i].header);
 }
 
 static void test_directory(void) {
-    static const struct { const char *path, *name; } t[] = {
-        {"/a/b.txt?size=10", "b.txt"}, {"/a/?size=10", "index.html"}, {"/%%2e%%2e%%2fx?size=10", "x"},
-        {"/.bashrc?size=10", "_bashrc"}, {"/d?disposition=attachment;%%20filename=%%22n.txt%%22", "n.txt"},
+    static const struct {
+        const char *path, *name;
+    } t[] = {
+        {"/a/b.txt?size=10", "b.txt"},
+        {"/a/?size=10", "index.html"},
+        {"/%%2e%%2e%%2fx?size=10", "x"},
+        {"/.bashrc?size=10", "_bashrc"},
+        {"/d?disposition=attachment;%%20filename=%%22n.txt%%22", "n.txt"},
         {"/e?disposition=attachment;%%20filename=../../evil", "evil"},
-        {"/e?disposition=attachment;filename=x.part", "x.part"}, {"/e?disposition=attachment;filename=x.part.meta", "x.part_meta"},
-        {"/x.Part.META?size=10", "x.Part_META"}, {"/%%1b%%5b2J?size=10", NULL},
+        {"/e?disposition=attachment;filename=x.part", "x.part"},
+        {"/e?disposition=attachment;filename=x.part.meta", "x.part_meta"},
+        {"/x.Part.META?size=10", "x.Part_META"},
+        {"/%%1b%%5b2J?size=10", NULL},
         {"/f?size=40000&disposition=attachment;%%20filename*=utf-8''%%25c3%%25a4", "\xc3\xa4"},
     };
+
     char dir[700], path[800];
     struct outcome o;
     snprintf(dir, sizeof dir, "%s/new/", work);
@@ -2992,7 +3221,8 @@ static void test_directory(void) {
         snprintf(target, sizeof target, t[i].path, 0);
         o = FETCH(.url = url("%s", target), .path = dir);
         snprintf(path, sizeof path, "%s%s", dir, t[i].name ? t[i].name : strrchr(o.path, '/') + 1);
-        ok(o.code == FETCHER_OK && strcmp(o.path, path) == 0 && exists(path) && !strchr(path, '\x1b'),
+        ok(o.code == FETCHER_OK && strcmp(o.path, path) == 0 && exists(path) &&
+               !strchr(path, '\x1b'),
            "into a directory: %s", path + strlen(dir));
         forget(&o);
     }
@@ -3002,15 +3232,16 @@ static void test_directory(void) {
 /* ------------------------------------------------------------------------ Not giving up */
 
 static void test_retry(void) {
-    static const char *const passing[] = {"status=503", "status=429", "status=408", "status=500",
-        "status=502", "status=504", "status=425", "cut=20", "reset=20"};
+    static const char *const passing[] = {"status=503", "status=429", "status=408",
+                                          "status=500", "status=502", "status=504",
+                                          "status=425", "cut=20",     "reset=20"};
     static const char *const lasting[] = {"status=404", "status=403", "status=401", "status=410",
-        "status=501"};
+                                          "status=501"};
     struct outcome o;
     for (size_t i = 0; i < sizeof passing / sizeof *passing; i++) {
         o = FETCH(.url = url("/r%zu?times=2&%s", i, passing[i]));
         ok(o.code == FETCHER_OK && o.attempts == 3 && o.retries == 2 && o.size == 100 &&
-           is_content(o.data, 100, url("/r%zu", i) + strlen(url("")), 0),
+               is_content(o.data, 100, url("/r%zu", i) + strlen(url("")), 0),
            "%s twice, then all is well", passing[i]);
         forget(&o);
     }
@@ -3028,10 +3259,12 @@ static void test_retry(void) {
     forget(&o);
     o = FETCH(.url = url("/gone?etag=none&modified=none&cut=20&cut2=0"), .retries = 1);
     ok(o.code == FETCHER_CUT_SHORT && o.attempts == 2 && o.data && o.size == 0 && *o.data == '\0',
-       "what an earlier attempt brought is not what the last one did: \"%s\"", o.data ? o.data : "(NULL)");
+       "what an earlier attempt brought is not what the last one did: \"%s\"",
+       o.data ? o.data : "(NULL)");
     forget(&o);
     o = FETCH(.url = url("/post?cut=20"), .body = "x");
-    ok(o.code == FETCHER_CUT_SHORT && o.attempts == 1, "a POST that was cut short is not sent again");
+    ok(o.code == FETCHER_CUT_SHORT && o.attempts == 1,
+       "a POST that was cut short is not sent again");
     forget(&o);
     o = FETCH(.url = url("/post?status=503&times=1"), .body = "x");
     ok(o.code == FETCHER_OK && o.attempts == 2, "but is if the server asks for it");
@@ -3045,7 +3278,8 @@ static void test_backoff(void) {
     int64_t bound = 1000000, longest, least, sum;
     bool good = true;
     memset(&h, 0, sizeof h);
-    for (int failures = 0; failures < 9; failures++, bound = bound < 32000000 ? bound * 2 : 60000000) {
+    for (int failures = 0; failures < 9;
+         failures++, bound = bound < 32000000 ? bound * 2 : 60000000) {
         longest = sum = 0;
         least = INT64_MAX;
         for (int i = 0; i < 1000; i++) {
@@ -3071,9 +3305,11 @@ static void test_retry_after(void) {
     struct outcome a = {0}, b = {0};
     struct fetcher_info info;
     fetcher_id id;
-    ok(read_retry_after("120") == 120000000 && read_retry_after("99999999999999999999") == HOUR_US &&
-       read_retry_after("Fri, 31 Dec 9999 23:59:59 GMT") == HOUR_US && read_retry_after("-5") == -1 &&
-       read_retry_after("Sun, 06 Nov 1994 08:49:37 GMT") == 0 && read_retry_after("soon") == -1,
+    ok(read_retry_after("120") == 120000000 &&
+           read_retry_after("99999999999999999999") == HOUR_US &&
+           read_retry_after("Fri, 31 Dec 9999 23:59:59 GMT") == HOUR_US &&
+           read_retry_after("-5") == -1 && read_retry_after("Sun, 06 Nov 1994 08:49:37 GMT") == 0 &&
+           read_retry_after("soon") == -1,
        "Retry-After in seconds, as a date, too far, in the past, nonsense");
     strftime(date, sizeof date, "%a,%%20%d%%20%b%%20%Y%%20%H:%M:%S%%20GMT", gmtime(&soon));
     snprintf(escaped, sizeof escaped, "%s", date);
@@ -3096,13 +3332,14 @@ static void test_total(void) {
     struct outcome o = {0};
     struct fetcher_info info;
     const char *path = "/total?status=429&retry-after=100";
-    fetcher_id id = fetcher_start(f, &(struct fetcher_request){.url = url("%s", path), .total_ms = 3000,
-                                  .on_done = keep_outcome, .arg = &o});
+    fetcher_id id = fetcher_start(
+        f, &(struct fetcher_request){
+               .url = url("%s", path), .total_ms = 3000, .on_done = keep_outcome, .arg = &o});
     until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_RETRYING);
     f->skew += 3000000;
     until(o.calls);
-    ok(o.code == FETCHER_HTTP && seen("%s", path)->count == 1, "a host that rests longer than that: %s",
-       o.message);
+    ok(o.code == FETCHER_HTTP && seen("%s", path)->count == 1,
+       "a host that rests longer than that: %s", o.message);
     forget(&o);
 }
 
@@ -3126,11 +3363,13 @@ static void test_slow_rate(void) {
 static void test_resume_case(void) {
     char shouted[300], target[] = "/shouted?size=100000&stall=60000&times=1";
     snprintf(shouted, sizeof shouted, "HTTP%s", url("%s", target) + 4);
-    struct outcome o = FETCH(.url = shouted, .path = in_work("shouted"), .stall_ms = 50, .retries = -1);
+    struct outcome o =
+        FETCH(.url = shouted, .path = in_work("shouted"), .stall_ms = 50, .retries = -1);
     ok(o.code == FETCHER_TIMEOUT && exists(in_work("shouted.part.meta")), "HTTP:// in capitals");
     forget(&o);
     o = FETCH(.url = shouted, .path = in_work("shouted"));
-    ok(o.code == FETCHER_OK && o.received == 40000 && file_is(in_work("shouted"), 100000, "/shouted", 0) && names_in(work) == 1,
+    ok(o.code == FETCHER_OK && o.received == 40000 &&
+           file_is(in_work("shouted"), 100000, "/shouted", 0) && names_in(work) == 1,
        "can be continued, too: %d bytes", (int)o.received);
     forget(&o);
 }
@@ -3139,20 +3378,28 @@ static void test_resume_case(void) {
 static void test_resume_foreign(void) {
     const char *target = "/owned?size=100000&stall=60000&times=1";
     struct stat st;
-    struct outcome o = FETCH(.url = url("%s", target), .path = in_work("owned"), .stall_ms = 50, .retries = -1);
+    struct outcome o =
+        FETCH(.url = url("%s", target), .path = in_work("owned"), .stall_ms = 50, .retries = -1);
     forget(&o);
     if (chown(in_work("owned.part"), 65534, 65534) < 0) {
         skip("a .part of another user", "only root can make one");
         return;
     }
     o = FETCH(.url = url("%s", target), .path = in_work("owned"));
-    ok(o.code == FETCHER_OK && file_is(in_work("owned"), 100000, "/owned", 0) && o.received == 100000 &&
-       stat(in_work("owned"), &st) == 0 && st.st_uid == geteuid() && exists(in_work("owned.part")), "a .part of another user is left alone");
+    ok(o.code == FETCHER_OK && file_is(in_work("owned"), 100000, "/owned", 0) &&
+           o.received == 100000 && stat(in_work("owned"), &st) == 0 && st.st_uid == geteuid() &&
+           exists(in_work("owned.part")),
+       "a .part of another user is left alone");
     forget(&o);
 }
 
 static void test_resume(void) {
-    static const struct { const char *query; int requests; int64_t most; const char *what; } t[] = {
+    static const struct {
+        const char *query;
+        int requests;
+        int64_t most;
+        const char *what;
+    } t[] = {
         {"cut=200000&times=1", 2, 400000, "a strong ETag"},
         {"cut=200000&times=1&etag=none", 2, 400000, "Last-Modified"},
         {"cut=200000&times=1&etag=weak", 2, 400000, "a weak ETag, but Last-Modified"},
@@ -3175,9 +3422,9 @@ static void test_resume(void) {
             o = FETCH(.url = url("%s", target), .path = to_file ? in_work("resumed") : NULL,
                       .existing = FETCHER_OVERWRITE);
             ok(o.code == FETCHER_OK && seen("%s", target)->count == t[i].requests &&
-               seen("%s", target)->sent <= t[i].most + 70000 && o.bytes == 400000 &&
-               (to_file ? file_is(in_work("resumed"), 400000, target, 0)
-                        : is_content(o.data, 400000, target, 0)),
+                   seen("%s", target)->sent <= t[i].most + 70000 && o.bytes == 400000 &&
+                   (to_file ? file_is(in_work("resumed"), 400000, target, 0)
+                            : is_content(o.data, 400000, target, 0)),
                "resume %s: %s (%d requests, %d bytes)", to_file ? "a file" : "in memory", t[i].what,
                seen("%s", target)->count, (int)seen("%s", target)->sent);
             forget(&o);
@@ -3187,9 +3434,11 @@ static void test_resume(void) {
 
 /* A server that knows no ranges; and a document without a date, by which it could be asked once more. */
 static void test_resume_refused(void) {
-    struct outcome o = FETCH(.url = url("/whole?size=50000&cut=30000&times=1&range=ignore&modified=none"),
-                             .path = in_work("whole"));
-    ok(o.code == FETCHER_OK && o.attempts == 2 && o.received == 80000 && file_is(o.path, 50000, "/whole", 0),
+    struct outcome o =
+        FETCH(.url = url("/whole?size=50000&cut=30000&times=1&range=ignore&modified=none"),
+              .path = in_work("whole"));
+    ok(o.code == FETCHER_OK && o.attempts == 2 && o.received == 80000 &&
+           file_is(o.path, 50000, "/whole", 0),
        "where a range is not to be had, all of it comes again");
     forget(&o);
 }
@@ -3198,8 +3447,8 @@ static void test_interrupted_often(void) {
     const char *target = "/often?size=4200000&cut=200000&times=20";
     struct outcome o = FETCH(.url = url("%s", target), .path = in_work("often"), .retries = 30);
     ok(o.code == FETCHER_OK && o.attempts == 21 && file_is(in_work("often"), 4200000, target, 0) &&
-       seen("%s", target)->sent <= 4620000, "interrupted 20 times: %d bytes were sent for 4200000",
-       (int)seen("%s", target)->sent);
+           seen("%s", target)->sent <= 4620000,
+       "interrupted 20 times: %d bytes were sent for 4200000", (int)seen("%s", target)->sent);
     forget(&o);
 }
 
@@ -3212,8 +3461,12 @@ static void test_server_restart(void) {
     fetcher_id id;
     snprintf(path, sizeof path, "%s", in_work("restart"));
     snprintf(target, sizeof target, "%s", url("/restart?size=3000000&slow=60000"));
-    id = fetcher_start(f, &(struct fetcher_request){.url = target, .path = path, .retries = 30,
-                       .on_done = keep_outcome, .on_progress = hasten, .arg = &o});
+    id = fetcher_start(f, &(struct fetcher_request){.url = target,
+                                                    .path = path,
+                                                    .retries = 30,
+                                                    .on_done = keep_outcome,
+                                                    .on_progress = hasten,
+                                                    .arg = &o});
     for (int i = 1; i <= 3; i++) {
         int before = o.retries;
         until(fetcher_info(f, id, &info) == 0 && info.bytes > i * 500000);
@@ -3228,15 +3481,16 @@ static void test_server_restart(void) {
 }
 
 static void test_resume_changed(void) {
-    static const char *const queries[] = {"cut=200000&times=1&changed=1",
-        "cut=200000&times=1&changed=1&etag=none", "cut=200000&times=1&changed=1&etag=weak",
-        "cut=200000&times=1&changed=1&range=blind",
+    static const char *const queries[] = {
+        "cut=200000&times=1&changed=1", "cut=200000&times=1&changed=1&etag=none",
+        "cut=200000&times=1&changed=1&etag=weak", "cut=200000&times=1&changed=1&range=blind",
         "cut=200000&times=1&changed=1&range=blind&etag=none"};
     struct outcome o;
     char target[200];
     for (size_t i = 0; i < sizeof queries / sizeof *queries; i++) {
         snprintf(target, sizeof target, "/c%zu?size=400000&%s", i, queries[i]);
-        o = FETCH(.url = url("%s", target), .path = in_work("changed"), .existing = FETCHER_OVERWRITE);
+        o = FETCH(.url = url("%s", target), .path = in_work("changed"),
+                  .existing = FETCHER_OVERWRITE);
         ok(o.code == FETCHER_OK && file_is(in_work("changed"), 400000, target, 1),
            "a document that changed meanwhile is fetched anew: %s", queries[i]);
         forget(&o);
@@ -3259,14 +3513,17 @@ static int stream_keep(struct fetcher *on, const void *data, size_t size, void *
 static void test_own_range(void) {
     const char *range[] = {"Range: bytes=100000-", NULL};
     struct outcome o;
-    o = FETCH(.url = url("/or?size=400000&cut=200000&times=2"), .path = in_work("or"), .retries = -1);
-    o = FETCH(.url = url("/or?size=400000&cut=200000&times=2"), .path = in_work("or"), .retries = -1,
-              .headers = range);
+    o = FETCH(.url = url("/or?size=400000&cut=200000&times=2"), .path = in_work("or"),
+              .retries = -1);
+    o = FETCH(.url = url("/or?size=400000&cut=200000&times=2"), .path = in_work("or"),
+              .retries = -1, .headers = range);
     ok(o.code == FETCHER_CUT_SHORT, "a range of the caller's own, cut short");
     o = FETCH(.url = url("/or?size=400000&cut=200000&times=2"), .path = in_work("or"));
-    ok(o.code == FETCHER_OK && file_is(in_work("or"), 400000, "/or", 0), "is not taken for the start");
+    ok(o.code == FETCHER_OK && file_is(in_work("or"), 400000, "/or", 0),
+       "is not taken for the start");
     streamed_size = 0;
-    o = FETCH(.url = url("/ors?size=400000&cut=20000&times=1"), .on_data = stream_keep, .headers = range);
+    o = FETCH(.url = url("/ors?size=400000&cut=20000&times=1"), .on_data = stream_keep,
+              .headers = range);
     ok(o.code == FETCHER_PROTOCOL && streamed_size == 20000, "nor is its start streamed twice: %s",
        o.message);
 }
@@ -3279,13 +3536,15 @@ static void test_complete(void) {
     write_file(in_work("full.part.meta"), meta, strlen(meta));
     write_file(in_work("full.part"), meta, 100);
     o = FETCH(.url = url("/full?size=100&range=416"), .path = in_work("full"));
-    ok(o.code == FETCHER_OK && file_is(in_work("full"), 100, "/full", 0), "all of another document");
+    ok(o.code == FETCHER_OK && file_is(in_work("full"), 100, "/full", 0),
+       "all of another document");
     snprintf(meta, sizeof meta, "%s\n\"v%u\"\n100\n", url("/full?size=100"), seed_of("/full", 0));
     write_file(in_work("again.part.meta"), meta, strlen(meta));
     rename(in_work("full"), in_work("again.part"));
     o = FETCH(.url = url("/full?size=100"), .path = in_work("again"));
     ok(o.code == FETCHER_OK && o.received == 0 && file_is(in_work("again"), 100, "/full", 0) &&
-       names_in(work) == 1, "all of this one: nothing is fetched");
+           names_in(work) == 1,
+       "all of this one: nothing is fetched");
     o = FETCH(.url = url("/both?size=5000&chunked=1&both=1"));
     ok(o.code == FETCHER_OK && o.size == 5000, "chunks count, not a length beside them");
     forget(&o);
@@ -3309,10 +3568,13 @@ static void test_beyond_4_gib(void) {
     }
     o = FETCH(.url = u, .path = in_work("huge"));
     fd = open(in_work("huge"), O_RDONLY);
-    ok(o.code == FETCHER_OK && o.bytes == size && o.received == size - there && fstat(fd, &st) == 0 && st.st_size == size,
+    ok(o.code == FETCHER_OK && o.bytes == size && o.received == size - there &&
+           fstat(fd, &st) == 0 && st.st_size == size,
        "a file of 5 GB is continued behind 4 GiB: %s", o.message);
-    ok(pread(fd, end, sizeof end, size - 1000) == 1000 && (unsigned char)end[999] == pattern(seed_of("/huge", 0), size - 1) &&
-       (unsigned char)end[0] == pattern(seed_of("/huge", 0), size - 1000), "and ends as it should");
+    ok(pread(fd, end, sizeof end, size - 1000) == 1000 &&
+           (unsigned char)end[999] == pattern(seed_of("/huge", 0), size - 1) &&
+           (unsigned char)end[0] == pattern(seed_of("/huge", 0), size - 1000),
+       "and ends as it should");
     close(fd);
 }
 
@@ -3322,7 +3584,9 @@ static void test_part_replaced(void) {
     int64_t size;
     fetcher_id id;
     id = fetcher_start(f, &(struct fetcher_request){.url = url("/taken?size=400000&slow=20000"),
-                       .path = in_work("taken"), .on_done = keep_outcome, .arg = &o});
+                                                    .path = in_work("taken"),
+                                                    .on_done = keep_outcome,
+                                                    .arg = &o});
     until(fetcher_info(f, id, &info) == 0 && info.bytes > 100000);
     unlink(in_work("taken.part"));
     write_file(in_work("taken.part"), "other", 5);
@@ -3349,7 +3613,8 @@ static void test_stream_retry(void) {
     streamed_size = 0;
     o = FETCH(.url = url("/tiny?size=10000&cut=9000&times=1&range=ignore"), .on_data = stream_keep,
               .max_bytes = 10000);
-    ok(o.code == FETCHER_OK && streamed_size == 10000, "what is skipped does not count against max_bytes");
+    ok(o.code == FETCHER_OK && streamed_size == 10000,
+       "what is skipped does not count against max_bytes");
     streamed_size = 0;
     o = FETCH(.url = url("/s?size=400000&cut=240000&cut2=120000&times=2&range=later"),
               .on_data = stream_keep, .max_bytes = 400000);
@@ -3357,7 +3622,8 @@ static void test_stream_retry(void) {
        "where they are ignored once, and that is cut while it is skipped");
     streamed_size = 0;
     o = FETCH(.url = url("/s?size=400000&cut=100000&times=1&changed=1"), .on_data = stream_keep);
-    ok(o.code == FETCHER_CUT_SHORT && streamed_size < 200000, "but never two halves: %s", o.message);
+    ok(o.code == FETCHER_CUT_SHORT && streamed_size < 200000, "but never two halves: %s",
+       o.message);
 }
 
 /* A .part without a .meta is somebody's file. */
@@ -3369,7 +3635,8 @@ static void test_foreign_part(void) {
     o = FETCH(.url = url("/fp?size=500000&cut=100000"), .path = in_work("report"), .retries = -1);
     data = slurp(in_work("report.part"), &size);
     ok(o.code == FETCHER_CUT_SHORT && size == 4 && memcmp(data, "mine", 4) == 0 &&
-       exists(in_work("report (1).part")), "a .part of somebody else's is gone round");
+           exists(in_work("report (1).part")),
+       "a .part of somebody else's is gone round");
     free(data);
     write_file(in_work("notes.part.meta"), "mine", 4);
     o = FETCH(.url = url("/fp?size=500000"), .path = in_work("notes"));
@@ -3377,10 +3644,14 @@ static void test_foreign_part(void) {
     ok(o.code == FETCHER_OK && size == 4 && memcmp(data, "mine", 4) == 0, "and so is a .meta");
     free(data);
     /* What one URL left must not become part of another. */
-    o = FETCH(.url = url("/A?size=900000&cut=300000&times=1"), .path = in_work("out"), .retries = -1);
-    o = FETCH(.url = url("/B?size=900000&cut=400000&times=1"), .path = in_work("out"), .retries = -1);
-    o = FETCH(.url = url("/A?size=900000&cut=300000&times=1"), .path = in_work("out"), .retries = -1);
-    ok(o.code == FETCHER_OK && file_is(in_work("out"), 900000, "/A", 0) && !exists(in_work("out.part")),
+    o = FETCH(.url = url("/A?size=900000&cut=300000&times=1"), .path = in_work("out"),
+              .retries = -1);
+    o = FETCH(.url = url("/B?size=900000&cut=400000&times=1"), .path = in_work("out"),
+              .retries = -1);
+    o = FETCH(.url = url("/A?size=900000&cut=300000&times=1"), .path = in_work("out"),
+              .retries = -1);
+    ok(o.code == FETCHER_OK && file_is(in_work("out"), 900000, "/A", 0) &&
+           !exists(in_work("out.part")),
        "two URLs that take turns with one name");
 }
 
@@ -3399,8 +3670,9 @@ static void test_pause_holds(void) {
     struct outcome o = {0};
     struct fetcher_info info;
     fetcher_id id;
-    id = fetcher_start(f, &(struct fetcher_request){.url = url("/ph"), .every_ms = 1000,
-                       .on_done = pause_done, .arg = &o});
+    id = fetcher_start(f,
+                       &(struct fetcher_request){
+                           .url = url("/ph"), .every_ms = 1000, .on_done = pause_done, .arg = &o});
     until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED);
     f->skew += 5000000;
     for (int i = 0; i < 10; i++)
@@ -3412,11 +3684,15 @@ static void test_pause_holds(void) {
     fetcher_cancel(f, id);
     until(f->count == 0);
     paused = o.calls = 0;
-    fetcher_start(f, &(struct fetcher_request){.url = url("/pr?size=100000&stall=20000"), .retries = -1,
-                  .on_data = pause_once, .on_progress = resume_paused, .on_done = keep_outcome, .arg = &o});
+    fetcher_start(f, &(struct fetcher_request){.url = url("/pr?size=100000&stall=20000"),
+                                               .retries = -1,
+                                               .on_data = pause_once,
+                                               .on_progress = resume_paused,
+                                               .on_done = keep_outcome,
+                                               .arg = &o});
     until(o.calls);
-    ok(o.code == FETCHER_REFUSED && o.total_us < 5000000, "a reader that refuses what it paused: %s",
-       o.message);
+    ok(o.code == FETCHER_REFUSED && o.total_us < 5000000,
+       "a reader that refuses what it paused: %s", o.message);
     forget(&o);
 }
 
@@ -3425,8 +3701,10 @@ static void test_pause_in_lookup(void) {
     struct fetcher_info info;
     fetcher_id id;
     hang_begin();
-    id = fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/", .on_data = pause_once,
-                       .on_done = keep_outcome, .arg = &o});
+    id = fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/",
+                                                    .on_data = pause_once,
+                                                    .on_done = keep_outcome,
+                                                    .arg = &o});
     until(lookups_begun);
     fetcher_pause(f, id);
     until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED);
@@ -3434,13 +3712,15 @@ static void test_pause_in_lookup(void) {
     until(f->lookups == 0);
     for (int i = 0; i < 10; i++)
         fetcher_step(f, 2);
-    ok(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED, "a stream whose lookup fails");
+    ok(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED,
+       "a stream whose lookup fails");
     fetcher_cancel(f, id);
     until(o.calls);
     close(hang_pipe[0]);
     close(hang_pipe[1]);
     hang_begin();
-    id = fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/", .on_data = pause_once});
+    id = fetcher_start(
+        f, &(struct fetcher_request){.url = "http://hang.test/", .on_data = pause_once});
     fetcher_get(f, "http://hang.test/", NULL, NULL);
     until(lookups_begun);
     ok(f->running == 1, "others wait for a scout");
@@ -3464,7 +3744,8 @@ static void test_skip_leftover(void) {
     int fd = open(in_work("kept.part"), O_RDWR);
     flock(fd, LOCK_EX);
     o = FETCH(.url = url("/kept?size=9"), .path = in_work("kept"), .existing = FETCHER_SKIP);
-    ok(o.code == FETCHER_OK && !o.changed && o.attempts == 0, "what exists is skipped, whoever writes its .part: %s", o.message);
+    ok(o.code == FETCHER_OK && !o.changed && o.attempts == 0,
+       "what exists is skipped, whoever writes its .part: %s", o.message);
     forget(&o);
     close(fd);
 }
@@ -3475,9 +3756,10 @@ static void test_skip_late(void) {
     mkdir(in_work("late"), 0777);
     write_file(in_work("late/there"), "mine", 4);
     for (int size = 10; size <= 40000; size += 39990) {
-        o = FETCH(.url = url("/x?size=%d&disposition=attachment;filename=there", size), .path = in_work("late/"),
-                  .existing = FETCHER_SKIP);
-        ok(o.code == FETCHER_OK && !o.changed && names_in(in_work("late")) == 1 && file_has(in_work("late/there"), "mine"),
+        o = FETCH(.url = url("/x?size=%d&disposition=attachment;filename=there", size),
+                  .path = in_work("late/"), .existing = FETCHER_SKIP);
+        ok(o.code == FETCHER_OK && !o.changed && names_in(in_work("late")) == 1 &&
+               file_has(in_work("late/there"), "mine"),
            "what exists is skipped, also if its name comes late: %s", o.message);
         forget(&o);
     }
@@ -3489,15 +3771,19 @@ static void test_skip_repeated(void) {
     fetcher_id id;
     int64_t size;
     write_file(in_work("precious"), "precious", 8);
-    id = fetcher_start(f, &(struct fetcher_request){.url = url("/small?size=5"), .every_ms = 1000,
-                       .path = in_work("precious"), .existing = FETCHER_SKIP, .on_done = keep_outcome,
-                       .arg = &o});
+    id = fetcher_start(f, &(struct fetcher_request){.url = url("/small?size=5"),
+                                                    .every_ms = 1000,
+                                                    .path = in_work("precious"),
+                                                    .existing = FETCHER_SKIP,
+                                                    .on_done = keep_outcome,
+                                                    .arg = &o});
     for (int i = 1; i <= 4; i++) {
         until(o.calls == i && fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
         f->skew += 2000000;
     }
     free(slurp(in_work("precious"), &size));
-    ok(size == 8 && seen("/small?size=5")->count == 0, "what is to be skipped is skipped in each round");
+    ok(size == 8 && seen("/small?size=5")->count == 0,
+       "what is to be skipped is skipped in each round");
 }
 
 static void test_repeat(void) {
@@ -3507,9 +3793,13 @@ static void test_repeat(void) {
     usec due[6];
     fetcher_id id;
     id = fetcher_start(f, &(struct fetcher_request){.url = url("/every?size=3000&changed=3"),
-                       .path = in_work("page"), .every_ms = 10000, .on_done = keep_outcome, .arg = &o});
+                                                    .path = in_work("page"),
+                                                    .every_ms = 10000,
+                                                    .on_done = keep_outcome,
+                                                    .arg = &o});
     until(o.calls == 1);
-    ok(o.code == FETCHER_OK && o.changed && !o.last && exists(in_work("page")), "a first round, at once");
+    ok(o.code == FETCHER_OK && o.changed && !o.last && exists(in_work("page")),
+       "a first round, at once");
     stat(in_work("page"), &before);
     for (int i = 1; i < 6; i++) {
         until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
@@ -3518,19 +3808,21 @@ static void test_repeat(void) {
         until(o.calls == i + 1);
         if (i == 1)
             ok(o.status == 304 && !o.changed && stat(in_work("page"), &after) == 0 &&
-               after.st_ino == before.st_ino && after.st_mtime == before.st_mtime,
+                   after.st_ino == before.st_ino && after.st_mtime == before.st_mtime,
                "then conditional: unchanged, and the file is left alone");
         if (i == 3)
             ok(o.status == 200 && o.changed && file_is(in_work("page"), 3000, "/every", 1) &&
-               names_in(work) == 1, "a changed document replaces the file");
+                   names_in(work) == 1,
+               "a changed document replaces the file");
     }
-    ok(due[5] - due[1] >= 39000 && due[5] - due[1] <= 41000, "rounds don't drift: %d ms in 4 rounds",
-       (int)(due[5] - due[1]));
+    ok(due[5] - due[1] >= 39000 && due[5] - due[1] <= 41000,
+       "rounds don't drift: %d ms in 4 rounds", (int)(due[5] - due[1]));
     until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
-    f->skew += 3600000000;              /* the machine slept for an hour */
+    f->skew += 3600000000; /* the machine slept for an hour */
     until(o.calls == 7);
     until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
-    ok(info.wait_ms > 0 && info.wait_ms <= 10500, "rounds that were slept through are not made up for");
+    ok(info.wait_ms > 0 && info.wait_ms <= 10500,
+       "rounds that were slept through are not made up for");
     fetcher_cancel(f, id);
     until(f->count == 0);
     ok(o.calls == 8 && o.last && o.code == FETCHER_CANCELLED, "rule 2: the last round is flagged");
@@ -3540,12 +3832,15 @@ static void test_repeat(void) {
 /* A round that is asked for in between is one more, and the planned one comes all the same. */
 static void test_repeat_resume(void) {
     struct fetcher_info info = {.wait_ms = -1};
-    fetcher_id id = fetcher_start(f, &(struct fetcher_request){.url = url("/between?size=5"), .every_ms = 4000});
-    until(seen("/between?size=5")->count == 1 && fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
+    fetcher_id id = fetcher_start(
+        f, &(struct fetcher_request){.url = url("/between?size=5"), .every_ms = 4000});
+    until(seen("/between?size=5")->count == 1 && fetcher_info(f, id, &info) == 0 &&
+          info.state == FETCHER_SLEEPING);
     f->skew += 1000000;
     fetcher_step(f, 0);
     ok(fetcher_resume(f, id) == 0, "resume ends the sleep of a repeating one");
-    until(seen("/between?size=5")->count == 2 && fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
+    until(seen("/between?size=5")->count == 2 && fetcher_info(f, id, &info) == 0 &&
+          info.state == FETCHER_SLEEPING);
     ok(seen("/between?size=5")->count == 2 && info.wait_ms > 2000 && info.wait_ms < 3300,
        "and the next round is where it was: in %d ms", (int)info.wait_ms);
     fetcher_cancel(f, id);
@@ -3554,12 +3849,15 @@ static void test_repeat_resume(void) {
 
 static void test_repeat_cancelled(void) {
     struct outcome o = {0};
-    fetcher_id id = fetcher_start(f, &(struct fetcher_request){.url = url("/again?size=3"), .every_ms = 1000, .on_done = keep_outcome, .arg = &o});
+    fetcher_id id = fetcher_start(
+        f, &(struct fetcher_request){
+               .url = url("/again?size=3"), .every_ms = 1000, .on_done = keep_outcome, .arg = &o});
     until(o.calls == 1);
     ok(o.status == 200 && !o.last, "a round");
     fetcher_cancel(f, id);
     until(o.calls == 2);
-    ok(o.code == FETCHER_CANCELLED && o.last && o.status == 0 && o.attempts == 0, "cancelled before the next: there was no answer");
+    ok(o.code == FETCHER_CANCELLED && o.last && o.status == 0 && o.attempts == 0,
+       "cancelled before the next: there was no answer");
     forget(&o);
 }
 
@@ -3568,8 +3866,11 @@ static void test_repeat_failure(void) {
     struct fetcher_info info;
     fetcher_id id;
     int64_t waits[4];
-    id = fetcher_start(f, &(struct fetcher_request){.url = url("/fail?status=404&times=3"), .retries = -1,
-                       .every_ms = 10000, .on_done = keep_outcome, .arg = &o});
+    id = fetcher_start(f, &(struct fetcher_request){.url = url("/fail?status=404&times=3"),
+                                                    .retries = -1,
+                                                    .every_ms = 10000,
+                                                    .on_done = keep_outcome,
+                                                    .arg = &o});
     for (int i = 0; i < 4; i++) {
         until(o.calls == i + 1);
         until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
@@ -3577,8 +3878,9 @@ static void test_repeat_failure(void) {
         f->skew += info.wait_ms * 1000 + 1000;
     }
     ok(waits[0] > 15000 && waits[1] > 35000 && waits[2] > 70000 && waits[3] <= 10500 &&
-       o.code == FETCHER_OK, "rounds that fail back off (%d, %d, %d s), and go on",
-       (int)waits[0] / 1000, (int)waits[1] / 1000, (int)waits[2] / 1000);
+           o.code == FETCHER_OK,
+       "rounds that fail back off (%d, %d, %d s), and go on", (int)waits[0] / 1000,
+       (int)waits[1] / 1000, (int)waits[2] / 1000);
     forget(&o);
 }
 
@@ -3586,14 +3888,20 @@ static void test_repeat_failure(void) {
 static void test_repeat_hurried(void) {
     struct outcome o = {0};
     struct fetcher_info info;
-    fetcher_id id = fetcher_start(f, &(struct fetcher_request){.url = url("/hurry?status=404&times=7"), .retries = -1,
-                                  .every_ms = 1000, .on_done = keep_outcome, .arg = &o});
+    fetcher_id id =
+        fetcher_start(f, &(struct fetcher_request){.url = url("/hurry?status=404&times=7"),
+                                                   .retries = -1,
+                                                   .every_ms = 1000,
+                                                   .on_done = keep_outcome,
+                                                   .arg = &o});
     for (int i = 0; i < 8; i++) {
-        until(o.calls == i + 1 && fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
+        until(o.calls == i + 1 && fetcher_info(f, id, &info) == 0 &&
+              info.state == FETCHER_SLEEPING);
         if (i < 7)
             fetcher_resume(f, id);
     }
-    ok(o.code == FETCHER_OK && info.wait_ms <= 2100, "a success that was hurried ends the back-off: %d ms", (int)info.wait_ms);
+    ok(o.code == FETCHER_OK && info.wait_ms <= 2100,
+       "a success that was hurried ends the back-off: %d ms", (int)info.wait_ms);
     forget(&o);
 }
 
@@ -3608,9 +3916,11 @@ static void ask_wait(struct fetcher *on, const struct fetcher_result *r, void *a
 
 static void test_repeat_asked(void) {
     told_wait = 1;
-    fetcher_start(f, &(struct fetcher_request){.url = url("/asked?size=3"), .every_ms = 5000, .on_done = ask_wait});
+    fetcher_start(f, &(struct fetcher_request){
+                         .url = url("/asked?size=3"), .every_ms = 5000, .on_done = ask_wait});
     until(told_wait != 1);
-    ok(told_wait == -1, "in on_done it is not known yet how long the next round waits: %d", (int)told_wait);
+    ok(told_wait == -1, "in on_done it is not known yet how long the next round waits: %d",
+       (int)told_wait);
 }
 
 static void test_two_on_one_target(void) {
@@ -3622,16 +3932,20 @@ static void test_two_on_one_target(void) {
     fetcher_id id;
     snprintf(path, sizeof path, "%s", in_work("same"));
     id = fetcher_start(one, &(struct fetcher_request){.url = url("/same?size=3000000&slow=30000"),
-                       .path = path, .on_done = keep_outcome, .arg = &a});
+                                                      .path = path,
+                                                      .on_done = keep_outcome,
+                                                      .arg = &a});
     until(fetcher_info(one, id, &info) == 0 && info.bytes > 100000);
     c = RUN("-o", path, "-q", url("/same?size=3000000&slow=30000"));
-    ok(said(&c, 1, "is being written by another process"), "a second process on one target is refused");
+    ok(said(&c, 1, "is being written by another process"),
+       "a second process on one target is refused");
     child_free(&c);
-    fetcher_start(one, &(struct fetcher_request){.url = url("/same?size=50000"), .path = path,
-                  .on_done = keep_outcome, .arg = &b});
+    fetcher_start(
+        one, &(struct fetcher_request){
+                 .url = url("/same?size=50000"), .path = path, .on_done = keep_outcome, .arg = &b});
     until(a.calls && b.calls);
     ok(a.code == FETCHER_OK && b.code == FETCHER_OK && strcmp(a.path, b.path) != 0 &&
-       file_is(a.path, 3000000, "/same", 0) && file_is(b.path, 50000, "/same", 0),
+           file_is(a.path, 3000000, "/same", 0) && file_is(b.path, 50000, "/same", 0),
        "two transfers of one process go round each other");
     fetcher_free(two);
     forget(&a);
@@ -3647,9 +3961,14 @@ static void test_random_faults(void) {
     for (int i = 0; i < 200; i++) {
         o[i] = (struct outcome){.hasten = true};
         snprintf(path, sizeof path, "many/%d", i);
-        fetcher_start(f, &(struct fetcher_request){.url = url("/any%d?size=%d&random=%d", i, 1000 + i * 700,
-                      i + 1), .path = in_work(path), .retries = 30, .stall_ms = -1, .on_done = keep_outcome,
-                      .on_progress = hasten, .arg = &o[i]});
+        fetcher_start(f, &(struct fetcher_request){
+                             .url = url("/any%d?size=%d&random=%d", i, 1000 + i * 700, i + 1),
+                             .path = in_work(path),
+                             .retries = 30,
+                             .stall_ms = -1,
+                             .on_done = keep_outcome,
+                             .on_progress = hasten,
+                             .arg = &o[i]});
     }
     until(f->count == 0);
     for (int i = 0; i < 200; i++) {
@@ -3662,8 +3981,8 @@ static void test_random_faults(void) {
         forget(&o[i]);
     }
     ok(good == 200 && names_in(in_work("many")) == 200,
-       "200 files through a server that fails half of all requests (%d): %d are right", server.requests,
-       good);
+       "200 files through a server that fails half of all requests (%d): %d are right",
+       server.requests, good);
 }
 
 static int swallow(struct fetcher *on, const void *data, size_t size, void *arg) {
@@ -3694,12 +4013,12 @@ static void test_one_rate(int limit, int transfers, int seconds) {
     f = own;
     fetcher_limit(own, 100, 100, limit);
     for (int n = 0; n < transfers; n++)
-        fetcher_start(own, &(struct fetcher_request){.url = url("/rate?size=600000000"),
-                      .on_data = swallow});
+        fetcher_start(
+            own, &(struct fetcher_request){.url = url("/rate?size=600000000"), .on_data = swallow});
     until(fetcher_stats(own, &st) == 0 && st.received > limit / 4);
     rate = measure_rate(own, seconds, &turns);
-    ok(rate > limit * .9 && rate < limit * 1.1, "%d bytes/s with %d in flight: %.0f", limit, transfers,
-       rate);
+    ok(rate > limit * .9 && rate < limit * 1.1, "%d bytes/s with %d in flight: %.0f", limit,
+       transfers, rate);
     ok(turns < 1000, "and without spinning: %.0f turns a second", turns);
     fetcher_limit(own, 0, 0, limit * 5);
     rate = measure_rate(own, 2, &turns);
@@ -3724,8 +4043,9 @@ static void test_idle(void) {
     calls = 0;
     for (int i = 0; i < 100; i++) {
         snprintf(target, sizeof target, "/idle%d", i);
-        fetcher_start(f, &(struct fetcher_request){.url = url("%s", target), .every_ms = 60000 + i * 1000,
-                      .on_done = count_done});
+        fetcher_start(f, &(struct fetcher_request){.url = url("%s", target),
+                                                   .every_ms = 60000 + i * 1000,
+                                                   .on_done = count_done});
     }
     until(calls == 100);
     while (f->running)
@@ -3748,8 +4068,9 @@ static void test_program(void) {
     char *data;
     c = RUN("-d", work, url("/one?size=5000"), url("/two?size=70000"));
     ok(c.status == 0 && file_is(in_work("one"), 5000, "/one", 0) &&
-       file_is(in_work("two"), 70000, "/two", 0) && strstr(c.text[0], "/one: 4.9 KiB in ") &&
-       strstr(c.text[0], "/two: ") && !*c.text[1], "two URLs become two files, and two lines");
+           file_is(in_work("two"), 70000, "/two", 0) && strstr(c.text[0], "/one: 4.9 KiB in ") &&
+           strstr(c.text[0], "/two: ") && !*c.text[1],
+       "two URLs become two files, and two lines");
     child_free(&c);
     for (int i = 0; i < 12; i++) {
         snprintf(line, sizeof line, "%s sub/f%d\n", url("/l%d?size=1000", i), i);
@@ -3758,13 +4079,16 @@ static void test_program(void) {
     write_file(in_work("list"), list, strlen(list) - 1);
     c = RUN("-i", in_work("list"), "-d", in_work("out"), "--json", "--stats");
     ok(c.status == 0 && names_in(in_work("out/sub")) == 12 &&
-       file_is(in_work("out/sub/f11"), 1000, "/l11", 0), "a list, with names; no newline at its end");
+           file_is(in_work("out/sub/f11"), 1000, "/l11", 0),
+       "a list, with names; no newline at its end");
     child_free(&c);
     c = RUN_FED(list, strlen(list), "-i", "-", "-d", in_work("out2"), "-q");
-    ok(c.status == 0 && names_in(in_work("out2/sub")) == 12 && !*c.text[0], "a list from a pipe, quietly");
+    ok(c.status == 0 && names_in(in_work("out2/sub")) == 12 && !*c.text[0],
+       "a list from a pipe, quietly");
     child_free(&c);
     c = RUN("-o", "-", url("/stdout?size=300000"));
-    ok(c.status == 0 && c.size[0] == 300000 && is_content(c.text[0], 300000, "/stdout", 0) && !*c.text[1],
+    ok(c.status == 0 && c.size[0] == 300000 && is_content(c.text[0], 300000, "/stdout", 0) &&
+           !*c.text[1],
        "-o - is stdout");
     child_free(&c);
     c = RUN("-o", in_work("named"), url("/n?size=10"));
@@ -3780,25 +4104,36 @@ static void test_program(void) {
 /* Each fault, as the user of the program meets it: what is said, what is on disk, how many requests
  * were made. The file is "x", if there is one; sizes are 40000, so that it grows on disk. */
 static void test_faults(void) {
-    static const struct { const char *query, *words, *option; int status, size, requests; } t[] = {
-        {"slow=5000", "", "0", 0, 40000, 1}, {"chunked=1&slow=9000", "", "0", 0, 40000, 1},
+    static const struct {
+        const char *query, *words, *option;
+        int status, size, requests;
+    } t[] = {
+        {"slow=5000", "", "0", 0, 40000, 1},
+        {"chunked=1&slow=9000", "", "0", 0, 40000, 1},
         {"stall=head", "stalled: no data for 0.3 s", "0", 1, -1, 1},
         {"stall=20000&etag=none&modified=none", "stalled: no data for 0.3 s", "0", 1, -1, 1},
-        {"cut=30000&etag=none&modified=none", "cut short after 30000 of 40000 bytes", "0", 1, -1, 1},
+        {"cut=30000&etag=none&modified=none", "cut short after 30000 of 40000 bytes", "0", 1, -1,
+         1},
         {"cut=30000&times=1", "attempt 2 in", "1", 0, 40000, 2},
-        {"reset=0", "cut short", "0", 1, -1, 1}, {"length=30000", "", "0", 0, 30000, 1},
-        {"length=50000&close=1&etag=none&modified=none", "cut short after 40000 of 50000 bytes", "0", 1, -1, 1},
+        {"reset=0", "cut short", "0", 1, -1, 1},
+        {"length=30000", "", "0", 0, 30000, 1},
+        {"length=50000&close=1&etag=none&modified=none", "cut short after 40000 of 50000 bytes",
+         "0", 1, -1, 1},
         {"chunk=bad&etag=none&modified=none", "cut short", "0", 1, -1, 1},
-        {"status=429", "429 An Error", "0", 1, -1, 1}, {"status=503", "503 An Error", "0", 1, -1, 1},
+        {"status=429", "429 An Error", "0", 1, -1, 1},
+        {"status=503", "503 An Error", "0", 1, -1, 1},
         {"status=429&times=1&retry-after=1", "429 An Error; attempt 2 in", "1", 0, 40000, 2},
         {"status=503&times=1&retry-after=1", "503 An Error; attempt 2 in", "1", 0, 40000, 2},
         {"status=500&times=2", "attempt 3 in", "2", 0, 40000, 3},
-        {"status=404", "404 An Error", "9", 1, -1, 1}, {"endless=1", "headers have no end", "0", 1, -1, 1},
+        {"status=404", "404 An Error", "9", 1, -1, 1},
+        {"endless=1", "headers have no end", "0", 1, -1, 1},
         {"redirect=/loop", "Maximum (20) redirects", "9", 1, -1, 1},
         {"redirect=file:///etc/passwd", "can't be followed", "9", 1, -1, 1},
         {"redirect=http://127.0.0.1:99999/", "can't be followed", "9", 1, -1, 1},
-        {"garbage=1", "HTTP/0.9", "0", 1, -1, 1}, {"gzip=1", "", "0", 0, 33, 1},
-        {"idle=1", "", "0", 0, 40000, 1}, {"length=-1", "", "0", 0, 40000, 1},
+        {"garbage=1", "HTTP/0.9", "0", 1, -1, 1},
+        {"gzip=1", "", "0", 0, 33, 1},
+        {"idle=1", "", "0", 0, 40000, 1},
+        {"length=-1", "", "0", 0, 40000, 1},
     };
     struct child c;
     struct stat st;
@@ -3808,8 +4143,9 @@ static void test_faults(void) {
         c = RUN("-o", in_work("x"), "--retry", t[i].option, "--stall-timeout",
                 strstr(t[i].query, "stall") ? "0.3" : "20", url("%s", target));
         ok(said(&c, t[i].status, t[i].words) && seen("%s", target)->count == t[i].requests &&
-           (stat(in_work("x"), &st) == 0 ? st.st_size : -1) == t[i].size &&
-           names_in(work) == (t[i].size >= 0), "fault: %s", t[i].query);
+               (stat(in_work("x"), &st) == 0 ? st.st_size : -1) == t[i].size &&
+               names_in(work) == (t[i].size >= 0),
+           "fault: %s", t[i].query);
         child_free(&c);
         unlink(in_work("x"));
     }
@@ -3849,7 +4185,7 @@ static void test_continue(void) {
         seen("/cc?size=900000&slow=30000")->sent = 0;
         c = i == 0 ? RUN("-o", path, "-q", u) : RUN("-o", path, "-q", "--no-continue", u);
         ok(c.status == 0 && file_is(in_work("cc"), 900000, "/cc", 0) && names_in(work) == 1 &&
-           (seen("/cc?size=900000&slow=30000")->sent < 800000) == (i == 0),
+               (seen("/cc?size=900000&slow=30000")->sent < 800000) == (i == 0),
            i == 0 ? "an interrupted run is continued by the next" : "but not with --no-continue");
         child_free(&c);
         unlink(in_work("cc"));
@@ -3863,7 +4199,8 @@ static void test_password(void) {
     snprintf(u, sizeof u, "http://joe:secret@%s", url("/pw?size=900000&cut=300000") + 7);
     c = RUN("-o", in_work("pw"), "--retry", "0", "-v", "--json", "--trace", in_work("trace"), u);
     ok(c.status == 1 && exists(in_work("pw.part.meta")) && !strstr(c.text[0], "secret") &&
-       !strstr(c.text[1], "secret") && strstr(c.text[0], "joe@"), "a password is not shown");
+           !strstr(c.text[1], "secret") && strstr(c.text[0], "joe@"),
+       "a password is not shown");
     child_free(&c);
     snprintf(command, sizeof command, "grep -r secret %s", work);
     c = SH(command);
@@ -3872,15 +4209,18 @@ static void test_password(void) {
 }
 
 static void test_every(void) {
-    const char *argv[] = {"./fetcher", "--every", "1s", "--json", "-d", work, url("/ev?size=500"), NULL};
+    const char *argv[] = {"./fetcher", "--every",           "1s", "--json", "-d",
+                          work,        url("/ev?size=500"), NULL};
     struct child c;
     child_start(&c, argv);
     until(seen("/ev?size=500")->count == 3);
     kill(c.pid, SIGTERM);
     child_wait(&c);
-    ok(c.status == 143 && strstr(c.text[0], "\"changed\":true}") && strstr(c.text[0], "\"changed\":false}") &&
-       strstr(c.text[0], "\"event\":\"cancelled\"") && file_is(in_work("ev"), 500, "/ev", 0) &&
-       names_in(work) == 1, "--every TIME: changed, then unchanged");
+    ok(c.status == 143 && strstr(c.text[0], "\"changed\":true}") &&
+           strstr(c.text[0], "\"changed\":false}") &&
+           strstr(c.text[0], "\"event\":\"cancelled\"") && file_is(in_work("ev"), 500, "/ev", 0) &&
+           names_in(work) == 1,
+       "--every TIME: changed, then unchanged");
     child_free(&c);
 }
 
@@ -3919,11 +4259,13 @@ static void test_options(void) {
     write_file(in_work("data"), "x=1\ny=2\n", 8);
     char at[700];
     snprintf(at, sizeof at, "@%s", in_work("data"));
-    c = RUN("-o", "-", "-H", "X-A: 1", "-HX-B: 2", "-A", "me", "-u", "joe:pw", "-X", "PUT", "--data=a=b",
-            "--data", at, url("/echo"));
-    ok(strstr(c.text[0], "PUT /echo") && strstr(c.text[0], "X-A: 1\r\n") && strstr(c.text[0], "X-B: 2\r\n") &&
-       strstr(c.text[0], "User-Agent: me\r\n") && strstr(c.text[0], "Authorization: Basic am9lOnB3\r\n") &&
-       strstr(c.text[0], "\r\n\r\na=b&x=1y=2"), "-H, -A, -u, -X, --data");
+    c = RUN("-o", "-", "-H", "X-A: 1", "-HX-B: 2", "-A", "me", "-u", "joe:pw", "-X", "PUT",
+            "--data=a=b", "--data", at, url("/echo"));
+    ok(strstr(c.text[0], "PUT /echo") && strstr(c.text[0], "X-A: 1\r\n") &&
+           strstr(c.text[0], "X-B: 2\r\n") && strstr(c.text[0], "User-Agent: me\r\n") &&
+           strstr(c.text[0], "Authorization: Basic am9lOnB3\r\n") &&
+           strstr(c.text[0], "\r\n\r\na=b&x=1y=2"),
+       "-H, -A, -u, -X, --data");
     child_free(&c);
     write_file(in_work("nil"), "", 0);
     snprintf(at, sizeof at, "@%s", in_work("nil"));
@@ -3932,7 +4274,8 @@ static void test_options(void) {
        "--data of an empty file");
     child_free(&c);
     c = RUN("-x", url(""), "-o", "-", "http://proxied.test/echo");
-    ok(strstr(c.text[0] ? c.text[0] : "", "") && seen("http://proxied.test/echo")->count == 1, "-x PROXY");
+    ok(strstr(c.text[0] ? c.text[0] : "", "") && seen("http://proxied.test/echo")->count == 1,
+       "-x PROXY");
     child_free(&c);
 }
 
@@ -3955,7 +4298,8 @@ static void test_limiting_options(void) {
     ok(c.status == 0 && stat(in_work("r/time"), &st) == 0 && st.st_mtime == 784111777, "-R");
     child_free(&c);
     c = RUN("--no-clobber", "-d", in_work("r"), url("/time?size=1"));
-    ok(c.status == 0 && names_in(in_work("r")) == 1 && strstr(c.text[0], "exists, skipped"), "--no-clobber");
+    ok(c.status == 0 && names_in(in_work("r")) == 1 && strstr(c.text[0], "exists, skipped"),
+       "--no-clobber");
     child_free(&c);
     c = RUN("--overwrite", "-d", in_work("r"), url("/time?size=2"));
     ok(c.status == 0 && names_in(in_work("r")) == 1 && file_is(in_work("r/time"), 2, "/time", 0),
@@ -3968,14 +4312,16 @@ static void test_limiting_options(void) {
 
 static void test_login_options(void) {
     char jar[200], netrc[200], command[900];
-    const char *argv[] = {"./fetcher", "-u", "joe:secret", "-d", work, url("/slow?size=90000&slow=900"), NULL};
+    const char *argv[] = {
+        "./fetcher", "-u", "joe:secret", "-d", work, url("/slow?size=90000&slow=900"), NULL};
     struct child c;
     child_start(&c, argv);
     until(seen("/slow?size=90000&slow=900")->count);
     snprintf(command, sizeof command, "/proc/%d/cmdline", (int)c.pid);
     FILE *file = fopen(command, "r");
     size_t n = file ? fread(netrc, 1, sizeof netrc - 1, file) : 0;
-    ok(!file || (n > 20 && memcmp(netrc + 13, "**********", 11) == 0), "a password isn't seen by ps");
+    ok(!file || (n > 20 && memcmp(netrc + 13, "**********", 11) == 0),
+       "a password isn't seen by ps");
     if (file)
         fclose(file);
     kill(c.pid, SIGKILL);
@@ -3993,8 +4339,8 @@ static void test_login_options(void) {
     c = SH(command);
     ok(strstr(c.text[0], "Authorization: Basic am9lOnB3\r\n"), "--netrc");
     child_free(&c);
-    snprintf(command, sizeof command, "http_proxy=%s ./fetcher -o - http://by-environment.test/echo",
-             url(""));
+    snprintf(command, sizeof command,
+             "http_proxy=%s ./fetcher -o - http://by-environment.test/echo", url(""));
     c = SH(command);
     ok(seen("http://by-environment.test/echo")->count == 1, "a proxy from the environment");
     child_free(&c);
@@ -4007,13 +4353,16 @@ static void test_login_options(void) {
 static void test_help(void) {
     struct child c = RUN("--help");
     ok(c.status == 0 && strncmp(c.text[0], "Usage: fetcher [OPTION]... URL...\n", 34) == 0 &&
-       strstr(c.text[0], "\n  -o, --output=FILE "), "--help");
+           strstr(c.text[0], "\n  -o, --output=FILE "),
+       "--help");
     child_free(&c);
     c = RUN("-V");
     ok(c.status == 0 && strncmp(c.text[0], "fetcher 1.0.0\nlibcurl ", 22) == 0 &&
-       strstr(c.text[0], "TLS: ") && strstr(c.text[0], "name lookups: "), "--version");
+           strstr(c.text[0], "TLS: ") && strstr(c.text[0], "name lookups: "),
+       "--version");
     child_free(&c);
-    c = SH("command -v help2man >/dev/null || exit 77; help2man -N ./fetcher | grep -q 'SH OPTIONS'");
+    c = SH(
+        "command -v help2man >/dev/null || exit 77; help2man -N ./fetcher | grep -q 'SH OPTIONS'");
     if (c.status == 77)
         skip("a man page", "no help2man");
     else
@@ -4025,25 +4374,39 @@ static void test_help(void) {
 }
 
 static void test_bad_usage(void) {
-    static const struct { const char *argv[8], *words; int status; } t[] = {
-        {{NULL}, "no URL", 2}, {{"--nonsense", "http://a.b/"}, "unknown option --nonsense", 2},
+    static const struct {
+        const char *argv[8], *words;
+        int status;
+    } t[] = {
+        {{NULL}, "no URL", 2},
+        {{"--nonsense", "http://a.b/"}, "unknown option --nonsense", 2},
         {{"--\x1b[2J\xff", "http://a.b/"}, "unknown option --?[2J?", 2},
-        {{"-o"}, "-o needs FILE", 2}, {{"-o", "x", "http://a.b/", "http://c.d/"}, "one file", 2},
-        {{"-o", "x", "-i", "list"}, "one file", 2}, {{"-j", "many", "http://a.b/"}, "not a number: many", 2},
-        {{"-m", "-1", "http://a.b/"}, "not a time: -1", 2}, {{"--quiet=yes", "http://a.b/"}, "no value", 2},
-        {{"-o", "-", "--json", "http://a.b/"}, "no room", 2}, {{"-H", "nonsense", "http://a.b/"}, "header", 2},
+        {{"-o"}, "-o needs FILE", 2},
+        {{"-o", "x", "http://a.b/", "http://c.d/"}, "one file", 2},
+        {{"-o", "x", "-i", "list"}, "one file", 2},
+        {{"-j", "many", "http://a.b/"}, "not a number: many", 2},
+        {{"-m", "-1", "http://a.b/"}, "not a time: -1", 2},
+        {{"--quiet=yes", "http://a.b/"}, "no value", 2},
+        {{"-o", "-", "--json", "http://a.b/"}, "no room", 2},
+        {{"-H", "nonsense", "http://a.b/"}, "header", 2},
         {{"--no-clobber", "--overwrite", "http://a.b/"}, "contradict", 2},
         {{"-c", "--no-continue", "http://a.b/"}, "contradict", 2},
-        {{"--every", "0.1s", "http://a.b/"}, "at least 1s", 2}, {{"--data", "@/none", "http://a.b/"}, "/none", 2},
-        {{"-i", "/none"}, "cannot read /none: No such file", 1}, {{"-i", "/"}, "cannot read /: Is a dir", 1},
+        {{"--every", "0.1s", "http://a.b/"}, "at least 1s", 2},
+        {{"--data", "@/none", "http://a.b/"}, "/none", 2},
+        {{"-i", "/none"}, "cannot read /none: No such file", 1},
+        {{"-i", "/"}, "cannot read /: Is a dir", 1},
         {{"--trace", "/none/x", "http://a.b/"}, "cannot write /none/x", 1},
         {{"-o", "/", "http://a.b/"}, "-o /: this is a directory; -d saves into one", 2},
         {{"-d", "README.md", "http://a.b/"}, "cannot write to README.md: Permission denied", 2},
         {{"-X", "A B", "http://a.b/"}, "cannot start a transfer: Invalid argument", 1},
-        {{"not-a-url"}, "not-a-url: not a URL", 1}, {{""}, "not a URL", 1},
-        {{"ftp://a.b/"}, "only http and https", 1}, {{"http://a.b:99999/"}, "port is out of range", 1},
-        {{"http://a.b/\x1b[2J"}, "control character", 1}, {{"http://u:secret@a b/"}, "not a URL", 1},
+        {{"not-a-url"}, "not-a-url: not a URL", 1},
+        {{""}, "not a URL", 1},
+        {{"ftp://a.b/"}, "only http and https", 1},
+        {{"http://a.b:99999/"}, "port is out of range", 1},
+        {{"http://a.b/\x1b[2J"}, "control character", 1},
+        {{"http://u:secret@a b/"}, "not a URL", 1},
     };
+
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
         const char *argv[10] = {"./fetcher"};
         struct child c;
@@ -4057,12 +4420,19 @@ static void test_bad_usage(void) {
 }
 
 static void test_bad_lists(void) {
-    struct { const char *text; size_t n; const char *words; } t[] = {
-        {"\n", 1, "-:1: the line is empty"}, {"# x\nhttp://a\0b/\n", 16, "-:2: a NUL"},
+    struct {
+        const char *text;
+        size_t n;
+        const char *words;
+    } t[] = {
+        {"\n", 1, "-:1: the line is empty"},
+        {"# x\nhttp://a\0b/\n", 16, "-:2: a NUL"},
         {"http://127.0.0.1:1/ ../../x\n", 28, "-:1: the name leads out"},
         {"http://127.0.0.1:1/ /etc/x\n", 27, "-:1: the name leads out"},
-        {"nonsense\n", 9, "nonsense: not a URL"}, {NULL, 0, "-:1: the line is too long"},
+        {"nonsense\n", 9, "nonsense: not a URL"},
+        {NULL, 0, "-:1: the line is too long"},
     };
+
     char *longest = malloc(200002);
     struct child c;
     memset(longest, 'x', 200000);
@@ -4080,30 +4450,37 @@ static void test_bad_lists(void) {
     memset(many, '\n', 2000);
     snprintf(many + 2000, 200, "%s good\n", url("/good?size=3"));
     c = RUN_FED(many, strlen(many), "--json", "-i", "-", "-d", in_work("dash"));
-    ok(c.status == 1 && file_is(in_work("dash/good"), 3, "/good", 0), "a good line behind 2000 bad ones");
+    ok(c.status == 1 && file_is(in_work("dash/good"), 3, "/good", 0),
+       "a good line behind 2000 bad ones");
     child_free(&c);
     char dash[200];
     snprintf(dash, sizeof dash, "%s -\n", url("/dash?size=7"));
     c = RUN_FED(dash, strlen(dash), "-i", "-", "-d", in_work("dash"));
-    ok(c.status == 0 && file_is(in_work("dash/-"), 7, "/dash", 0), "a file named - in a list is a file");
+    ok(c.status == 0 && file_is(in_work("dash/-"), 7, "/dash", 0),
+       "a file named - in a list is a file");
     child_free(&c);
     ok(!exists(in_work("bad")) && !exists(in_work("x")), "nothing was written");
 }
 
 /* Each event is one JSON object; a real parser says so, if there is one. */
 static void test_json(void) {
-    struct child c = RUN("--json", "--stats", "-d", work, url("/j?size=10&disposition="
-        "attachment;%%20filename=%%22a\\\\%%22b%%ff.txt%%22"), url("/k?status=404&reason=%%22%%01"),
-        "bad \"url\"");
+    struct child c = RUN("--json", "--stats", "-d", work,
+                         url("/j?size=10&disposition="
+                             "attachment;%%20filename=%%22a\\\\%%22b%%ff.txt%%22"),
+                         url("/k?status=404&reason=%%22%%01"), "bad \"url\"");
     ok(c.status == 1 && strstr(c.text[0], "{\"event\":\"done\",\"id\":1,\"url\":\"http://127.") &&
-       strstr(c.text[0], "\"code\":\"http\",\"message\":\"404 ") && strstr(c.text[0], "\"code\":\"bad_url\"") &&
-       strstr(c.text[0], "{\"event\":\"stats\",\"done\":1,\"failed\":2,\"bytes\":15,") &&
-       strstr(c.text[0], "\"stall_max_ms\":") && strstr(c.text[0], "\"culprit\":\""), "events are in JSON");
+           strstr(c.text[0], "\"code\":\"http\",\"message\":\"404 ") &&
+           strstr(c.text[0], "\"code\":\"bad_url\"") &&
+           strstr(c.text[0], "{\"event\":\"stats\",\"done\":1,\"failed\":2,\"bytes\":15,") &&
+           strstr(c.text[0], "\"stall_max_ms\":") && strstr(c.text[0], "\"culprit\":\""),
+       "events are in JSON");
     write_file(in_work("json"), c.text[0], c.size[0]);
     child_free(&c);
     char command[800];
-    snprintf(command, sizeof command, "command -v jq >/dev/null || exit 77; jq -e -s 'length == 4 and "
-             "(map(.event) | sort) == [\"done\",\"failed\",\"failed\",\"stats\"]' %s", in_work("json"));
+    snprintf(command, sizeof command,
+             "command -v jq >/dev/null || exit 77; jq -e -s 'length == 4 and "
+             "(map(.event) | sort) == [\"done\",\"failed\",\"failed\",\"stats\"]' %s",
+             in_work("json"));
     c = SH(command);
     if (c.status == 77)
         skip("JSON, by a real parser", "no jq");
@@ -4120,7 +4497,8 @@ static void test_signals(void) {
         snprintf(name, sizeof name, "signal%d", number[i]);
         snprintf(part, sizeof part, "%s.part", name);
         snprintf(meta, sizeof meta, "%s.meta", part);
-        const char *argv[] = {"./fetcher", "-o", in_work(name), url("/big?size=20000000&slow=20000"), NULL};
+        const char *argv[] = {"./fetcher", "-o", in_work(name),
+                              url("/big?size=20000000&slow=20000"), NULL};
         child_start(&c, argv);
         until(exists(in_work(meta)));
         kill(c.pid, number[i]);
@@ -4148,9 +4526,12 @@ static void test_stopped_reader(void) {
     child_wait(&c);
     ok(c.status == 130, "ends with status 130");
     child_free(&c);
-    snprintf(path, sizeof path, "ulimit -S -n 1000; exec ./fetcher -q -d %s -j 900 --per-host 900 '%s'", work, url("/low?size=5"));
+    snprintf(path, sizeof path,
+             "ulimit -S -n 1000; exec ./fetcher -q -d %s -j 900 --per-host 900 '%s'", work,
+             url("/low?size=5"));
     c = SH(path);
-    ok(c.status == 0 && file_is(in_work("low"), 5, "/low", 0), "a low limit of descriptors is raised");
+    ok(c.status == 0 && file_is(in_work("low"), 5, "/low", 0),
+       "a low limit of descriptors is raised");
     child_free(&c);
     c = RUN("--cookies", "/none/jar", url("/x"));
     ok(said(&c, 2, "cannot use /none/jar for cookies"), "a cookie jar that can't be written");
@@ -4175,23 +4556,28 @@ static void test_interrupted_output(void) {
     char list[64000], name[300];
     size_t used = 0;
     struct child c = interrupted_drain(true);
-    ok(c.status == 130 && c.size[0] == 120000, "what was done before an interrupt is still written: status %d, %zu bytes", c.status, c.size[0]);
+    ok(c.status == 130 && c.size[0] == 120000,
+       "what was done before an interrupt is still written: status %d, %zu bytes", c.status,
+       c.size[0]);
     child_free(&c);
     c = interrupted_drain(false);
-    ok(c.status == 130 && c.size[0] < 120000, "if its reader takes it; else that is told by status 130: %d", c.status);
+    ok(c.status == 130 && c.size[0] < 120000,
+       "if its reader takes it; else that is told by status 130: %d", c.status);
     child_free(&c);
     for (int i = 0; i < 1000; i++)
         used += (size_t)sprintf(list + used, "%s\n", url("/held%d?stall=head", i));
     snprintf(name, sizeof name, "%s", in_work("held"));
     write_file(name, list, used);
-    child_start(&c, (const char *const[]){"./fetcher", "--json", "-i", name, "-d", work, "-j", "1", NULL});
+    child_start(
+        &c, (const char *const[]){"./fetcher", "--json", "-i", name, "-d", work, "-j", "1", NULL});
     until(strstr(c.text[0], "\"id\":1000,"));
     kill(c.pid, SIGTERM);
     child_wait(&c);
     int events = 0;
     for (const char *s = c.text[0]; (s = strstr(s, "{\"event\":\"cancelled\"")) != NULL; s++)
         events++;
-    ok(c.status == 143 && events == 1000 && strcmp(c.text[0] + c.size[0] - 2, "}\n") == 0, "1000 are given up, each with a line: %d", events);
+    ok(c.status == 143 && events == 1000 && strcmp(c.text[0] + c.size[0] - 2, "}\n") == 0,
+       "1000 are given up, each with a line: %d", events);
     child_free(&c);
 }
 
@@ -4216,7 +4602,7 @@ static void test_interrupted_open(void) {
         return;
     }
     child_start(&c, (const char *const[]){"./fetcher", "-i", path, NULL});
-    until(sleeps(c.pid));               /* there is nothing else that it could wait for */
+    until(sleeps(c.pid)); /* there is nothing else that it could wait for */
     kill(c.pid, SIGTERM);
     child_wait(&c);
     ok(c.status == 1000 + SIGTERM, "an interrupt while a list is opened ends it: %d", c.status);
@@ -4227,14 +4613,17 @@ static void test_closed_output(void) {
     struct child c = RUN("-o", "-", "/dev/null");
     char command[600];
     child_free(&c);
-    snprintf(command, sizeof command, "./fetcher -o - '%s' | head -c 10 >/dev/null; exit ${PIPESTATUS:-0}",
+    snprintf(command, sizeof command,
+             "./fetcher -o - '%s' | head -c 10 >/dev/null; exit ${PIPESTATUS:-0}",
              url("/x?size=5000000"));
     c = SH(command);
-    ok(strstr(c.text[1], "cannot write to standard output: Broken pipe"), "a closed stdout is told: %s",
-       c.text[1]);
+    ok(strstr(c.text[1], "cannot write to standard output: Broken pipe"),
+       "a closed stdout is told: %s", c.text[1]);
     child_free(&c);
-    snprintf(command, sizeof command, "seq 5000 | sed 's|^|%s|' | { ./fetcher -i - -d %s --json --overwrite; "
-             "echo $? >&2; } | head -n 1 >/dev/null", url("/many/"), work);
+    snprintf(command, sizeof command,
+             "seq 5000 | sed 's|^|%s|' | { ./fetcher -i - -d %s --json --overwrite; "
+             "echo $? >&2; } | head -n 1 >/dev/null",
+             url("/many/"), work);
     c = SH(command);
     ok(strstr(c.text[1], "fetcher: cannot write to standard output: Broken pipe\n1\n") == c.text[1],
        "and ends a list at once: %s", c.text[1]);
@@ -4247,14 +4636,16 @@ static void test_closed_output(void) {
     c = SH(command);
     ok(said(&c, 1, "cannot write to standard output: Bad file"), "and one that was closed before");
     child_free(&c);
-    snprintf(command, sizeof command, "./fetcher -q -d %s '%s' nonsense >&- 2>&- <&-; test $? = 1", in_work("c"),
-             url("/closed?size=5000"));
+    snprintf(command, sizeof command, "./fetcher -q -d %s '%s' nonsense >&- 2>&- <&-; test $? = 1",
+             in_work("c"), url("/closed?size=5000"));
     c = SH(command);
     ok(c.status == 0 && file_is(in_work("c/closed"), 5000, "/closed", 0),
        "descriptors 0 to 2 may be closed; no file takes their place");
     child_free(&c);
-    snprintf(command, sizeof command, "printf 'a\\nb\\n' | { while read u; do ./fetcher -q -d %s '%s'; echo $u; "
-             "done; }", in_work("d"), url("/loop-body?size=5"));
+    snprintf(command, sizeof command,
+             "printf 'a\\nb\\n' | { while read u; do ./fetcher -q -d %s '%s'; echo $u; "
+             "done; }",
+             in_work("d"), url("/loop-body?size=5"));
     c = SH(command);
     ok(strcmp(c.text[0], "a\nb\n") == 0, "stdin is left alone");
     child_free(&c);
@@ -4262,8 +4653,9 @@ static void test_closed_output(void) {
 
 /* A million refused URLs would take the memory of a thousand: here it is a hundred thousand. */
 static void test_long_list(void) {
-    struct child c = SH("seq 100000 | sed 's|.*|http://127.0.0.1:1/&|' | "
-                        "{ ./fetcher -q -i - --retry 0 -d /nowhere --json --stats 2>&1; } | tail -n 1");
+    struct child c =
+        SH("seq 100000 | sed 's|.*|http://127.0.0.1:1/&|' | "
+           "{ ./fetcher -q -i - --retry 0 -d /nowhere --json --stats 2>&1; } | tail -n 1");
     ok(strstr(c.text[0], "\"failed\":100000"), "a pipe of 100,000 URLs: %.60s", c.text[0]);
     child_free(&c);
 }
@@ -4319,13 +4711,29 @@ static void test_kill(void) {
 /* ------------------------------------------------------------------------ Commands */
 
 static void test_words(void) {
-    static const struct { const char *line; int n; const char *word[4]; } t[] = {
-        {"", 0, {NULL}}, {" \t ", 0, {NULL}}, {"a", 1, {"a"}}, {"  a\tb  ", 2, {"a", "b"}},
-        {"a \"b c\" d", 3, {"a", "b c", "d"}}, {"a 'b \"c'", 2, {"a", "b \"c"}}, {"a\\ b", 1, {"a b"}},
-        {"it's a\\b", 2, {"it's", "a\\b"}}, {"\\\"a \\\\", 2, {"\"a", "\\"}}, {"\"\" x", 2, {"", "x"}},
-        {"\"a\\\"b\"", 1, {"a\"b"}}, {"\"a", -1, {NULL}}, {"a 'b", -1, {NULL}}, {"a b c d e", 5, {"a", "b", "c", "d"}},
-        {"a\\", 1, {"a\\"}}, {"\"a\"b", 2, {"a", "b"}},
+    static const struct {
+        const char *line;
+        int n;
+        const char *word[4];
+    } t[] = {
+        {"", 0, {NULL}},
+        {" \t ", 0, {NULL}},
+        {"a", 1, {"a"}},
+        {"  a\tb  ", 2, {"a", "b"}},
+        {"a \"b c\" d", 3, {"a", "b c", "d"}},
+        {"a 'b \"c'", 2, {"a", "b \"c"}},
+        {"a\\ b", 1, {"a b"}},
+        {"it's a\\b", 2, {"it's", "a\\b"}},
+        {"\\\"a \\\\", 2, {"\"a", "\\"}},
+        {"\"\" x", 2, {"", "x"}},
+        {"\"a\\\"b\"", 1, {"a\"b"}},
+        {"\"a", -1, {NULL}},
+        {"a 'b", -1, {NULL}},
+        {"a b c d e", 5, {"a", "b", "c", "d"}},
+        {"a\\", 1, {"a\\"}},
+        {"\"a\"b", 2, {"a", "b"}},
     };
+
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
         char line[80], *word[4] = {NULL};
         bool good;
@@ -4340,28 +4748,53 @@ static void test_words(void) {
 /* Each command with wrong, missing and too many words: one clear line, and nothing is changed. */
 static void test_bad_commands(void) {
     static const char *const t[][2] = {
-        {"foo", "foo: not a URL and not a command; try help"}, {"add", "too few words: it is add URL [FILE]"},
-        {"add http://a.b/ x y", "too many words"}, {"http://a.b/ x y", "too many words: it is add"},
-        {"every 5s", "too few words: it is every TIME URL [FILE]"}, {"every x http://a.b/", "not a time of at least 1s: x"},
-        {"every 0.5s http://a.b/", "not a time of at least"}, {"every 5s http://a.b/ x y", "too many words"},
-        {"pause", "too few words: it is pause N|all"}, {"pause x", "there is no download x"},
-        {"pause 1 2", "too many"}, {"resume", "too few"}, {"resume 99", "there is no download 99"},
-        {"resume 1 2", "too many"}, {"retry", "too few"}, {"retry -1", "there is no download -1"},
-        {"retry 1 2", "too many"}, {"cancel", "too few"}, {"cancel 0", "there is no download 0"},
-        {"cancel all all", "too many"}, {"first", "too few"}, {"first all", "there is no download all"},
-        {"first 1 2", "too many"}, {"jobs", "too few"}, {"jobs 0", "not a number of jobs: 0"},
-        {"jobs x", "not a number of jobs: x"}, {"jobs 1 2", "too many"}, {"limit", "too few"},
-        {"limit 1x", "not a rate: 1x"}, {"limit -1", "not a rate: -1"}, {"limit 1 2", "too many"},
-        {"list x", "too many"}, {"clear x", "too many"}, {"stats x", "too many"}, {"help me", "too many"},
-        {"quit now", "too many"}, {"add \"http://a.b/", "a quote is not closed"},
-        {"add http://a.b/ ../x", "leads out of the directory"}, {"\x1b[2Jx", "?[2Jx: not a URL"},
+        {"foo", "foo: not a URL and not a command; try help"},
+        {"add", "too few words: it is add URL [FILE]"},
+        {"add http://a.b/ x y", "too many words"},
+        {"http://a.b/ x y", "too many words: it is add"},
+        {"every 5s", "too few words: it is every TIME URL [FILE]"},
+        {"every x http://a.b/", "not a time of at least 1s: x"},
+        {"every 0.5s http://a.b/", "not a time of at least"},
+        {"every 5s http://a.b/ x y", "too many words"},
+        {"pause", "too few words: it is pause N|all"},
+        {"pause x", "there is no download x"},
+        {"pause 1 2", "too many"},
+        {"resume", "too few"},
+        {"resume 99", "there is no download 99"},
+        {"resume 1 2", "too many"},
+        {"retry", "too few"},
+        {"retry -1", "there is no download -1"},
+        {"retry 1 2", "too many"},
+        {"cancel", "too few"},
+        {"cancel 0", "there is no download 0"},
+        {"cancel all all", "too many"},
+        {"first", "too few"},
+        {"first all", "there is no download all"},
+        {"first 1 2", "too many"},
+        {"jobs", "too few"},
+        {"jobs 0", "not a number of jobs: 0"},
+        {"jobs x", "not a number of jobs: x"},
+        {"jobs 1 2", "too many"},
+        {"limit", "too few"},
+        {"limit 1x", "not a rate: 1x"},
+        {"limit -1", "not a rate: -1"},
+        {"limit 1 2", "too many"},
+        {"list x", "too many"},
+        {"clear x", "too many"},
+        {"stats x", "too many"},
+        {"help me", "too many"},
+        {"quit now", "too many"},
+        {"add \"http://a.b/", "a quote is not closed"},
+        {"add http://a.b/ ../x", "leads out of the directory"},
+        {"\x1b[2Jx", "?[2Jx: not a URL"},
     };
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
         char line[100];
         struct child c;
         snprintf(line, sizeof line, "# a comment\n%s\n", t[i][0]);
         c = RUN_FED(line, strlen(line), "-i", "-", "-d", work);
-        ok(said(&c, 1, t[i][1]) && strstr(c.text[1], "fetcher: -:2: ") && !*c.text[0], "%s", c.text[1]);
+        ok(said(&c, 1, t[i][1]) && strstr(c.text[1], "fetcher: -:2: ") && !*c.text[0], "%s",
+           c.text[1]);
         child_free(&c);
     }
 }
@@ -4386,29 +4819,38 @@ static bool talk(struct child *c, const char *line, const char *reply) {
 static void test_commands(void) {
     struct child c;
     char line[300];
-    const char *argv[] = {"./fetcher", "-i", "-", "--json", "-d", in_work("talk"), "--per-host", "1", NULL};
+    const char *argv[] = {"./fetcher",     "-i",         "-", "--json", "-d",
+                          in_work("talk"), "--per-host", "1", NULL};
     child_start(&c, argv);
-    snprintf(line, sizeof line, "add %s 'a name.bin'", url("/talk1?size=100000&stall=50000&times=1"));
+    snprintf(line, sizeof line, "add %s 'a name.bin'",
+             url("/talk1?size=100000&stall=50000&times=1"));
     ok(talk(&c, line, "\"event\":\"answer\",\"id\":1,"), "add answers with a number");
     snprintf(line, sizeof line, "%s", url("/talk2?size=10"));
     ok(talk(&c, line, "\"id\":2,\"line\":\"-:2\""), "a URL alone does too");
     snprintf(line, sizeof line, "%s", url("/talk3?size=10"));
     ok(talk(&c, line, "\"id\":3,"), "and a third");
     until(seen("/talk1?size=100000&stall=50000&times=1")->sent >= 50000);
-    until(talk(&c, "list", "3 listed") && strstr(c.text[0], "\"state\":\"running\",\"message\":\"\",\"bytes\":50000,\"total\":100000,"));
+    until(talk(&c, "list", "3 listed") &&
+          strstr(c.text[0],
+                 "\"state\":\"running\",\"message\":\"\",\"bytes\":50000,\"total\":100000,"));
     ok(strstr(c.text[0], "\"bytes\":50000,\"total\":100000,") &&
-       strstr(c.text[0], "\"file\":\"a name.bin\",\"state\":\"running\""), "list tells how far it is");
-    ok(talk(&c, "pause 2", "2 paused") && talk(&c, "list", "\"state\":\"paused\""), "pause holds one");
+           strstr(c.text[0], "\"file\":\"a name.bin\",\"state\":\"running\""),
+       "list tells how far it is");
+    ok(talk(&c, "pause 2", "2 paused") && talk(&c, "list", "\"state\":\"paused\""),
+       "pause holds one");
     ok(talk(&c, "pause 2", "2 has nothing to pause"), "pausing it again changes nothing");
     ok(talk(&c, "first 3", "3 put first"), "first");
     ok(talk(&c, "retry 1", "1 has nothing to retry"), "what runs is not retried");
     ok(talk(&c, "pause 1", "1 paused"), "pausing what runs lets the next one start");
     until(strstr(c.text[0], "\"event\":\"done\",\"id\":3"));
-    ok(strstr(c.text[0], "\"event\":\"done\",\"id\":3") && !strstr(c.text[0], "\"event\":\"done\",\"id\":2"),
+    ok(strstr(c.text[0], "\"event\":\"done\",\"id\":3") &&
+           !strstr(c.text[0], "\"event\":\"done\",\"id\":2"),
        "which is the one that was put first");
     ok(talk(&c, "resume all", "2 resumed"), "resume all");
-    until(strstr(c.text[0], "\"event\":\"done\",\"id\":1") && strstr(c.text[0], "\"event\":\"done\",\"id\":2"));
-    ok(file_is(in_work("talk/a name.bin"), 100000, "/talk1", 0), "and both end well; the name has a space");
+    until(strstr(c.text[0], "\"event\":\"done\",\"id\":1") &&
+          strstr(c.text[0], "\"event\":\"done\",\"id\":2"));
+    ok(file_is(in_work("talk/a name.bin"), 100000, "/talk1", 0),
+       "and both end well; the name has a space");
     snprintf(line, sizeof line, "%s x", url("/talk4?size=10&status=404&times=1"));
     ok(talk(&c, line, "\"event\":\"failed\",\"id\":4"), "what fails is told");
     ok(talk(&c, "list", "\"state\":\"failed\",\"message\":\"404 "), "and stays in the list");
@@ -4416,17 +4858,21 @@ static void test_commands(void) {
     until(strstr(c.text[0], "\"event\":\"done\",\"id\":4"));
     ok(file_is(in_work("talk/x"), 10, "/talk4", 0), "fetches it under its number");
     snprintf(line, sizeof line, "every 1h %s page", url("/talk5?size=10"));
-    ok(talk(&c, line, "\"event\":\"done\",\"id\":5") && talk(&c, "list", "\"state\":\"sleeping\""), "every");
+    ok(talk(&c, line, "\"event\":\"done\",\"id\":5") && talk(&c, "list", "\"state\":\"sleeping\""),
+       "every");
     ok(talk(&c, "resume 5", "5 resumed"), "resume ends its sleep");
     until(seen("/talk5?size=10")->count == 2);
     ok(seen("/talk5?size=10")->count == 2, "and it is fetched again at once");
     ok(talk(&c, "cancel 5", "\"event\":\"cancelled\",\"id\":5"), "cancel");
     snprintf(line, sizeof line, "%s y", url("/talk6?status=404"));
     ok(talk(&c, line, "\"event\":\"failed\",\"id\":6") && talk(&c, "clear", "1 forgotten") &&
-       talk(&c, "list", "0 listed"), "clear");
+           talk(&c, "list", "0 listed"),
+       "clear");
     ok(talk(&c, "jobs 3", "3 at the same time") && talk(&c, "limit 20k", "20.0 KiB a second") &&
-       talk(&c, "limit 0", "no limit"), "jobs and limit");
-    ok(talk(&c, "stats", "\"event\":\"stats\",\"done\":") && talk(&c, "help", "quit "), "stats and help");
+           talk(&c, "limit 0", "no limit"),
+       "jobs and limit");
+    ok(talk(&c, "stats", "\"event\":\"stats\",\"done\":") && talk(&c, "help", "quit "),
+       "stats and help");
     snprintf(line, sizeof line, "%s z", url("/talk7?size=100000&stall=50000"));
     ok(talk(&c, line, "\"id\":7"), "one more");
     until(exists(in_work("talk/z.part.meta")));
@@ -4434,7 +4880,8 @@ static void test_commands(void) {
     child_wait(&c);
     ok(c.status == 1 && exists(in_work("talk/z.part")), "ends, and keeps the .part");
     write_file(in_work("json"), c.text[0], c.size[0]);
-    snprintf(line, sizeof line, "command -v jq >/dev/null || exit 77; jq -e -s 'length > 30 and all(.event)' %s",
+    snprintf(line, sizeof line,
+             "command -v jq >/dev/null || exit 77; jq -e -s 'length > 30 and all(.event)' %s",
              in_work("json"));
     child_free(&c);
     c = SH(line);
@@ -4453,19 +4900,24 @@ static void test_plain_commands(void) {
     snprintf(line, sizeof line, "add %s", url("/plain?size=100000&stall=50000"));
     ok(talk(&c, line, "added 1: http://127.0.0.1:"), "a plain answer");
     until(exists(in_work("plain/plain.part")));
-    ok(talk(&c, "list", "    1  ") && talk(&c, "pause all", "1 paused") && talk(&c, "help", "pause   N|all"),
+    ok(talk(&c, "list", "    1  ") && talk(&c, "pause all", "1 paused") &&
+           talk(&c, "help", "pause   N|all"),
        "in lines");
     close(c.in);
     c.in = -1;
     child_wait(&c);
-    ok(c.status == 1 && strstr(c.text[1], "what is paused stays so") && exists(in_work("plain/plain.part")),
+    ok(c.status == 1 && strstr(c.text[1], "what is paused stays so") &&
+           exists(in_work("plain/plain.part")),
        "at the end of stdin nobody can let the paused one go on: it ends, and says so");
     child_free(&c);
-    snprintf(line, sizeof line, "%s\npause 1\nresume 1\npause all\nresume all\n", url("/burst?size=10"));
+    snprintf(line, sizeof line, "%s\npause 1\nresume 1\npause all\nresume all\n",
+             url("/burst?size=10"));
     c = RUN_FED(line, strlen(line), "-i", "-", "-d", in_work("plain"));
-    ok(c.status == 0 && file_is(in_work("plain/burst"), 10, "/burst", 0), "pause and resume in one burst");
+    ok(c.status == 0 && file_is(in_work("plain/burst"), 10, "/burst", 0),
+       "pause and resume in one burst");
     child_free(&c);
-    child_start(&c, (const char *const[]){"./fetcher", "-i", "-", "--data", "x", "-m", "1", "-d", in_work("plain"), NULL});
+    child_start(&c, (const char *const[]){"./fetcher", "-i", "-", "--data", "x", "-m", "1", "-d",
+                                          in_work("plain"), NULL});
     snprintf(line, sizeof line, "add %s", url("/held-post?size=100000&stall=50000"));
     ok(talk(&c, line, "added 1"), "a POST");
     until(seen("/held-post?size=100000&stall=50000")->sent >= 50000);
@@ -4482,12 +4934,14 @@ static void test_plain_commands(void) {
     size_t used = 0;
     for (int i = 0; i < 1200; i++)
         used += (size_t)sprintf(many + used, "every 1h %s\n", url("/each%d?size=1", i));
-    const char *each[] = {"./fetcher", "-i", "-", "--json", "-d", in_work("each"), "-j", "50", "--per-host", "50", NULL};
+    const char *each[] = {"./fetcher", "-i", "-",          "--json", "-d", in_work("each"),
+                          "-j",        "50", "--per-host", "50",     NULL};
     struct feeding feeding = {&c, many, used};
     child_start(&c, each);
     fetcher_watch(f, c.in, FETCHER_WRITE, feed_child, &feeding);
     until(names_in(in_work("each")) == 1200);
-    ok(names_in(in_work("each")) == 1200, "repeating ones don't fill the queue: %d", names_in(in_work("each")));
+    ok(names_in(in_work("each")) == 1200, "repeating ones don't fill the queue: %d",
+       names_in(in_work("each")));
     kill(c.pid, SIGTERM);
     child_wait(&c);
     free(many);
@@ -4526,10 +4980,12 @@ static void test_session(void) {
     snprintf(session, sizeof session, "%s", in_work("session"));
     snprintf(dir, sizeof dir, "%s", in_work("s"));
     for (int i = 0; i < 12; i++) {
-        snprintf(line, sizeof line, "%s \"f %d\"\n", url("/session%d?size=100000&stall=60000&times=1", i), i);
+        snprintf(line, sizeof line, "%s \"f %d\"\n",
+                 url("/session%d?size=100000&stall=60000&times=1", i), i);
         strcat(list, line);
     }
-    const char *argv[] = {"./fetcher", "-i", "-", "--session", session, "-d", dir, "--per-host", "20", NULL};
+    const char *argv[] = {"./fetcher", "-i", "-",          "--session", session,
+                          "-d",        dir,  "--per-host", "20",        NULL};
     child_start(&c, argv);
     tell_child(&c, list);
     for (int i = 0; i < 12; i++)
@@ -4538,7 +4994,8 @@ static void test_session(void) {
     until(file_has(session, "pause 12"));
     ok(stat(session, &st) == 0 && (st.st_mode & 0777) == 0600, "a session is private");
     ok(file_has(session, "# fetcher: a session\nadd http://") && file_has(session, "f\\ 3\n") &&
-       file_has(session, "pause 12\n"), "and made of commands");
+           file_has(session, "pause 12\n"),
+       "and made of commands");
     other = RUN("--session", session);
     ok(said(&other, 1, "another fetcher does"), "a second fetcher can't have it");
     child_free(&other);
@@ -4550,7 +5007,8 @@ static void test_session(void) {
     child_start(&c, argv);
     for (int i = 0; i < 11; i++)
         until(exists(session_name(i, "")));
-    ok(exists(session_name(10, "")) && !exists(session_name(11, "")) && talk(&c, "resume all", "1 resumed"),
+    ok(exists(session_name(10, "")) && !exists(session_name(11, "")) &&
+           talk(&c, "resume all", "1 resumed"),
        "killed and started again, it goes on, and what was paused still is");
     close(c.in);
     c.in = -1;
@@ -4560,8 +5018,8 @@ static void test_session(void) {
         good += file_is(session_name(i, ""), 100000, target, 0);
         sent += seen("/session%d?size=100000&stall=60000&times=1", i)->sent;
     }
-    ok(c.status == 0 && good == 12 && sent == 12 * 40000, "%d files are whole, %" PRId64 " bytes were sent again",
-       good, sent);
+    ok(c.status == 0 && good == 12 && sent == 12 * 40000,
+       "%d files are whole, %" PRId64 " bytes were sent again", good, sent);
     ok(!file_has(session, "add"), "what is done stands in it no more");
     child_free(&c);
 }
@@ -4570,23 +5028,27 @@ static void test_session_order(void) {
     struct child c;
     char line[300], session[300];
     snprintf(session, sizeof session, "%s", in_work("order"));
-    const char *argv[] = {"./fetcher", "-i", "-", "--session", session, "-d", in_work("o"), "-j", "1", NULL};
+    const char *argv[] = {"./fetcher", "-i",         "-",  "--session", session,
+                          "-d",        in_work("o"), "-j", "1",         NULL};
     child_start(&c, argv);
     for (int i = 0; i < 5; i++) {
         snprintf(line, sizeof line, "every %dm %s", i + 1, url("/order%d?stall=head", i));
         tell_child(&c, line);
     }
-    ok(talk(&c, "first 4", "4 put first") && talk(&c, "first 3", "3 put first"), "two are put first");
+    ok(talk(&c, "first 4", "4 put first") && talk(&c, "first 3", "3 put first"),
+       "two are put first");
     until(file_has(session, "every 60.000 ") && file_has(session, "/order4"));
     kill(c.pid, SIGTERM);
     child_wait(&c);
     char *text = slurp(session, &(int64_t){0}), *at[5];
     for (int i = 0; i < 5; i++) {
-        snprintf(line, sizeof line, "every %d.000 http://127.0.0.1:%d/order%d", (i + 1) * 60, server.port, i);
+        snprintf(line, sizeof line, "every %d.000 http://127.0.0.1:%d/order%d", (i + 1) * 60,
+                 server.port, i);
         at[i] = strstr(text, line);
     }
-    ok(c.status == 143 && at[0] && at[1] && at[2] && at[3] && at[4] && at[2] < at[3] && at[3] < at[1] &&
-       at[1] < at[4], "an interrupt keeps the session, in the order of the queue: %s", text);
+    ok(c.status == 143 && at[0] && at[1] && at[2] && at[3] && at[4] && at[2] < at[3] &&
+           at[3] < at[1] && at[1] < at[4],
+       "an interrupt keeps the session, in the order of the queue: %s", text);
     free(text);
     child_free(&c);
 }
@@ -4601,12 +5063,14 @@ static void test_session_long(void) {
     snprintf(session, sizeof session, "%s", in_work("long"));
     write_file(session, text, used);
     free(text);
-    child_start(&c, (const char *const[]){"./fetcher", "--session", session, "-i", "-", "-j", "1", "-d", work, NULL});
-    ok(talk(&c, "list", "1500 listed") && talk(&c, "jobs 2", "2 at the same time"), "a session of 1500 is restored");
+    child_start(&c, (const char *const[]){"./fetcher", "--session", session, "-i", "-", "-j", "1",
+                                          "-d", work, NULL});
+    ok(talk(&c, "list", "1500 listed") && talk(&c, "jobs 2", "2 at the same time"),
+       "a session of 1500 is restored");
     ok(talk(&c, "cancel 7", "7 cancelled") && talk(&c, "quit", "bye"), "and listens");
     child_wait(&c);
-    ok(entries_in(session) == 1499 && !file_has(session, "/long6?"), "what was left stands in it: %d",
-       entries_in(session));
+    ok(entries_in(session) == 1499 && !file_has(session, "/long6?"),
+       "what was left stands in it: %d", entries_in(session));
     child_free(&c);
 }
 
@@ -4616,20 +5080,26 @@ static void test_session_ends(void) {
     char session[300], line[300];
     snprintf(session, sizeof session, "%s", in_work("ends"));
     for (int i = 0; i < 2; i++) {
-        const char *argv[] = {"./fetcher", "-i", "-", "--session", session, "-d", work, url("/argv%d?stall=head", i), NULL};
+        const char *argv[] = {"./fetcher", "-i", "-",  "--session",
+                              session,     "-d", work, url("/argv%d?stall=head", i),
+                              NULL};
         unlink(session);
         child_start(&c, argv);
         snprintf(line, sizeof line, "%s", url("/ended?status=404"));
         ok(talk(&c, line, "404 An Error"), "one has failed");
         snprintf(line, sizeof line, "add %s", url("/held?stall=head"));
-        ok(talk(&c, line, "added 3") && talk(&c, "pause 3", "3 paused") && talk(&c, "add ''", "added 4"), "one is paused");
+        ok(talk(&c, line, "added 3") && talk(&c, "pause 3", "3 paused") &&
+               talk(&c, "add ''", "added 4"),
+           "one is paused");
         if (i == 0)
             tell_child(&c, "quit");
         else
             kill(c.pid, SIGTERM);
         child_wait(&c);
-        ok(file_has(session, "/ended?status=404\n") && file_has(session, "/held?stall=head\npause ") &&
-           file_has(session, "/argv") && !file_has(session, "add \n"), "all is kept after %s", i ? "SIGTERM" : "quit");
+        ok(file_has(session, "/ended?status=404\n") &&
+               file_has(session, "/held?stall=head\npause ") && file_has(session, "/argv") &&
+               !file_has(session, "add \n"),
+           "all is kept after %s", i ? "SIGTERM" : "quit");
         child_free(&c);
     }
 }
@@ -4652,7 +5122,8 @@ static void test_session_names(void) {
     int64_t size;
     char session[300], list[400], *text;
     snprintf(session, sizeof session, "%s", in_work("names"));
-    snprintf(list, sizeof list, "%s cr\r \r\n%s \"a 'b\\\\\"\r\nquit\n", url("/cr?stall=0"), url("/quoted?stall=0"));
+    snprintf(list, sizeof list, "%s cr\r \r\n%s \"a 'b\\\\\"\r\nquit\n", url("/cr?stall=0"),
+             url("/quoted?stall=0"));
     c = RUN_FED(list, strlen(list), "--session", session, "-d", work, "-i", "-");
     text = slurp(session, &size);
     ok(c.status == 1 && text && strstr(text, " cr\r \n") && strstr(text, " a\\ \\'b\\\\\n"),
@@ -4672,7 +5143,8 @@ static void test_session_whole(void) {
     write_file(session, text, (size_t)size);
     c = RUN("--session", session, "--retry", "0", "-d", work, "-j", "200", "--per-host", "200");
     free(text);
-    ok(c.status == 1 && entries_in(session) == 30000, "30,000 that have failed are all kept: %d", entries_in(session));
+    ok(c.status == 1 && entries_in(session) == 30000, "30,000 that have failed are all kept: %d",
+       entries_in(session));
     child_free(&c);
     const char *argv[] = {"./fetcher", "--session", session, "-d", work, "--json", NULL};
     child_start(&c, argv);
@@ -4681,8 +5153,8 @@ static void test_session_whole(void) {
     kill(c.pid, SIGTERM);
     fetcher_watch(f, c.out[0], FETCHER_READ, child_ready, &c);
     child_wait(&c);
-    ok(c.status == 143 && entries_in(session) == 30000, "and while they are read an interrupt loses none: %d",
-       entries_in(session));
+    ok(c.status == 143 && entries_in(session) == 30000,
+       "and while they are read an interrupt loses none: %d", entries_in(session));
     child_free(&c);
 }
 
@@ -4694,14 +5166,17 @@ static void test_session_huge(void) {
     memset(huge, 'x', 70000);
     huge[70000] = '\0';
     c = RUN("--session", session, "-d", work, url("/gone?status=404"), huge);
-    ok(said(&c, 1, "the URL is too long") && entries_in(session) == 1, "a URL that is too long is not kept");
+    ok(said(&c, 1, "the URL is too long") && entries_in(session) == 1,
+       "a URL that is too long is not kept");
     child_free(&c);
     memset(huge, '\'', 65000);
     memcpy(huge, "http://127.0.0.1:1/", 19);
     huge[65000] = '\0';
     for (int i = 0; i < 2; i++) {
-        c = i == 0 ? RUN("--session", session, "--retry", "0", "-d", work, huge) : RUN("--session", session, "--retry", "0", "-d", work);
-        ok(c.status == 1 && !strstr(c.text[1], "the line is too long") && entries_in(session) == 2, i == 0 ? "one that is not is, whatever is in it" : "and read again");
+        c = i == 0 ? RUN("--session", session, "--retry", "0", "-d", work, huge)
+                   : RUN("--session", session, "--retry", "0", "-d", work);
+        ok(c.status == 1 && !strstr(c.text[1], "the line is too long") && entries_in(session) == 2,
+           i == 0 ? "one that is not is, whatever is in it" : "and read again");
         child_free(&c);
     }
     free(huge);
@@ -4730,11 +5205,14 @@ static void test_session_crash(void) {
     struct child c;
     char session[300], line[300];
     snprintf(session, sizeof session, "%s", in_work("crash"));
-    snprintf(line, sizeof line, "# fetcher: a session\nadd %s\nbogus\n", url("/crash?size=100000&stall=10"));
+    snprintf(line, sizeof line, "# fetcher: a session\nadd %s\nbogus\n",
+             url("/crash?size=100000&stall=10"));
     write_file(session, line, strlen(line));
-    child_start(&c, (const char *const[]){"./fetcher", "--session", session, "-i", "-", "-d", work, NULL});
-    turn_for(1500000);                  /* a second later it would have been written */
-    ok(talk(&c, "quit", "bye") && file_has(session, "bogus"), "a session with a bad line is never written");
+    child_start(
+        &c, (const char *const[]){"./fetcher", "--session", session, "-i", "-", "-d", work, NULL});
+    turn_for(1500000); /* a second later it would have been written */
+    ok(talk(&c, "quit", "bye") && file_has(session, "bogus"),
+       "a session with a bad line is never written");
     child_wait(&c);
     child_free(&c);
 }
@@ -4746,11 +5224,13 @@ static void test_bad_sessions(void) {
     snprintf(session, sizeof session, "%s", in_work("bad"));
     write_file(session, "Dear diary\n", 11);
     c = RUN("--session", session, url("/x?size=3"), "-d", in_work("bs"));
-    ok(said(&c, 1, "is not a session of fetcher's") && file_has(session, "Dear diary"), "a foreign file is refused");
+    ok(said(&c, 1, "is not a session of fetcher's") && file_has(session, "Dear diary"),
+       "a foreign file is refused");
     child_free(&c);
     write_file(session, "# fetch", 7);
     c = RUN("--session", session, url("/x?size=3"), "-d", in_work("bs"));
-    ok(said(&c, 1, "is not a session of fetcher's") && file_has(session, "# fetch"), "nor is one taken that only begins like ours");
+    ok(said(&c, 1, "is not a session of fetcher's") && file_has(session, "# fetch"),
+       "nor is one taken that only begins like ours");
     child_free(&c);
     write_file(session, "# fetcher: a session\nadd \"http://a.b/\n", 38);
     c = RUN("--session", session, url("/y?size=3"), "-d", in_work("bs"));
@@ -4761,14 +5241,16 @@ static void test_bad_sessions(void) {
     if (symlink("elsewhere", session) < 0)
         die("symlink");
     c = RUN("--session", session, url("/z?size=3"), "-d", in_work("bs"));
-    ok(said(&c, 1, "cannot use") && !exists(in_work("elsewhere")), "a symbolic link is not followed");
+    ok(said(&c, 1, "cannot use") && !exists(in_work("elsewhere")),
+       "a symbolic link is not followed");
     child_free(&c);
     c = RUN("--session", "/none/x", url("/z?size=3"), "-d", in_work("bs"));
     ok(said(&c, 1, "cannot use /none/x: No such file"), "a session that can't be made");
     child_free(&c);
     unlink(session);
     c = RUN("--session", session, url("/w?status=404"), "-d", in_work("bs"));
-    ok(c.status == 1 && file_has(session, "/w?status=404"), "what has failed is kept for the next run");
+    ok(c.status == 1 && file_has(session, "/w?status=404"),
+       "what has failed is kept for the next run");
     child_free(&c);
     ok(stat(session, &st) == 0 && (st.st_mode & 0777) == 0600, "and the file is private");
 }
@@ -4782,10 +5264,11 @@ enum { ROWS = 60, COLUMNS = 200 };
 struct term {
     int fd, slave, status;
     pid_t pid;
-    bool open, hidden, paste, strange;  /* the cursor is hidden; pastes are bracketed; what isn't known came */
+    bool open, hidden, paste,
+        strange; /* the cursor is hidden; pastes are bracketed; what isn't known came */
     int rows, columns, row, column;
-    char cell[ROWS][COLUMNS][8];        /* a character each; "" behind a wide one, and where nothing is */
-    char piece[64];                     /* of a character or a sequence */
+    char cell[ROWS][COLUMNS][8]; /* a character each; "" behind a wide one, and where nothing is */
+    char piece[64];              /* of a character or a sequence */
     size_t used, bytes;
 };
 
@@ -4847,7 +5330,8 @@ static void term_byte(struct term *t, char c) {
     } else {
         t->piece[t->used++] = c;
         t->piece[t->used] = '\0';
-        if (sequence ? t->used > 2 && c >= '@' : *t->piece != 27 && (utf8_length(t->piece) == t->used || t->used > 4)) {
+        if (sequence ? t->used > 2 && c >= '@'
+                     : *t->piece != 27 && (utf8_length(t->piece) == t->used || t->used > 4)) {
             if (sequence)
                 term_sequence(t);
             else
@@ -4885,7 +5369,9 @@ static const char *screen(const struct term *t) {
     return text;
 }
 
-static bool sees(const struct term *t, const char *words) { return strstr(screen(t), words) != NULL; }
+static bool sees(const struct term *t, const char *words) {
+    return strstr(screen(t), words) != NULL;
+}
 
 /* Wait until it is to be seen. */
 static bool shows(struct term *t, const char *words) {
@@ -4911,8 +5397,8 @@ static void term_size(struct term *t, int rows, int columns) {
 
 static void term_start(struct term *t, int rows, int columns, const char *const *argv) {
     memset(t, 0, sizeof *t);
-    if ((t->fd = posix_openpt(O_RDWR | O_NOCTTY)) < 0 || grantpt(t->fd) < 0 || unlockpt(t->fd) < 0 ||
-        (t->slave = open(ptsname(t->fd), O_RDWR | O_NOCTTY | O_CLOEXEC)) < 0)
+    if ((t->fd = posix_openpt(O_RDWR | O_NOCTTY)) < 0 || grantpt(t->fd) < 0 ||
+        unlockpt(t->fd) < 0 || (t->slave = open(ptsname(t->fd), O_RDWR | O_NOCTTY | O_CLOEXEC)) < 0)
         die("pty");
     term_size(t, rows, columns);
     if ((t->pid = fork()) < 0)
@@ -4935,8 +5421,10 @@ static void term_start(struct term *t, int rows, int columns, const char *const 
         die("watch");
 }
 
-#define TERM(t, rows, columns, ...) \
-    term_start(t, rows, columns, (const char *const[]){"./fetcher", "--stall-timeout", "300", "-d", in_work("term"), __VA_ARGS__, NULL})
+#define TERM(t, rows, columns, ...)                                                                \
+    term_start(t, rows, columns,                                                                   \
+               (const char *const[]){"./fetcher", "--stall-timeout", "300", "-d", in_work("term"), \
+                                     __VA_ARGS__, NULL})
 
 static void type(const struct term *t, const char *keys) {
     if (write(t->fd, keys, strlen(keys)) != (ssize_t)strlen(keys))
@@ -4956,8 +5444,8 @@ static bool term_end(struct term *t) {
     t->status = WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
     for (int i = 0; i < 20; i++)
         fetcher_step(f, 0);
-    bool restored = tcgetattr(t->slave, &now) == 0 && (now.c_lflag & ICANON) && (now.c_lflag & ECHO) &&
-                    (now.c_iflag & IXON) && !t->hidden && !t->paste;
+    bool restored = tcgetattr(t->slave, &now) == 0 && (now.c_lflag & ICANON) &&
+                    (now.c_lflag & ECHO) && (now.c_iflag & IXON) && !t->hidden && !t->paste;
     (void)fetcher_watch(f, t->fd, 0, NULL, NULL);
     close(t->fd);
     close(t->slave);
@@ -4979,7 +5467,9 @@ static const char *line_with(struct term *t, const char *words) {
     return line;
 }
 
-static const char *term_url(int i) { return url("/row%d.bin?size=100000&stall=50000", i); }
+static const char *term_url(int i) {
+    return url("/row%d.bin?size=100000&stall=50000", i);
+}
 
 static void test_terminal(void) {
     struct term t;
@@ -4988,14 +5478,17 @@ static void test_terminal(void) {
         snprintf(urls[i], sizeof urls[i], "%s", term_url(i));
     snprintf(gone, sizeof gone, "%s", url("/gone?status=404"));
     snprintf(small, sizeof small, "%s", url("/small.txt?size=3000"));
-    TERM(&t, 24, 80, "-j", "4", small, gone, urls[0], urls[1], urls[2], urls[3], urls[4], urls[5], urls[6], urls[7],
-         urls[8], urls[9], urls[10], urls[11]);
+    TERM(&t, 24, 80, "-j", "4", small, gone, urls[0], urls[1], urls[2], urls[3], urls[4], urls[5],
+         urls[6], urls[7], urls[8], urls[9], urls[10], urls[11]);
     ok(shows(&t, "1 done, 1 failed, 8 waiting"), "a line of totals");
-    ok(shows(&t, "small.txt: 2.9 KiB in 0.0") && shows(&t, ": 404 An Error"), "a line for each that has ended, above");
+    ok(shows(&t, "small.txt: 2.9 KiB in 0.0") && shows(&t, ": 404 An Error"),
+       "a line for each that has ended, above");
     ok(shows(&t, "   4  ") && strstr(line_with(&t, "row0.bin"), ">   3  ") && shows(&t, " 50%") &&
-       strstr(line_with(&t, "row0.bin"), "█████▌") && strstr(line_with(&t, "row0.bin"), "97.7 KiB"),
+           strstr(line_with(&t, "row0.bin"), "█████▌") &&
+           strstr(line_with(&t, "row0.bin"), "97.7 KiB"),
        "a row has number, name, bar, per cent and size: %s", line_with(&t, "row0.bin"));
-    ok(strstr(line_with(&t, "row9.bin"), "waiting") && strstr(line_with(&t, "gone"), "404"), "or the state");
+    ok(strstr(line_with(&t, "row9.bin"), "waiting") && strstr(line_with(&t, "gone"), "404"),
+       "or the state");
     type(&t, "jj");
     ok(shows(&t, ">   5  "), "j chooses the next row");
     type(&t, "k");
@@ -5004,7 +5497,8 @@ static void test_terminal(void) {
     ok(shows(&t, ">   5  "), "so do the arrows");
     type(&t, "p");
     until(strstr(line_with(&t, "row2.bin"), "paused"));
-    ok(strstr(line_with(&t, "row2.bin"), ">   5 ") && shows(&t, "5 paused"), "p pauses it: %s", line_with(&t, "row2.bin"));
+    ok(strstr(line_with(&t, "row2.bin"), ">   5 ") && shows(&t, "5 paused"), "p pauses it: %s",
+       line_with(&t, "row2.bin"));
     type(&t, "p");
     until(strstr(line_with(&t, "row2.bin"), "waiting"));
     ok(strstr(line_with(&t, "row2.bin"), "waiting"), "and lets it go on");
@@ -5053,7 +5547,8 @@ static void test_terminal(void) {
     until(!sees(&t, "quit?"));
     type(&t, "qy");
     ok(term_end(&t) && t.status == 1, "y ends it, and the terminal is as it was");
-    ok(sees(&t, "bye") && sees(&t, "p pause or resume") && !sees(&t, "row0.bin") && !sees(&t, "waiting"),
+    ok(sees(&t, "bye") && sees(&t, "p pause or resume") && !sees(&t, "row0.bin") &&
+           !sees(&t, "waiting"),
        "what was said is still there, the rows are not");
 }
 
@@ -5061,7 +5556,8 @@ static void test_terminal_idle(void) {
     struct term t;
     size_t bytes;
     TERM(&t, 24, 80, "-j", "3");
-    ok(shows(&t, "a: enter a URL") && shows(&t, "0 done, 0 failed"), "without a URL it waits for commands");
+    ok(shows(&t, "a: enter a URL") && shows(&t, "0 done, 0 failed"),
+       "without a URL it waits for commands");
     bytes = t.bytes;
     turn_for(300000);
     ok(t.bytes == bytes, "and draws nothing while nothing happens");
@@ -5070,7 +5566,8 @@ static void test_terminal_idle(void) {
     ok(t.bytes > bytes && shows(&t, "a: enter a URL"), "but on ^L all");
     type(&t, "a");
     type(&t, url("/idle.bin?size=100\r"));
-    ok(shows(&t, "idle.bin: 100 bytes in 0.0") && shows(&t, "1 done"), "a URL is typed and fetched");
+    ok(shows(&t, "idle.bin: 100 bytes in 0.0") && shows(&t, "1 done"),
+       "a URL is typed and fetched");
     type(&t, "q");
     ok(term_end(&t) && t.status == 0, "q ends it without a question");
 }
@@ -5096,14 +5593,17 @@ static void test_terminal_sizes(void) {
     char urls[30][100];
     const char *argv[40] = {"./fetcher", "-d", in_work("term"), "-j", "3"};
     for (int i = 0; i < 30; i++) {
-        snprintf(urls[i], sizeof urls[i], "%s", i == 1 ? url("/%%E6%%97%%A5%%E6%%9C%%AC.bin?size=100000&stall=50000")
-                                                       : term_url(i));
+        snprintf(urls[i], sizeof urls[i], "%s",
+                 i == 1 ? url("/%%E6%%97%%A5%%E6%%9C%%AC.bin?size=100000&stall=50000")
+                        : term_url(i));
         argv[5 + i] = urls[i];
     }
     term_start(&t, 10, 40, argv);
-    ok(shows(&t, "0 done, 0 failed, 27 waiting") && shows(&t, "+ 26 more"), "40x10: four rows, the others are counted");
+    ok(shows(&t, "0 done, 0 failed, 27 waiting") && shows(&t, "+ 26 more"),
+       "40x10: four rows, the others are counted");
     ok(shows(&t, "日本") && column_of(&t, "日本", "%") > 10 &&
-       column_of(&t, "日本", "%") == column_of(&t, "row0", "%"), "wide characters take their place");
+           column_of(&t, "日本", "%") == column_of(&t, "row0", "%"),
+       "wide characters take their place");
     type(&t, "jjjjjjjj");
     ok(shows(&t, ">   9 ") && !sees(&t, "row0"), "the rows scroll");
     type(&t, "\033[6~");
@@ -5150,8 +5650,9 @@ static void test_terminal_jobs(void) {
     char command[400];
     term_start(&t, 24, 80, (const char *const[]){"sh", "-i", NULL});
     ok(shows(&t, "ready> "), "a shell");
-    snprintf(command, sizeof command, "./fetcher --stall-timeout 300 -d %s '%s' '%s'\r", in_work("job"),
-             url("/job1?size=100000&stall=50000&times=1"), url("/job2?size=3000000&slow=15000"));
+    snprintf(command, sizeof command, "./fetcher --stall-timeout 300 -d %s '%s' '%s'\r",
+             in_work("job"), url("/job1?size=100000&stall=50000&times=1"),
+             url("/job2?size=3000000&slow=15000"));
     type(&t, command);
     ok(shows(&t, " 50%"), "a download");
     type(&t, "\032");
@@ -5189,7 +5690,8 @@ static void test_terminal_list(void) {
     type(&t, "\032");
     ok(shows(&t, "- 1>/dev/null"), "may be interrupted");
     type(&t, "bg\r");
-    for (usec end = clock_us() + 20000000; !sees(&t, "(tty input)") && clock_us() < end; turn_for(50000))
+    for (usec end = clock_us() + 20000000; !sees(&t, "(tty input)") && clock_us() < end;
+         turn_for(50000))
         type(&t, "jobs\r");
     ok(sees(&t, "(tty input)"), "in the background it waits");
     snprintf(command, sizeof command, "fg\r%s\r", url("/typed?size=5"));
@@ -5210,7 +5712,8 @@ static void test_terminal_stopped(void) {
     until(exists(in_work("term/xoff")));
     bytes = t.bytes;
     turn_for(300000);
-    ok(exists(in_work("term/xoff")) && t.bytes == bytes && !sees(&t, "1 done"), "^S stops the terminal, and nothing else");
+    ok(exists(in_work("term/xoff")) && t.bytes == bytes && !sees(&t, "1 done"),
+       "^S stops the terminal, and nothing else");
     type(&t, "\021");
     ok(shows(&t, "xoff: 1.9 MiB in") && shows(&t, "1 done"), "^Q shows what has happened");
     type(&t, "\023");
@@ -5227,7 +5730,8 @@ static void test_terminal_lost(void) {
     close(t.slave);
     close(t.fd);
     until(waitpid(t.pid, &status, WNOHANG) == t.pid);
-    ok(WIFEXITED(status) && WEXITSTATUS(status) == 0 && file_is(in_work("term/lost"), 3000000, "/lost", 0),
+    ok(WIFEXITED(status) && WEXITSTATUS(status) == 0 &&
+           file_is(in_work("term/lost"), 3000000, "/lost", 0),
        "a terminal that vanishes does not end the download");
 }
 
@@ -5255,7 +5759,8 @@ static void test_terminal_abuse(void) {
     write_file(in_work("badlist"), bad, 60000);
     TERM(&t, 24, 80, "-i", in_work("badlist"));
     bool restored = term_end(&t);
-    ok(restored && t.status == 1 && sees(&t, "badlist:6000:"), "6000 lines of complaints are all told: %d %d %s", restored, t.status,
+    ok(restored && t.status == 1 && sees(&t, "badlist:6000:"),
+       "6000 lines of complaints are all told: %d %d %s", restored, t.status,
        line_with(&t, "badlist:60"));
     TERM(&t, 5, 20, url("/tiny-window-and-a-long-name?size=10&stall=5"), term_url(1));
     ok(shows(&t, "row1.bin"), "a window of 20x5");
@@ -5269,18 +5774,22 @@ static void test_terminal_abuse(void) {
 /* Which programs want no pictures: dumb terminals, logs, screen readers. */
 static void test_terminal_plain(void) {
     static const char *const with[][3] = {
-        {"TERM=dumb", "", "dumb terminals get lines"}, {"A=b", "--plain", "--plain"}, {"A=b", "--quiet", "--quiet"},
+        {"TERM=dumb", "", "dumb terminals get lines"},
+        {"A=b", "--plain", "--plain"},
+        {"A=b", "--quiet", "--quiet"},
     };
     struct term t;
     for (int i = 0; i < 3; i++) {
         char command[300];
-        snprintf(command, sizeof command, "%s ./fetcher -d %s %s --overwrite '%s'", with[i][0], in_work("term"), with[i][1],
-                 url("/plain.bin?size=10"));
+        snprintf(command, sizeof command, "%s ./fetcher -d %s %s --overwrite '%s'", with[i][0],
+                 in_work("term"), with[i][1], url("/plain.bin?size=10"));
         term_start(&t, 24, 80, (const char *const[]){"sh", "-c", command, NULL});
-        ok(term_end(&t) && t.status == 0 && !t.strange && sees(&t, "plain.bin: 10 bytes") == (i != 2) &&
-           !sees(&t, "done"), "%s", with[i][2]);
+        ok(term_end(&t) && t.status == 0 && !t.strange &&
+               sees(&t, "plain.bin: 10 bytes") == (i != 2) && !sees(&t, "done"),
+           "%s", with[i][2]);
     }
-    term_start(&t, 24, 80, (const char *const[]){"./fetcher", "--plain", "-d", in_work("term"), NULL});
+    term_start(&t, 24, 80,
+               (const char *const[]){"./fetcher", "--plain", "-d", in_work("term"), NULL});
     type(&t, "help\n");
     ok(shows(&t, "pause   N|all"), "without a URL it takes commands as lines there");
     type(&t, "\004");
@@ -5288,22 +5797,32 @@ static void test_terminal_plain(void) {
 }
 
 static void test_terminal_color(void) {
-    static const struct { const char *set, *option; bool color; } t[] = {
-        {"A=b", "-v", true}, {"NO_COLOR=1", "-v", false}, {"NO_COLOR=", "-v", true}, {"NO_COLOR=1", "--color=always", true},
-        {"A=b", "--color=never", false}, {"A=b", "--color=auto", true},
+    static const struct {
+        const char *set, *option;
+        bool color;
+    } t[] = {
+        {"A=b", "-v", true},
+        {"NO_COLOR=1", "-v", false},
+        {"NO_COLOR=", "-v", true},
+        {"NO_COLOR=1", "--color=always", true},
+        {"A=b", "--color=never", false},
+        {"A=b", "--color=auto", true},
     };
+
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
         char command[300];
         struct child c;
-        snprintf(command, sizeof command, "command -v script >/dev/null || exit 77; %s TERM=xterm LC_ALL=C.UTF-8 script -qec "
-                 "\"./fetcher %s -d %s --overwrite '%s'\" /dev/null </dev/null", t[i].set, t[i].option, in_work("term"),
-                 url("/color?size=200000&slow=20000"));
+        snprintf(
+            command, sizeof command,
+            "command -v script >/dev/null || exit 77; %s TERM=xterm LC_ALL=C.UTF-8 script -qec "
+            "\"./fetcher %s -d %s --overwrite '%s'\" /dev/null </dev/null",
+            t[i].set, t[i].option, in_work("term"), url("/color?size=200000&slow=20000"));
         c = SH(command);
         if (c.status == 77)
             skip("colors", "no script(1)");
         else
-            ok(c.status == 0 && (strstr(c.text[0], "\033[32m") != NULL) == t[i].color, "%s %s: %s", t[i].set, t[i].option,
-               t[i].color ? "colors" : "no colors");
+            ok(c.status == 0 && (strstr(c.text[0], "\033[32m") != NULL) == t[i].color, "%s %s: %s",
+               t[i].set, t[i].option, t[i].color ? "colors" : "no colors");
         child_free(&c);
     }
     struct child c = RUN("--color=blue", "http://a.b/");
@@ -5320,9 +5839,9 @@ static struct {
     Display *d;
     pid_t server;
     char name[16];
-    Window source;              /* of drops */
-    const char *drop;           /* its text */
-    int status, finished;       /* answers that have come */
+    Window source;        /* of drops */
+    const char *drop;     /* its text */
+    int status, finished; /* answers that have come */
 } desk;
 
 static bool tool(const char *name) {
@@ -5344,7 +5863,8 @@ static bool xvfb_start(void) {
         dup2(null, 1);
         dup2(null, 2);
         snprintf(fd, sizeof fd, "%d", number[1]);
-        execlp("Xvfb", "Xvfb", "-displayfd", fd, "-screen", "0", "1280x900x24", "-noreset", "-nolisten", "tcp", (char *)NULL);
+        execlp("Xvfb", "Xvfb", "-displayfd", fd, "-screen", "0", "1280x900x24", "-noreset",
+               "-nolisten", "tcp", (char *)NULL);
         _exit(127);
     }
     close(number[1]);
@@ -5352,7 +5872,8 @@ static bool xvfb_start(void) {
     desk.name[0] = ':';
     struct pollfd p = {number[0], POLLIN, 0};
     for (size_t used = 1; !strchr(desk.name, '\n'); used++)
-        if (used == sizeof desk.name - 1 || poll(&p, 1, 10000) != 1 || read(number[0], desk.name + used, 1) != 1)
+        if (used == sizeof desk.name - 1 || poll(&p, 1, 10000) != 1 ||
+            read(number[0], desk.name + used, 1) != 1)
             break;
     close(number[0]);
     bool good = strchr(desk.name, '\n') != NULL;
@@ -5388,12 +5909,13 @@ static void desk_close(void) {
     FcFontSetDestroy(window.set);
     FcPatternDestroy(window.pattern);
     kill(desk.server, SIGCONT);
-    XftDefaultSet(desk.d, FcPatternBuild(NULL, XFT_MAX_UNREF_FONTS, FcTypeInteger, 0, (char *)NULL));
+    XftDefaultSet(desk.d,
+                  FcPatternBuild(NULL, XFT_MAX_UNREF_FONTS, FcTypeInteger, 0, (char *)NULL));
     for (int i = 0; i < window.fonts; i++)
         XftFontClose(desk.d, window.font[i]);
     XCloseDisplay(desk.d);
     FcFini();
-    kill(desk.server, SIGTERM);         /* it removes its socket */
+    kill(desk.server, SIGTERM); /* it removes its socket */
     waitpid(desk.server, NULL, 0);
     unsetenv("DISPLAY");
 }
@@ -5410,7 +5932,9 @@ static void xdo(const char *format, ...) {
     child_free(&c);
 }
 
-static Atom atom_of(const char *name) { return XInternAtom(desk.d, name, False); }
+static Atom atom_of(const char *name) {
+    return XInternAtom(desk.d, name, False);
+}
 
 /* Give a selection what this command prints. xclip goes into the background, and may only then be its owner. */
 static void offer(const char *selection, const char *command) {
@@ -5428,10 +5952,13 @@ static const char *property(Window id, const char *name) {
     unsigned long n = 0, left;
     unsigned char *data = NULL;
     text[0] = '\0';
-    if (XGetWindowProperty(desk.d, id, atom_of(name), 0, 64, False, AnyPropertyType, &type, &format, &n, &left, &data) == Success && n > 0) {
+    if (XGetWindowProperty(desk.d, id, atom_of(name), 0, 64, False, AnyPropertyType, &type, &format,
+                           &n, &left, &data) == Success &&
+        n > 0) {
         if (format == 8)
-            snprintf(text, sizeof text, "%.*s%s%.*s", (int)n, data, strlen((char *)data) + 1 < n ? " " : "",
-                     (int)n, strlen((char *)data) + 1 < n ? (char *)data + strlen((char *)data) + 1 : "");
+            snprintf(text, sizeof text, "%.*s%s%.*s", (int)n, data,
+                     strlen((char *)data) + 1 < n ? " " : "", (int)n,
+                     strlen((char *)data) + 1 < n ? (char *)data + strlen((char *)data) + 1 : "");
         else
             snprintf(text, sizeof text, "%lu", *(unsigned long *)(void *)data);
     }
@@ -5440,7 +5967,10 @@ static const char *property(Window id, const char *name) {
     return text;
 }
 
-struct gui { struct child c; Window id; };
+struct gui {
+    struct child c;
+    Window id;
+};
 
 /* The window of a process, when it is to be seen. */
 static Window window_of(pid_t pid) {
@@ -5449,8 +5979,8 @@ static Window window_of(pid_t pid) {
     XWindowAttributes a;
     XQueryTree(desk.d, DefaultRootWindow(desk.d), &root, &parent, &child, &n);
     for (unsigned i = 0; i < n; i++)
-        if (atol(property(child[i], "_NET_WM_PID")) == pid && XGetWindowAttributes(desk.d, child[i], &a) &&
-            a.map_state == IsViewable)
+        if (atol(property(child[i], "_NET_WM_PID")) == pid &&
+            XGetWindowAttributes(desk.d, child[i], &a) && a.map_state == IsViewable)
             found = child[i];
     if (child)
         XFree(child);
@@ -5473,7 +6003,9 @@ static void gui_start(struct gui *g, const char *const *argv) {
     XSync(desk.d, False);
 }
 
-#define GUI(g, ...) gui_start(g, (const char *const[]){"./fetcher", "-w", "--stall-timeout", "300", "-d", in_work("gui"), __VA_ARGS__, NULL})
+#define GUI(g, ...)                                                                                \
+    gui_start(g, (const char *const[]){"./fetcher", "-w", "--stall-timeout", "300", "-d",          \
+                                       in_work("gui"), __VA_ARGS__, NULL})
 
 static bool tells(struct gui *g, const char *words) {
     until(strstr(g->c.text[0], words) || !g->c.open[0]);
@@ -5490,9 +6022,10 @@ static int pixels(struct gui *g, enum ink ink, bool dark, int top, int bottom) {
     if (!XGetWindowAttributes(desk.d, g->id, &a) || top >= a.height)
         return 0;
     bottom = bottom < a.height ? bottom : a.height;
-    bottom = bottom < 900 - a.y ? bottom : 900 - a.y;           /* what is not on the screen can't be had */
+    bottom = bottom < 900 - a.y ? bottom : 900 - a.y; /* what is not on the screen can't be had */
     int width = a.width < 1280 - a.x ? a.width : 1280 - a.x;
-    XImage *image = XGetImage(desk.d, g->id, 0, top, (unsigned)width, (unsigned)(bottom - top), AllPlanes, ZPixmap);
+    XImage *image = XGetImage(desk.d, g->id, 0, top, (unsigned)width, (unsigned)(bottom - top),
+                              AllPlanes, ZPixmap);
     for (int y = 0; image && y < bottom - top; y++)
         for (int x = 0; x < width; x++)
             n += (XGetPixel(image, x, y) & 0xffffff) == palette[dark][ink];
@@ -5522,13 +6055,18 @@ static void test_window(void) {
     if (!desk_open("window"))
         return;
     GUI(&g, NULL);
-    ok(g.id && strcmp(property(g.id, "_NET_WM_NAME"), "fetcher") == 0 && strcmp(property(g.id, "WM_CLASS"), "fetcher Fetcher") == 0 &&
-       atol(property(g.id, "WM_PROTOCOLS")) == (long)atom_of("WM_DELETE_WINDOW") && atol(property(g.id, "XdndAware")) == 5 &&
-       *property(g.id, "WM_CLIENT_MACHINE") && *property(g.id, "WM_NORMAL_HINTS"), "a window with its properties");
+    ok(g.id && strcmp(property(g.id, "_NET_WM_NAME"), "fetcher") == 0 &&
+           strcmp(property(g.id, "WM_CLASS"), "fetcher Fetcher") == 0 &&
+           atol(property(g.id, "WM_PROTOCOLS")) == (long)atom_of("WM_DELETE_WINDOW") &&
+           atol(property(g.id, "XdndAware")) == 5 && *property(g.id, "WM_CLIENT_MACHINE") &&
+           *property(g.id, "WM_NORMAL_HINTS"),
+       "a window with its properties");
     until(pixels(&g, INK, false, 0, line_y(&window, 1)) > 0);
     ok(pixels(&g, INK, false, 0, line_y(&window, 1)) > 0, "with a caret in its entry");
     xdo("xdotool type --delay 2 '%s'; xdotool key Return", url("/typed.txt?size=3000"));
-    ok(tells(&g, "gui/typed.txt: 2.9 KiB in ") && file_is(in_work("gui/typed.txt"), 3000, "/typed.txt", 0), "a URL that is typed is fetched");
+    ok(tells(&g, "gui/typed.txt: 2.9 KiB in ") &&
+           file_is(in_work("gui/typed.txt"), 3000, "/typed.txt", 0),
+       "a URL that is typed is fetched");
     xdo("xdotool type --delay 2 'nonsense'; xdotool key Return");
     ok(tells(&g, "nonsense: not a URL and not a command"), "and what is none is told");
     until(pixels(&g, RED, false, line_y(&window, 2), 2000) > 0);
@@ -5539,7 +6077,8 @@ static void test_window(void) {
     child_free(&c);
     xdo("xdotool key ctrl+v Left Left Delete 0 Home Delete l Return");
     ok(tells(&g, "400.0 KiB a second"), "^V pastes it, and the line is edited where the caret is");
-    xdo("xdotool type --delay 2 'stats'; xdotool key ctrl+a ctrl+x; xdotool type --delay 2 'jobs 2'; xdotool key Return");
+    xdo("xdotool type --delay 2 'stats'; xdotool key ctrl+a ctrl+x; xdotool type --delay 2 'jobs "
+        "2'; xdotool key Return");
     ok(tells(&g, "2 at the same time"), "^A selects all, ^X takes it away");
     xdo("xdotool key Up Return");
     until(strstr(strstr(g.c.text[0], "2 at the same") + 5, "2 at the same") != NULL);
@@ -5563,11 +6102,14 @@ static void test_window_rows(void) {
     until(row_pixels(&g, BAR, 3) > 0);
     ok(row_pixels(&g, CHOSEN, 0) > 0 && row_pixels(&g, CHOSEN, 1) == 0, "the first row is chosen");
     int bar = row_pixels(&g, BAR, 1), track = row_pixels(&g, TRACK, 1);
-    ok(bar > 0 && abs(bar - track) < bar / 8 && row_pixels(&g, TRACK, 5) == 0, "half a bar for half a file, none for what waits: %d %d", bar, track);
+    ok(bar > 0 && abs(bar - track) < bar / 8 && row_pixels(&g, TRACK, 5) == 0,
+       "half a bar for half a file, none for what waits: %d %d", bar, track);
     xdo("xdotool key Tab j");
     until(row_pixels(&g, CHOSEN, 1) > 0);
-    ok(row_pixels(&g, CHOSEN, 1) > 0 && row_pixels(&g, CHOSEN, 0) == 0, "Tab goes to the rows, j to the next");
-    xdo("xdotool mousemove --window %lu 100 %d click 5 click 1 key r", g.id, line_y(&window, 9) + 4);
+    ok(row_pixels(&g, CHOSEN, 1) > 0 && row_pixels(&g, CHOSEN, 0) == 0,
+       "Tab goes to the rows, j to the next");
+    xdo("xdotool mousemove --window %lu 100 %d click 5 click 1 key r", g.id,
+        line_y(&window, 9) + 4);
     ok(tells(&g, "12 has nothing to retry"), "the wheel turns the rows, and a click chooses one");
     xdo("xdotool key p");
     ok(tells(&g, "12 paused"), "p pauses it");
@@ -5582,7 +6124,8 @@ static void test_window_rows(void) {
     xdo("xdotool key question");
     ok(tells(&g, "up down page home end"), "? shows the keys");
     const char *title = property(g.id, "_NET_WM_NAME");
-    ok(strstr(title, "0/39 - ") && strstr(title, "fetcher"), "the title tells how far it is: %s", title);
+    ok(strstr(title, "0/39 - ") && strstr(title, "fetcher"), "the title tells how far it is: %s",
+       title);
     ok(strcmp(property(g.id, "WM_ICON_NAME"), "0/39") == 0, "and so does the icon's");
     xdo("xdotool key q");
     until(pixels(&g, AMBER, false, 0, 2000) > 0);
@@ -5603,7 +6146,8 @@ static void test_window_paste(void) {
     offer("CLIPBOARD", command);
     xdo("xdotool key ctrl+v");
     until(names_in(in_work("gui")) == 200);
-    ok(names_in(in_work("gui")) == 200, "200 URLs are pasted from the clipboard: %d", names_in(in_work("gui")));
+    ok(names_in(in_work("gui")) == 200, "200 URLs are pasted from the clipboard: %d",
+       names_in(in_work("gui")));
     offer("PRIMARY", "printf 'jobs 7'");
     xdo("xdotool mousemove --window %lu 100 %d click 2 key Return", g.id, line_y(&window, 0) + 3);
     ok(tells(&g, "7 at the same time"), "the middle button pastes the selection");
@@ -5617,15 +6161,16 @@ static void test_window_paste(void) {
     int bare = pixels(&g, INK, false, 0, line_y(&window, 1));
     xdo("xdotool key ctrl+v");
     until(pixels(&g, INK, false, 0, line_y(&window, 1)) > bare + 10);
-    xdo("xdotool mousemove --window %lu %d %d mousedown 1 mousemove_relative -- %d 0 mouseup 1", g.id, 2 * window.pad + 6 * window.cell + 1,
-        line_y(&window, 0) + 3, 9 * window.cell);
+    xdo("xdotool mousemove --window %lu %d %d mousedown 1 mousemove_relative -- %d 0 mouseup 1",
+        g.id, 2 * window.pad + 6 * window.cell + 1, line_y(&window, 0) + 3, 9 * window.cell);
     until(pixels(&g, MARKED, false, 0, line_y(&window, 1)) > 0);
     ok(pixels(&g, MARKED, false, 0, line_y(&window, 1)) > 0, "the mouse selects");
     struct child c = copied(&g, "PRIMARY");
     ok(strcmp(c.text[0], " and more") == 0, "and that is the selection: \"%s\"", c.text[0]);
     child_free(&c);
     c = SH("xclip -o -selection primary -t TARGETS; xclip -o -selection primary -t image/png");
-    ok(strstr(c.text[0], "UTF8_STRING") && c.status != 0, "it is to be had as text alone: %s", c.text[0]);
+    ok(strstr(c.text[0], "UTF8_STRING") && c.status != 0, "it is to be had as text alone: %s",
+       c.text[0]);
     child_free(&c);
     xdo("xdotool key BackSpace Return");
     ok(tells(&g, "5 at the same time"), "which a key takes away");
@@ -5635,7 +6180,9 @@ static void test_window_paste(void) {
 
 /* -- drops -- */
 static void source_message(Window target, const char *type, long l0, long l2, long l4) {
-    XEvent e = {.xclient = {.type = ClientMessage, .window = target, .message_type = atom_of(type), .format = 32}};
+    XEvent e = {
+        .xclient = {
+            .type = ClientMessage, .window = target, .message_type = atom_of(type), .format = 32}};
     e.xclient.data.l[0] = l0;
     e.xclient.data.l[2] = l2;
     e.xclient.data.l[4] = l4;
@@ -5655,11 +6202,15 @@ static bool source_events(void) {
             continue;
         XSelectionRequestEvent *r = &e.xselectionrequest;
         bool known = r->target == atom_of("text/uri-list") && desk.drop;
-        answer = (XEvent){.xselection = {.type = SelectionNotify, .requestor = r->requestor, .selection = r->selection,
-                                         .target = r->target, .time = r->time, .property = known ? r->property : None}};
+        answer = (XEvent){.xselection = {.type = SelectionNotify,
+                                         .requestor = r->requestor,
+                                         .selection = r->selection,
+                                         .target = r->target,
+                                         .time = r->time,
+                                         .property = known ? r->property : None}};
         if (known)
-            XChangeProperty(desk.d, r->requestor, r->property, r->target, 8, PropModeReplace, (const unsigned char *)desk.drop,
-                            (int)strlen(desk.drop));
+            XChangeProperty(desk.d, r->requestor, r->property, r->target, 8, PropModeReplace,
+                            (const unsigned char *)desk.drop, (int)strlen(desk.drop));
         XSendEvent(desk.d, r->requestor, False, NoEventMask, &answer);
         XFlush(desk.d);
     }
@@ -5674,7 +6225,8 @@ static int drop(struct gui *g, const char *text) {
     desk.status = desk.finished = 0;
     XSetSelectionOwner(desk.d, atom_of("XdndSelection"), desk.source, CurrentTime);
     source_message(g->id, "XdndEnter", (long)desk.source, (long)atom_of("text/uri-list"), 0);
-    source_message(g->id, "XdndPosition", (long)desk.source, 100 << 16 | 100, (long)atom_of("XdndActionCopy"));
+    source_message(g->id, "XdndPosition", (long)desk.source, 100 << 16 | 100,
+                   (long)atom_of("XdndActionCopy"));
     until(source_events() && desk.status);
     source_message(g->id, "XdndDrop", (long)desk.source, CurrentTime, 0);
     until(source_events() && desk.finished);
@@ -5690,12 +6242,16 @@ static void test_window_drop(void) {
         die("calloc");
     GUI(&g, NULL);
     xdo("xdotool type --delay 2 'half a li'");
-    snprintf(text, sizeof text, "# from a browser\r\n%s\r\n%s\r\nquit\r\n", url("/drop1?size=500"), url("/drop2?size=600"));
+    snprintf(text, sizeof text, "# from a browser\r\n%s\r\n%s\r\nquit\r\n", url("/drop1?size=500"),
+             url("/drop2?size=600"));
     ok(drop(&g, text) == 1, "a drop is taken");
     until(exists(in_work("gui/drop1")) && exists(in_work("gui/drop2")));
-    ok(file_is(in_work("gui/drop1"), 500, "/drop1", 0) && file_is(in_work("gui/drop2"), 600, "/drop2", 0), "and its URLs are fetched");
+    ok(file_is(in_work("gui/drop1"), 500, "/drop1", 0) &&
+           file_is(in_work("gui/drop2"), 600, "/drop2", 0),
+       "and its URLs are fetched");
     ok(g.c.open[0] && tells(&g, "quit"), "but its words are no commands");
-    ok(drop(&g, NULL) == -1 && tells(&g, "the drop: there is no text in it"), "a drop of something else is refused");
+    ok(drop(&g, NULL) == -1 && tells(&g, "the drop: there is no text in it"),
+       "a drop of something else is refused");
     memset(big, 'x', 200000);
     ok(drop(&g, big) == -1 && tells(&g, "the drop: it is too large"), "and one that is too large");
     xdo("xdotool type --delay 2 'ne'; xdotool key Return");
@@ -5713,10 +6269,12 @@ static void test_window_server(void) {
     until(row_pixels(&g, BAR, 0) > 0);
     kill(desk.server, SIGSTOP);
     until(exists(in_work("gui/slow")));
-    ok(file_is(in_work("gui/slow"), 300000, "/slow", 0) && tells(&g, "293.0"), "the X server stops: downloads go on");
+    ok(file_is(in_work("gui/slow"), 300000, "/slow", 0) && tells(&g, "293.0"),
+       "the X server stops: downloads go on");
     kill(desk.server, SIGCONT);
     until(strcmp(property(g.id, "_NET_WM_NAME"), "fetcher") == 0);
-    ok(strcmp(property(g.id, "_NET_WM_NAME"), "fetcher") == 0 && row_pixels(&g, BAR, 0) == 0, "and when it goes on, the window does too");
+    ok(strcmp(property(g.id, "_NET_WM_NAME"), "fetcher") == 0 && row_pixels(&g, BAR, 0) == 0,
+       "and when it goes on, the window does too");
     xdo("xdotool type --delay 2 'quit'; xdotool key Return");
     double longest = 0;
     ok(end_of(&g) == 0, "it ends well");
@@ -5728,7 +6286,8 @@ static void test_window_server(void) {
     until(row_pixels(&g, BAR, 0) > 0);
     kill(desk.server, SIGKILL);
     (void)end_of(&g);
-    ok(g.c.status == 0 && strstr(g.c.text[1], "the X server is gone: downloads go on") && file_is(in_work("gui/long"), 200000, "/long", 0),
+    ok(g.c.status == 0 && strstr(g.c.text[1], "the X server is gone: downloads go on") &&
+           file_is(in_work("gui/long"), 200000, "/long", 0),
        "the X server dies: one message, and downloads go on to their end: %s", g.c.text[1]);
     child_free(&g.c);
     desk_close();
@@ -5755,7 +6314,8 @@ static void test_window_close(void) {
     until(row_pixels(&g, CHOSEN, 0) > 0);
     gui_close(&g);
     until(pixels(&g, AMBER, false, 0, 2000) > 0);
-    ok(pixels(&g, AMBER, false, 0, 2000) > 0 && g.c.open[0], "closing it asks while something runs");
+    ok(pixels(&g, AMBER, false, 0, 2000) > 0 && g.c.open[0],
+       "closing it asks while something runs");
     xdo("xdotool key n");
     until(pixels(&g, AMBER, false, 0, 2000) == 0);
     ok(pixels(&g, AMBER, false, 0, 2000) == 0 && g.c.open[0], "it may be answered");
@@ -5772,7 +6332,8 @@ static void test_window_close(void) {
     gui_close(&g);
     until(strstr(g.c.text[1], "the window is closed: downloads go on"));
     const char *line = url("/fed?size=70\n");
-    ok(write(g.c.in, line, strlen(line)) > 0 && tells(&g, "gui/fed: 70 bytes"), "where stdin feeds it, it goes on without a window");
+    ok(write(g.c.in, line, strlen(line)) > 0 && tells(&g, "gui/fed: 70 bytes"),
+       "where stdin feeds it, it goes on without a window");
     close(g.c.in);
     g.c.in = -1;
     ok(end_of(&g) == 0, "until that ends");
@@ -5787,24 +6348,31 @@ static void test_window_looks(void) {
         return;
     GUI(&g, "-b", url("/dark?size=9000&stall=4500"));
     until(pixels(&g, BAR, true, 0, 2000) > 0);
-    ok(pixels(&g, PAPER, true, 0, 2000) > 100000 && pixels(&g, BAR, true, 0, 2000) > 0 && pixels(&g, PAPER, false, 0, 2000) == 0, "-b is dark");
+    ok(pixels(&g, PAPER, true, 0, 2000) > 100000 && pixels(&g, BAR, true, 0, 2000) > 0 &&
+           pixels(&g, PAPER, false, 0, 2000) == 0,
+       "-b is dark");
     XResizeWindow(desk.d, g.id, 600, 400);
-    until(XGetWindowAttributes(desk.d, g.id, &a) && a.height == 400 && pixels(&g, INK, true, 400 - window.pad - window.line, 400) > 0);
-    ok(pixels(&g, INK, true, 400 - window.pad - window.line, 400) > 0 && pixels(&g, EDGE, true, 0, window.pad) >= 600 - 2 * window.pad,
+    until(XGetWindowAttributes(desk.d, g.id, &a) && a.height == 400 &&
+          pixels(&g, INK, true, 400 - window.pad - window.line, 400) > 0);
+    ok(pixels(&g, INK, true, 400 - window.pad - window.line, 400) > 0 &&
+           pixels(&g, EDGE, true, 0, window.pad) >= 600 - 2 * window.pad,
        "it may be resized");
     XResizeWindow(desk.d, g.id, 1, 1);
     XResizeWindow(desk.d, g.id, 1200, 880);
     until(pixels(&g, INK, true, 880 - window.pad - window.line, 880) > 0);
     ok(pixels(&g, INK, true, 880 - window.pad - window.line, 880) > 0, "to nothing and back");
     gui_quit(&g);
-    XChangeProperty(desk.d, DefaultRootWindow(desk.d), XA_RESOURCE_MANAGER, XA_STRING, 8, PropModeReplace, (const unsigned char *)"Xft.dpi:\t192\n", 13);
+    XChangeProperty(desk.d, DefaultRootWindow(desk.d), XA_RESOURCE_MANAGER, XA_STRING, 8,
+                    PropModeReplace, (const unsigned char *)"Xft.dpi:\t192\n", 13);
     XSync(desk.d, False);
-    GUI(&g, url("/%%E4%%B8%%AD%%E6%%96%%87-%%F0%%9F%%98%%80-%%E1%%8F%%A3.txt?size=9000&stall=4500"));
+    GUI(&g,
+        url("/%%E4%%B8%%AD%%E6%%96%%87-%%F0%%9F%%98%%80-%%E1%%8F%%A3.txt?size=9000&stall=4500"));
     until(pixels(&g, EDGE, false, 0, 2000) > 0);
     int top = 0;
     while (top < 100 && pixels(&g, EDGE, false, top, top + 1) == 0)
         top++;
-    ok(top > window.pad * 3 / 2 && top < window.pad * 3, "Xft.dpi makes it larger: %d for %d", top, window.pad - 1);
+    ok(top > window.pad * 3 / 2 && top < window.pad * 3, "Xft.dpi makes it larger: %d for %d", top,
+       window.pad - 1);
     gui_quit(&g);
     desk_close();
 }
@@ -5821,7 +6389,8 @@ static void test_window_said(void) {
     n += (size_t)sprintf(lines + n, "http://127.0.0.1:1/");
     memset(lines + n, 'x', 30000);
     strcpy(lines + n + 30000, "\njobs 6\nevery never nothing\n");
-    gui_start(&g, (const char *const[]){"env", "LC_ALL=C", "./fetcher", "-w", "--retry", "0", "-d", in_work("gui"), "-i", "-", NULL});
+    gui_start(&g, (const char *const[]){"env", "LC_ALL=C", "./fetcher", "-w", "--retry", "0", "-d",
+                                        in_work("gui"), "-i", "-", NULL});
     struct feeding feeding = {&g.c, lines, strlen(lines)};
     fetcher_watch(f, g.c.in, FETCHER_WRITE, feed_child, &feeding);
     ok(tells(&g, "6 at the same time"), "a window and 60 times the help");
@@ -5836,9 +6405,14 @@ static void test_window_said(void) {
 }
 
 static void gui_notify(struct gui *g, const char *selection, const char *text) {
-    XChangeProperty(desk.d, g->id, atom_of(selection), atom_of("UTF8_STRING"), 8, PropModeReplace, (const unsigned char *)text, (int)strlen(text));
-    XEvent e = {.xselection = {.type = SelectionNotify, .requestor = g->id, .selection = atom_of(selection),
-                               .target = atom_of("UTF8_STRING"), .property = atom_of(selection), .time = CurrentTime}};
+    XChangeProperty(desk.d, g->id, atom_of(selection), atom_of("UTF8_STRING"), 8, PropModeReplace,
+                    (const unsigned char *)text, (int)strlen(text));
+    XEvent e = {.xselection = {.type = SelectionNotify,
+                               .requestor = g->id,
+                               .selection = atom_of(selection),
+                               .target = atom_of("UTF8_STRING"),
+                               .property = atom_of(selection),
+                               .time = CurrentTime}};
     XSendEvent(desk.d, g->id, False, NoEventMask, &e);
     XFlush(desk.d);
 }
@@ -5852,11 +6426,13 @@ static void test_window_hostile(void) {
     until(row_pixels(&g, CHOSEN, 0) > 0);
     gui_notify(&g, "CLIPBOARD", "jobs 3\n");
     gui_notify(&g, "XdndSelection", url("/h3?size=5"));
-    xdo("xdotool type --delay 2 '%0*d'; xdotool key Escape; xdotool mousemove --window %lu 400 %d click 1; xdotool type z; xdotool key BackSpace",
+    xdo("xdotool type --delay 2 '%0*d'; xdotool key Escape; xdotool mousemove --window %lu 400 %d "
+        "click 1; xdotool type z; xdotool key BackSpace",
         150, 0, g.id, line_y(&window, 0) + 3);
     xdo("xdotool type --delay 2 'jobs 4'; xdotool key Return");
     ok(tells(&g, "4 at the same time"), "a click behind the end of a line that was longer");
-    ok(!strstr(g.c.text[0], "3 at the same time") && !exists(in_work("gui/h3")), "nothing is pasted that was not asked for");
+    ok(!strstr(g.c.text[0], "3 at the same time") && !exists(in_work("gui/h3")),
+       "nothing is pasted that was not asked for");
     offer("CLIPBOARD", "printf '%060000d' 0 | tr 0 c");
     xdo("xdotool key ctrl+v Tab");
     turn_for(300000);
@@ -5866,19 +6442,23 @@ static void test_window_hostile(void) {
             source_message(g.id, "XdndPosition", (long)DefaultRootWindow(desk.d), 0, 0);
     kill(g.c.pid, SIGTERM);
     usec begun = clock_us();
-    ok(end_of(&g) == 143 && clock_us() - begun < 2000000, "a flood of messages holds nothing up: %.0f ms", MS(clock_us() - begun));
+    ok(end_of(&g) == 143 && clock_us() - begun < 2000000,
+       "a flood of messages holds nothing up: %.0f ms", MS(clock_us() - begun));
     child_free(&g.c);
     GUI(&g, "-o", "-", url("/data?size=5000"));
     xdo("xdotool key Tab question q y a");
-    ok(end_of(&g) == 0 && g.c.size[0] == 5000 && strstr(g.c.text[1], "up down page"), "what is said is not mixed with data; and the end is the end");
+    ok(end_of(&g) == 0 && g.c.size[0] == 5000 && strstr(g.c.text[1], "up down page"),
+       "what is said is not mixed with data; and the end is the end");
     child_free(&g.c);
     GUI(&g, "-i", "-");
     xdo("xdotool key Tab");
     ok(write(g.c.in, "stats\n", 6) == 6 && tells(&g, "longest wait"), "an answer wakes the window");
     gui_quit(&g);
     GUI(&g, "--json", "-i", "-", url("/json?size=9"));
-    ok(write(g.c.in, "jobs 3\nstats\nnonsense\n", 22) == 22 && tells(&g, "\"event\":\"done\"") && tells(&g, "\"event\":\"answer\"") &&
-       tells(&g, "\"event\":\"stats\"") && !strstr(g.c.text[1], "{\"event\""), "JSON goes to stdout, all of it: %s", g.c.text[1]);
+    ok(write(g.c.in, "jobs 3\nstats\nnonsense\n", 22) == 22 && tells(&g, "\"event\":\"done\"") &&
+           tells(&g, "\"event\":\"answer\"") && tells(&g, "\"event\":\"stats\"") &&
+           !strstr(g.c.text[1], "{\"event\""),
+       "JSON goes to stdout, all of it: %s", g.c.text[1]);
     gui_quit(&g);
     desk_close();
 }
@@ -5891,22 +6471,26 @@ static void test_window_refused(void) {
         return;
     write_file(in_work("fonts"), "<fontconfig></fontconfig>", 25);
     char script[900];
-    snprintf(script, sizeof script, "FONTCONFIG_FILE=%s ./fetcher -w http://localhost/", in_work("fonts"));
+    snprintf(script, sizeof script, "FONTCONFIG_FILE=%s ./fetcher -w http://localhost/",
+             in_work("fonts"));
     c = SH(script);
     ok(said(&c, 2, "cannot open a window: there is no font"), "no fonts");
     child_free(&c);
     desk_close();
 }
 #else
-static void no_window(void) { skip("window", "built without X11"); }
-#define test_window no_window
-#define test_window_rows no_window
-#define test_window_said no_window
-#define test_window_paste no_window
-#define test_window_drop no_window
-#define test_window_server no_window
-#define test_window_close no_window
-#define test_window_looks no_window
+static void no_window(void) {
+    skip("window", "built without X11");
+}
+
+#define test_window         no_window
+#define test_window_rows    no_window
+#define test_window_said    no_window
+#define test_window_paste   no_window
+#define test_window_drop    no_window
+#define test_window_server  no_window
+#define test_window_close   no_window
+#define test_window_looks   no_window
 #define test_window_hostile no_window
 #define test_window_refused no_window
 #endif
@@ -5921,11 +6505,11 @@ static void no_window(void) { skip("window", "built without X11"); }
  */
 static struct {
     fetcher_id timer;
-    usec due, tick, key;        /* the longest delays of the tick and of the echo */
+    usec due, tick, key; /* the longest delays of the tick and of the echo */
     int master, slave;
     volatile bool over;
     pthread_t thread;
-    usec plain;                 /* the longest tick of the plain loop; -1: it was not tried */
+    usec plain; /* the longest tick of the plain loop; -1: it was not tried */
 } witness;
 
 static void witness_tick(struct fetcher *on, void *arg) {
@@ -5948,7 +6532,8 @@ static void *witness_press(void *arg) {
     struct pollfd p = {witness.master, POLLIN, 0};
     for (char key = 'k'; !witness.over;) {
         usec begun = clock_us();
-        if (write(witness.master, &key, 1) != 1 || poll(&p, 1, 20000) != 1 || read(witness.master, &key, 1) != 1)
+        if (write(witness.master, &key, 1) != 1 || poll(&p, 1, 20000) != 1 ||
+            read(witness.master, &key, 1) != 1)
             break;
         if (clock_us() - begun > witness.key)
             witness.key = clock_us() - begun;
@@ -5961,8 +6546,10 @@ static void witness_begin(void) {
     struct termios t;
     memset(&witness, 0, sizeof witness);
     witness.plain = -1;
-    if ((witness.master = posix_openpt(O_RDWR | O_NOCTTY)) < 0 || grantpt(witness.master) < 0 || unlockpt(witness.master) < 0 ||
-        (witness.slave = open(ptsname(witness.master), O_RDWR | O_NOCTTY)) < 0 || tcgetattr(witness.slave, &t) < 0)
+    if ((witness.master = posix_openpt(O_RDWR | O_NOCTTY)) < 0 || grantpt(witness.master) < 0 ||
+        unlockpt(witness.master) < 0 ||
+        (witness.slave = open(ptsname(witness.master), O_RDWR | O_NOCTTY)) < 0 ||
+        tcgetattr(witness.slave, &t) < 0)
         die("pty");
     t.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
     t.c_oflag &= ~(tcflag_t)OPOST;
@@ -6126,7 +6713,8 @@ static void scene_burst(void) {
 static void queue_more(struct fetcher *on, void *arg) {
     int *left = arg;
     for (usec end = clock_us() + 1000; *left > 0 && clock_us() < end; --*left)
-        fetcher_start(on, &(struct fetcher_request){.url = url("/queue?stall=head"), .on_done = count_done});
+        fetcher_start(
+            on, &(struct fetcher_request){.url = url("/queue?stall=head"), .on_done = count_done});
     if (*left > 0)
         fetcher_timer(on, 0, queue_more, arg);
 }
@@ -6170,20 +6758,25 @@ static int nginx_port;
 
 static bool nginx_start(void) {
     char script[4000];
-    nginx_port = 20000 + (int)getpid() % 12000;         /* below those that the system gives out */
-    snprintf(script, sizeof script,
-             "command -v nginx openssl >/dev/null || exit 9; cd %s && mkdir -p www ca && "
-             "san=$(for i in $(seq 40); do printf 'IP:127.0.9.%%s,' $i; done) && "
-             "openssl req -x509 -newkey rsa:2048 -nodes -days 9 -subj /CN=test -addext subjectAltName=${san%%,} "
-             "-keyout key.pem -out ca/cert.pem 2>/dev/null && openssl rehash ca && "
-             "head -c 1000 /dev/zero >www/small && head -c 10000 /dev/zero >www/page && head -c 268435456 /dev/zero >www/big && "
-             "{ echo 'worker_processes 1; daemon on; pid nginx.pid; error_log error.log; events { worker_connections 2048; }' && "
-             "echo 'http { access_log off; sendfile on; http2_max_concurrent_streams 500; server { root www;' && "
-             "echo 'listen 127.0.0.1:%d; listen 127.0.9.1:%d ssl http2;' && "
-             "for i in $(seq 40); do echo \"listen 127.0.9.$i:%d ssl;\"; done && "
-             "echo 'ssl_certificate ca/cert.pem; ssl_certificate_key key.pem; } }'; } >nginx.conf && "
-             "chmod -R a+rX . && nginx -p \"$PWD\" -c nginx.conf 2>/dev/null",
-             work, nginx_port, nginx_port + 1, nginx_port + 2);
+    nginx_port = 20000 + (int)getpid() % 12000; /* below those that the system gives out */
+    snprintf(
+        script, sizeof script,
+        "command -v nginx openssl >/dev/null || exit 9; cd %s && mkdir -p www ca && "
+        "san=$(for i in $(seq 40); do printf 'IP:127.0.9.%%s,' $i; done) && "
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 9 -subj /CN=test -addext "
+        "subjectAltName=${san%%,} "
+        "-keyout key.pem -out ca/cert.pem 2>/dev/null && openssl rehash ca && "
+        "head -c 1000 /dev/zero >www/small && head -c 10000 /dev/zero >www/page && head -c "
+        "268435456 /dev/zero >www/big && "
+        "{ echo 'worker_processes 1; daemon on; pid nginx.pid; error_log error.log; events { "
+        "worker_connections 2048; }' && "
+        "echo 'http { access_log off; sendfile on; http2_max_concurrent_streams 500; server { root "
+        "www;' && "
+        "echo 'listen 127.0.0.1:%d; listen 127.0.9.1:%d ssl http2;' && "
+        "for i in $(seq 40); do echo \"listen 127.0.9.$i:%d ssl;\"; done && "
+        "echo 'ssl_certificate ca/cert.pem; ssl_certificate_key key.pem; } }'; } >nginx.conf && "
+        "chmod -R a+rX . && nginx -p \"$PWD\" -c nginx.conf 2>/dev/null",
+        work, nginx_port, nginx_port + 1, nginx_port + 2);
     struct child c = SH(script);
     if (c.status && c.status != 9)
         printf("# nginx: %s%s\n", c.text[0], c.text[1]);
@@ -6200,12 +6793,18 @@ static void nginx_stop(void) {
 
 static int trust_file(void *e, void *arg) {
     (void)arg;
-    return curl_easy_setopt(e, CURLOPT_CAPATH, NULL) || curl_easy_setopt(e, CURLOPT_CAINFO, in_work("ca/cert.pem")) ? -1 : 0;
+    return curl_easy_setopt(e, CURLOPT_CAPATH, NULL) ||
+                   curl_easy_setopt(e, CURLOPT_CAINFO, in_work("ca/cert.pem"))
+               ? -1
+               : 0;
 }
 
 static int trust_directory(void *e, void *arg) {
     (void)arg;
-    return curl_easy_setopt(e, CURLOPT_CAINFO, NULL) || curl_easy_setopt(e, CURLOPT_CAPATH, in_work("ca")) ? -1 : 0;
+    return curl_easy_setopt(e, CURLOPT_CAINFO, NULL) ||
+                   curl_easy_setopt(e, CURLOPT_CAPATH, in_work("ca"))
+               ? -1
+               : 0;
 }
 
 static const char *nginx_url(const char *scheme, const char *host, int port, const char *path) {
@@ -6214,7 +6813,9 @@ static const char *nginx_url(const char *scheme, const char *host, int port, con
     return text;
 }
 
-static const char *tls_url(void) { return nginx_url("https", "127.0.9.%d", 2, "small"); }
+static const char *tls_url(void) {
+    return nginx_url("https", "127.0.9.%d", 2, "small");
+}
 
 /* The format counts from 0, the addresses from 1. */
 static void start_tls(int (*setup)(void *, void *)) {
@@ -6222,17 +6823,27 @@ static void start_tls(int (*setup)(void *, void *)) {
     for (int i = 1; i <= 40; i++) {
         char text[300];
         snprintf(text, sizeof text, tls_url(), i);
-        fetcher_start(f, &(struct fetcher_request){.url = text, .on_done = count_done, .setup = setup, .retries = -1});
+        fetcher_start(f, &(struct fetcher_request){
+                             .url = text, .on_done = count_done, .setup = setup, .retries = -1});
     }
     until(calls == 40);
 }
 
-static void scene_tls_default(void) { start_tls(NULL); }
-static void scene_tls_file(void) { start_tls(trust_file); }
-static void scene_tls_directory(void) { start_tls(trust_directory); }
+static void scene_tls_default(void) {
+    start_tls(NULL);
+}
+
+static void scene_tls_file(void) {
+    start_tls(trust_file);
+}
+
+static void scene_tls_directory(void) {
+    start_tls(trust_directory);
+}
 
 static void scene_streams(void) {
-    start_many(nginx_url("https", "127.0.9.1", 1, "page?%d"), 500, (struct fetcher_request){.setup = trust_file});
+    start_many(nginx_url("https", "127.0.9.1", 1, "page?%d"), 500,
+               (struct fetcher_request){.setup = trust_file});
     until(calls == 500);
 }
 
@@ -6244,10 +6855,10 @@ static void scene_fast(void) {
 static const struct scene {
     const char *name;
     void (*go)(void);
-    const char *(*target)(void);        /* for the plain loop; and how many, and when they are given up */
+    const char *(*target)(void); /* for the plain loop; and how many, and when they are given up */
     int count, cancel_ms;
     bool hangs, nginx;
-    int bound_ms;               /* 5 is the promise; what is slower is said in README */
+    int bound_ms; /* 5 is the promise; what is slower is said in README */
 } scenes[] = {
     {"20 lookups that hang, cancelled", scene_cancel, NULL, 20, 300, true, false, 5},
     {"20 lookups that hang, timed out", scene_timeout, NULL, 20, 300, true, false, 5},
@@ -6296,7 +6907,7 @@ static pid_t server_elsewhere(void) {
     pid_t child = -1;
     if (pipe(port) < 0 || (child = fork()) < 0)
         die("fork");
-    if (child == 0) {                   /* it goes when we do */
+    if (child == 0) { /* it goes when we do */
 #ifdef __linux__
         prctl(PR_SET_PDEATHSIG, SIGKILL);
 #endif
@@ -6325,8 +6936,9 @@ static void test_promise(void) {
             continue;
         }
         struct fetcher_stats st = play(s, false);
-        ok(witness.tick < 400000 && witness.key < 400000 && MS(st.stall_max_us) < 400, "%s: stall %.1f, tick %.1f, key %.1f ms; %s",
-           s->name, MS(st.stall_max_us), MS(witness.tick), MS(witness.key), st.culprit);
+        ok(witness.tick < 400000 && witness.key < 400000 && MS(st.stall_max_us) < 400,
+           "%s: stall %.1f, tick %.1f, key %.1f ms; %s", s->name, MS(st.stall_max_us),
+           MS(witness.tick), MS(witness.key), st.culprit);
         if (s->go == scene_host)
             ok(strncmp(st.culprit, "timers 3", 8) == 0, "and the culprit is named: %s", st.culprit);
     }
@@ -6343,7 +6955,8 @@ static double longest_turn(const char *path) {
     double all, longest = -1;
     FILE *file = fopen(path, "r");
     while (file && fgets(line, sizeof line, file))
-        if (strstr(line, "; all ") && sscanf(strstr(line, "; all "), "; all %lf", &all) == 1 && all > longest)
+        if (strstr(line, "; all ") && sscanf(strstr(line, "; all "), "; all %lf", &all) == 1 &&
+            all > longest)
             longest = all;
     if (file)
         fclose(file);
@@ -6353,7 +6966,8 @@ static double longest_turn(const char *path) {
 /* And where the program's own output and input are what could hold it up. (That of a stopped X server is with the
  * window's tests.) */
 static void test_promise_program(void) {
-    const char *argv[] = {"./fetcher", "--trace", in_work("trace"), "-o", "-", url("/reader?size=20000000"), NULL};
+    const char *argv[] = {
+        "./fetcher", "--trace", in_work("trace"), "-o", "-", url("/reader?size=20000000"), NULL};
     struct child c;
     struct term t;
     double longest;
@@ -6364,9 +6978,11 @@ static void test_promise_program(void) {
     fetcher_watch(f, c.out[0], FETCHER_READ, child_ready, &c);
     child_wait(&c);
     longest = longest_turn(in_work("trace"));
-    ok(c.status == 0 && c.size[0] == 20000000 && longest >= 0 && longest < 400, "a reader of stdout that stops: %.1f ms", longest);
+    ok(c.status == 0 && c.size[0] == 20000000 && longest >= 0 && longest < 400,
+       "a reader of stdout that stops: %.1f ms", longest);
     child_free(&c);
-    TERM(&t, 24, 80, "--trace", in_work("trace"), url("/stop?size=2000000&slow=20000"), term_url(0));
+    TERM(&t, 24, 80, "--trace", in_work("trace"), url("/stop?size=2000000&slow=20000"),
+         term_url(0));
     ok(shows(&t, "row0.bin"), "a terminal");
     type(&t, "\023");
     until(exists(in_work("term/stop")));
@@ -6382,7 +6998,8 @@ static void test_promise_program(void) {
         at += wrote > 0 ? (size_t)wrote : 0;
     }
     type(&t, "\033[201~\r");
-    ok(shows(&t, "the line is too long"), "a paste of a megabyte in one line is refused with a line");
+    ok(shows(&t, "the line is too long"),
+       "a paste of a megabyte in one line is refused with a line");
     term_kill(&t);
     longest = longest_turn(in_work("trace"));
     ok(longest >= 0 && longest < 400, "^S and the paste: %.1f ms", longest);
@@ -6393,7 +7010,8 @@ static int promise(const char *word) {
     test_begin();
     pid_t child = server_elsewhere();
     bool nginx = nginx_start();
-    printf("| longest time without a look at the user's input, ms | stall meter | 1 ms tick | key echo | plain libcurl | longest step |\n"
+    printf("| longest time without a look at the user's input, ms | stall meter | 1 ms tick | key "
+           "echo | plain libcurl | longest step |\n"
            "|---|--:|--:|--:|--:|---|\n");
     for (size_t i = 0; i < sizeof scenes / sizeof *scenes; i++) {
         const struct scene *s = &scenes[i];
@@ -6401,7 +7019,8 @@ static int promise(const char *word) {
             continue;
         struct fetcher_stats st = play(s, true);
         played++;
-        printf("| %s | %.1f | %.1f | %.1f | ", s->name, MS(st.stall_max_us), MS(witness.tick), MS(witness.key));
+        printf("| %s | %.1f | %.1f | %.1f | ", s->name, MS(st.stall_max_us), MS(witness.tick),
+               MS(witness.key));
         if (witness.plain >= 0)
             printf("%.1f ", MS(witness.plain));
         printf("| %s |\n", st.culprit);
@@ -6419,7 +7038,8 @@ static int promise(const char *word) {
 /* ------------------------------------------------------------------------ In other programs */
 
 /* A block of code out of the README: the n-th in a language. */
-#define README_BLOCK(language, n) "awk '/^```/{on=/^```" language "$/&&++k==" n ";next} on' README.md"
+#define README_BLOCK(language, n)                                                                  \
+    "awk '/^```/{on=/^```" language "$/&&++k==" n ";next} on' README.md"
 #define FLAGS " -Wall -Wextra -Wpedantic -Werror -I. "
 
 /* Build a program as a host would, and let it fetch two URLs and one that fails. */
@@ -6434,11 +7054,12 @@ static void embed(const char *name, const char *build, const char *needs, const 
         skip(name, command);
         return;
     }
-    snprintf(command, sizeof command, "w=%s; one=%s; two=%s; bad=%s; %s", work, url("/one?size=1000"),
-             url("/two?size=300000"), url("/bad?status=404"), build);
+    snprintf(command, sizeof command, "w=%s; one=%s; two=%s; bad=%s; %s", work,
+             url("/one?size=1000"), url("/two?size=300000"), url("/bad?status=404"), build);
     c = SH(command);
-    ok(c.status == 0 && strstr(c.text[0], "/one?size=1000: done, 1000 bytes") && strstr(c.text[0], words) &&
-       strstr(c.text[0], "/two?size=300000: done, 300000 bytes") && strstr(c.text[0], ": 404 An Error, 5 bytes"),
+    ok(c.status == 0 && strstr(c.text[0], "/one?size=1000: done, 1000 bytes") &&
+           strstr(c.text[0], words) && strstr(c.text[0], "/two?size=300000: done, 300000 bytes") &&
+           strstr(c.text[0], ": 404 An Error, 5 bytes"),
        "%s", name);
     if (c.status)
         printf("# %.800s%.2000s\n", c.text[0], c.text[1]);
@@ -6446,19 +7067,34 @@ static void embed(const char *name, const char *build, const char *needs, const 
 }
 
 static void test_embed(void) {
-    embed("a select() of one's own: the README's second program", README_BLOCK("c", "2") " > $w/own.c && cc -std=c99"
-          FLAGS "-o $w/own $w/own.c fetcher.c -lcurl && printf '%s\\n' $one $bad $two | $w/own", "cc --version", "");
-    embed("poll()", "cc -std=c99" FLAGS "-o $w/poll .ci/embed/poll.c fetcher.c -lcurl && $w/poll $one $bad $two",
+    embed("a select() of one's own: the README's second program",
+          README_BLOCK(
+              "c",
+              "2") " > $w/own.c && cc -std=c99" FLAGS
+                   "-o $w/own $w/own.c fetcher.c -lcurl && printf '%s\\n' $one $bad $two | $w/own",
           "cc --version", "");
-    embed("epoll", "cc -std=c99" FLAGS "-o $w/epoll .ci/embed/epoll.c fetcher.c -lcurl && $w/epoll $one $bad $two",
+    embed("poll()",
+          "cc -std=c99" FLAGS
+          "-o $w/poll .ci/embed/poll.c fetcher.c -lcurl && $w/poll $one $bad $two",
+          "cc --version", "");
+    embed("epoll",
+          "cc -std=c99" FLAGS
+          "-o $w/epoll .ci/embed/epoll.c fetcher.c -lcurl && $w/epoll $one $bad $two",
           "echo '#include <sys/epoll.h>' | cc -E -", "");
-    embed("GLib's main loop", "cc -std=c99" FLAGS "-o $w/glib .ci/embed/glib.c fetcher.c -lcurl "
-          "$(pkg-config --cflags --libs glib-2.0) && $w/glib $one $bad $two", "pkg-config --exists glib-2.0", "meanwhile");
-    embed("C++", "cc -std=c99" FLAGS "-c -o $w/fetcher.o fetcher.c && g++ -std=c++11" FLAGS
-          "-o $w/cpp .ci/embed/cpp.cpp $w/fetcher.o -lcurl && $w/cpp $one $bad $two", "g++ --version", "together 301005");
-    embed("work from a thread and from a signal handler", "cc -std=gnu99" FLAGS "-o $w/post .ci/embed/post.c fetcher.c "
-          "-lcurl -lpthread && mkfifo $w/said && { $w/post $one $bad $two > $w/said & } && n=0 && while read -r line; do "
-          "echo \"$line\"; n=$((n + 1)); test $n = 3 && kill $!; done < $w/said; wait $!", "cc --version", "stopped");
+    embed("GLib's main loop",
+          "cc -std=c99" FLAGS "-o $w/glib .ci/embed/glib.c fetcher.c -lcurl "
+          "$(pkg-config --cflags --libs glib-2.0) && $w/glib $one $bad $two",
+          "pkg-config --exists glib-2.0", "meanwhile");
+    embed("C++",
+          "cc -std=c99" FLAGS "-c -o $w/fetcher.o fetcher.c && g++ -std=c++11" FLAGS
+          "-o $w/cpp .ci/embed/cpp.cpp $w/fetcher.o -lcurl && $w/cpp $one $bad $two",
+          "g++ --version", "together 301005");
+    embed("work from a thread and from a signal handler",
+          "cc -std=gnu99" FLAGS "-o $w/post .ci/embed/post.c fetcher.c "
+          "-lcurl -lpthread && mkfifo $w/said && { $w/post $one $bad $two > $w/said & } && n=0 && "
+          "while read -r line; do "
+          "echo \"$line\"; n=$((n + 1)); test $n = 3 && kill $!; done < $w/said; wait $!",
+          "cc --version", "stopped");
 }
 
 static int by_number(const void *a, const void *b) {
@@ -6479,21 +7115,28 @@ static void test_embed_qt(void) {
         skip("PyQt5, without a thread", "needs Debian's python3-pyqt5");
         return;
     }
-    snprintf(command, sizeof command, "w=%s; cc -O2 -shared -fPIC -o $w/libfetcher.so fetcher.c -lcurl && "
-             README_BLOCK("python", "1") " > $w/app.py && cp .ci/embed/qt_*.py $w && cd $w && "
-             "QT_QPA_PLATFORM=offscreen timeout 20 /usr/bin/python3 qt_look.py '%s'", work, url("/look?size=7"));
+    snprintf(
+        command, sizeof command,
+        "w=%s; cc -O2 -shared -fPIC -o $w/libfetcher.so fetcher.c -lcurl && " README_BLOCK(
+            "python", "1") " > $w/app.py && cp .ci/embed/qt_*.py $w && cd $w && "
+                           "QT_QPA_PLATFORM=offscreen timeout 20 /usr/bin/python3 qt_look.py '%s'",
+        work, url("/look?size=7"));
     c = SH(command);
-    ok(c.status == 0 && strcmp(c.text[0], "looked 3 times\n") == 0, "PyQt5: the README's program looks again and again");
+    ok(c.status == 0 && strcmp(c.text[0], "looked 3 times\n") == 0,
+       "PyQt5: the README's program looks again and again");
     if (c.status)
         printf("# %s\n", c.text[1]);
     child_free(&c);
     for (int i = 0; i < 6 && good; i++) {
         const char *at;
-        snprintf(command, sizeof command, "cd %s && QT_QPA_PLATFORM=offscreen timeout 100 /usr/bin/python3 qt_delay.py "
-                 "%s '%s' 2000", work, how[i % 2], url("/qt%%d?size=20000"));
+        snprintf(command, sizeof command,
+                 "cd %s && QT_QPA_PLATFORM=offscreen timeout 100 /usr/bin/python3 qt_delay.py "
+                 "%s '%s' 2000",
+                 work, how[i % 2], url("/qt%%d?size=20000"));
         c = SH(command);
         good = c.status == 0 && strstr(c.text[0], "2000 files, 40000000 bytes") &&
-               (at = strstr(c.text[0], "delay ")) != NULL && sscanf(at, "delay %lf", &late[i % 2][i / 2]) == 1;
+               (at = strstr(c.text[0], "delay ")) != NULL &&
+               sscanf(at, "delay %lf", &late[i % 2][i / 2]) == 1;
         printf("# %s: %s%s", how[i % 2], c.text[0], good ? "" : c.text[1]);
         child_free(&c);
     }
@@ -6501,7 +7144,8 @@ static void test_embed_qt(void) {
         qsort(late[i], 3, sizeof **late, by_number);
     /* How late the threads make it depends on the machine: on some by 200 ms, on some by hardly any. */
     ok(good && late[0][0] <= 50 && (late[0][0] <= late[1][1] / 2 || late[1][1] < 40),
-       "a QTimer of 1 ms, while 2,000 files come in, is late by %.1f ms, with QThreads and urllib by %.1f ms",
+       "a QTimer of 1 ms, while 2,000 files come in, is late by %.1f ms, with QThreads and urllib "
+       "by %.1f ms",
        late[0][0], late[1][1]);
 }
 
@@ -6511,7 +7155,8 @@ static void test_readme(void) {
     /* The program in the README is taken out of it, built as it says, and run. */
     snprintf(command, sizeof command,
              README_BLOCK("c", "1") " > %s/app.c && "
-             "cc -std=c99 -Wall -Wextra -I. -o %s/app %s/app.c fetcher.c -lcurl && %s/app %s %s",
+                                    "cc -std=c99 -Wall -Wextra -I. -o %s/app %s/app.c fetcher.c "
+                                    "-lcurl && %s/app %s %s",
              work, work, work, work, url("/one?size=1000"), url("/two?size=20"));
     c = SH(command);
     ok(c.status == 0 && strstr(c.text[0], ": 1000 bytes") && strstr(c.text[0], ": 20 bytes"),
@@ -6520,31 +7165,41 @@ static void test_readme(void) {
     c = SH("n=$(" README_BLOCK("c", "1") " | wc -l); test $n -le 25 && echo $n");
     ok(c.status == 0, "has no more than 25 lines: %s", c.text[0]);
     child_free(&c);
-    c = SH("sed -n '/^## Learn from it/,/^## Threads/p' README.md | grep -oE '`[a-z_]+\\(\\)`' | tr -d '`()' | sort -u | "
-           "grep -vxE 'select|read|write' | while read name; do grep -qE \"^[a-z].*[ *]$name\\(\" fetcher.c || echo $name; done");
-    ok(c.status == 0 && c.text[0][0] == '\0', "the functions that the tour leads to are there: %s", c.text[0]);
+    c = SH("sed -n '/^## Learn from it/,/^## Threads/p' README.md | grep -oE '`[a-z_]+\\(\\)`' | "
+           "tr -d '`()' | sort -u | "
+           "grep -vxE 'select|read|write' | while read name; do grep -qE \"^[a-z].*[ *]$name\\(\" "
+           "fetcher.c || echo $name; done");
+    ok(c.status == 0 && c.text[0][0] == '\0', "the functions that the tour leads to are there: %s",
+       c.text[0]);
     child_free(&c);
     c = SH("./fetcher --help | grep -oE -e '--[a-z-]+' | sort -u | while read o; do "
            "grep -qF -e \"$o\" README.md || echo $o; done");
     ok(c.text[0][0] == '\0', "every option stands in the README %s", c.text[0]);
     child_free(&c);
-    snprintf(command, sizeof command, "$(sed -n 's/^Without make: .\\(cc .*lcurl\\).$/\\1/p' README.md | sed 's|-o |-o %s/|') && "
-             "%s/fetcher --version", work, work);
+    snprintf(
+        command, sizeof command,
+        "$(sed -n 's/^Without make: .\\(cc .*lcurl\\).$/\\1/p' README.md | sed 's|-o |-o %s/|') && "
+        "%s/fetcher --version",
+        work, work);
     c = SH(command);
-    ok(c.status == 0 && strncmp(c.text[0], "fetcher " FETCHER_VERSION "\n", 14) == 0, "it builds without make, as the README says");
+    ok(c.status == 0 && strncmp(c.text[0], "fetcher " FETCHER_VERSION "\n", 14) == 0,
+       "it builds without make, as the README says");
     child_free(&c);
     snprintf(command, sizeof command, "%s/none/cc.sh", work);
-    c = SH("mkdir -p .build/none && printf '#!/bin/sh\\ncase \"$*\" in *curl/curl.h*) exit 1;; esac\\n' "
+    c = SH("mkdir -p .build/none && printf '#!/bin/sh\\ncase \"$*\" in *curl/curl.h*) exit 1;; "
+           "esac\\n' "
            "> .build/none/cc && chmod +x .build/none/cc && make -B CC=.build/none/cc fetcher");
-    ok(c.status != 0 && strstr(c.text[1], "libcurl4-openssl-dev") && strstr(c.text[1], "curl-dev") &&
-       strstr(c.text[1], "libcurl-devel") && strstr(c.text[1], "ftp/curl"),
+    ok(c.status != 0 && strstr(c.text[1], "libcurl4-openssl-dev") &&
+           strstr(c.text[1], "curl-dev") && strstr(c.text[1], "libcurl-devel") &&
+           strstr(c.text[1], "ftp/curl"),
        "make names the packages where libcurl's headers are missing");
     child_free(&c);
 }
 
 /* The README's command for GNU parallel: 10,000 URLs in blocks for four workers, of which one is killed on its way. */
 static void test_parallel(void) {
-    static const char worker[] = "slow=\n"
+    static const char worker[] =
+        "slow=\n"
         "if [ \"$PARALLEL_SEQ\" = 3 ] && mkdir $w/once 2>/dev/null\n"
         "then slow='timeout -s KILL 1'; set -- \"$@\" --limit-rate 20k; fi\n"
         "exec $slow ./fetcher \"$@\"\n";
@@ -6562,15 +7217,20 @@ static void test_parallel(void) {
         n += (size_t)snprintf(list + n, sizeof list - n, "%s f/%d\n", url("/p%d?size=100", i), i);
     write_file(in_work("list"), list, n);
     write_file(in_work("worker"), worker, strlen(worker));
-    snprintf(command, sizeof command, "export w=%s HOME=%s; line=$(sed -n '/^parallel --pipe.* -j 4/p' README.md | "
-             "sed \"s|'fetcher|'sh $w/worker|; s|/data|$w/out|; s|<list|<$w/list|; s|>results|>$w/results|\") && "
-             "eval \"$line --will-cite\" && test -d $w/once && ls $w/out/f | wc -l && "
-             "grep -o '\"event\":\"done\".*\"url\":\"[^\"]*' $w/results | sort | uniq | wc -l && "
-             "grep -c '\"event\":\"done\"' $w/results && grep -c '\"event\":\"failed\"' $w/results; "
-             "grep -q '\"changed\":false' $w/results && echo some were there", work, work);
+    snprintf(
+        command, sizeof command,
+        "export w=%s HOME=%s; line=$(sed -n '/^parallel --pipe.* -j 4/p' README.md | "
+        "sed \"s|'fetcher|'sh $w/worker|; s|/data|$w/out|; s|<list|<$w/list|; "
+        "s|>results|>$w/results|\") && "
+        "eval \"$line --will-cite\" && test -d $w/once && ls $w/out/f | wc -l && "
+        "grep -o '\"event\":\"done\".*\"url\":\"[^\"]*' $w/results | sort | uniq | wc -l && "
+        "grep -c '\"event\":\"done\"' $w/results && grep -c '\"event\":\"failed\"' $w/results; "
+        "grep -q '\"changed\":false' $w/results && echo some were there",
+        work, work);
     c = SH(command);
     ok(c.status == 0 && strcmp(c.text[0], "10000\n10000\n10000\n0\nsome were there\n") == 0,
-       "10,000 URLs in blocks for four workers, one of them killed: nothing is lost, nothing comes twice");
+       "10,000 URLs in blocks for four workers, one of them killed: nothing is lost, nothing comes "
+       "twice");
     if (strcmp(c.text[0], "10000\n10000\n10000\n0\nsome were there\n"))
         printf("# %.1000s%.1000s\n", c.text[0], c.text[1]);
     child_free(&c);
@@ -6580,11 +7240,15 @@ static void test_parallel(void) {
 static void test_install(void) {
     struct child c;
     char command[3000];
-    snprintf(command, sizeof command, "w=%s; make -s install DESTDIR=$w PREFIX=/opt/x && $w/opt/x/bin/fetcher --version && "
-             "if help2man --version >/dev/null 2>&1; then test -s $w/opt/x/share/man/man1/fetcher.1; fi && "
-             "make -s uninstall DESTDIR=$w PREFIX=/opt/x && test -z \"$(find $w -type f)\"", work);
+    snprintf(command, sizeof command,
+             "w=%s; make -s install DESTDIR=$w PREFIX=/opt/x && $w/opt/x/bin/fetcher --version && "
+             "if help2man --version >/dev/null 2>&1; then test -s "
+             "$w/opt/x/share/man/man1/fetcher.1; fi && "
+             "make -s uninstall DESTDIR=$w PREFIX=/opt/x && test -z \"$(find $w -type f)\"",
+             work);
     c = SH(command);
-    ok(c.status == 0 && strstr(c.text[0], FETCHER_VERSION), "install and uninstall, with DESTDIR and PREFIX %s", c.text[1]);
+    ok(c.status == 0 && strstr(c.text[0], FETCHER_VERSION),
+       "install and uninstall, with DESTDIR and PREFIX %s", c.text[1]);
     child_free(&c);
 }
 
@@ -6601,13 +7265,18 @@ static void test_dist(void) {
             skip("the tarball builds and tests itself with bmake", "it is not there");
             continue;
         }
-        snprintf(command, sizeof command, "rm -rf %s/d; mkdir %s/d && unset MAKEFLAGS MFLAGS && %s dist && "
-                 "gzip -dc fetcher-" FETCHER_VERSION ".tar.gz | (cd %s/d && tar xf -) && rm fetcher-" FETCHER_VERSION
-                 ".tar.gz && cd %s/d/fetcher-" FETCHER_VERSION " && %s fetcher fetcher.o test_fetcher X11=0 CFLAGS=-O0 && "
-                 "./test_fetcher two_fetchers && ./test_fetcher program && %s clean && test ! -e fetcher",
+        snprintf(command, sizeof command,
+                 "rm -rf %s/d; mkdir %s/d && unset MAKEFLAGS MFLAGS && %s dist && "
+                 "gzip -dc fetcher-" FETCHER_VERSION
+                 ".tar.gz | (cd %s/d && tar xf -) && rm fetcher-" FETCHER_VERSION
+                 ".tar.gz && cd %s/d/fetcher-" FETCHER_VERSION
+                 " && %s fetcher fetcher.o test_fetcher X11=0 CFLAGS=-O0 && "
+                 "./test_fetcher two_fetchers && ./test_fetcher program && %s clean && test ! -e "
+                 "fetcher",
                  work, work, maker[i], work, work, maker[i], maker[i]);
         c = SH(command);
-        ok(c.status == 0 && strstr(c.text[0], " passed, 0 failed"), "the tarball builds and tests itself with %s", maker[i]);
+        ok(c.status == 0 && strstr(c.text[0], " passed, 0 failed"),
+           "the tarball builds and tests itself with %s", maker[i]);
         if (c.status)
             printf("# %.900s%.3000s\n", c.text[0], c.text[1]);
         child_free(&c);
@@ -6617,38 +7286,177 @@ static void test_dist(void) {
 static void test_demo(void) {
     char script[400];
     struct child c;
-    snprintf(script, sizeof script, "rm -rf .build/demo; mkdir -p .build/demo; \"%s\" demo .build/demo", self);
+    snprintf(script, sizeof script,
+             "rm -rf .build/demo; mkdir -p .build/demo; \"%s\" demo .build/demo", self);
     c = SH(script);
     if (c.status)
         printf("# status %d: %s%s\n", c.status, c.text[0], c.text[1]);
-    ok(c.status == 0 && strstr(c.text[0], "200 files, each byte as it should be"), "the demonstration works");
+    ok(c.status == 0 && strstr(c.text[0], "200 files, each byte as it should be"),
+       "the demonstration works");
     child_free(&c);
 }
 
 /* ------------------------------------------------------------------------ Main */
 
-static const struct { const char *name; void (*run)(void); } test[] = {
-#define TEST(name) {#name, test_##name}
-    TEST(tree), TEST(timers), TEST(timer_in_a_turn), TEST(timer_stops_timer), TEST(stale_news), TEST(watches), TEST(watch_replaced),
-    TEST(fd_setsize), TEST(post), TEST(post_threads), TEST(no_descriptors), TEST(run), TEST(eintr), TEST(foreign_loop),
-    TEST(slice), TEST(meter), TEST(memory), TEST(request), TEST(redirect), TEST(urls), TEST(failures),
-    TEST(timeouts), TEST(stream), TEST(cancel), TEST(pause), TEST(reentrancy), TEST(ids), TEST(exactly_once),
-    TEST(random_states), TEST(memory_fails), TEST(two_fetchers), TEST(manners), TEST(limits), TEST(priority), TEST(parking), TEST(second_lookup), TEST(lookup_anew),
-    TEST(free_in_lookup), TEST(connect_timeout), TEST(one_lookup_a_host), TEST(many), TEST(handles), TEST(hosts), TEST(file), TEST(no_locks), TEST(slow_disk), TEST(late_work), TEST(file_whole),
-    TEST(file_trouble), TEST(disk_full), TEST(names), TEST(dispositions), TEST(directory), TEST(retry),
-    TEST(backoff), TEST(retry_after), TEST(total), TEST(slow_rate), TEST(own_range), TEST(complete), TEST(beyond_4_gib), TEST(part_replaced),
-    TEST(resume), TEST(resume_case), TEST(resume_foreign), TEST(resume_refused), TEST(interrupted_often), TEST(server_restart), TEST(resume_changed), TEST(stream_retry),
-    TEST(foreign_part), TEST(pause_holds), TEST(pause_in_lookup), TEST(skip_leftover), TEST(skip_late), TEST(skip_repeated), TEST(repeat), TEST(repeat_resume), TEST(repeat_failure), TEST(repeat_cancelled), TEST(repeat_hurried), TEST(repeat_asked), TEST(two_on_one_target), TEST(random_faults), TEST(rate),
-    TEST(idle), TEST(program), TEST(back_pressure), TEST(options), TEST(limiting_options), TEST(login_options), TEST(help), TEST(bad_usage),
-    TEST(bad_lists), TEST(json), TEST(signals), TEST(stopped_reader), TEST(interrupted_output), TEST(interrupted_open), TEST(closed_output), TEST(long_list), TEST(kill),
-    TEST(faults), TEST(slow_accept), TEST(continue), TEST(password), TEST(every), TEST(words),
-    TEST(bad_commands), TEST(commands), TEST(plain_commands), TEST(session), TEST(session_order), TEST(session_long), TEST(session_ends), TEST(session_numbers), TEST(session_names), TEST(session_whole), TEST(session_huge), TEST(session_raced),
-    TEST(session_crash), TEST(bad_sessions),
-    TEST(terminal), TEST(terminal_idle), TEST(terminal_sizes), TEST(terminal_paste), TEST(terminal_jobs), TEST(terminal_list),
-    TEST(terminal_stopped), TEST(terminal_lost), TEST(terminal_abuse), TEST(terminal_plain), TEST(terminal_color),
-    TEST(window), TEST(window_rows), TEST(window_paste), TEST(window_drop), TEST(window_server), TEST(window_close),
-    TEST(window_looks), TEST(window_said), TEST(window_hostile), TEST(window_refused),
-    TEST(promise), TEST(promise_program), TEST(embed), TEST(embed_qt), TEST(readme), TEST(parallel), TEST(install), TEST(dist), TEST(demo),
+static const struct {
+    const char *name;
+    void (*run)(void);
+} test[] = {
+
+#define TEST(name)                                                                                 \
+    { #name, test_##name }
+    TEST(tree),
+    TEST(timers),
+    TEST(timer_in_a_turn),
+    TEST(timer_stops_timer),
+    TEST(stale_news),
+    TEST(watches),
+    TEST(watch_replaced),
+    TEST(fd_setsize),
+    TEST(post),
+    TEST(post_threads),
+    TEST(no_descriptors),
+    TEST(run),
+    TEST(eintr),
+    TEST(foreign_loop),
+    TEST(slice),
+    TEST(meter),
+    TEST(memory),
+    TEST(request),
+    TEST(redirect),
+    TEST(urls),
+    TEST(failures),
+    TEST(timeouts),
+    TEST(stream),
+    TEST(cancel),
+    TEST(pause),
+    TEST(reentrancy),
+    TEST(ids),
+    TEST(exactly_once),
+    TEST(random_states),
+    TEST(memory_fails),
+    TEST(two_fetchers),
+    TEST(manners),
+    TEST(limits),
+    TEST(priority),
+    TEST(parking),
+    TEST(second_lookup),
+    TEST(lookup_anew),
+    TEST(free_in_lookup),
+    TEST(connect_timeout),
+    TEST(one_lookup_a_host),
+    TEST(many),
+    TEST(handles),
+    TEST(hosts),
+    TEST(file),
+    TEST(no_locks),
+    TEST(slow_disk),
+    TEST(late_work),
+    TEST(file_whole),
+    TEST(file_trouble),
+    TEST(disk_full),
+    TEST(names),
+    TEST(dispositions),
+    TEST(directory),
+    TEST(retry),
+    TEST(backoff),
+    TEST(retry_after),
+    TEST(total),
+    TEST(slow_rate),
+    TEST(own_range),
+    TEST(complete),
+    TEST(beyond_4_gib),
+    TEST(part_replaced),
+    TEST(resume),
+    TEST(resume_case),
+    TEST(resume_foreign),
+    TEST(resume_refused),
+    TEST(interrupted_often),
+    TEST(server_restart),
+    TEST(resume_changed),
+    TEST(stream_retry),
+    TEST(foreign_part),
+    TEST(pause_holds),
+    TEST(pause_in_lookup),
+    TEST(skip_leftover),
+    TEST(skip_late),
+    TEST(skip_repeated),
+    TEST(repeat),
+    TEST(repeat_resume),
+    TEST(repeat_failure),
+    TEST(repeat_cancelled),
+    TEST(repeat_hurried),
+    TEST(repeat_asked),
+    TEST(two_on_one_target),
+    TEST(random_faults),
+    TEST(rate),
+    TEST(idle),
+    TEST(program),
+    TEST(back_pressure),
+    TEST(options),
+    TEST(limiting_options),
+    TEST(login_options),
+    TEST(help),
+    TEST(bad_usage),
+    TEST(bad_lists),
+    TEST(json),
+    TEST(signals),
+    TEST(stopped_reader),
+    TEST(interrupted_output),
+    TEST(interrupted_open),
+    TEST(closed_output),
+    TEST(long_list),
+    TEST(kill),
+    TEST(faults),
+    TEST(slow_accept),
+    TEST(continue),
+    TEST(password),
+    TEST(every),
+    TEST(words),
+    TEST(bad_commands),
+    TEST(commands),
+    TEST(plain_commands),
+    TEST(session),
+    TEST(session_order),
+    TEST(session_long),
+    TEST(session_ends),
+    TEST(session_numbers),
+    TEST(session_names),
+    TEST(session_whole),
+    TEST(session_huge),
+    TEST(session_raced),
+    TEST(session_crash),
+    TEST(bad_sessions),
+    TEST(terminal),
+    TEST(terminal_idle),
+    TEST(terminal_sizes),
+    TEST(terminal_paste),
+    TEST(terminal_jobs),
+    TEST(terminal_list),
+    TEST(terminal_stopped),
+    TEST(terminal_lost),
+    TEST(terminal_abuse),
+    TEST(terminal_plain),
+    TEST(terminal_color),
+    TEST(window),
+    TEST(window_rows),
+    TEST(window_paste),
+    TEST(window_drop),
+    TEST(window_server),
+    TEST(window_close),
+    TEST(window_looks),
+    TEST(window_said),
+    TEST(window_hostile),
+    TEST(window_refused),
+    TEST(promise),
+    TEST(promise_program),
+    TEST(embed),
+    TEST(embed_qt),
+    TEST(readme),
+    TEST(parallel),
+    TEST(install),
+    TEST(dist),
+    TEST(demo),
 };
 
 static int serve_forever(int port) {
@@ -6683,13 +7491,14 @@ static int by_size(const void *a, const void *b) {
 }
 
 /* Press j and k by turns, at odd times; how long until the mark has moved? */
-static void press_keys(const void *screen_of, int (*mark_on)(const void *), void (*press)(const void *, const char *),
-                       int presses, const char *label) {
+static void press_keys(const void *screen_of, int (*mark_on)(const void *),
+                       void (*press)(const void *, const char *), int presses, const char *label) {
     static usec took[1000];
     unsigned random = 3;
     until(mark_on(screen_of) >= 0);
     for (int i = 0; i < presses; i++) {
-        usec rest = clock_us() + 20000 + (random = random * 1103515245 + 12345) / 65536 % 100000, begun;
+        usec rest = clock_us() + 20000 + (random = random * 1103515245 + 12345) / 65536 % 100000,
+             begun;
         while (clock_us() < rest)
             fetcher_step(f, 10);
         int before = mark_on(screen_of);
@@ -6710,7 +7519,8 @@ static double cpu_of(pid_t pid) {
     snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
     FILE *file = fopen(path, "r");
     if (file && fgets(text, sizeof text, file))
-        sscanf(strrchr(text, ')') + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &kernel);
+        sscanf(strrchr(text, ')') + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user,
+               &kernel);
     if (file)
         fclose(file);
     return (double)(user + kernel) / (double)sysconf(_SC_CLK_TCK);
@@ -6727,7 +7537,8 @@ static const char *bench_session(int count, const char *bytes_a_tick) {
     static char list[20000000], session[300];
     size_t used = (size_t)sprintf(list, "# fetcher: a session\n");
     for (int i = 0; i < count; i++)
-        used += (size_t)sprintf(list + used, "add http://127.0.0.1:%d/b%d?size=900000000&slow=%s\n", server.port, i, bytes_a_tick);
+        used += (size_t)sprintf(list + used, "add http://127.0.0.1:%d/b%d?size=900000000&slow=%s\n",
+                                server.port, i, bytes_a_tick);
     snprintf(session, sizeof session, "%s", in_work("bench"));
     write_file(session, list, used);
     return session;
@@ -6765,7 +7576,10 @@ static int gui_mark(const void *arg) {
 
 static void gui_press(const void *arg, const char *key) {
     const struct gui *g = arg;
-    XEvent e = {.xkey = {.type = KeyPress, .window = g->id, .root = DefaultRootWindow(desk.d), .same_screen = True,
+    XEvent e = {.xkey = {.type = KeyPress,
+                         .window = g->id,
+                         .root = DefaultRootWindow(desk.d),
+                         .same_screen = True,
                          .keycode = XKeysymToKeycode(desk.d, (KeySym)*key)}};
     XSendEvent(desk.d, g->id, False, KeyPressMask, &e);
     XFlush(desk.d);
@@ -6787,16 +7601,20 @@ static void bench_window(int count, const char *bytes_a_tick, const char *label)
     struct gui g;
     const char *session = bench_session(count, bytes_a_tick);
     GUI(&g, "--session", session, "-j", "200", "--per-host", "200");
-    XSendEvent(desk.d, g.id, False, KeyPressMask, &(XEvent){.xkey = {.type = KeyPress, .window = g.id,
-               .root = DefaultRootWindow(desk.d), .same_screen = True, .keycode = XKeysymToKeycode(desk.d, XK_Tab)}});
+    XSendEvent(desk.d, g.id, False, KeyPressMask,
+               &(XEvent){.xkey = {.type = KeyPress,
+                                  .window = g.id,
+                                  .root = DefaultRootWindow(desk.d),
+                                  .same_screen = True,
+                                  .keycode = XKeysymToKeycode(desk.d, XK_Tab)}});
     turn_for(count > 200 ? 3000000 : 1000000);
     press_keys(&g, gui_mark, gui_press, count > 200 ? 100 : 200, label);
     if (count <= 200) {
         printf("    and with the window %.1f%% of a core", cpu_while(g.c.pid, 5000000));
         gui_quit(&g);
         struct child c;
-        child_start(&c, (const char *const[]){"./fetcher", "-q", "--session", session, "-j", "200", "--per-host", "200",
-                                              "-d", in_work("gui"), NULL});
+        child_start(&c, (const char *const[]){"./fetcher", "-q", "--session", session, "-j", "200",
+                                              "--per-host", "200", "-d", in_work("gui"), NULL});
         turn_for(1000000);
         printf(", without %.1f%%\n", cpu_while(c.pid, 5000000));
         kill(c.pid, SIGTERM);
@@ -6814,7 +7632,8 @@ static void bench_windows(void) {
     for (int i = 0; i < 9; i++) {
         usec begun = clock_us();
         child_start(&g.c, (const char *const[]){"./fetcher", "-w", NULL});
-        while ((g.id = window_of(g.c.pid)) == None || !pixels(&g, INK, false, 0, line_y(&window, 1)))
+        while ((g.id = window_of(g.c.pid)) == None ||
+               !pixels(&g, INK, false, 0, line_y(&window, 1)))
             fetcher_step(f, 1);
         took[i] = clock_us() - begun;
         if (i < 8)
@@ -6823,8 +7642,8 @@ static void bench_windows(void) {
     qsort(took, 9, sizeof *took, by_size);
     long before = switches_of(g.c.pid);
     turn_for(10000000);
-    printf("the window: first picture after %.0f ms (median of 9); idle for 10 s: %ld wake-ups\n", MS(took[4]),
-           switches_of(g.c.pid) - before);
+    printf("the window: first picture after %.0f ms (median of 9); idle for 10 s: %ld wake-ups\n",
+           MS(took[4]), switches_of(g.c.pid) - before);
     gui_quit(&g);
     bench_window(6, "200000", "the window, 6 downloads, 120 MB/s");
     bench_window(200, "2000", "the window, 200 downloads, 40 MB/s");
@@ -6832,7 +7651,8 @@ static void bench_windows(void) {
     desk_close();
 }
 #else
-static void bench_windows(void) {}
+static void bench_windows(void) {
+}
 #endif
 
 static int bench(void) {
@@ -6875,12 +7695,15 @@ static int demo(const char *dir) {
     if ((list = fopen(path, "w")) == NULL)
         die(path);
     for (int i = 0; i < 200; i++)
-        fprintf(list, "%s %03d.bin\n", url("/demo/%d?size=%d%s", i, i * 5000, i % 20 ? "" :
-                "&status=503&times=1&retry-after=1"), i);
+        fprintf(list, "%s %03d.bin\n",
+                url("/demo/%d?size=%d%s", i, i * 5000,
+                    i % 20 ? "" : "&status=503&times=1&retry-after=1"),
+                i);
     fclose(list);
     fflush(stdout);
     if ((pid = fork()) == 0) {
-        execl("./fetcher", "./fetcher", "--overwrite", "--stats", "-q", "-i", path, "-d", dir, (char *)NULL);
+        execl("./fetcher", "./fetcher", "--overwrite", "--stats", "-q", "-i", path, "-d", dir,
+              (char *)NULL);
         _exit(127);
     }
     while (waitpid(pid, &status, WNOHANG) == 0)
@@ -6891,7 +7714,8 @@ static int demo(const char *dir) {
         snprintf(target, sizeof target, "/demo/%d", i);
         good += file_is(path, i * 5000, target, 0);
     }
-    printf(good == 200 ? "%s: %d files, each byte as it should be\n" : "%s: only %d of 200 are right\n",
+    printf(good == 200 ? "%s: %d files, each byte as it should be\n"
+                       : "%s: only %d of 200 are right\n",
            dir, good);
     server_close(&server);
     fetcher_free(f);
@@ -6937,7 +7761,7 @@ static void must_be_name(const char *name) {
 static void fuzz_names(const uint8_t *data, size_t n) {
     char *text = fuzz_text(data, n), name[600], safe[1024], path[1100];
     struct out o = {.fd = -1};
-    for (int i = 0; i < 2; i++) {       /* of the head, and of the URL */
+    for (int i = 0; i < 2; i++) { /* of the head, and of the URL */
         if (i == 0 && !disposition_name(text, name, sizeof name))
             continue;
         name_make_safe(safe, sizeof safe, i == 0 ? name : text);
@@ -6967,10 +7791,12 @@ static void fuzz_urls(const uint8_t *data, size_t n) {
     CURLU *u = curl_url();
     must(shown && printable(shown), "a URL that is safe to print", shown);
     if (!url_origin(text, origin, sizeof origin))
-        must(!strncmp(origin, "http", 4) && strstr(origin, "://") && strrchr(origin, ':')[1], "an origin", origin);
+        must(!strncmp(origin, "http", 4) && strstr(origin, "://") && strrchr(origin, ':')[1],
+             "an origin", origin);
     if (curl_url_set(u, CURLUPART_URL, text, CURLU_NON_SUPPORT_SCHEME) == CURLUE_OK)
         password = url_part(u, CURLUPART_PASSWORD, 0);
-    if (password && strlen(password) > 4 && (at = strstr(text, password)) != NULL && !strstr(at + 1, password))
+    if (password && strlen(password) > 4 && (at = strstr(text, password)) != NULL &&
+        !strstr(at + 1, password))
         must(!strstr(shown, password), "no password in what is shown", shown);
     curl_free(password);
     curl_url_cleanup(u);
@@ -7000,8 +7826,9 @@ static void fuzz_head(const uint8_t *data, size_t n) {
         size_t taken = on_header(exact, 1, line, &a);
         free(exact);
         must(taken == line || t.code == FETCHER_TOO_BIG, "a line of the head is taken", "");
-        must(h->length >= -1 && h->range_first >= -1 && h->range_total >= -1 && h->retry_after_us >= -1 &&
-             h->retry_after_us <= HOUR_US, "numbers of the head are in range", "");    /* the status is libcurl's */
+        must(h->length >= -1 && h->range_first >= -1 && h->range_total >= -1 &&
+                 h->retry_after_us >= -1 && h->retry_after_us <= HOUR_US,
+             "numbers of the head are in range", ""); /* the status is libcurl's */
         must(printable(h->reason), "a reason that is safe to print", h->reason);
         struct body b = {.proof = h->proof, .modified_sure = -1};
         (void)validator(&b);
@@ -7029,7 +7856,7 @@ static void fuzz_options(const uint8_t *data, size_t n) {
     struct settings s = {.headers = headers};
     int argc = 1;
     for (char *word = strtok(text, "\n"); word && argc < 18; word = strtok(NULL, "\n"))
-        if (!strchr(word, '@'))         /* files that have no end */
+        if (!strchr(word, '@')) /* files that have no end */
             argv[argc++] = amount = word;
     for (int kind = COUNT; amount && kind <= SIZE; kind++) {
         int64_t value = read_amount(amount, (enum kind)kind);
@@ -7045,7 +7872,8 @@ static void fuzz_options(const uint8_t *data, size_t n) {
         status = options_check(&s, urls);
     stderr = real;
     must(status == 0 || status == 2, "0 or 2", "");
-    must(status || (s.rq.retries >= -1 && s.rq.every_ms >= 0 && s.rq.max_bytes >= 0), "numbers in range", "");
+    must(status || (s.rq.retries >= -1 && s.rq.every_ms >= 0 && s.rq.max_bytes >= 0),
+         "numbers in range", "");
     free(s.data);
     free(s.user);
     free(text);
@@ -7083,7 +7911,7 @@ static void fuzz_end(struct program *p) {
     p->s.session = NULL;
     p->out.used = p->err.used = 0;
     p->out.watched = p->err.watched = false;
-    struct sigaction kept[COUNT_OF(handled)];   /* libFuzzer has handlers too */
+    struct sigaction kept[COUNT_OF(handled)]; /* libFuzzer has handlers too */
     for (size_t i = 0; i < COUNT_OF(handled); i++)
         sigaction(handled[i].number, NULL, &kept[i]);
     program_close(p);
@@ -7115,7 +7943,8 @@ static char *fuzz_session(const char *text, size_t n, bool session) {
 }
 
 static void fuzz_lines(const uint8_t *data, size_t n) {
-    char *text = fuzz_text(data, n), *line = fuzz_text(data, n), *word[4], *again[4], *written, *saved, *second;
+    char *text = fuzz_text(data, n), *line = fuzz_text(data, n), *word[4], *again[4], *written,
+         *saved, *second;
     size_t size;
     int words = words_split(line, word, 4);
     FILE *file = open_memstream(&written, &size);
@@ -7126,7 +7955,8 @@ static void fuzz_lines(const uint8_t *data, size_t n) {
     for (int i = 0; whole && i < words; i++)
         write_word(file, word[i]);
     fclose(file);
-    must(!whole || words_split(written, again, 4) == words, "as many words are read as were written", text);
+    must(!whole || words_split(written, again, 4) == words,
+         "as many words are read as were written", text);
     for (int i = 0; whole && i < words; i++)
         must(strcmp(word[i], again[i]) == 0, "the word that was written", word[i]);
     saved = fuzz_session(text, n, false);
@@ -7134,7 +7964,8 @@ static void fuzz_lines(const uint8_t *data, size_t n) {
         second = fuzz_session(saved, strlen(saved), true);
         if (!second || strcmp(saved, second))
             fprintf(stderr, "after:\n%s", second ? second : "(none)\n");
-        must(second && strcmp(saved, second) == 0, "a session that is read and written stays as it is", saved);
+        must(second && strcmp(saved, second) == 0,
+             "a session that is read and written stays as it is", saved);
         free(second);
     }
     free(saved);
@@ -7200,8 +8031,10 @@ static void fuzz_keys(const uint8_t *data, size_t n) {
             data++, n--;
         fuzz_turn(p);
         must(e->length < sizeof e->text && e->caret <= e->length && e->mark <= e->length &&
-             strlen(e->text) == e->length, "caret and mark stand in the line", e->text);
-        must(e->entry >= 0 && e->entry <= e->entries && e->entry >= e->entries - HISTORY, "a line of the history", e->text);
+                 strlen(e->text) == e->length,
+             "caret and mark stand in the line", e->text);
+        must(e->entry >= 0 && e->entry <= e->entries && e->entry >= e->entries - HISTORY,
+             "a line of the history", e->text);
         must(v->key.used <= SEQUENCE_MAX || v->key_timer, "keys that wait are looked at again", "");
         if (!p->f->stopped)
             fuzz_show(p);
@@ -7212,7 +8045,11 @@ static void fuzz_keys(const uint8_t *data, size_t n) {
 }
 
 /* -- whole answers: one for each request, 0x1e between them; 0x1d: the rest comes later; 0x1f: 8 KiB -- */
-static struct { int fd; const uint8_t *data, *end; } fuzz_conn[64], fuzz_server;
+static struct {
+    int fd;
+    const uint8_t *data, *end;
+} fuzz_conn[64], fuzz_server;
+
 static int fuzz_conns;
 
 static void fuzz_write(struct fetcher *on, int fd, int events, void *arg) {
@@ -7222,7 +8059,8 @@ static void fuzz_write(struct fetcher *on, int fd, int events, void *arg) {
     int stop = 0;
     (void)events;
     memset(many, 'x', sizeof many);
-    for (; *at < end && (stop = **at) != 0x1e && stop != 0x1d && n + sizeof many < sizeof out; ++*at) {
+    for (; *at < end && (stop = **at) != 0x1e && stop != 0x1d && n + sizeof many < sizeof out;
+         ++*at) {
         memcpy(out + n, stop == 0x1f ? many : (const char *)*at, stop == 0x1f ? sizeof many : 1);
         n += stop == 0x1f ? sizeof many : 1;
     }
@@ -7242,7 +8080,7 @@ static void fuzz_read(struct fetcher *on, int fd, int events, void *arg) {
         shutdown(fd, SHUT_RDWR);
         return;
     }
-    *at = fuzz_server.data;             /* the next request gets the next answer */
+    *at = fuzz_server.data; /* the next request gets the next answer */
     next = memchr(*at, 0x1e, (size_t)(fuzz_server.end - *at));
     fuzz_server.data = next ? next + 1 : NULL;
     (void)fetcher_watch(on, fd, FETCHER_WRITE, fuzz_write, at);
@@ -7268,11 +8106,14 @@ static int fuzz_setup(void *easy, void *arg) {
 static void fuzz_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
     struct outcome *o = arg;
     keep_outcome(on, r, arg);
-    must(printable(r->message) && printable(r->url) && printable(r->final_url) && printable(r->content_type),
+    must(printable(r->message) && printable(r->url) && printable(r->final_url) &&
+             printable(r->content_type),
          "texts that are safe to print", r->message);
     must(r->code == FETCHER_OK || *r->message, "a reason", fetcher_strerror(r->code));
-    must(!r->data || (r->data[r->size] == '\0' && r->bytes == (int64_t)r->size), "a NUL behind the data", r->message);
-    must(r->attempts >= 0 && r->attempts < 30 && r->received >= 0 && r->bytes >= 0, "counts in range", r->message);
+    must(!r->data || (r->data[r->size] == '\0' && r->bytes == (int64_t)r->size),
+         "a NUL behind the data", r->message);
+    must(r->attempts >= 0 && r->attempts < 30 && r->received >= 0 && r->bytes >= 0,
+         "counts in range", r->message);
     must(o->calls == 1, "on_done comes once", r->message);
 }
 
@@ -7286,7 +8127,8 @@ static struct outcome fuzz_fetch(struct fetcher_request rq) {
     rq.setup = fuzz_setup;
     rq.arg = &o;
     rq.retries = 3;
-    if (fetcher_watch(f, fuzz_server.fd, FETCHER_READ, fuzz_accept, NULL) < 0 || !fetcher_start(f, &rq))
+    if (fetcher_watch(f, fuzz_server.fd, FETCHER_READ, fuzz_accept, NULL) < 0 ||
+        !fetcher_start(f, &rq))
         die("fuzz_fetch");
     for (int i = 0; i < 20000 && !o.calls; i++)
         fetcher_step(f, 1000);
@@ -7335,7 +8177,8 @@ static void fuzz_http(const uint8_t *data, size_t n) {
     if (n < 1)
         return;
     unsigned mode = *data;
-    struct fetcher_request rq = {.max_bytes = mode & 1 ? 1000 : 1000000, .flags = mode & 2 ? FETCHER_COMPRESSED : 0,
+    struct fetcher_request rq = {.max_bytes = mode & 1 ? 1000 : 1000000,
+                                 .flags = mode & 2 ? FETCHER_COMPRESSED : 0,
                                  .method = mode & 4 ? "HEAD" : NULL,
                                  .existing = mode & 8 ? FETCHER_OVERWRITE : FETCHER_KEEP_BOTH};
     fuzz_server.data = data + 1;
@@ -7343,40 +8186,50 @@ static void fuzz_http(const uint8_t *data, size_t n) {
     memory = fuzz_fetch(rq);
     rq.path = mode & 16 ? in_work("") : in_work("file");
     rq.flags |= FETCHER_FILE_TIME;
-    if (mode & 32) {                    /* an earlier run has left a part */
+    if (mode & 32) { /* an earlier run has left a part */
         write_file(in_work(mode & 16 ? "name.ext.part" : "file.part"), "xxxx", 4);
         write_file(in_work(mode & 16 ? "name.ext.part.meta" : "file.part.meta"),
                    "http://127.0.0.1/name.ext\n\"e\"\n-1\n", 34);
     }
     fuzz_server.data = data + 1;
     file = fuzz_fetch(rq);
-    if (file.code && fuzz_server.data) {        /* the next run goes on */
+    if (file.code && fuzz_server.data) { /* the next run goes on */
         forget(&file);
         file = fuzz_fetch(rq);
     } else if (!(mode & 34)) {
-        must(memory.code == file.code && memory.status == file.status, "as in memory, so in a file", file.message);
-        must(file.code || memory.bytes == file.bytes, "as many bytes in memory as in a file", file.message);
+        must(memory.code == file.code && memory.status == file.status, "as in memory, so in a file",
+             file.message);
+        must(file.code || memory.bytes == file.bytes, "as many bytes in memory as in a file",
+             file.message);
     }
     if (*file.path) {
-        must(stat(file.path, &st) == 0 && st.st_size == file.bytes, "a file of the size", file.path);
+        must(stat(file.path, &st) == 0 && st.st_size == file.bytes, "a file of the size",
+             file.path);
         FILE *stream = fopen(file.path, "r");
         size_t got = fread(kept, 1, sizeof kept, stream);
         fclose(stream);
-        must((mode & 34) || file.attempts != memory.attempts || !memory.data || got != memory.size ||
-             !memcmp(kept, memory.data, got), "the same bytes in memory and in a file", file.path);
+        must((mode & 34) || file.attempts != memory.attempts || !memory.data ||
+                 got != memory.size || !memcmp(kept, memory.data, got),
+             "the same bytes in memory and in a file", file.path);
     }
     fuzz_clear(&file);
     forget(&memory);
     forget(&file);
 }
 
-static const struct { const char *name; void (*run)(const uint8_t *, size_t); } fuzz_target[] = {
-    {"names", fuzz_names}, {"urls", fuzz_urls}, {"head", fuzz_head}, {"meta", fuzz_meta},
+static const struct {
+    const char *name;
+    void (*run)(const uint8_t *, size_t);
+} fuzz_target[] = {
+    {"names", fuzz_names},     {"urls", fuzz_urls},   {"head", fuzz_head}, {"meta", fuzz_meta},
     {"options", fuzz_options}, {"lines", fuzz_lines}, {"keys", fuzz_keys}, {"http", fuzz_http},
 };
+
 static size_t fuzz_chosen;
 
-static void fuzz_leave(void) { nftw(work, remove_one, 16, FTW_DEPTH | FTW_PHYS); }
+static void fuzz_leave(void) {
+    nftw(work, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
@@ -7385,18 +8238,19 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     const char *name = getenv("FUZZ_TARGET");
     (void)argc, (void)argv;
-    while (fuzz_chosen < COUNT_OF(fuzz_target) && name && strcmp(fuzz_target[fuzz_chosen].name, name))
+    while (fuzz_chosen < COUNT_OF(fuzz_target) && name &&
+           strcmp(fuzz_target[fuzz_chosen].name, name))
         fuzz_chosen++;
     if (!name || fuzz_chosen == COUNT_OF(fuzz_target))
         die("FUZZ_TARGET");
     signal(SIGPIPE, SIG_IGN);
     setlocale(LC_CTYPE, "C.UTF-8");
-    curl_global_init(CURL_GLOBAL_DEFAULT);      /* once, not for each input */
+    curl_global_init(CURL_GLOBAL_DEFAULT); /* once, not for each input */
     snprintf(work, sizeof work, "/dev/shm/fetcher-fuzz-%d", (int)getpid());
     mkdir(work, 0700);
     atexit(fuzz_leave);
     fuzz_server.fd = socket(AF_UNIX, SOCK_STREAM, 0);
-    strcpy(address.sun_path + 1, work);         /* an abstract name */
+    strcpy(address.sun_path + 1, work); /* an abstract name */
     if (bind(fuzz_server.fd, (struct sockaddr *)&address,
              (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(work))) < 0 ||
         listen(fuzz_server.fd, 16) < 0 || set_flags(fuzz_server.fd, O_NONBLOCK) < 0)
@@ -7412,11 +8266,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
 int main(int argc, char **argv) {
     self = argv[0];
     signal(SIGPIPE, SIG_IGN);
-    signal(SIGINT, SIG_DFL);            /* a shell may have us ignore them in the background */
+    signal(SIGINT, SIG_DFL); /* a shell may have us ignore them in the background */
     signal(SIGQUIT, SIG_DFL);
     setlocale(LC_CTYPE, "C.UTF-8");
     hang_pipe[0] = -1;
-    if (curl_global_init_mem(CURL_GLOBAL_DEFAULT, short_malloc, short_free, short_realloc, short_strdup, short_calloc))
+    if (curl_global_init_mem(CURL_GLOBAL_DEFAULT, short_malloc, short_free, short_realloc,
+                             short_strdup, short_calloc))
         die("curl_global_init_mem");
     if (argc > 1 && strcmp(argv[1], "serve") == 0)
         return serve_forever(argc > 2 ? atoi(argv[2]) : 0);
@@ -7439,8 +8294,8 @@ int main(int argc, char **argv) {
         return 2;
     }
     printf("1..%d\n", passed + failed + skipped);
-    printf(skipped ? "%d passed, %d failed, %d skipped\n" : "%d passed, %d failed\n", passed, failed,
-           skipped);
+    printf(skipped ? "%d passed, %d failed, %d skipped\n" : "%d passed, %d failed\n", passed,
+           failed, skipped);
     return failed > 0;
 }
 #endif

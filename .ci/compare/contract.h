@@ -26,10 +26,10 @@
 
 struct contract {
     char **url;
-    size_t count, next;         /* next: the first that has not been started */
+    size_t count, next; /* next: the first that has not been started */
     const char *dir;
     int jobs;
-    long cancel_ms;             /* -1: never */
+    long cancel_ms; /* -1: never */
 };
 
 static int64_t clock_now_us(void) {
@@ -66,7 +66,7 @@ static const char *contract_path(const struct contract *c, const char *url) {
     return path;
 }
 
-static uint32_t tick_delay[1 << 20];    /* 17 minutes; untouched pages cost no memory */
+static uint32_t tick_delay[1 << 20]; /* 17 minutes; untouched pages cost no memory */
 static size_t tick_count;
 static int64_t tick_begin, tick_last;
 
@@ -87,7 +87,7 @@ static int tick_order(const void *a, const void *b) {
 
 /* Tell, and end at once: what a library does when it shuts down is not compared. */
 static void tick_report(void) {
-    if (!tick_count || clock_now_us() > tick_last + 1000)   /* one that is owed counts too */
+    if (!tick_count || clock_now_us() > tick_last + 1000) /* one that is owed counts too */
         tick();
     double seconds = (double)(clock_now_us() - tick_begin) / 1e6;
     qsort(tick_delay, tick_count, sizeof *tick_delay, tick_order);

@@ -25,15 +25,16 @@ static void on_done(struct fetcher *f, const struct fetcher_result *r, void *arg
 }
 
 static void on_late(struct fetcher *f, void *arg) {
-    fetcher_cancel(f, (uintptr_t)arg);      /* one that has ended is no error: ids are not reused */
+    fetcher_cancel(f, (uintptr_t)arg); /* one that has ended is no error: ids are not reused */
 }
 
 static void start_next(struct fetcher *f) {
     if (c.next == c.count)
         return;
     const char *url = c.url[c.next++];
-    fetcher_id id = fetcher_start(f, &(struct fetcher_request){
-        .url = url, .path = contract_path(&c, url), .on_done = on_done});
+    fetcher_id id = fetcher_start(
+        f,
+        &(struct fetcher_request){.url = url, .path = contract_path(&c, url), .on_done = on_done});
     if (c.cancel_ms >= 0)
         fetcher_timer(f, c.cancel_ms, on_late, (void *)(uintptr_t)id);
 }

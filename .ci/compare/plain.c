@@ -15,7 +15,7 @@ static CURLM *multi;
 
 struct job {
     CURL *easy;
-    const char *url;            /* NULL: idle */
+    const char *url; /* NULL: idle */
     FILE *file;
     int64_t begun;
 };
@@ -70,11 +70,12 @@ static void sleep_on_sockets(int64_t until) {
     curl_multi_timeout(multi, &ms);
     if (ms < 0 || ms > 1000)
         ms = 1000;
-    if (most < 0 && ms > 100)   /* nothing to wait for: the manual says so */
+    if (most < 0 && ms > 100) /* nothing to wait for: the manual says so */
         ms = 100;
     int64_t us = until - clock_now_us();
     us = us < 0 ? 0 : us < ms * 1000 ? us : ms * 1000;
-    select(most + 1, &rd, &wr, &ex, &(struct timeval){.tv_sec = us / 1000000, .tv_usec = us % 1000000});
+    select(most + 1, &rd, &wr, &ex,
+           &(struct timeval){.tv_sec = us / 1000000, .tv_usec = us % 1000000});
 }
 
 int main(int argc, char **argv) {

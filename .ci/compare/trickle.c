@@ -13,7 +13,7 @@
 
 enum { CONNECTIONS = 10000 };
 
-static int left[CONNECTIONS];   /* bytes to send, by descriptor */
+static int left[CONNECTIONS]; /* bytes to send, by descriptor */
 
 static void accept_all(int server, int epoll) {
     for (int fd; (fd = accept4(server, NULL, NULL, SOCK_NONBLOCK)) >= 0;) {
@@ -41,7 +41,8 @@ int main(int argc, char **argv) {
         return 2;
     int seconds = atoi(argv[2]), one = 1, epoll = epoll_create1(0);
     int server = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(argv[1])),
+    struct sockaddr_in to = {.sin_family = AF_INET,
+                             .sin_port = htons((uint16_t)atoi(argv[1])),
                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     struct epoll_event e[64], mine = {.events = EPOLLIN, .data.fd = server};
     signal(SIGPIPE, SIG_IGN);

@@ -11,16 +11,15 @@
 #include "fetcher.h"
 
 class Fetcher {
-public:
+  public:
     using Done = std::function<void(const fetcher_result &)>;
 
-    Fetcher() : f(fetcher_new(), fetcher_free)
-    {
+    Fetcher() : f(fetcher_new(), fetcher_free) {
         if (!f)
             throw std::runtime_error("fetcher_new");
     }
-    fetcher_id get(const std::string &url, Done done)
-    {
+
+    fetcher_id get(const std::string &url, Done done) {
         std::unique_ptr<Done> kept(new Done(std::move(done)));
         fetcher_request r = fetcher_request();
         r.url = url.c_str();
@@ -28,25 +27,27 @@ public:
         r.arg = kept.get();
         fetcher_id id = fetcher_start(f.get(), &r);
         if (id)
-            kept.release();             // it is on_done's now
+            kept.release(); // it is on_done's now
         return id;
     }
-    void run() { fetcher_run(f.get()); }
 
-private:
+    void run() {
+        fetcher_run(f.get());
+    }
+
+  private:
     // No exception may fly through C: so none leaves here.
-    static void ended(fetcher *, const fetcher_result *r, void *arg) noexcept
-    {
+    static void ended(fetcher *, const fetcher_result *r, void *arg) noexcept {
         Done *done = static_cast<Done *>(arg);
         (*done)(*r);
         if (r->last)
             delete done;
     }
+
     std::unique_ptr<fetcher, void (*)(fetcher *)> f;
 };
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     std::size_t sum = 0;
     Fetcher fetcher;
 

@@ -11,15 +11,13 @@
 #include <unistd.h>
 #include "fetcher.h"
 
-static void done(struct fetcher *f, const struct fetcher_result *r, void *arg)
-{
+static void done(struct fetcher *f, const struct fetcher_result *r, void *arg) {
     (void)f, (void)arg;
     printf("%s: %s, %zu bytes\n", r->url, r->message, r->size);
 }
 
-static void turn(struct fetcher *f, int ep)
-{
-    static char was[FD_SETSIZE];        /* epoll was told of it */
+static void turn(struct fetcher *f, int ep) {
+    static char was[FD_SETSIZE]; /* epoll was told of it */
     struct epoll_event e, ready[64];
     fd_set rd, wr;
     int max = -1, ms, n;
@@ -48,8 +46,7 @@ static void turn(struct fetcher *f, int ep)
     fetcher_dispatch(f, &rd, &wr);
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     struct fetcher *f = fetcher_new();
     int ep = epoll_create1(EPOLL_CLOEXEC);
 

@@ -9,13 +9,12 @@
 struct source {
     GSource base;
     struct fetcher *f;
-    gpointer tag[FD_SETSIZE];           /* what GLib watches for us ... */
-    GIOCondition events[FD_SETSIZE];    /* ... and for what */
-    gint64 until;                       /* when to turn even if nothing comes */
+    gpointer tag[FD_SETSIZE];        /* what GLib watches for us ... */
+    GIOCondition events[FD_SETSIZE]; /* ... and for what */
+    gint64 until;                    /* when to turn even if nothing comes */
 };
 
-static gboolean prepare(GSource *base, gint *ms)
-{
+static gboolean prepare(GSource *base, gint *ms) {
     struct source *s = (struct source *)base;
     fd_set rd, wr;
     int max = -1;
@@ -25,7 +24,8 @@ static gboolean prepare(GSource *base, gint *ms)
     *ms = fetcher_prepare(s->f, &rd, &wr, &max);
     s->until = g_get_monotonic_time() + *ms * 1000;
     for (int fd = 0; fd < FD_SETSIZE; fd++) {
-        GIOCondition events = (FD_ISSET(fd, &rd) ? G_IO_IN : 0) | (FD_ISSET(fd, &wr) ? G_IO_OUT : 0);
+        GIOCondition events =
+            (FD_ISSET(fd, &rd) ? G_IO_IN : 0) | (FD_ISSET(fd, &wr) ? G_IO_OUT : 0);
         if (events == s->events[fd])
             continue;
         if (!s->tag[fd])
@@ -41,8 +41,7 @@ static gboolean prepare(GSource *base, gint *ms)
     return *ms == 0;
 }
 
-static int ready(struct source *s, fd_set *rd, fd_set *wr)
-{
+static int ready(struct source *s, fd_set *rd, fd_set *wr) {
     int n = 0;
 
     FD_ZERO(rd);
@@ -58,16 +57,14 @@ static int ready(struct source *s, fd_set *rd, fd_set *wr)
     return n;
 }
 
-static gboolean check(GSource *base)
-{
+static gboolean check(GSource *base) {
     struct source *s = (struct source *)base;
     fd_set rd, wr;
 
     return ready(s, &rd, &wr) || g_get_monotonic_time() >= s->until;
 }
 
-static gboolean dispatch(GSource *base, GSourceFunc callback, gpointer data)
-{
+static gboolean dispatch(GSource *base, GSourceFunc callback, gpointer data) {
     struct source *s = (struct source *)base;
     fd_set rd, wr;
 
@@ -78,8 +75,7 @@ static gboolean dispatch(GSource *base, GSourceFunc callback, gpointer data)
 }
 
 /* Serve a fetcher from the main loop; g_source_destroy() ends it, before fetcher_free(). */
-static GSource *fetcher_source(struct fetcher *f)
-{
+static GSource *fetcher_source(struct fetcher *f) {
     static GSourceFuncs functions = {.prepare = prepare, .check = check, .dispatch = dispatch};
     struct source *s = (struct source *)g_source_new(&functions, sizeof *s);
 
@@ -92,22 +88,19 @@ static GSource *fetcher_source(struct fetcher *f)
 
 static int ticks;
 
-static void done(struct fetcher *f, const struct fetcher_result *r, void *loop)
-{
+static void done(struct fetcher *f, const struct fetcher_result *r, void *loop) {
     printf("%s: %s, %zu bytes\n", r->url, r->message, r->size);
     if (fetcher_count(f) == 0)
         g_main_loop_quit(loop);
 }
 
-static gboolean tick(gpointer data)
-{
+static gboolean tick(gpointer data) {
     (void)data;
     ticks++;
     return G_SOURCE_CONTINUE;
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     GMainLoop *loop = g_main_loop_new(NULL, FALSE);
     struct fetcher *f = fetcher_new();
     GSource *source;

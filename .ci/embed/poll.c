@@ -6,14 +6,12 @@
 #include <stdio.h>
 #include "fetcher.h"
 
-static void done(struct fetcher *f, const struct fetcher_result *r, void *arg)
-{
+static void done(struct fetcher *f, const struct fetcher_result *r, void *arg) {
     (void)f, (void)arg;
     printf("%s: %s, %zu bytes\n", r->url, r->message, r->size);
 }
 
-static void turn(struct fetcher *f)
-{
+static void turn(struct fetcher *f) {
     static struct pollfd p[FD_SETSIZE];
     fd_set rd, wr;
     nfds_t n = 0;
@@ -27,7 +25,7 @@ static void turn(struct fetcher *f)
         if (events)
             p[n++] = (struct pollfd){.fd = fd, .events = (short)events};
     }
-    ready = poll(p, n, ms);             /* add your own descriptors before this, and look at them after it */
+    ready = poll(p, n, ms); /* add your own descriptors before this, and look at them after it */
     FD_ZERO(&rd);
     FD_ZERO(&wr);
     for (nfds_t i = 0; ready > 0 && i < n; i++) {
@@ -39,8 +37,7 @@ static void turn(struct fetcher *f)
     fetcher_dispatch(f, &rd, &wr);
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     struct fetcher *f = fetcher_new();
 
     if (!f)

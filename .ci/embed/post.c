@@ -14,41 +14,35 @@ static struct fetcher *f;
 static char **urls;
 static int stopping;
 
-static void done(struct fetcher *on, const struct fetcher_result *r, void *arg)
-{
+static void done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
     (void)on, (void)arg;
     printf("%s: %s, %zu bytes\n", r->url, r->message, r->size);
     fflush(stdout);
 }
 
 /* In the loop's thread, so that anything may be called. */
-static void start(struct fetcher *on, void *url)
-{
+static void start(struct fetcher *on, void *url) {
     fetcher_get(on, url, done, NULL);
 }
 
-static void stop(struct fetcher *on, void *arg)
-{
+static void stop(struct fetcher *on, void *arg) {
     (void)on, (void)arg;
     stopping = 1;
 }
 
-static void *think(void *arg)
-{
+static void *think(void *arg) {
     for (char **url = urls; *url; url++)
         while (fetcher_post(f, start, *url) < 0)
-            sched_yield();              /* some 4,000 wait already */
+            sched_yield(); /* some 4,000 wait already */
     return arg;
 }
 
-static void on_signal(int number)
-{
+static void on_signal(int number) {
     (void)number;
     fetcher_post(f, stop, NULL);
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     struct sigaction action = {.sa_handler = on_signal};
     pthread_t thread;
 
@@ -60,7 +54,7 @@ int main(int argc, char **argv)
     while (!stopping)
         fetcher_step(f, -1);
     pthread_join(thread, NULL);
-    fetcher_free(f);                    /* what still ran is cancelled, and says so */
+    fetcher_free(f); /* what still ran is cancelled, and says so */
     printf("stopped\n");
     return 0;
 }
