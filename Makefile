@@ -34,8 +34,13 @@ test: fetcher fetcher.o test_fetcher
 demo: fetcher test_fetcher
 	./test_fetcher demo
 
-bench: fetcher test_fetcher
+bench: fetcher test_fetcher .build/bench
 	bash .ci/bench
+
+.build/bench: .ci/bench.c test_fetcher.c fetcher.c fetcher.h
+	@mkdir -p .build
+	$(CC) $(CPPFLAGS) $(CFLAGS) -g $(WARN) -Wno-unused-function $(LDFLAGS) -o $@ .ci/bench.c $(LIBS) \
+	-ldl -lpthread $(WINDOW)
 
 # Each target of the fuzzer for SECONDS (clang with libFuzzer; FUZZ=http for one alone). What it learns
 # goes to .build/corpus, and an input that breaks something to .build, where FUZZ_TARGET=http .build/fuzz
@@ -43,10 +48,10 @@ bench: fetcher test_fetcher
 SECONDS = 60
 FUZZ = names urls head meta options lines keys http
 
-.build/fuzz: test_fetcher.c fetcher.c fetcher.h
+.build/fuzz: .ci/fuzz.c test_fetcher.c fetcher.c fetcher.h
 	@mkdir -p .build
 	clang -std=c99 -w -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
-	-DFETCHER_FUZZ -o $@ test_fetcher.c $(LIBS) -ldl -lpthread
+	-o $@ .ci/fuzz.c $(LIBS) -ldl -lpthread
 
 fuzz: .build/fuzz
 	@for target in $(FUZZ); do mkdir -p .build/corpus/$$target; \
@@ -70,7 +75,7 @@ uninstall:
 dist:
 	version=`sed -n 's/^.define FETCHER_VERSION "\(.*\)"/\1/p' fetcher.h`; dir=fetcher-$$version; \
 	rm -rf $$dir $$dir.tar.gz; mkdir $$dir && \
-	cp -R fetcher.c fetcher.h test_fetcher.c Makefile README.md .ci .github .gitignore $$dir && \
+	cp -R fetcher.c fetcher.h test_fetcher.c Makefile README.md .ci .github .clang-format .clang-tidy .gitignore $$dir && \
 	tar cf - $$dir | gzip -9 >$$dir.tar.gz; rm -rf $$dir; ls $$dir.tar.gz
 
 clean:

@@ -314,6 +314,7 @@ struct fetcher_stats {
     uint64_t done, failed, cancelled; /* transfers that ended (rounds too) */
     int64_t received;                 /* bytes of body */
     int running;                      /* in flight now */
+    int limit;                        /* how many may be: see fetcher_limit */
     size_t waiting;                   /* in the queue now */
     int lookups;                      /* name lookups now, given up or not */
     int64_t stall_max_us, stall_p99_us;

@@ -52,26 +52,125 @@ static void short_free(void *old);
 #include <sys/un.h>
 #include <sys/wait.h>
 
-/* ------------------------------------------------------------------------ TAP */
+/* ------------------------------------------------------------------------------------------ TAP
+ * A check is a line of TAP. Beside ok() there are those that say what was and what should have been:
+ *
+ *     is_int(got, expected, name, ...)      numbers
+ *     is_text(got, expected, name, ...)     texts; either may be NULL
+ *     is_code(got, expected, name, ...)     an enum fetcher_code, told as its word
+ *     is_errno(result, expected, name, ...) a call has failed (-1, or 0 for an id), and why
+ *     has_text(got, part, name, ...)        a text that is part of another
+ *
+ * On a terminal a line is overwritten that tells how far it is; failures and what is skipped stay. In a
+ * pipe it is TAP. Both end with the time and the sums.
+ */
+struct test {
+    const char *name;
+    void (*run)(void);
+};
+
+#define TEST(name)                                                                                 \
+    { #name, test_##name }
 
 static const char *self = "./test_fetcher"; /* as it was called */
 static int passed, failed, skipped;
+static const struct test *present; /* the present one */
+static bool live;                  /* on a terminal */
+
+static int checks(void) {
+    return passed + failed + skipped;
+}
+
+static void show_progress(void) {
+    if (live)
+        printf("\r\033[K%s: %d passed, %d failed, %d skipped", present ? present->name : "", passed,
+               failed, skipped);
+    fflush(stdout);
+}
+
+static bool check(bool good, const char *format, va_list args) {
+    char text[1000];
+    vsnprintf(text, sizeof text, format, args);
+    if (good)
+        passed++;
+    else
+        failed++;
+    if (live && !good)
+        printf("\r\033[Knot ok: %s: %s\n", present ? present->name : "", text);
+    else if (!live)
+        printf("%s %d - %s\n", good ? "ok" : "not ok", checks(), text);
+    show_progress();
+    return good;
+}
 
 static bool ok(bool good, const char *format, ...) {
-    char text[300];
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    check(good, format, args);
     va_end(args);
-    *(good ? &passed : &failed) += 1;
-    printf("%s %d - %s\n", good ? "ok" : "not ok", passed + failed + skipped, text);
-    fflush(stdout);
     return good;
+}
+
+/* What was, and what should have been. */
+static bool differs(const char *got, const char *expected) {
+    printf("#     got:      %s\n#     expected: %s\n", got, expected);
+    show_progress();
+    return false;
+}
+
+static bool is_int(int64_t got, int64_t expected, const char *format, ...) {
+    char was[32], should[32];
+    va_list args;
+    va_start(args, format);
+    bool good = check(got == expected, format, args);
+    va_end(args);
+    snprintf(was, sizeof was, "%" PRId64, got);
+    snprintf(should, sizeof should, "%" PRId64, expected);
+    return good || differs(was, should);
+}
+
+static bool is_text(const char *got, const char *expected, const char *format, ...) {
+    bool same = got && expected ? strcmp(got, expected) == 0 : got == expected;
+    va_list args;
+    va_start(args, format);
+    bool good = check(same, format, args);
+    va_end(args);
+    return good || differs(got ? got : "(none)", expected ? expected : "(none)");
+}
+
+static bool has_text(const char *got, const char *part, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    bool good = check(got && strstr(got, part), format, args);
+    va_end(args);
+    return good || differs(got ? got : "(none)", part);
+}
+
+static bool is_code(enum fetcher_code got, enum fetcher_code expected, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    bool good = check(got == expected, format, args);
+    va_end(args);
+    return good || differs(fetcher_strerror(got), fetcher_strerror(expected));
+}
+
+/* The call comes first in the arguments, so errno is still of it. */
+static bool is_errno(int64_t result, int expected, const char *format, ...) {
+    int got = errno;
+    va_list args;
+    va_start(args, format);
+    bool good = check(result <= 0 && got == expected, format, args);
+    va_end(args);
+    return good || differs(result > 0 ? "no failure" : strerror(got), strerror(expected));
 }
 
 static void skip(const char *what, const char *why) {
     skipped++;
-    printf("ok %d - %s # SKIP %s\n", passed + failed + skipped, what, why);
+    if (live)
+        printf("\r\033[Kskipped: %s: %s\n", what, why);
+    else
+        printf("ok %d - %s # SKIP %s\n", checks(), what, why);
+    show_progress();
 }
 
 static void die(const char *what) {
@@ -763,7 +862,7 @@ static void hasten(struct fetcher *on, const struct fetcher_info *info, void *ar
     if (info->state == FETCHER_RETRYING)
         o->retries++;
     if (o->hasten && (info->state == FETCHER_RETRYING || info->state == FETCHER_SLEEPING))
-        on->skew += info->wait_ms * 1000 + 1000;
+        on->loop.skew += info->wait_ms * 1000 + 1000;
 }
 
 /* Fetch, and wait for the end. Free the outcome's data with forget(). */
@@ -1003,8 +1102,6 @@ static bool said(const struct child *c, int status, const char *words) {
     return false;
 }
 
-/* ------------------------------------------------------------------------ The loop */
-
 static int calls;          /* a callback's count, where that is all */
 static char log_text[400]; /* and the order, where that counts */
 
@@ -1014,27 +1111,13 @@ static void note(struct fetcher *on, void *arg) {
     strncat(log_text, arg, sizeof log_text - strlen(log_text) - 1);
 }
 
-static void test_timers(void) {
-    fetcher_id id;
-    log_text[0] = '\0';
-    fetcher_timer(f, 30, note, "c");
-    fetcher_timer(f, 10, note, "a");
-    id = fetcher_timer(f, 20, note, "x");
-    fetcher_timer(f, 20, note, "b");
-    ok(fetcher_timer_stop(f, id) == 0, "a timer can be stopped");
-    f->skew += 40000;
-    fetcher_step(f, 0);
-    ok(strcmp(log_text, "abc") == 0, "timers run in the order of their deadlines");
-    ok(fetcher_timer_stop(f, id) < 0 && errno == ENOENT, "rule 1: a stale timer id is ENOENT");
-    ok(fetcher_timer(f, -1, note, "") == 0 && errno == EINVAL, "a timer in the past is EINVAL");
-    ok(fetcher_timer(f, 0, NULL, "") == 0 && errno == EINVAL,
-       "a timer without a callback is EINVAL");
+static void log_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
+    (void)on;
+    calls += r->last;
+    strncat(log_text, arg, sizeof log_text - strlen(log_text) - 1);
 }
 
-static void again_at_once(struct fetcher *on, void *arg) {
-    calls++;
-    fetcher_timer(on, 0, again_at_once, arg);
-}
+/* ---------------------------------------------------------------------------------------- Tools */
 
 /* The tree, beside the simplest thing that could do the same. */
 static void test_tree(void) {
@@ -1057,9 +1140,37 @@ static void test_tree(void) {
         first = tree_first(root);
         good = first == least;
         for (int i = 0; i < 300; i++)
-            good &= !item[i].in || tree_from(root, item[i].key, item[i].seq) == &item[i];
+            good &= !item[i].in || lower_bound(root, item[i].key, item[i].seq) == &item[i];
     }
     ok(good, "a tree finds what is in it, and the first, through 20,000 changes");
+}
+
+static const struct test tools_tests[] = {
+    TEST(tree),
+};
+
+/* ------------------------------------------------------------------------------------- The loop */
+
+static void again_at_once(struct fetcher *on, void *arg) {
+    calls++;
+    fetcher_timer(on, 0, again_at_once, arg);
+}
+
+static void test_timers(void) {
+    fetcher_id id;
+    log_text[0] = '\0';
+    fetcher_timer(f, 30, note, "c");
+    fetcher_timer(f, 10, note, "a");
+    id = fetcher_timer(f, 20, note, "x");
+    fetcher_timer(f, 20, note, "b");
+    ok(fetcher_timer_stop(f, id) == 0, "a timer can be stopped");
+    f->loop.skew += 40000;
+    fetcher_step(f, 0);
+    ok(strcmp(log_text, "abc") == 0, "timers run in the order of their deadlines");
+    ok(fetcher_timer_stop(f, id) < 0 && errno == ENOENT, "rule 1: a stale timer id is ENOENT");
+    ok(fetcher_timer(f, -1, note, "") == 0 && errno == EINVAL, "a timer in the past is EINVAL");
+    ok(fetcher_timer(f, 0, NULL, "") == 0 && errno == EINVAL,
+       "a timer without a callback is EINVAL");
 }
 
 static void test_timer_in_a_turn(void) {
@@ -1172,10 +1283,10 @@ static void test_watches(void) {
     fetcher_watch(f, fd[0], FETCHER_READ, gone, &events);
     close(fd[0]);
     fetcher_step(f, 50);
-    ok(events == FETCHER_GONE && f->watch[fd[0]].class == NOBODY,
+    ok(events == FETCHER_GONE && f->loop.watch[fd[0]].owner == FREE,
        "a closed descriptor is found (EBADF), and its owner told");
     close(fd[1]);
-    ok(fetcher_watch(f, f->pipe[0], FETCHER_READ, gone, NULL) < 0 && errno == EBUSY,
+    ok(fetcher_watch(f, f->loop.pipe[0], FETCHER_READ, gone, NULL) < 0 && errno == EBUSY,
        "the fetcher's own descriptors can't be taken from it");
     ok(fetcher_watch(f, 0, 8, gone, NULL) < 0 && errno == EINVAL, "unknown events are EINVAL");
     ok(fetcher_watch(f, 0, FETCHER_READ, NULL, NULL) < 0 && errno == EINVAL,
@@ -1275,7 +1386,7 @@ static void test_no_descriptors(void) {
     struct fetcher *none;
     int full[1024], n = 0, why;
     int64_t now = fetcher_now(f);
-    f->skew += 5000000;
+    f->loop.skew += 5000000;
     fetcher_step(f, 0);
     ok(fetcher_now(f) >= now + 5000 && fetcher_now(f) < now + 10000,
        "the clock is told in milliseconds");
@@ -1392,7 +1503,7 @@ static int looks, pieces, pieces_between;
 
 static int slow_data(struct fetcher *on, const void *data, size_t size, void *arg) {
     (void)data, (void)size, (void)arg;
-    on->skew += 30000;
+    on->loop.skew += 30000;
     pieces_between = ++pieces > pieces_between ? pieces : pieces_between;
     return 0;
 }
@@ -1439,7 +1550,7 @@ static void test_slice(void) {
 
 static void slow_watch(struct fetcher *on, int fd, int events, void *arg) {
     (void)events, (void)arg;
-    on->skew += 70000;
+    on->loop.skew += 70000;
     (void)fetcher_watch(on, fd, 0, NULL, NULL);
 }
 
@@ -1466,7 +1577,7 @@ static void test_meter(void) {
     fetcher_trace(f, keep_trace, NULL);
     fetcher_watch(f, fd[1], FETCHER_WRITE, slow_watch, NULL);
     fetcher_step(f, 100);
-    ok(strstr(last_trace, "host 1 in 70.") && strstr(last_trace, "woke for descriptor"),
+    ok(strstr(last_trace, "app 1 in 70.") && strstr(last_trace, "woke for descriptor"),
        "the trace explains a turn: %s", last_trace);
     fetcher_trace(f, NULL, NULL);
     fetcher_stats(f, &st);
@@ -1479,7 +1590,7 @@ static void test_meter(void) {
        "a trace's callback may start a transfer");
     forget(&o);
     snprintf(words, sizeof words, "descriptor %d", fd[1]);
-    ok(st.stall_max_us >= 70000 && strncmp(st.culprit, "host 70", 7) == 0 &&
+    ok(st.stall_max_us >= 70000 && strncmp(st.culprit, "app 70", 6) == 0 &&
            strstr(st.culprit, words),
        "a slow callback of the host is blamed: %s", st.culprit);
     for (int i = 0; i < FETCHER_BUCKETS; i++)
@@ -1490,7 +1601,369 @@ static void test_meter(void) {
     close(fd[1]);
 }
 
-/* ------------------------------------------------------------------------ The library */
+static void test_idle(void) {
+    struct fetcher_stats before, st;
+    usec begin;
+    char target[40];
+    calls = 0;
+    for (int i = 0; i < 100; i++) {
+        snprintf(target, sizeof target, "/idle%d", i);
+        fetcher_start(f, &(struct fetcher_request){.url = url("%s", target),
+                                                   .every_ms = 60000 + i * 1000,
+                                                   .on_done = count_done});
+    }
+    until(calls == 100);
+    while (f->running)
+        fetcher_step(f, 10);
+    fetcher_stats(f, &before);
+    begin = clock_us();
+    while (clock_us() - begin < 2000000)
+        fetcher_step(f, -1);
+    fetcher_stats(f, &st);
+    ok(st.turns - before.turns < 10, "100 repeats that wait: %d turns in 2 s",
+       (int)(st.turns - before.turns));
+}
+
+static const struct test the_loop_tests[] = {
+    TEST(timers),
+    TEST(timer_in_a_turn),
+    TEST(timer_stops_timer),
+    TEST(stale_news),
+    TEST(watches),
+    TEST(watch_replaced),
+    TEST(fd_setsize),
+    TEST(post),
+    TEST(post_threads),
+    TEST(no_descriptors),
+    TEST(run),
+    TEST(eintr),
+    TEST(foreign_loop),
+    TEST(slice),
+    TEST(meter),
+    TEST(idle),
+};
+
+/* -------------------------------------------------------------------------------------- libcurl */
+
+static int set_agent(void *easy, void *arg) {
+    (void)arg;
+    return curl_easy_setopt(easy, CURLOPT_USERAGENT, "tester/1") ? -1 : 0;
+}
+
+static int refuse_setup(void *easy, void *arg) {
+    (void)easy, (void)arg;
+    return -1;
+}
+
+/* How many handles are spared, and the one that serves next. */
+static CURL *spared(int count) {
+    return f->pooled == count && f->pool ? f->pool->easy : NULL;
+}
+
+/* A handle is used again, as long as there are transfers, and only if nothing has happened to it. */
+static void test_handles(void) {
+    const char *headers[] = {"X-One: 1", NULL};
+    struct outcome first, second, last = {0};
+    fetcher_id other = fetcher_get(f, url("/other?stall=head"), keep_outcome, &last);
+    char text[300];
+    first = FETCH(.url = url("/echo"));
+    CURL *easy = spared(1);
+    second = FETCH(.url = url("/echo"));
+    ok(easy && easy == spared(1) && second.code == FETCHER_OK &&
+           strcmp(first.data, second.data) == 0 && second.total_us > 0 && second.attempts == 1,
+       "a handle is used again, and asks as the first time");
+    forget(&second);
+    second = FETCH(.url = url("/echo"), .headers = headers, .body = "a=b", .setup = set_agent);
+    ok(strstr(second.data, "X-One: 1") && easy == spared(1),
+       "one with wishes of its own gets a handle of its own");
+    forget(&second);
+    second = FETCH(.url = url("/echo"), .method = "PUT");
+    ok(strstr(second.data, "PUT ") && easy == spared(1), "so does one with a method");
+    forget(&second);
+    snprintf(text, sizeof text, "http://me:secret@%s", url("/echo") + 7);
+    second = FETCH(.url = text);
+    ok(strstr(second.data, "Authorization: ") && easy == spared(1), "and one with a password");
+    forget(&second);
+    second = FETCH(.url = url("/echo"));
+    ok(easy == spared(1) && strcmp(first.data, second.data) == 0, "nothing of them is seen later");
+    forget(&second);
+    snprintf(text, sizeof text, "/r?redirect=%s", url("/there?size=10"));
+    second = FETCH(.url = url("%s", text));
+    ok(second.code == FETCHER_OK && f->pooled == 0, "one that was redirected is not used again");
+    forget(&second);
+    second = FETCH(.url = url("/echo"));
+    ok(strcmp(first.data, second.data) == 0 && strstr(second.final_url, "/echo") && spared(1),
+       "nor seen later");
+    forget(&second);
+    second = FETCH(.url = "http://127.0.0.1:1/", .retries = -1);
+    ok(second.code == FETCHER_NO_CONNECTION && f->pooled == 0, "nor is one that failed: %s",
+       second.message);
+    forget(&second);
+    second = FETCH(.url = url("/echo"));
+    easy = spared(1);
+    forget(&second);
+    snprintf(text, sizeof text, "http://two.test:%d/echo", server.port);
+    second = FETCH(.url = text);
+    ok(easy && second.code == FETCHER_OK && f->pooled == 0,
+       "nor one that was refused by an address, and has the number of that error");
+    forget(&second);
+    second = FETCH(.url = url("/x?size=10&status=404"));
+    ok(second.code == FETCHER_HTTP && spared(1), "but a 404 is an answer");
+    forget(&second);
+    fetcher_cancel(f, other);
+    until(last.calls);
+    ok(f->pooled == 0 && !f->pool, "when nothing is left to do, none is kept");
+    forget(&first);
+    forget(&last);
+}
+
+/* write(), in place of the system's: a disk may be slow. */
+static int disk_ms, disk_writes;
+
+ssize_t write(int fd, const void *data, size_t n) {
+    struct stat st;
+    if (disk_ms && fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) {
+        disk_writes++;
+        poll(NULL, 0, disk_ms);
+    }
+    return syscall(SYS_write, fd, data, n);
+}
+
+/* Work that appears after its part of the network's turn has run, because what comes before it has been put off. */
+static void start_late(struct fetcher *on, const struct fetcher_result *r, void *arg) {
+    (void)r, (void)arg;
+    for (usec end = clock_us() + 3 * SLICE_US; clock_us() < end;)
+        continue;
+    if (++calls == 2)
+        fetcher_start(on, &(struct fetcher_request){
+                              .url = "http://127.0.0.1:1/", .on_done = count_done, .retries = -1});
+}
+
+static void test_late_work(void) {
+    fd_set rd, wr;
+    int top = -1;
+    calls = 0;
+    for (int i = 0; i < 2; i++)
+        fetcher_start(f, &(struct fetcher_request){.url = "not a URL", .on_done = start_late});
+    until(calls == 2);
+    FD_ZERO(&rd);
+    FD_ZERO(&wr);
+    ok(f->running == 1 || fetcher_prepare(f, &rd, &wr, &top) == 0,
+       "a turn that could start something is not slept over");
+    until(calls == 3);
+}
+
+/* getaddrinfo(), in place of the system's: names that begin with "hang" take until they are told; so do those that
+ * begin with "late", but for the first, which waits for a second. These and "local" are this machine. */
+static int hang_pipe[2];
+static volatile int lookups_begun;
+
+int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
+                struct addrinfo **result) {
+    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **) = NULL;
+    void *symbol = dlsym(RTLD_NEXT, "getaddrinfo");
+    struct pollfd p = {hang_pipe[0], POLLIN, 0};
+    memcpy(&real, &symbol, sizeof real);
+    if (node && strncmp(node, "hang", 4) == 0) {
+        lookups_begun++;
+        poll(&p, 1, 10000);
+        return EAI_AGAIN;
+    }
+    if (node && strncmp(node, "late", 4) == 0) {
+        static pthread_mutex_t counting = PTHREAD_MUTEX_INITIALIZER;
+        pthread_mutex_lock(&counting);
+        bool first = lookups_begun++ == 0;
+        pthread_mutex_unlock(&counting);
+        while (first ? lookups_begun < 2 && poll(NULL, 0, 1) == 0 : poll(&p, 1, 10000) < 0)
+            continue;
+    }
+    if (node && (strncmp(node, "local", 5) == 0 || strncmp(node, "late", 4) == 0))
+        node = "127.0.0.1";
+    if (node &&
+        strcmp(node, "two.test") == 0) { /* where nobody listens, and where the server does */
+        int bad = real("127.0.0.2", service, hints, result);
+        return bad ? bad : real("127.0.0.1", service, hints, &(*result)->ai_next);
+    }
+    return real(node, service, hints, result);
+}
+
+static void hang_begin(void) {
+    if (pipe(hang_pipe) < 0)
+        die("pipe");
+    lookups_begun = 0;
+}
+
+static void hang_end(void) {
+    (void)!write(hang_pipe[1], "x", 1);
+    until(f->lookups == 0);
+    close(hang_pipe[0]);
+    close(hang_pipe[1]);
+}
+
+static void test_parking(void) {
+    struct outcome o[30], good = {0};
+    struct fetcher_stats st;
+    char name[60];
+    int done;
+    usec before;
+    memset(o, 0, sizeof o);
+    hang_begin();
+    fetcher_limit(f, 100, 0, 0);
+    for (int i = 0; i < 30; i++) {
+        snprintf(name, sizeof name, "http://hang%d.test/", i);
+        fetcher_start(f, &(struct fetcher_request){.url = name,
+                                                   .on_done = keep_outcome,
+                                                   .arg = &o[i],
+                                                   .connect_ms = 5000,
+                                                   .retries = -1});
+    }
+    until(f->lookups == 16);
+    until(lookups_begun >= 8);
+    ok(f->lookups == 16 && f->running == 16, "16 lookups at the same time, of 30 that hang");
+    fetcher_get(f, url("/good"), keep_outcome, &good);
+    until(good.calls);
+    ok(good.code == FETCHER_OK, "they hold nothing else up");
+    forget(&good);
+    before = clock_us();
+    for (struct node *n = tree_first(f->transfers); n; n = lower_bound(f->transfers, n->key + 1, 0))
+        fetcher_cancel(f, (fetcher_id)n->key);
+    until(f->loop.pending == 0);
+    for (int i = done = 0; i < 30; i++)
+        done += o[i].calls == 1 && o[i].code == FETCHER_CANCELLED;
+    ok(done == 30 && clock_us() - before < 2000000, "a hanging lookup can be cancelled, at once");
+    fetcher_stats(f, &st);
+    ok(st.lookups == 16, "given up or not, they count: %d", st.lookups);
+    fetcher_get(f, "http://hang.test/", keep_outcome, &good);
+    fetcher_step(f, 0);
+    ok(f->running == 0, "so another one waits");
+    fetcher_cancel(f, (fetcher_id)tree_first(f->transfers)->key);
+    hang_end();
+    ok(f->lookups == 0 && f->attempts == NULL,
+       "when the lookups end, the parked handles are freed");
+}
+
+/* Two lookups of one name, the second of which takes long: its transfer must not go on with what the first has found, for
+ * libcurl would wait for the lookup at the transfer's end. Redirects to one host can lead to that, or a proxy of all hosts. */
+static void test_second_lookup(void) {
+    struct outcome o[2];
+    char there[100];
+    memset(o, 0, sizeof o);
+    hang_begin();
+    snprintf(there, sizeof there, "/r?redirect=http://late.test:%d/there?size=10", server.port);
+    for (int i = 0; i < 2; i++)
+        fetcher_get(f, url("%s", there), keep_outcome, &o[i]);
+    until(lookups_begun == 2);
+    until(o[0].calls + o[1].calls > 0);
+    for (int i = 0; i < 20; i++)
+        fetcher_step(f, 2);
+    ok(o[0].calls + o[1].calls == 1 && f->lookups == 1,
+       "who looks a name up waits for that, though another has found it");
+    hang_end();
+    until(o[0].calls && o[1].calls);
+    ok(o[0].code == FETCHER_OK && o[1].code == FETCHER_OK, "and then goes on");
+    forget(&o[0]);
+    forget(&o[1]);
+}
+
+/* A lookup that was given up may go on for long. */
+static void test_lookup_anew(void) {
+    hang_begin();
+    fetcher_id id = fetcher_get(f, "http://hang.test/", NULL, NULL);
+    until(lookups_begun == 1);
+    fetcher_cancel(f, id);
+    fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/", .retries = -1});
+    until(lookups_begun == 2);
+    ok(lookups_begun == 2 && f->lookups == 2 && f->running == 1,
+       "while a lookup that was given up goes on, its host may be asked again");
+    hang_end();
+    until(f->loop.pending == 0);
+}
+
+/* At the end: cleaning up must not wait for a lookup that hangs. */
+static void test_free_in_lookup(void) {
+    struct fetcher *own = fetcher_new(), *previous = f;
+    struct outcome o = {0};
+    usec before;
+    hang_begin();
+    f = own;
+    fetcher_get(own, "http://hang.test/", keep_outcome, &o);
+    until(lookups_begun);
+    before = clock_us();
+    fetcher_free(own);
+    ok(o.code == FETCHER_CANCELLED && clock_us() - before < 2000000,
+       "a fetcher is freed at once, though a lookup hangs: %d us", (int)(clock_us() - before));
+    f = previous;
+    /* Let libcurl's thread go before its library does. */
+    (void)!write(hang_pipe[1], "x", 1);
+}
+
+static void test_connect_timeout(void) {
+    struct outcome o = {0};
+    hang_begin();
+    fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/",
+                                               .connect_ms = 3000,
+                                               .retries = -1,
+                                               .on_done = keep_outcome,
+                                               .arg = &o});
+    until(lookups_begun);
+    f->loop.skew += 3000000;
+    until(o.calls);
+    ok(o.code == FETCHER_TIMEOUT && strcmp(o.message, "no connection after 3 s") == 0,
+       "a lookup that hangs runs into connect_ms: %s", o.message);
+    hang_end();
+}
+
+static void test_one_lookup_a_host(void) {
+    char name[80];
+    calls = 0;
+    fetcher_limit(f, 100, 100, 0);
+    snprintf(name, sizeof name, "http://local.test:%d/delay?ms=50", server.port);
+    for (int i = 0; i < 50; i++)
+        fetcher_get(f, name, log_done, "");
+    fetcher_step(f, 0);
+    ok(f->running == 1 && f->lookups == 1, "of 50 for an unknown host one goes ahead");
+    until(calls == 50);
+    ok(server.busy_max > 40, "and then all: %d", server.busy_max);
+    /* One waits while its host's address is known, and until it is so no more. */
+    calls = 0;
+    fetcher_limit(f, 1, 0, 0);
+    fetcher_get(f, name, log_done, "");
+    fetcher_step(f, 0);
+    fetcher_id held = fetcher_start(f, &(struct fetcher_request){.url = url("/held?stall=5"),
+                                                                 .on_done = log_done,
+                                                                 .arg = "",
+                                                                 .priority = 1,
+                                                                 .stall_ms = -1});
+    fetcher_get(f, name, log_done, "");
+    until(calls == 1 && seen("/held?stall=5")->count == 1);
+    f->loop.skew += KNOWN_US + 1000000;
+    fetcher_cancel(f, held);
+    until(calls == 3);
+    ok(calls == 3, "an address that was known too long ago holds nothing up");
+}
+
+static void test_many(void) {
+    struct fetcher_stats st;
+    calls = 0;
+    fetcher_limit(f, -1, -1, 0);
+    if (f->capacity < 400) {
+        skip("400 in flight", "the limit of descriptors is low");
+        return;
+    }
+    for (int i = 0; i < 2000; i++)
+        fetcher_get(f, url("/many?size=%d", i % 300), log_done, "");
+    until(calls == 2000);
+    fetcher_stats(f, &st);
+    ok(st.done == 2000 && st.failed == 0, "2000 transfers, as many at a time as can be");
+}
+
+static const struct test libcurl_tests[] = {
+    TEST(parking),        TEST(second_lookup),   TEST(lookup_anew),
+    TEST(free_in_lookup), TEST(connect_timeout), TEST(one_lookup_a_host),
+    TEST(many),           TEST(handles),         TEST(late_work),
+};
+
+/* ------------------------------------------------------------------------------------ Transfers */
 
 static void test_memory(void) {
     struct outcome o = FETCH(.url = url("/a?size=100000&type=text/x"));
@@ -1524,78 +1997,6 @@ static void test_memory(void) {
     ok(o.code == FETCHER_OK && strcmp(o.data, "hello, world\n") == 0,
        "gzip is unpacked if asked for");
     forget(&o);
-}
-
-static int set_agent(void *easy, void *arg) {
-    (void)arg;
-    return curl_easy_setopt(easy, CURLOPT_USERAGENT, "tester/1") ? -1 : 0;
-}
-
-static int refuse_setup(void *easy, void *arg) {
-    (void)easy, (void)arg;
-    return -1;
-}
-
-/* How many handles are spared, and the one that serves next. */
-static CURL *spared(int count) {
-    return f->spares == count && f->spare ? f->spare->easy : NULL;
-}
-
-/* A handle is used again, as long as there are transfers, and only if nothing has happened to it. */
-static void test_handles(void) {
-    const char *headers[] = {"X-One: 1", NULL};
-    struct outcome first, second, last = {0};
-    fetcher_id other = fetcher_get(f, url("/other?stall=head"), keep_outcome, &last);
-    char text[300];
-    first = FETCH(.url = url("/echo"));
-    CURL *easy = spared(1);
-    second = FETCH(.url = url("/echo"));
-    ok(easy && easy == spared(1) && second.code == FETCHER_OK &&
-           strcmp(first.data, second.data) == 0 && second.total_us > 0 && second.attempts == 1,
-       "a handle is used again, and asks as the first time");
-    forget(&second);
-    second = FETCH(.url = url("/echo"), .headers = headers, .body = "a=b", .setup = set_agent);
-    ok(strstr(second.data, "X-One: 1") && easy == spared(1),
-       "one with wishes of its own gets a handle of its own");
-    forget(&second);
-    second = FETCH(.url = url("/echo"), .method = "PUT");
-    ok(strstr(second.data, "PUT ") && easy == spared(1), "so does one with a method");
-    forget(&second);
-    snprintf(text, sizeof text, "http://me:secret@%s", url("/echo") + 7);
-    second = FETCH(.url = text);
-    ok(strstr(second.data, "Authorization: ") && easy == spared(1), "and one with a password");
-    forget(&second);
-    second = FETCH(.url = url("/echo"));
-    ok(easy == spared(1) && strcmp(first.data, second.data) == 0, "nothing of them is seen later");
-    forget(&second);
-    snprintf(text, sizeof text, "/r?redirect=%s", url("/there?size=10"));
-    second = FETCH(.url = url("%s", text));
-    ok(second.code == FETCHER_OK && f->spares == 0, "one that was redirected is not used again");
-    forget(&second);
-    second = FETCH(.url = url("/echo"));
-    ok(strcmp(first.data, second.data) == 0 && strstr(second.final_url, "/echo") && spared(1),
-       "nor seen later");
-    forget(&second);
-    second = FETCH(.url = "http://127.0.0.1:1/", .retries = -1);
-    ok(second.code == FETCHER_NO_CONNECTION && f->spares == 0, "nor is one that failed: %s",
-       second.message);
-    forget(&second);
-    second = FETCH(.url = url("/echo"));
-    easy = spared(1);
-    forget(&second);
-    snprintf(text, sizeof text, "http://two.test:%d/echo", server.port);
-    second = FETCH(.url = text);
-    ok(easy && second.code == FETCHER_OK && f->spares == 0,
-       "nor one that was refused by an address, and has the number of that error");
-    forget(&second);
-    second = FETCH(.url = url("/x?size=10&status=404"));
-    ok(second.code == FETCHER_HTTP && spared(1), "but a 404 is an answer");
-    forget(&second);
-    fetcher_cancel(f, other);
-    until(last.calls);
-    ok(f->spares == 0 && !f->spare, "when nothing is left to do, none is kept");
-    forget(&first);
-    forget(&last);
 }
 
 /* Which host a URL has does not depend on what was asked before. */
@@ -1776,7 +2177,7 @@ static void test_timeouts(void) {
     };
 
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
-        usec before = f->now;
+        usec before = f->loop.now;
         memset(&o, 0, sizeof o);
         fetcher_start(f, &(struct fetcher_request){.url = url("%s", t[i].path),
                                                    .retries = -1,
@@ -1787,10 +2188,11 @@ static void test_timeouts(void) {
                                                    .arg = &o});
         until(seen("%s", t[i].path)->count);
         for (int n = 0; n < 200 && !o.calls; n++) {
-            f->skew += 100000;
+            f->loop.skew += 100000;
             fetcher_step(f, 5);
         }
-        ok(o.code == FETCHER_TIMEOUT && f->now - before >= 5000000 && f->now - before < 7000000,
+        ok(o.code == FETCHER_TIMEOUT && f->loop.now - before >= 5000000 &&
+               f->loop.now - before < 7000000,
            "%s: %s", t[i].what, o.message);
         forget(&o);
     }
@@ -1840,6 +2242,1169 @@ static void test_stream(void) {
     ok(o.code == FETCHER_REFUSED && o.attempts == 1, "a reader may refuse: %s", o.message);
     forget(&o);
 }
+
+/* -- the queue -- */
+
+static void test_limits(void) {
+    calls = 0;
+    for (int i = 0; i < 30; i++)
+        fetcher_get(f, url("/delay?ms=20"), log_done, "");
+    until(calls == 30);
+    ok(server.busy_max == 6, "6 in flight to one host: %d", server.busy_max);
+    server.busy_max = calls = 0;
+    fetcher_limit(f, 3, 10, 0);
+    for (int i = 0; i < 12; i++)
+        fetcher_get(f, url("/delay?ms=20"), log_done, "");
+    until(calls == 12);
+    ok(server.busy_max == 3, "3 in flight, all together: %d", server.busy_max);
+    server.busy_max = calls = 0;
+    fetcher_limit(f, -1, -1, 0);
+    for (int i = 0; i < 100; i++)
+        fetcher_get(f, url("/delay?ms=300"), log_done, "");
+    until(calls == 100);
+    ok(server.busy_max == 100, "no limit: %d", server.busy_max);
+    ok(fetcher_limit(f, -2, 0, 0) < 0 && errno == EINVAL, "-2 is EINVAL");
+}
+
+static void test_priority(void) {
+    fetcher_id last;
+    calls = 0;
+    log_text[0] = '\0';
+    fetcher_limit(f, 1, 1, 0);
+    fetcher_get(f, url("/delay?ms=30"), log_done, "1");
+    fetcher_get(f, url("/2"), log_done, "2");
+    fetcher_start(f, &(struct fetcher_request){
+                         .url = url("/3"), .on_done = log_done, .arg = "3", .priority = 5});
+    last = fetcher_get(f, url("/4"), log_done, "4");
+    until(f->running);
+    fetcher_priority(f, last, 9);
+    until(calls == 4);
+    ok(strcmp(log_text, "1432") == 0 || strcmp(log_text, "3412") == 0 ||
+           strcmp(log_text, "4312") == 0,
+       "the higher priority starts first, then first come first: %s", log_text);
+}
+
+static void test_retry(void) {
+    static const char *const passing[] = {"status=503", "status=429", "status=408",
+                                          "status=500", "status=502", "status=504",
+                                          "status=425", "cut=20",     "reset=20"};
+    static const char *const lasting[] = {"status=404", "status=403", "status=401", "status=410",
+                                          "status=501"};
+    struct outcome o;
+    for (size_t i = 0; i < sizeof passing / sizeof *passing; i++) {
+        o = FETCH(.url = url("/r%zu?times=2&%s", i, passing[i]));
+        ok(o.code == FETCHER_OK && o.attempts == 3 && o.retries == 2 && o.size == 100 &&
+               is_content(o.data, 100, url("/r%zu", i) + strlen(url("")), 0),
+           "%s twice, then all is well", passing[i]);
+        forget(&o);
+    }
+    for (size_t i = 0; i < sizeof lasting / sizeof *lasting; i++) {
+        o = FETCH(.url = url("/l?times=1&%s", lasting[i]));
+        ok(o.code == FETCHER_HTTP && o.attempts == 1, "%s ends it at once", lasting[i]);
+        forget(&o);
+    }
+    o = FETCH(.url = url("/n?status=503"), .retries = 3);
+    ok(o.code == FETCHER_HTTP && o.attempts == 4 && seen("/n?status=503")->count == 4,
+       "3 retries are 4 requests");
+    forget(&o);
+    o = FETCH(.url = url("/never?status=503"), .retries = -1);
+    ok(o.code == FETCHER_HTTP && o.attempts == 1, "-1: no retry");
+    forget(&o);
+    o = FETCH(.url = url("/gone?etag=none&modified=none&cut=20&cut2=0"), .retries = 1);
+    ok(o.code == FETCHER_CUT_SHORT && o.attempts == 2 && o.data && o.size == 0 && *o.data == '\0',
+       "what an earlier attempt brought is not what the last one did: \"%s\"",
+       o.data ? o.data : "(NULL)");
+    forget(&o);
+    o = FETCH(.url = url("/post?cut=20"), .body = "x");
+    ok(o.code == FETCHER_CUT_SHORT && o.attempts == 1,
+       "a POST that was cut short is not sent again");
+    forget(&o);
+    o = FETCH(.url = url("/post?status=503&times=1"), .body = "x");
+    ok(o.code == FETCHER_OK && o.attempts == 2, "but is if the server asks for it");
+    forget(&o);
+}
+
+/* Full jitter: the wait before attempt n+1 is spread over 0 to min(60 s, 2^(n-1) s). */
+static void test_backoff(void) {
+    struct host h;
+    struct transfer t;
+    int64_t bound = 1000000, longest, least, sum;
+    bool good = true;
+    memset(&h, 0, sizeof h);
+    for (int failures = 0; failures < 9;
+         failures++, bound = bound < 32000000 ? bound * 2 : 60000000) {
+        longest = sum = 0;
+        least = INT64_MAX;
+        for (int i = 0; i < 1000; i++) {
+            memset(&t, 0, sizeof t);
+            t.host = &h;
+            t.rq.total_ms = -1;
+            t.failures = failures;
+            retry_later(f, &t);
+            longest =
+                t.timer.due.key - f->loop.now > longest ? t.timer.due.key - f->loop.now : longest;
+            least = t.timer.due.key - f->loop.now < least ? t.timer.due.key - f->loop.now : least;
+            sum += t.timer.due.key - f->loop.now;
+            timer_disarm(&f->loop, &t.timer);
+        }
+        good &= longest < bound && longest > bound * 9 / 10 && least < bound / 10 &&
+                sum / 1000 > bound * 4 / 10 && sum / 1000 < bound * 6 / 10;
+    }
+    ok(good, "backoff from 1 s to 60 s, with full jitter");
+}
+
+static void test_retry_after(void) {
+    char date[64], escaped[100] = "";
+    time_t soon = time(NULL) + 30;
+    struct outcome a = {0}, b = {0};
+    struct fetcher_info info;
+    fetcher_id id;
+    ok(read_retry_after("120") == 120000000 &&
+           read_retry_after("99999999999999999999") == HOUR_US &&
+           read_retry_after("Fri, 31 Dec 9999 23:59:59 GMT") == HOUR_US &&
+           read_retry_after("-5") == -1 && read_retry_after("Sun, 06 Nov 1994 08:49:37 GMT") == 0 &&
+           read_retry_after("soon") == -1,
+       "Retry-After in seconds, as a date, too far, in the past, nonsense");
+    strftime(date, sizeof date, "%a,%%20%d%%20%b%%20%Y%%20%H:%M:%S%%20GMT", gmtime(&soon));
+    snprintf(escaped, sizeof escaped, "%s", date);
+    id = fetcher_get(f, url("/ra?status=503&times=1&retry-after=%s", escaped), keep_outcome, &a);
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_RETRYING);
+    ok(info.wait_ms > 25000 && info.wait_ms <= 31000, "a date in 30 s: %d ms", (int)info.wait_ms);
+    fetcher_get(f, url("/other"), keep_outcome, &b);
+    for (int i = 0; i < 20; i++)
+        fetcher_step(f, 2);
+    ok(!b.calls && f->running == 0, "the whole host rests");
+    f->loop.skew += 32000000;
+    until(a.calls && b.calls);
+    ok(a.code == FETCHER_OK && b.code == FETCHER_OK && a.attempts == 2, "and then goes on");
+    forget(&a);
+    forget(&b);
+}
+
+/* The total limit counts in the queue too, while the host rests. */
+static void test_total(void) {
+    struct outcome o = {0};
+    struct fetcher_info info;
+    const char *path = "/total?status=429&retry-after=100";
+    fetcher_id id = fetcher_start(
+        f, &(struct fetcher_request){
+               .url = url("%s", path), .total_ms = 3000, .on_done = keep_outcome, .arg = &o});
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_RETRYING);
+    f->loop.skew += 3000000;
+    until(o.calls);
+    ok(o.code == FETCHER_HTTP && seen("%s", path)->count == 1,
+       "a host that rests longer than that: %s", o.message);
+    forget(&o);
+}
+
+/* A debt of many seconds is paid once. */
+static void test_slow_rate(void) {
+    struct outcome o = {0};
+    usec before = f->loop.now;
+    fetcher_limit(f, 0, 0, 300);
+    fetcher_get(f, url("/slowest?size=6000"), keep_outcome, &o);
+    while (!o.calls && f->loop.now - before < 100000000) {
+        if (f->loop.throttled)
+            f->loop.skew += f->throttle_timer.due.key - f->loop.now;
+        fetcher_step(f, 1);
+    }
+    ok(o.code == FETCHER_OK && f->loop.now - before < 24000000,
+       "6000 bytes at 300 a second: %.1f s", (double)(f->loop.now - before) / 1e6);
+    forget(&o);
+}
+
+static void test_interrupted_often(void) {
+    const char *target = "/often?size=4200000&cut=200000&times=20";
+    struct outcome o = FETCH(.url = url("%s", target), .path = in_work("often"), .retries = 30);
+    ok(o.code == FETCHER_OK && o.attempts == 21 && file_is(in_work("often"), 4200000, target, 0) &&
+           seen("%s", target)->sent <= 4620000,
+       "interrupted 20 times: %d bytes were sent for 4200000", (int)seen("%s", target)->sent);
+    forget(&o);
+}
+
+/* The server goes away in the middle, and comes back. */
+static void test_server_restart(void) {
+    struct outcome o = {.hasten = true};
+    struct fetcher_info info;
+    int port = server.port;
+    char path[700], target[300];
+    fetcher_id id;
+    snprintf(path, sizeof path, "%s", in_work("restart"));
+    snprintf(target, sizeof target, "%s", url("/restart?size=3000000&slow=60000"));
+    id = fetcher_start(f, &(struct fetcher_request){.url = target,
+                                                    .path = path,
+                                                    .retries = 30,
+                                                    .on_done = keep_outcome,
+                                                    .on_progress = hasten,
+                                                    .arg = &o});
+    for (int i = 1; i <= 3; i++) {
+        int before = o.retries;
+        until(fetcher_info(f, id, &info) == 0 && info.bytes > i * 500000);
+        server_close(&server);
+        until(o.retries >= before + 3);
+        server_open(&server, f, port);
+    }
+    until(o.calls);
+    ok(o.code == FETCHER_OK && file_is(path, 3000000, "/restart", 0) && o.received < 3300000,
+       "a server that was killed three times: %d bytes came for 3000000", (int)o.received);
+    forget(&o);
+}
+
+static char streamed[500000];
+static size_t streamed_size;
+
+static int stream_keep(struct fetcher *on, const void *data, size_t size, void *arg) {
+    (void)on, (void)arg;
+    if (streamed_size + size > sizeof streamed)
+        return -1;
+    memcpy(streamed + streamed_size, data, size);
+    streamed_size += size;
+    return 0;
+}
+
+/* Bytes of a range that the caller asked for are no start of the document. */
+static void test_own_range(void) {
+    const char *range[] = {"Range: bytes=100000-", NULL};
+    struct outcome o;
+    o = FETCH(.url = url("/or?size=400000&cut=200000&times=2"), .path = in_work("or"),
+              .retries = -1);
+    o = FETCH(.url = url("/or?size=400000&cut=200000&times=2"), .path = in_work("or"),
+              .retries = -1, .headers = range);
+    ok(o.code == FETCHER_CUT_SHORT, "a range of the caller's own, cut short");
+    o = FETCH(.url = url("/or?size=400000&cut=200000&times=2"), .path = in_work("or"));
+    ok(o.code == FETCHER_OK && file_is(in_work("or"), 400000, "/or", 0),
+       "is not taken for the start");
+    streamed_size = 0;
+    o = FETCH(.url = url("/ors?size=400000&cut=20000&times=1"), .on_data = stream_keep,
+              .headers = range);
+    ok(o.code == FETCHER_PROTOCOL && streamed_size == 20000, "nor is its start streamed twice: %s",
+       o.message);
+}
+
+/* A 416 says that we have all there is; but of what? */
+static void test_complete(void) {
+    struct outcome o;
+    char meta[300];
+    snprintf(meta, sizeof meta, "%s\n\"old\"\n100\n", url("/full?size=100&range=416"));
+    write_file(in_work("full.part.meta"), meta, strlen(meta));
+    write_file(in_work("full.part"), meta, 100);
+    o = FETCH(.url = url("/full?size=100&range=416"), .path = in_work("full"));
+    ok(o.code == FETCHER_OK && file_is(in_work("full"), 100, "/full", 0),
+       "all of another document");
+    snprintf(meta, sizeof meta, "%s\n\"v%u\"\n100\n", url("/full?size=100"), seed_of("/full", 0));
+    write_file(in_work("again.part.meta"), meta, strlen(meta));
+    rename(in_work("full"), in_work("again.part"));
+    o = FETCH(.url = url("/full?size=100"), .path = in_work("again"));
+    ok(o.code == FETCHER_OK && o.received == 0 && file_is(in_work("again"), 100, "/full", 0) &&
+           names_in(work) == 1,
+       "all of this one: nothing is fetched");
+    o = FETCH(.url = url("/both?size=5000&chunked=1&both=1"));
+    ok(o.code == FETCHER_OK && o.size == 5000, "chunks count, not a length beside them");
+    forget(&o);
+}
+
+static void test_stream_retry(void) {
+    struct outcome o;
+    streamed_size = 0;
+    o = FETCH(.url = url("/s?size=400000&cut=100000&times=2"), .on_data = stream_keep);
+    ok(o.code == FETCHER_OK && streamed_size == 400000 && is_content(streamed, 400000, "/s", 0),
+       "a stream that was cut twice comes whole, each byte once");
+    streamed_size = 0;
+    o = FETCH(.url = url("/s?size=400000&cut=100000&times=1&range=ignore"), .on_data = stream_keep);
+    ok(o.code == FETCHER_OK && streamed_size == 400000 && is_content(streamed, 400000, "/s", 0),
+       "also where ranges are ignored: what was handed on is skipped");
+    streamed_size = 0;
+    o = FETCH(.url = url("/tiny?size=10000&cut=9000&times=1&range=ignore"), .on_data = stream_keep,
+              .max_bytes = 10000);
+    ok(o.code == FETCHER_OK && streamed_size == 10000,
+       "what is skipped does not count against max_bytes");
+    streamed_size = 0;
+    o = FETCH(.url = url("/s?size=400000&cut=240000&cut2=120000&times=2&range=later"),
+              .on_data = stream_keep, .max_bytes = 400000);
+    ok(o.code == FETCHER_OK && streamed_size == 400000 && is_content(streamed, 400000, "/s", 0),
+       "where they are ignored once, and that is cut while it is skipped");
+    streamed_size = 0;
+    o = FETCH(.url = url("/s?size=400000&cut=100000&times=1&changed=1"), .on_data = stream_keep);
+    ok(o.code == FETCHER_CUT_SHORT && streamed_size < 200000, "but never two halves: %s",
+       o.message);
+}
+
+static void pause_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
+    keep_outcome(on, r, arg);
+    fetcher_pause(on, r->id);
+}
+
+static int pause_once(struct fetcher *on, const void *data, size_t size, void *arg) {
+    (void)on, (void)data, (void)size, (void)arg;
+    return paused++ ? -1 : FETCHER_PAUSE;
+}
+
+/* A pause holds, whatever ends meanwhile. */
+static void test_pause_holds(void) {
+    struct outcome o = {0};
+    struct fetcher_info info;
+    fetcher_id id;
+    id = fetcher_start(f,
+                       &(struct fetcher_request){
+                           .url = url("/ph"), .every_ms = 1000, .on_done = pause_done, .arg = &o});
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED);
+    f->loop.skew += 5000000;
+    for (int i = 0; i < 10; i++)
+        fetcher_step(f, 2);
+    ok(o.calls == 1 && fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED,
+       "a repeating one that is paused at the end of a round");
+    fetcher_resume(f, id);
+    until(o.calls == 2);
+    fetcher_cancel(f, id);
+    until(f->loop.pending == 0);
+    paused = o.calls = 0;
+    fetcher_start(f, &(struct fetcher_request){.url = url("/pr?size=100000&stall=20000"),
+                                               .retries = -1,
+                                               .on_data = pause_once,
+                                               .on_progress = resume_paused,
+                                               .on_done = keep_outcome,
+                                               .arg = &o});
+    until(o.calls);
+    ok(o.code == FETCHER_REFUSED && o.total_us < 5000000,
+       "a reader that refuses what it paused: %s", o.message);
+    forget(&o);
+}
+
+static void test_pause_in_lookup(void) {
+    struct outcome o = {0};
+    struct fetcher_info info;
+    fetcher_id id;
+    hang_begin();
+    id = fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/",
+                                                    .on_data = pause_once,
+                                                    .on_done = keep_outcome,
+                                                    .arg = &o});
+    until(lookups_begun);
+    fetcher_pause(f, id);
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED);
+    (void)!write(hang_pipe[1], "x", 1);
+    until(f->lookups == 0);
+    for (int i = 0; i < 10; i++)
+        fetcher_step(f, 2);
+    ok(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED,
+       "a stream whose lookup fails");
+    fetcher_cancel(f, id);
+    until(o.calls);
+    close(hang_pipe[0]);
+    close(hang_pipe[1]);
+    hang_begin();
+    id = fetcher_start(
+        f, &(struct fetcher_request){.url = "http://hang.test/", .on_data = pause_once});
+    fetcher_get(f, "http://hang.test/", NULL, NULL);
+    until(lookups_begun);
+    ok(f->running == 1, "others wait for a scout");
+    fetcher_pause(f, id);
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED);
+    until(lookups_begun > 1);
+    ok(lookups_begun > 1, "but not for one that is paused");
+    fetcher_cancel(f, id);
+    fetcher_cancel(f, id + 1);
+    hang_end();
+    forget(&o);
+}
+
+/* Half of all requests fail, at random places, and 200 transfers come right. */
+static void test_random_faults(void) {
+    static struct outcome o[200];
+    char path[40];
+    int good = 0;
+    fetcher_limit(f, 32, 32, 0);
+    for (int i = 0; i < 200; i++) {
+        o[i] = (struct outcome){.hasten = true};
+        snprintf(path, sizeof path, "many/%d", i);
+        fetcher_start(f, &(struct fetcher_request){
+                             .url = url("/any%d?size=%d&random=%d", i, 1000 + i * 700, i + 1),
+                             .path = in_work(path),
+                             .retries = 30,
+                             .stall_ms = -1,
+                             .on_done = keep_outcome,
+                             .on_progress = hasten,
+                             .arg = &o[i]});
+    }
+    until(f->loop.pending == 0);
+    for (int i = 0; i < 200; i++) {
+        char target[40];
+        snprintf(path, sizeof path, "many/%d", i);
+        snprintf(target, sizeof target, "/any%d", i);
+        good += o[i].code == FETCHER_OK && file_is(in_work(path), 1000 + i * 700, target, 0);
+        if (o[i].code != FETCHER_OK)
+            printf("# %s: %s, %d attempts\n", o[i].url, o[i].message, o[i].attempts);
+        forget(&o[i]);
+    }
+    ok(good == 200 && names_in(in_work("many")) == 200,
+       "200 files through a server that fails half of all requests (%d): %d are right",
+       server.requests, good);
+}
+
+static int swallow(struct fetcher *on, const void *data, size_t size, void *arg) {
+    (void)on, (void)data, (void)size, (void)arg;
+    return 0;
+}
+
+/* Bytes a second, and turns a second, over a while. */
+static double measure_rate(struct fetcher *own, int seconds, double *turns) {
+    struct fetcher_stats before, st;
+    usec begin = clock_us();
+    fetcher_stats(own, &before);
+    while (clock_us() < begin + seconds * 1000000)
+        fetcher_step(own, 20);
+    fetcher_stats(own, &st);
+    *turns = (double)(st.turns - before.turns) / seconds;
+    return (double)(st.received - before.received) * 1e6 / (double)(clock_us() - begin);
+}
+
+/* The server is in a process of its own, so that each has its own loop. */
+static void test_one_rate(int limit, int transfers, int seconds) {
+    struct fetcher *own = fetcher_new(), *previous = f;
+    struct fetcher_stats st;
+    double rate, turns;
+    pid_t pid = fork();
+    while (pid == 0)
+        fetcher_step(f, 1000);
+    f = own;
+    fetcher_limit(own, 100, 100, limit);
+    for (int n = 0; n < transfers; n++)
+        fetcher_start(
+            own, &(struct fetcher_request){.url = url("/rate?size=600000000"), .on_data = swallow});
+    until(fetcher_stats(own, &st) == 0 && st.received > limit / 4);
+    rate = measure_rate(own, seconds, &turns);
+    ok(rate > limit * .9 && rate < limit * 1.1, "%d bytes/s with %d in flight: %.0f", limit,
+       transfers, rate);
+    ok(turns < 1000, "and without spinning: %.0f turns a second", turns);
+    fetcher_limit(own, 0, 0, limit * 5);
+    rate = measure_rate(own, 2, &turns);
+    ok(rate > limit * 4.2 && rate < limit * 5.8, "five times as much, on the way: %.0f", rate);
+    fetcher_free(own);
+    f = previous;
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+}
+
+static void test_rate(void) {
+    test_one_rate(20000, 1, 10);
+    test_one_rate(20000, 50, 10);
+    test_one_rate(20000000, 1, 2);
+    test_one_rate(20000000, 50, 2);
+}
+
+static const struct test transfers_tests[] = {
+    TEST(memory),         TEST(request),
+    TEST(redirect),       TEST(urls),
+    TEST(failures),       TEST(timeouts),
+    TEST(stream),         TEST(limits),
+    TEST(priority),       TEST(hosts),
+    TEST(retry),          TEST(backoff),
+    TEST(retry_after),    TEST(total),
+    TEST(slow_rate),      TEST(own_range),
+    TEST(complete),       TEST(interrupted_often),
+    TEST(server_restart), TEST(stream_retry),
+    TEST(pause_holds),    TEST(pause_in_lookup),
+    TEST(random_faults),  TEST(rate),
+};
+
+/* ---------------------------------------------------------------------------------------- Files */
+
+/* Each write takes longer than the slice: so a turn has one at most, whatever it belongs to. */
+static void test_slow_disk(void) {
+    struct fetcher_request rq = {.path = in_work(""), .on_done = count_done};
+    int size[] = {1000, 16384, 16385, 20000, 33000, 200000, 200000}, most = 0, good = 0, all = 0;
+    calls = 0;
+    disk_ms = 5;
+    for (int i = 0; i < (int)COUNT_OF(size); i++) {
+        rq.url = url("/w%d?size=%d", i, size[i]);
+        fetcher_start(f, &rq);
+    }
+    for (usec end = clock_us() + 20000000; calls < (int)COUNT_OF(size) && clock_us() < end;
+         all += disk_writes) {
+        disk_writes = 0;
+        fetcher_step(f, 100);
+        most = disk_writes > most ? disk_writes : most;
+    }
+    disk_ms = 0;
+    for (int i = 0; i < (int)COUNT_OF(size); i++) {
+        char target[20], name[20];
+        snprintf(target, sizeof target, "/w%d", i);
+        snprintf(name, sizeof name, "w%d", i);
+        good += file_is(in_work(name), size[i], target, 0);
+    }
+    ok(most == 1 && good == (int)COUNT_OF(size),
+       "on a slow disk a turn has %d write, of %d; %d files are right", most, all, good);
+}
+
+/* flock(), in place of the system's: the file that is to be locked may lose its name before; or there may be no locks. */
+static char *renamed;
+static int flock_error;
+
+int flock(int fd, int operation) {
+    if (renamed)
+        rename(renamed, in_work("renamed"));
+    renamed = NULL;
+    if (flock_error)
+        return set_errno(flock_error);
+    return (int)syscall(SYS_flock, fd, operation);
+}
+
+static void test_no_locks(void) {
+    static const int error[] = {ENOSYS, ENOLCK, EOPNOTSUPP};
+    for (int i = 0; i < 3; i++) {
+        flock_error = error[i];
+        struct outcome o = FETCH(.url = url("/lockless?size=300000&cut=200000&times=1"),
+                                 .path = in_work("lockless/f"), .existing = FETCHER_OVERWRITE);
+        flock_error = 0;
+        ok(o.code == FETCHER_OK && file_is(in_work("lockless/f"), 300000, "/lockless", 0) &&
+               names_in(in_work("lockless")) == 1,
+           "a file system without locks: %s", o.message);
+        forget(&o);
+    }
+}
+
+static void test_file(void) {
+    char *path = in_work("sub/dir/file.bin");
+    struct outcome o = FETCH(.url = url("/f?size=300000"), .path = path);
+    ok(o.code == FETCHER_OK && file_is(path, 300000, "/f", 0) && strcmp(o.path, path) == 0 &&
+           o.bytes == 300000 && !o.data && names_in(in_work("sub/dir")) == 1,
+       "a file, in directories that are made; no .part is left");
+    forget(&o);
+    o = FETCH(.url = url("/f?size=1000"), .path = path);
+    ok(o.code == FETCHER_OK && strstr(o.path, "/file (1).bin") && file_is(o.path, 1000, "/f", 0) &&
+           file_is(path, 300000, "/f", 0),
+       "a name that is taken gets a number");
+    for (int i = 2; i < 25; i++) {
+        forget(&o);
+        o = FETCH(.url = url("/f?size=1000"), .path = path);
+    }
+    ok(strstr(o.path, "/file (24).bin") && names_in(in_work("sub/dir")) == 25, "the 24th too");
+    forget(&o);
+    o = FETCH(.url = url("/f?size=20"), .path = path, .existing = FETCHER_OVERWRITE);
+    ok(o.code == FETCHER_OK && file_is(path, 20, "/f", 0), "a file can be replaced");
+    forget(&o);
+    char meta[300];
+    snprintf(meta, sizeof meta, "%s\n\"etag\"\n5000000\n", url("/f?size=77"));
+    write_file(in_work("sub/dir/file.bin.part.meta"), meta, strlen(meta));
+    seen("/f?size=77")->count = 0;
+    o = FETCH(.url = url("/f?size=77"), .path = path, .existing = FETCHER_SKIP);
+    ok(o.code == FETCHER_OK && !o.changed && file_is(path, 20, "/f", 0) &&
+           seen("/f?size=77")->count == 0,
+       "or what exists is skipped, without a request");
+    ok(!exists(in_work("sub/dir/file.bin.part.meta")),
+       "a .meta that was left behind alone is removed");
+    forget(&o);
+}
+
+static void test_file_whole(void) {
+    struct outcome o;
+    o = FETCH(.url = url("/f?status=404"), .path = in_work("none"), .retries = -1);
+    ok(o.code == FETCHER_HTTP && !exists(in_work("none")), "an error page never becomes a file");
+    forget(&o);
+    o = FETCH(.url = url("/f?size=90000&cut=50000&etag=none&modified=none"),
+              .path = in_work("none"), .retries = -1);
+    ok(o.code == FETCHER_CUT_SHORT && !exists(in_work("none")) && !exists(in_work("none.part")),
+       "nor does half a file; without a validator its .part goes too");
+    forget(&o);
+    o = FETCH(.url = url("/f?size=5000&length=-1"), .path = in_work("endless"));
+    ok(o.code == FETCHER_OK && file_is(in_work("endless"), 5000, "/f", 0),
+       "a body that the end of the connection ends");
+    forget(&o);
+    o = FETCH(.url = url("/f?size=100000&chunked=1"), .path = in_work("chunked"));
+    ok(o.code == FETCHER_OK && file_is(in_work("chunked"), 100000, "/f", 0), "a chunked body");
+    forget(&o);
+    o = FETCH(.url = url("/f?size=0"), .path = in_work("nil"));
+    ok(o.code == FETCHER_OK && file_is(in_work("nil"), 0, "/f", 0), "an empty file");
+    forget(&o);
+}
+
+static void test_file_trouble(void) {
+    char path[700], name[300];
+    struct outcome o;
+    write_file(in_work("plain"), "x", 1);
+    snprintf(path, sizeof path, "%s/plain/below", work);
+    o = FETCH(.url = url("/t?size=10"), .path = path);
+    ok(o.code == FETCHER_FILE && strstr(o.message, "Not a directory") && o.attempts == 1, "%s",
+       o.message);
+    forget(&o);
+    memset(name, 'n', 299);
+    name[299] = '\0';
+    o = FETCH(.url = url("/t?size=10"), .path = in_work(name));
+    ok(o.code == FETCHER_FILE && strstr(o.message, "too long"), "a name too long is told");
+    forget(&o);
+    if (symlink(in_work("plain"), in_work("link.part")) < 0)
+        die("symlink");
+    o = FETCH(.url = url("/t?size=30000"), .path = in_work("link"));
+    ok(o.code == FETCHER_OK && file_is(in_work("link"), 30000, "/t", 0) &&
+           exists(in_work("link.part")),
+       "a symbolic link in place of the .part is not followed");
+    forget(&o);
+    write_file(in_work("foreign.part"), "", 0);
+    if (truncate(in_work("foreign.part"), 1000) < 0)
+        die("truncate");
+    o = FETCH(.url = url("/t?size=30000"), .path = in_work("foreign"));
+    ok(o.code == FETCHER_OK && exists(in_work("foreign.part")),
+       "somebody's big file that is named like a .part is left alone");
+    forget(&o);
+    mkdir(in_work("folder"), 0777);
+    o = FETCH(.url = url("/t?size=30000"), .path = in_work("folder"),
+              .existing = FETCHER_OVERWRITE);
+    ok(o.code == FETCHER_FILE && strstr(o.message, "is not a file"), "%s", o.message);
+    forget(&o);
+    /* Where even root may not write. */
+    o = FETCH(.url = url("/t?size=10"), .path = "/proc/self/net/x");
+    ok(o.code == FETCHER_FILE && strstr(o.message, "/proc/self/net/x.part: "), "%s", o.message);
+    forget(&o);
+    ok(names_in(work) == 6, "nothing else was left: %d", names_in(work));
+}
+
+/* A disk that is full: a small one, where the machine lets us mount it. */
+static void test_disk_full(void) {
+    char command[300], path[700];
+    struct child c;
+    struct outcome o;
+    snprintf(command, sizeof command,
+             "mkdir %s/disk && mount -t tmpfs -o size=2m none %s/disk && "
+             "head -c 500000 /dev/zero > %s/disk/filler",
+             work, work, work);
+    c = SH(command);
+    if (c.status != 0)
+        skip("a full disk", "no right to mount a small one");
+    else {
+        snprintf(path, sizeof path, "%s/disk/big", work);
+        o = FETCH(.url = url("/full?size=1900000"), .path = path);
+        ok(o.code == FETCHER_FILE && strstr(o.message, "No space left") && !exists(path) &&
+               o.attempts == 1 && o.bytes > 1000000,
+           "a full disk: %s", o.message);
+        forget(&o);
+        snprintf(command, sizeof command, "%s/disk/filler", work);
+        unlink(command);
+        o = FETCH(.url = url("/full?size=1900000"), .path = path);
+        ok(o.code == FETCHER_OK && file_is(path, 1900000, "/full", 0) && o.received < 900000,
+           "and when there is room again, it goes on: %d bytes came", (int)o.received);
+        forget(&o);
+        snprintf(command, sizeof command, "umount %s/disk", work);
+        child_free(&c);
+        c = SH(command);
+    }
+    child_free(&c);
+}
+
+static void test_names(void) {
+    static const struct {
+        const char *from, *to;
+    } t[] = {
+        {"plain.txt", "plain.txt"},
+        {"../../x", "x"},
+        {".bashrc", "_bashrc"},
+        {"..", "__"},
+        {"a\\b\\c.txt", "c.txt"},
+        {"", "index.html"},
+        {"dir/", "index.html"},
+        {"\x1b[31mred", "_[31mred"},
+        {"tab\there", "tab_here"},
+        {"\xe2\x80\xae"
+         "gnp.exe",
+         "___gnp.exe"},
+        {"\xff\xfe", "__"},
+        {"\xc3\xa4.txt", "\xc3\xa4.txt"},
+        {"\xc0\xaf"
+         "x",
+         "__x"},
+        {"...x", "___x"},
+        {"a b", "a b"},
+    };
+
+    char name[1024], longest[600];
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        name_make_safe(name, sizeof name, t[i].from);
+        ok(strcmp(name, t[i].to) == 0, "a safe name: %s", name);
+    }
+    memset(longest, 0, sizeof longest);
+    for (int i = 0; i < 299; i += 2)
+        memcpy(longest + i, "\xc3\xa4", 2);
+    strcpy(longest + 296, ".tar");
+    name_make_safe(name, sizeof name, longest);
+    ok(strlen(name) <= 240 && strlen(name) >= 238 && strstr(name, ".tar") &&
+           utf8_length(name + 234),
+       "a name of 300 bytes is cut on a character, and keeps its extension");
+}
+
+static void test_dispositions(void) {
+    static const struct {
+        const char *header, *name;
+    } t[] = {
+        {"attachment; filename=\"a b.txt\"", "a b.txt"},
+        {"attachment; filename=plain.txt", "plain.txt"},
+        {"attachment;filename=x.txt ; size=3", "x.txt"},
+        {"inline; FileName = \"q\\\"uote\"", "q\"uote"},
+        {"attachment; filename=\"no\"; filename*=UTF-8''%e2%82%ac%20rates", "\xe2\x82\xac rates"},
+        {"attachment; filename*=iso-8859-1'en'%A3%20rates; filename=no", "\xa3 rates"},
+        {"attachment; filename*=UTF-8''%2e%2e%2fetc%2fpasswd", "../etc/passwd"},
+        {"attachment", ""},
+        {"attachment; filename=", ""},
+        {"attachment; filename=\"open", "open"},
+        {"attachment; xfilename=no", ""},
+        {"", ""},
+        {";;;=;filename", ""},
+    };
+
+    char name[600];
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++)
+        ok(disposition_name(t[i].header, name, sizeof name) == (t[i].name[0] != '\0') &&
+               strcmp(name, t[i].name) == 0,
+           "disposition: %s", t[i].header);
+}
+
+static void test_directory(void) {
+    static const struct {
+        const char *path, *name;
+    } t[] = {
+        {"/a/b.txt?size=10", "b.txt"},
+        {"/a/?size=10", "index.html"},
+        {"/%%2e%%2e%%2fx?size=10", "x"},
+        {"/.bashrc?size=10", "_bashrc"},
+        {"/d?disposition=attachment;%%20filename=%%22n.txt%%22", "n.txt"},
+        {"/e?disposition=attachment;%%20filename=../../evil", "evil"},
+        {"/e?disposition=attachment;filename=x.part", "x.part"},
+        {"/e?disposition=attachment;filename=x.part.meta", "x.part_meta"},
+        {"/x.Part.META?size=10", "x.Part_META"},
+        {"/%%1b%%5b2J?size=10", NULL},
+        {"/f?size=40000&disposition=attachment;%%20filename*=utf-8''%%25c3%%25a4", "\xc3\xa4"},
+    };
+
+    char dir[700], path[800];
+    struct outcome o;
+    snprintf(dir, sizeof dir, "%s/new/", work);
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        char target[300];
+        snprintf(target, sizeof target, t[i].path, 0);
+        o = FETCH(.url = url("%s", target), .path = dir);
+        snprintf(path, sizeof path, "%s%s", dir, t[i].name ? t[i].name : strrchr(o.path, '/') + 1);
+        ok(o.code == FETCHER_OK && strcmp(o.path, path) == 0 && exists(path) &&
+               !strchr(path, '\x1b'),
+           "into a directory: %s", path + strlen(dir));
+        forget(&o);
+    }
+    ok(names_in(dir) == (int)COUNT_OF(t) && names_in(work) == 1, "nothing was written elsewhere");
+}
+
+/* The URL is written as the user likes. */
+static void test_resume_case(void) {
+    char shouted[300], target[] = "/shouted?size=100000&stall=60000&times=1";
+    snprintf(shouted, sizeof shouted, "HTTP%s", url("%s", target) + 4);
+    struct outcome o =
+        FETCH(.url = shouted, .path = in_work("shouted"), .stall_ms = 50, .retries = -1);
+    ok(o.code == FETCHER_TIMEOUT && exists(in_work("shouted.part.meta")), "HTTP:// in capitals");
+    forget(&o);
+    o = FETCH(.url = shouted, .path = in_work("shouted"));
+    ok(o.code == FETCHER_OK && o.received == 40000 &&
+           file_is(in_work("shouted"), 100000, "/shouted", 0) && names_in(work) == 1,
+       "can be continued, too: %d bytes", (int)o.received);
+    forget(&o);
+}
+
+/* In a directory for all, somebody has put what looks like a part of what we want. */
+static void test_resume_foreign(void) {
+    const char *target = "/owned?size=100000&stall=60000&times=1";
+    struct stat st;
+    struct outcome o =
+        FETCH(.url = url("%s", target), .path = in_work("owned"), .stall_ms = 50, .retries = -1);
+    forget(&o);
+    if (chown(in_work("owned.part"), 65534, 65534) < 0) {
+        skip("a .part of another user", "only root can make one");
+        return;
+    }
+    o = FETCH(.url = url("%s", target), .path = in_work("owned"));
+    ok(o.code == FETCHER_OK && file_is(in_work("owned"), 100000, "/owned", 0) &&
+           o.received == 100000 && stat(in_work("owned"), &st) == 0 && st.st_uid == geteuid() &&
+           exists(in_work("owned.part")),
+       "a .part of another user is left alone");
+    forget(&o);
+}
+
+static void test_resume(void) {
+    static const struct {
+        const char *query;
+        int requests;
+        int64_t most;
+        const char *what;
+    } t[] = {
+        {"cut=200000&times=1", 2, 400000, "a strong ETag"},
+        {"cut=200000&times=1&etag=none", 2, 400000, "Last-Modified"},
+        {"cut=200000&times=1&etag=weak", 2, 400000, "a weak ETag, but Last-Modified"},
+        {"cut=200000&times=1&etag=none&modified=none", 2, 600000, "no validator: over again"},
+        {"cut=200000&times=1&range=ignore", 3, 1000000, "ranges ignored: over again"},
+        {"cut=200000&times=1&range=416", 3, 600000, "416: over again"},
+        {"cut=200000&times=1&range=wrong", 3, 1000000, "a wrong Content-Range: over again"},
+        {"cut=200000&times=1&range=date", 3, 1000000, "If-Range with a date only"},
+        {"cut=100000&times=3", 4, 400000, "three times"},
+        {"cut=200000&times=1&chunked=1", 2, 400000, "chunked"},
+        {"reset=200000&times=1", 2, 400000, "a reset"},
+        {"cut=100000&times=1&cap=100000", 4, 400000, "parts that are smaller than asked for"},
+    };
+    struct outcome o;
+    char target[200];
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++)
+        for (int to_file = 0; to_file < 2; to_file++) {
+            snprintf(target, sizeof target, "/%s%zu?size=400000&%s", to_file ? "file" : "memory", i,
+                     t[i].query);
+            o = FETCH(.url = url("%s", target), .path = to_file ? in_work("resumed") : NULL,
+                      .existing = FETCHER_OVERWRITE);
+            ok(o.code == FETCHER_OK && seen("%s", target)->count == t[i].requests &&
+                   seen("%s", target)->sent <= t[i].most + 70000 && o.bytes == 400000 &&
+                   (to_file ? file_is(in_work("resumed"), 400000, target, 0)
+                            : is_content(o.data, 400000, target, 0)),
+               "resume %s: %s (%d requests, %d bytes)", to_file ? "a file" : "in memory", t[i].what,
+               seen("%s", target)->count, (int)seen("%s", target)->sent);
+            forget(&o);
+        }
+    ok(names_in(work) == 1, "no .part and no .meta is left");
+}
+
+/* A server that knows no ranges; and a document without a date, by which it could be asked once more. */
+static void test_resume_refused(void) {
+    struct outcome o =
+        FETCH(.url = url("/whole?size=50000&cut=30000&times=1&range=ignore&modified=none"),
+              .path = in_work("whole"));
+    ok(o.code == FETCHER_OK && o.attempts == 2 && o.received == 80000 &&
+           file_is(o.path, 50000, "/whole", 0),
+       "where a range is not to be had, all of it comes again");
+    forget(&o);
+}
+
+static void test_resume_changed(void) {
+    static const char *const queries[] = {
+        "cut=200000&times=1&changed=1", "cut=200000&times=1&changed=1&etag=none",
+        "cut=200000&times=1&changed=1&etag=weak", "cut=200000&times=1&changed=1&range=blind",
+        "cut=200000&times=1&changed=1&range=blind&etag=none"};
+    struct outcome o;
+    char target[200];
+    for (size_t i = 0; i < sizeof queries / sizeof *queries; i++) {
+        snprintf(target, sizeof target, "/c%zu?size=400000&%s", i, queries[i]);
+        o = FETCH(.url = url("%s", target), .path = in_work("changed"),
+                  .existing = FETCHER_OVERWRITE);
+        ok(o.code == FETCHER_OK && file_is(in_work("changed"), 400000, target, 1),
+           "a document that changed meanwhile is fetched anew: %s", queries[i]);
+        forget(&o);
+    }
+}
+
+/* The .part is taken away, and another put in its place. */
+/* Sizes and offsets beyond 32 bits. All but the last megabyte is there already, as a hole in the file. */
+static void test_beyond_4_gib(void) {
+    static const int64_t size = 5000000000, there = 4999000000;
+    struct outcome o;
+    struct stat st = {.st_size = 0};
+    char meta[500], end[1000];
+    int fd;
+    const char *u = url("/huge?size=%" PRId64, size);
+    snprintf(meta, sizeof meta, "%s\n\"v%u\"\n%" PRId64 "\n", u, seed_of("/huge", 0), size);
+    write_file(in_work("huge.part"), "", 0);
+    write_file(in_work("huge.part.meta"), meta, strlen(meta));
+    if (truncate(in_work("huge.part"), there) < 0) {
+        skip("a file of 5 GB", "there can't be one");
+        return;
+    }
+    o = FETCH(.url = u, .path = in_work("huge"));
+    fd = open(in_work("huge"), O_RDONLY);
+    ok(o.code == FETCHER_OK && o.bytes == size && o.received == size - there &&
+           fstat(fd, &st) == 0 && st.st_size == size,
+       "a file of 5 GB is continued behind 4 GiB: %s", o.message);
+    ok(pread(fd, end, sizeof end, size - 1000) == 1000 &&
+           (unsigned char)end[999] == pattern(seed_of("/huge", 0), size - 1) &&
+           (unsigned char)end[0] == pattern(seed_of("/huge", 0), size - 1000),
+       "and ends as it should");
+    close(fd);
+}
+
+static void test_part_replaced(void) {
+    struct outcome o = {0};
+    struct fetcher_info info;
+    int64_t size;
+    fetcher_id id;
+    id = fetcher_start(f, &(struct fetcher_request){.url = url("/taken?size=400000&slow=20000"),
+                                                    .path = in_work("taken"),
+                                                    .on_done = keep_outcome,
+                                                    .arg = &o});
+    until(fetcher_info(f, id, &info) == 0 && info.bytes > 100000);
+    unlink(in_work("taken.part"));
+    write_file(in_work("taken.part"), "other", 5);
+    until(o.calls);
+    free(slurp(in_work("taken.part"), &size));
+    ok(o.code == FETCHER_FILE && !exists(in_work("taken")) && size == 5, "%s", o.message);
+    write_file(in_work("empty.part"), "", 0);
+    write_file(in_work("empty.part.meta"), "mine", 4);
+    o = FETCH(.url = url("/taken?size=400000"), .path = in_work("empty"));
+    free(slurp(in_work("empty.part.meta"), &size));
+    ok(o.code == FETCHER_OK && size == 4, "a foreign .meta beside an empty .part is left alone");
+}
+
+/* A .part without a .meta is somebody's file. */
+static void test_foreign_part(void) {
+    struct outcome o;
+    int64_t size;
+    char *data;
+    write_file(in_work("report.part"), "mine", 4);
+    o = FETCH(.url = url("/fp?size=500000&cut=100000"), .path = in_work("report"), .retries = -1);
+    data = slurp(in_work("report.part"), &size);
+    ok(o.code == FETCHER_CUT_SHORT && size == 4 && memcmp(data, "mine", 4) == 0 &&
+           exists(in_work("report (1).part")),
+       "a .part of somebody else's is gone round");
+    free(data);
+    write_file(in_work("notes.part.meta"), "mine", 4);
+    o = FETCH(.url = url("/fp?size=500000"), .path = in_work("notes"));
+    data = slurp(in_work("notes.part.meta"), &size);
+    ok(o.code == FETCHER_OK && size == 4 && memcmp(data, "mine", 4) == 0, "and so is a .meta");
+    free(data);
+    /* What one URL left must not become part of another. */
+    o = FETCH(.url = url("/A?size=900000&cut=300000&times=1"), .path = in_work("out"),
+              .retries = -1);
+    o = FETCH(.url = url("/B?size=900000&cut=400000&times=1"), .path = in_work("out"),
+              .retries = -1);
+    o = FETCH(.url = url("/A?size=900000&cut=300000&times=1"), .path = in_work("out"),
+              .retries = -1);
+    ok(o.code == FETCHER_OK && file_is(in_work("out"), 900000, "/A", 0) &&
+           !exists(in_work("out.part")),
+       "two URLs that take turns with one name");
+}
+
+static void test_skip_leftover(void) {
+    char meta[300];
+    struct outcome o;
+    write_file(in_work("kept"), "old", 3);
+    write_file(in_work("kept.part"), "half", 4);
+    snprintf(meta, sizeof meta, "%s\n\"x\"\n9\n", url("/kept?size=9"));
+    write_file(in_work("kept.part.meta"), meta, strlen(meta));
+    int fd = open(in_work("kept.part"), O_RDWR);
+    flock(fd, LOCK_EX);
+    o = FETCH(.url = url("/kept?size=9"), .path = in_work("kept"), .existing = FETCHER_SKIP);
+    ok(o.code == FETCHER_OK && !o.changed && o.attempts == 0,
+       "what exists is skipped, whoever writes its .part: %s", o.message);
+    forget(&o);
+    close(fd);
+}
+
+/* The name comes with the answer: what has it already is left as it is. */
+static void test_skip_late(void) {
+    struct outcome o;
+    mkdir(in_work("late"), 0777);
+    write_file(in_work("late/there"), "mine", 4);
+    for (int size = 10; size <= 40000; size += 39990) {
+        o = FETCH(.url = url("/x?size=%d&disposition=attachment;filename=there", size),
+                  .path = in_work("late/"), .existing = FETCHER_SKIP);
+        ok(o.code == FETCHER_OK && !o.changed && names_in(in_work("late")) == 1 &&
+               file_has(in_work("late/there"), "mine"),
+           "what exists is skipped, also if its name comes late: %s", o.message);
+        forget(&o);
+    }
+}
+
+static void test_skip_repeated(void) {
+    struct outcome o = {0};
+    struct fetcher_info info;
+    fetcher_id id;
+    int64_t size;
+    write_file(in_work("precious"), "precious", 8);
+    id = fetcher_start(f, &(struct fetcher_request){.url = url("/small?size=5"),
+                                                    .every_ms = 1000,
+                                                    .path = in_work("precious"),
+                                                    .existing = FETCHER_SKIP,
+                                                    .on_done = keep_outcome,
+                                                    .arg = &o});
+    for (int i = 1; i <= 4; i++) {
+        until(o.calls == i && fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
+        f->loop.skew += 2000000;
+    }
+    free(slurp(in_work("precious"), &size));
+    ok(size == 8 && seen("/small?size=5")->count == 0,
+       "what is to be skipped is skipped in each round");
+}
+
+static void test_two_on_one_target(void) {
+    struct fetcher *one = f, *two = fetcher_new();
+    struct fetcher_info info;
+    struct outcome a = {0}, b = {0};
+    struct child c;
+    char path[700];
+    fetcher_id id;
+    snprintf(path, sizeof path, "%s", in_work("same"));
+    id = fetcher_start(one, &(struct fetcher_request){.url = url("/same?size=3000000&slow=30000"),
+                                                      .path = path,
+                                                      .on_done = keep_outcome,
+                                                      .arg = &a});
+    until(fetcher_info(one, id, &info) == 0 && info.bytes > 100000);
+    c = RUN("-o", path, "-q", url("/same?size=3000000&slow=30000"));
+    ok(said(&c, 1, "is being written by another process"),
+       "a second process on one target is refused");
+    child_free(&c);
+    fetcher_start(
+        one, &(struct fetcher_request){
+                 .url = url("/same?size=50000"), .path = path, .on_done = keep_outcome, .arg = &b});
+    until(a.calls && b.calls);
+    ok(a.code == FETCHER_OK && b.code == FETCHER_OK && strcmp(a.path, b.path) != 0 &&
+           file_is(a.path, 3000000, "/same", 0) && file_is(b.path, 50000, "/same", 0),
+       "two transfers of one process go round each other");
+    fetcher_free(two);
+    forget(&a);
+    forget(&b);
+}
+
+static const struct test files_tests[] = {
+    TEST(file),           TEST(no_locks),       TEST(slow_disk),
+    TEST(file_whole),     TEST(file_trouble),   TEST(disk_full),
+    TEST(names),          TEST(dispositions),   TEST(directory),
+    TEST(beyond_4_gib),   TEST(part_replaced),  TEST(resume),
+    TEST(resume_case),    TEST(resume_foreign), TEST(resume_refused),
+    TEST(resume_changed), TEST(foreign_part),   TEST(skip_leftover),
+    TEST(skip_late),      TEST(skip_repeated),  TEST(two_on_one_target),
+};
+
+/* -------------------------------------------------------------------------------------- Repeats */
+
+static void test_repeat(void) {
+    struct outcome o = {0};
+    struct fetcher_info info;
+    struct stat before, after;
+    usec due[6];
+    fetcher_id id;
+    id = fetcher_start(f, &(struct fetcher_request){.url = url("/every?size=3000&changed=3"),
+                                                    .path = in_work("page"),
+                                                    .every_ms = 10000,
+                                                    .on_done = keep_outcome,
+                                                    .arg = &o});
+    until(o.calls == 1);
+    ok(o.code == FETCHER_OK && o.changed && !o.last && exists(in_work("page")),
+       "a first round, at once");
+    stat(in_work("page"), &before);
+    for (int i = 1; i < 6; i++) {
+        until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
+        due[i] = f->loop.now / 1000 + info.wait_ms;
+        f->loop.skew += info.wait_ms * 1000 + 1000;
+        until(o.calls == i + 1);
+        if (i == 1)
+            ok(o.status == 304 && !o.changed && stat(in_work("page"), &after) == 0 &&
+                   after.st_ino == before.st_ino && after.st_mtime == before.st_mtime,
+               "then conditional: unchanged, and the file is left alone");
+        if (i == 3)
+            ok(o.status == 200 && o.changed && file_is(in_work("page"), 3000, "/every", 1) &&
+                   names_in(work) == 1,
+               "a changed document replaces the file");
+    }
+    ok(due[5] - due[1] >= 39000 && due[5] - due[1] <= 41000,
+       "rounds don't drift: %d ms in 4 rounds", (int)(due[5] - due[1]));
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
+    f->loop.skew += 3600000000; /* the machine slept for an hour */
+    until(o.calls == 7);
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
+    ok(info.wait_ms > 0 && info.wait_ms <= 10500,
+       "rounds that were slept through are not made up for");
+    fetcher_cancel(f, id);
+    until(f->loop.pending == 0);
+    ok(o.calls == 8 && o.last && o.code == FETCHER_CANCELLED, "rule 2: the last round is flagged");
+    forget(&o);
+}
+
+/* A round that is asked for in between is one more, and the planned one comes all the same. */
+static void test_repeat_resume(void) {
+    struct fetcher_info info = {.wait_ms = -1};
+    fetcher_id id = fetcher_start(
+        f, &(struct fetcher_request){.url = url("/between?size=5"), .every_ms = 4000});
+    until(seen("/between?size=5")->count == 1 && fetcher_info(f, id, &info) == 0 &&
+          info.state == FETCHER_SLEEPING);
+    f->loop.skew += 1000000;
+    fetcher_step(f, 0);
+    ok(fetcher_resume(f, id) == 0, "resume ends the sleep of a repeating one");
+    until(seen("/between?size=5")->count == 2 && fetcher_info(f, id, &info) == 0 &&
+          info.state == FETCHER_SLEEPING);
+    ok(seen("/between?size=5")->count == 2 && info.wait_ms > 2000 && info.wait_ms < 3300,
+       "and the next round is where it was: in %d ms", (int)info.wait_ms);
+    fetcher_cancel(f, id);
+    until(fetcher_count(f) == 0);
+}
+
+static void test_repeat_cancelled(void) {
+    struct outcome o = {0};
+    fetcher_id id = fetcher_start(
+        f, &(struct fetcher_request){
+               .url = url("/again?size=3"), .every_ms = 1000, .on_done = keep_outcome, .arg = &o});
+    until(o.calls == 1);
+    ok(o.status == 200 && !o.last, "a round");
+    fetcher_cancel(f, id);
+    until(o.calls == 2);
+    ok(o.code == FETCHER_CANCELLED && o.last && o.status == 0 && o.attempts == 0,
+       "cancelled before the next: there was no answer");
+    forget(&o);
+}
+
+static void test_repeat_failure(void) {
+    struct outcome o = {0};
+    struct fetcher_info info;
+    fetcher_id id;
+    int64_t waits[4];
+    id = fetcher_start(f, &(struct fetcher_request){.url = url("/fail?status=404&times=3"),
+                                                    .retries = -1,
+                                                    .every_ms = 10000,
+                                                    .on_done = keep_outcome,
+                                                    .arg = &o});
+    for (int i = 0; i < 4; i++) {
+        until(o.calls == i + 1);
+        until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
+        waits[i] = info.wait_ms;
+        f->loop.skew += info.wait_ms * 1000 + 1000;
+    }
+    ok(waits[0] > 15000 && waits[1] > 35000 && waits[2] > 70000 && waits[3] <= 10500 &&
+           o.code == FETCHER_OK,
+       "rounds that fail back off (%d, %d, %d s), and go on", (int)waits[0] / 1000,
+       (int)waits[1] / 1000, (int)waits[2] / 1000);
+    forget(&o);
+}
+
+/* Somebody is impatient: a success ends the back-off all the same. */
+static void test_repeat_hurried(void) {
+    struct outcome o = {0};
+    struct fetcher_info info;
+    fetcher_id id =
+        fetcher_start(f, &(struct fetcher_request){.url = url("/hurry?status=404&times=7"),
+                                                   .retries = -1,
+                                                   .every_ms = 1000,
+                                                   .on_done = keep_outcome,
+                                                   .arg = &o});
+    for (int i = 0; i < 8; i++) {
+        until(o.calls == i + 1 && fetcher_info(f, id, &info) == 0 &&
+              info.state == FETCHER_SLEEPING);
+        if (i < 7)
+            fetcher_resume(f, id);
+    }
+    ok(o.code == FETCHER_OK && info.wait_ms <= 2100,
+       "a success that was hurried ends the back-off: %d ms", (int)info.wait_ms);
+    forget(&o);
+}
+
+static int64_t told_wait;
+
+static void ask_wait(struct fetcher *on, const struct fetcher_result *r, void *arg) {
+    struct fetcher_info info;
+    (void)arg;
+    if (!r->last && fetcher_info(on, r->id, &info) == 0)
+        told_wait = info.wait_ms;
+}
+
+static void test_repeat_asked(void) {
+    told_wait = 1;
+    fetcher_start(f, &(struct fetcher_request){
+                         .url = url("/asked?size=3"), .every_ms = 5000, .on_done = ask_wait});
+    until(told_wait != 1);
+    ok(told_wait == -1, "in on_done it is not known yet how long the next round waits: %d",
+       (int)told_wait);
+}
+
+static const struct test repeats_tests[] = {
+    TEST(repeat),           TEST(repeat_resume),  TEST(repeat_failure),
+    TEST(repeat_cancelled), TEST(repeat_hurried), TEST(repeat_asked),
+};
+
+/* ---------------------------------------------------------------------------- The caller's side */
 
 static int cancelling_data(struct fetcher *on, const void *data, size_t size, void *arg) {
     struct fetcher_info info;
@@ -1957,7 +3522,7 @@ static void test_reentrancy(void) {
                                                .on_done = everything_done,
                                                .setup = everything_setup,
                                                .arg = &o});
-    until(o.calls && f->count == 0);
+    until(o.calls && f->loop.pending == 0);
     ok(o.calls == 1 && worked >= 7, "rule 3: every function worked in each of %d callbacks",
        worked);
     ok(busy_errors >= 3 * worked, "rule 3: but free, step, run and dispatch");
@@ -1978,12 +3543,12 @@ static void test_ids(void) {
     bool unique = true;
     calls = stale_errors = 0;
     id[0] = fetcher_get(f, url("/i"), NULL, NULL);
-    until(f->count == 0);
+    until(f->loop.pending == 0);
     for (int i = 1; i < 50; i++) {
         id[i] = fetcher_get(f, url("/i"), stale_done, &id[0]);
         unique &= id[i] > id[i - 1];
     }
-    until(f->count == 0);
+    until(f->loop.pending == 0);
     id2 = fetcher_timer(f, 1, note, "");
     ok(unique && id2 > id[49], "rule 1: ids grow, and so are never used again");
     ok(fetcher_cancel(f, id2) < 0 && errno == ENOENT,
@@ -2050,7 +3615,7 @@ struct alarm {
     uint64_t turn;
 };
 
-static struct model {
+static struct any_model {
     struct fetcher *f;
     unsigned random;
     bool inside, freed; /* a callback runs; nothing may come any more */
@@ -2326,7 +3891,7 @@ static void any_turn(void) {
 static void any_life(unsigned seed, int fds) {
     static const char letters[20] = "abcdefghijklmnopqrst";
     int calls_to_make, spare;
-    memset(&m, 0, offsetof(struct model, wrong));
+    memset(&m, 0, offsetof(struct any_model, wrong));
     m.random = seed * 2654435761u + 1;
     for (int i = 0; i < 3; i++)
         if (pipe(m.pipe[i]) < 0 || write(m.pipe[i][1], letters, 5) != 5 ||
@@ -2339,7 +3904,7 @@ static void any_life(unsigned seed, int fds) {
         for (unsigned n = chance(4); n > 0; n--)
             any_turn();
         if (chance(10) == 0)
-            m.f->skew += chance(2000000);
+            m.f->loop.skew += chance(2000000);
     }
     if (seed % 5 == 0) {
         for (int i = 0; i < m.deeds; i++)
@@ -2354,13 +3919,13 @@ static void any_life(unsigned seed, int fds) {
                 if (m.deed[n].id && !m.deed[n].over)
                     holds(fetcher_resume(m.f, m.deed[n].id) == 0);
             if (i % 10 == 9)
-                m.f->skew += 3000000;
+                m.f->loop.skew += 3000000;
         }
         holds(m.alive == 0);
         for (int i = 0; i < 300 && m.came < m.posted; i++)
             any_turn();
         holds(m.came == m.posted);
-        m.f->skew += 1000000;
+        m.f->loop.skew += 1000000;
         for (int i = 0; i < 9; i++)
             any_turn();
         for (int i = 0; i < m.alarms; i++)
@@ -2462,7 +4027,7 @@ static int lean_data(struct fetcher *on, const void *data, size_t size, void *ar
 
 static void lean_progress(struct fetcher *on, const struct fetcher_info *info, void *arg) {
     (void)arg;
-    on->skew += info->state == FETCHER_RETRYING ? info->wait_ms * 1000 + 1000 : 0;
+    on->loop.skew += info->state == FETCHER_RETRYING ? info->wait_ms * 1000 + 1000 : 0;
 }
 
 static void lean_timer(struct fetcher *on, void *arg) {
@@ -2551,7 +4116,7 @@ static void lean_life(void) {
             fetcher_step(own, 0);
             memory.on = false;
             if (turns % 300 == 299)
-                own->skew += 31000000; /* what hangs is to stall */
+                own->loop.skew += 31000000; /* what hangs is to stall */
             left = 0;
             for (int i = 0; i < LEAN; i++)
                 left += lean[i].id && !lean[i].last && (!t[i].rq.every_ms || !lean[i].done);
@@ -2660,1553 +4225,12 @@ static void test_manners(void) {
     close(same);
 }
 
-/* -- the queue -- */
-
-static void log_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
-    (void)on;
-    calls += r->last;
-    strncat(log_text, arg, sizeof log_text - strlen(log_text) - 1);
-}
-
-static void test_limits(void) {
-    calls = 0;
-    for (int i = 0; i < 30; i++)
-        fetcher_get(f, url("/delay?ms=20"), log_done, "");
-    until(calls == 30);
-    ok(server.busy_max == 6, "6 in flight to one host: %d", server.busy_max);
-    server.busy_max = calls = 0;
-    fetcher_limit(f, 3, 10, 0);
-    for (int i = 0; i < 12; i++)
-        fetcher_get(f, url("/delay?ms=20"), log_done, "");
-    until(calls == 12);
-    ok(server.busy_max == 3, "3 in flight, all together: %d", server.busy_max);
-    server.busy_max = calls = 0;
-    fetcher_limit(f, -1, -1, 0);
-    for (int i = 0; i < 100; i++)
-        fetcher_get(f, url("/delay?ms=300"), log_done, "");
-    until(calls == 100);
-    ok(server.busy_max == 100, "no limit: %d", server.busy_max);
-    ok(fetcher_limit(f, -2, 0, 0) < 0 && errno == EINVAL, "-2 is EINVAL");
-}
-
-static void test_priority(void) {
-    fetcher_id last;
-    calls = 0;
-    log_text[0] = '\0';
-    fetcher_limit(f, 1, 1, 0);
-    fetcher_get(f, url("/delay?ms=30"), log_done, "1");
-    fetcher_get(f, url("/2"), log_done, "2");
-    fetcher_start(f, &(struct fetcher_request){
-                         .url = url("/3"), .on_done = log_done, .arg = "3", .priority = 5});
-    last = fetcher_get(f, url("/4"), log_done, "4");
-    until(f->running);
-    fetcher_priority(f, last, 9);
-    until(calls == 4);
-    ok(strcmp(log_text, "1432") == 0 || strcmp(log_text, "3412") == 0 ||
-           strcmp(log_text, "4312") == 0,
-       "the higher priority starts first, then first come first: %s", log_text);
-}
-
-/* write(), in place of the system's: a disk may be slow. */
-static int disk_ms, disk_writes;
-
-ssize_t write(int fd, const void *data, size_t n) {
-    struct stat st;
-    if (disk_ms && fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) {
-        disk_writes++;
-        poll(NULL, 0, disk_ms);
-    }
-    return syscall(SYS_write, fd, data, n);
-}
-
-/* Work that appears after its part of the network's turn has run, because what comes before it has been put off. */
-static void start_late(struct fetcher *on, const struct fetcher_result *r, void *arg) {
-    (void)r, (void)arg;
-    for (usec end = clock_us() + 3 * SLICE_US; clock_us() < end;)
-        continue;
-    if (++calls == 2)
-        fetcher_start(on, &(struct fetcher_request){
-                              .url = "http://127.0.0.1:1/", .on_done = count_done, .retries = -1});
-}
-
-static void test_late_work(void) {
-    fd_set rd, wr;
-    int top = -1;
-    calls = 0;
-    for (int i = 0; i < 2; i++)
-        fetcher_start(f, &(struct fetcher_request){.url = "not a URL", .on_done = start_late});
-    until(calls == 2);
-    FD_ZERO(&rd);
-    FD_ZERO(&wr);
-    ok(f->running == 1 || fetcher_prepare(f, &rd, &wr, &top) == 0,
-       "a turn that could start something is not slept over");
-    until(calls == 3);
-}
-
-/* Each write takes longer than the slice: so a turn has one at most, whatever it belongs to. */
-static void test_slow_disk(void) {
-    struct fetcher_request rq = {.path = in_work(""), .on_done = count_done};
-    int size[] = {1000, 16384, 16385, 20000, 33000, 200000, 200000}, most = 0, good = 0, all = 0;
-    calls = 0;
-    disk_ms = 5;
-    for (int i = 0; i < (int)COUNT_OF(size); i++) {
-        rq.url = url("/w%d?size=%d", i, size[i]);
-        fetcher_start(f, &rq);
-    }
-    for (usec end = clock_us() + 20000000; calls < (int)COUNT_OF(size) && clock_us() < end;
-         all += disk_writes) {
-        disk_writes = 0;
-        fetcher_step(f, 100);
-        most = disk_writes > most ? disk_writes : most;
-    }
-    disk_ms = 0;
-    for (int i = 0; i < (int)COUNT_OF(size); i++) {
-        char target[20], name[20];
-        snprintf(target, sizeof target, "/w%d", i);
-        snprintf(name, sizeof name, "w%d", i);
-        good += file_is(in_work(name), size[i], target, 0);
-    }
-    ok(most == 1 && good == (int)COUNT_OF(size),
-       "on a slow disk a turn has %d write, of %d; %d files are right", most, all, good);
-}
-
-/* getaddrinfo(), in place of the system's: names that begin with "hang" take until they are told; so do those that
- * begin with "late", but for the first, which waits for a second. These and "local" are this machine. */
-static int hang_pipe[2];
-static volatile int lookups_begun;
-
-int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
-                struct addrinfo **result) {
-    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **) = NULL;
-    void *symbol = dlsym(RTLD_NEXT, "getaddrinfo");
-    struct pollfd p = {hang_pipe[0], POLLIN, 0};
-    memcpy(&real, &symbol, sizeof real);
-    if (node && strncmp(node, "hang", 4) == 0) {
-        lookups_begun++;
-        poll(&p, 1, 10000);
-        return EAI_AGAIN;
-    }
-    if (node && strncmp(node, "late", 4) == 0) {
-        static pthread_mutex_t counting = PTHREAD_MUTEX_INITIALIZER;
-        pthread_mutex_lock(&counting);
-        bool first = lookups_begun++ == 0;
-        pthread_mutex_unlock(&counting);
-        while (first ? lookups_begun < 2 && poll(NULL, 0, 1) == 0 : poll(&p, 1, 10000) < 0)
-            continue;
-    }
-    if (node && (strncmp(node, "local", 5) == 0 || strncmp(node, "late", 4) == 0))
-        node = "127.0.0.1";
-    if (node &&
-        strcmp(node, "two.test") == 0) { /* where nobody listens, and where the server does */
-        int bad = real("127.0.0.2", service, hints, result);
-        return bad ? bad : real("127.0.0.1", service, hints, &(*result)->ai_next);
-    }
-    return real(node, service, hints, result);
-}
-
-static void hang_begin(void) {
-    if (pipe(hang_pipe) < 0)
-        die("pipe");
-    lookups_begun = 0;
-}
-
-static void hang_end(void) {
-    (void)!write(hang_pipe[1], "x", 1);
-    until(f->lookups == 0);
-    close(hang_pipe[0]);
-    close(hang_pipe[1]);
-}
-
-static void test_parking(void) {
-    struct outcome o[30], good = {0};
-    struct fetcher_stats st;
-    char name[60];
-    int done;
-    usec before;
-    memset(o, 0, sizeof o);
-    hang_begin();
-    fetcher_limit(f, 100, 0, 0);
-    for (int i = 0; i < 30; i++) {
-        snprintf(name, sizeof name, "http://hang%d.test/", i);
-        fetcher_start(f, &(struct fetcher_request){.url = name,
-                                                   .on_done = keep_outcome,
-                                                   .arg = &o[i],
-                                                   .connect_ms = 5000,
-                                                   .retries = -1});
-    }
-    until(f->lookups == 16);
-    until(lookups_begun >= 8);
-    ok(f->lookups == 16 && f->running == 16, "16 lookups at the same time, of 30 that hang");
-    fetcher_get(f, url("/good"), keep_outcome, &good);
-    until(good.calls);
-    ok(good.code == FETCHER_OK, "they hold nothing else up");
-    forget(&good);
-    before = clock_us();
-    for (struct node *n = tree_first(f->transfers); n; n = tree_from(f->transfers, n->key + 1, 0))
-        fetcher_cancel(f, (fetcher_id)n->key);
-    until(f->count == 0);
-    for (int i = done = 0; i < 30; i++)
-        done += o[i].calls == 1 && o[i].code == FETCHER_CANCELLED;
-    ok(done == 30 && clock_us() - before < 2000000, "a hanging lookup can be cancelled, at once");
-    fetcher_stats(f, &st);
-    ok(st.lookups == 16, "given up or not, they count: %d", st.lookups);
-    fetcher_get(f, "http://hang.test/", keep_outcome, &good);
-    fetcher_step(f, 0);
-    ok(f->running == 0, "so another one waits");
-    fetcher_cancel(f, (fetcher_id)tree_first(f->transfers)->key);
-    hang_end();
-    ok(f->lookups == 0 && f->attempts == NULL,
-       "when the lookups end, the parked handles are freed");
-}
-
-/* Two lookups of one name, the second of which takes long: its transfer must not go on with what the first has found, for
- * libcurl would wait for the lookup at the transfer's end. Redirects to one host can lead to that, or a proxy of all hosts. */
-static void test_second_lookup(void) {
-    struct outcome o[2];
-    char there[100];
-    memset(o, 0, sizeof o);
-    hang_begin();
-    snprintf(there, sizeof there, "/r?redirect=http://late.test:%d/there?size=10", server.port);
-    for (int i = 0; i < 2; i++)
-        fetcher_get(f, url("%s", there), keep_outcome, &o[i]);
-    until(lookups_begun == 2);
-    until(o[0].calls + o[1].calls > 0);
-    for (int i = 0; i < 20; i++)
-        fetcher_step(f, 2);
-    ok(o[0].calls + o[1].calls == 1 && f->lookups == 1,
-       "who looks a name up waits for that, though another has found it");
-    hang_end();
-    until(o[0].calls && o[1].calls);
-    ok(o[0].code == FETCHER_OK && o[1].code == FETCHER_OK, "and then goes on");
-    forget(&o[0]);
-    forget(&o[1]);
-}
-
-/* A lookup that was given up may go on for long. */
-static void test_lookup_anew(void) {
-    hang_begin();
-    fetcher_id id = fetcher_get(f, "http://hang.test/", NULL, NULL);
-    until(lookups_begun == 1);
-    fetcher_cancel(f, id);
-    fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/", .retries = -1});
-    until(lookups_begun == 2);
-    ok(lookups_begun == 2 && f->lookups == 2 && f->running == 1,
-       "while a lookup that was given up goes on, its host may be asked again");
-    hang_end();
-    until(f->count == 0);
-}
-
-/* At the end: cleaning up must not wait for a lookup that hangs. */
-static void test_free_in_lookup(void) {
-    struct fetcher *own = fetcher_new(), *previous = f;
-    struct outcome o = {0};
-    usec before;
-    hang_begin();
-    f = own;
-    fetcher_get(own, "http://hang.test/", keep_outcome, &o);
-    until(lookups_begun);
-    before = clock_us();
-    fetcher_free(own);
-    ok(o.code == FETCHER_CANCELLED && clock_us() - before < 2000000,
-       "a fetcher is freed at once, though a lookup hangs: %d us", (int)(clock_us() - before));
-    f = previous;
-    /* Let libcurl's thread go before its library does. */
-    (void)!write(hang_pipe[1], "x", 1);
-}
-
-static void test_connect_timeout(void) {
-    struct outcome o = {0};
-    hang_begin();
-    fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/",
-                                               .connect_ms = 3000,
-                                               .retries = -1,
-                                               .on_done = keep_outcome,
-                                               .arg = &o});
-    until(lookups_begun);
-    f->skew += 3000000;
-    until(o.calls);
-    ok(o.code == FETCHER_TIMEOUT && strcmp(o.message, "no connection after 3 s") == 0,
-       "a lookup that hangs runs into connect_ms: %s", o.message);
-    hang_end();
-}
-
-static void test_one_lookup_a_host(void) {
-    char name[80];
-    calls = 0;
-    fetcher_limit(f, 100, 100, 0);
-    snprintf(name, sizeof name, "http://local.test:%d/delay?ms=50", server.port);
-    for (int i = 0; i < 50; i++)
-        fetcher_get(f, name, log_done, "");
-    fetcher_step(f, 0);
-    ok(f->running == 1 && f->lookups == 1, "of 50 for an unknown host one goes ahead");
-    until(calls == 50);
-    ok(server.busy_max > 40, "and then all: %d", server.busy_max);
-    /* One waits while its host's address is known, and until it is so no more. */
-    calls = 0;
-    fetcher_limit(f, 1, 0, 0);
-    fetcher_get(f, name, log_done, "");
-    fetcher_step(f, 0);
-    fetcher_id held = fetcher_start(f, &(struct fetcher_request){.url = url("/held?stall=5"),
-                                                                 .on_done = log_done,
-                                                                 .arg = "",
-                                                                 .priority = 1,
-                                                                 .stall_ms = -1});
-    fetcher_get(f, name, log_done, "");
-    until(calls == 1 && seen("/held?stall=5")->count == 1);
-    f->skew += KNOWN_US + 1000000;
-    fetcher_cancel(f, held);
-    until(calls == 3);
-    ok(calls == 3, "an address that was known too long ago holds nothing up");
-}
-
-static void test_many(void) {
-    struct fetcher_stats st;
-    calls = 0;
-    fetcher_limit(f, -1, -1, 0);
-    if (f->capacity < 400) {
-        skip("400 in flight", "the limit of descriptors is low");
-        return;
-    }
-    for (int i = 0; i < 2000; i++)
-        fetcher_get(f, url("/many?size=%d", i % 300), log_done, "");
-    until(calls == 2000);
-    fetcher_stats(f, &st);
-    ok(st.done == 2000 && st.failed == 0, "2000 transfers, as many at a time as can be");
-}
-
-/* ------------------------------------------------------------------------ Files */
-
-/* flock(), in place of the system's: the file that is to be locked may lose its name before; or there may be no locks. */
-static char *renamed;
-static int flock_error;
-
-int flock(int fd, int operation) {
-    if (renamed)
-        rename(renamed, in_work("renamed"));
-    renamed = NULL;
-    if (flock_error)
-        return err(flock_error);
-    return (int)syscall(SYS_flock, fd, operation);
-}
-
-static void test_no_locks(void) {
-    static const int error[] = {ENOSYS, ENOLCK, EOPNOTSUPP};
-    for (int i = 0; i < 3; i++) {
-        flock_error = error[i];
-        struct outcome o = FETCH(.url = url("/lockless?size=300000&cut=200000&times=1"),
-                                 .path = in_work("lockless/f"), .existing = FETCHER_OVERWRITE);
-        flock_error = 0;
-        ok(o.code == FETCHER_OK && file_is(in_work("lockless/f"), 300000, "/lockless", 0) &&
-               names_in(in_work("lockless")) == 1,
-           "a file system without locks: %s", o.message);
-        forget(&o);
-    }
-}
-
-static void test_file(void) {
-    char *path = in_work("sub/dir/file.bin");
-    struct outcome o = FETCH(.url = url("/f?size=300000"), .path = path);
-    ok(o.code == FETCHER_OK && file_is(path, 300000, "/f", 0) && strcmp(o.path, path) == 0 &&
-           o.bytes == 300000 && !o.data && names_in(in_work("sub/dir")) == 1,
-       "a file, in directories that are made; no .part is left");
-    forget(&o);
-    o = FETCH(.url = url("/f?size=1000"), .path = path);
-    ok(o.code == FETCHER_OK && strstr(o.path, "/file (1).bin") && file_is(o.path, 1000, "/f", 0) &&
-           file_is(path, 300000, "/f", 0),
-       "a name that is taken gets a number");
-    for (int i = 2; i < 25; i++) {
-        forget(&o);
-        o = FETCH(.url = url("/f?size=1000"), .path = path);
-    }
-    ok(strstr(o.path, "/file (24).bin") && names_in(in_work("sub/dir")) == 25, "the 24th too");
-    forget(&o);
-    o = FETCH(.url = url("/f?size=20"), .path = path, .existing = FETCHER_OVERWRITE);
-    ok(o.code == FETCHER_OK && file_is(path, 20, "/f", 0), "a file can be replaced");
-    forget(&o);
-    char meta[300];
-    snprintf(meta, sizeof meta, "%s\n\"etag\"\n5000000\n", url("/f?size=77"));
-    write_file(in_work("sub/dir/file.bin.part.meta"), meta, strlen(meta));
-    seen("/f?size=77")->count = 0;
-    o = FETCH(.url = url("/f?size=77"), .path = path, .existing = FETCHER_SKIP);
-    ok(o.code == FETCHER_OK && !o.changed && file_is(path, 20, "/f", 0) &&
-           seen("/f?size=77")->count == 0,
-       "or what exists is skipped, without a request");
-    ok(!exists(in_work("sub/dir/file.bin.part.meta")),
-       "a .meta that was left behind alone is removed");
-    forget(&o);
-}
-
-static void test_file_whole(void) {
-    struct outcome o;
-    o = FETCH(.url = url("/f?status=404"), .path = in_work("none"), .retries = -1);
-    ok(o.code == FETCHER_HTTP && !exists(in_work("none")), "an error page never becomes a file");
-    forget(&o);
-    o = FETCH(.url = url("/f?size=90000&cut=50000&etag=none&modified=none"),
-              .path = in_work("none"), .retries = -1);
-    ok(o.code == FETCHER_CUT_SHORT && !exists(in_work("none")) && !exists(in_work("none.part")),
-       "nor does half a file; without a validator its .part goes too");
-    forget(&o);
-    o = FETCH(.url = url("/f?size=5000&length=-1"), .path = in_work("endless"));
-    ok(o.code == FETCHER_OK && file_is(in_work("endless"), 5000, "/f", 0),
-       "a body that the end of the connection ends");
-    forget(&o);
-    o = FETCH(.url = url("/f?size=100000&chunked=1"), .path = in_work("chunked"));
-    ok(o.code == FETCHER_OK && file_is(in_work("chunked"), 100000, "/f", 0), "a chunked body");
-    forget(&o);
-    o = FETCH(.url = url("/f?size=0"), .path = in_work("nil"));
-    ok(o.code == FETCHER_OK && file_is(in_work("nil"), 0, "/f", 0), "an empty file");
-    forget(&o);
-}
-
-static void test_file_trouble(void) {
-    char path[700], name[300];
-    struct outcome o;
-    write_file(in_work("plain"), "x", 1);
-    snprintf(path, sizeof path, "%s/plain/below", work);
-    o = FETCH(.url = url("/t?size=10"), .path = path);
-    ok(o.code == FETCHER_FILE && strstr(o.message, "Not a directory") && o.attempts == 1, "%s",
-       o.message);
-    forget(&o);
-    memset(name, 'n', 299);
-    name[299] = '\0';
-    o = FETCH(.url = url("/t?size=10"), .path = in_work(name));
-    ok(o.code == FETCHER_FILE && strstr(o.message, "too long"), "a name too long is told");
-    forget(&o);
-    if (symlink(in_work("plain"), in_work("link.part")) < 0)
-        die("symlink");
-    o = FETCH(.url = url("/t?size=30000"), .path = in_work("link"));
-    ok(o.code == FETCHER_OK && file_is(in_work("link"), 30000, "/t", 0) &&
-           exists(in_work("link.part")),
-       "a symbolic link in place of the .part is not followed");
-    forget(&o);
-    write_file(in_work("foreign.part"), "", 0);
-    if (truncate(in_work("foreign.part"), 1000) < 0)
-        die("truncate");
-    o = FETCH(.url = url("/t?size=30000"), .path = in_work("foreign"));
-    ok(o.code == FETCHER_OK && exists(in_work("foreign.part")),
-       "somebody's big file that is named like a .part is left alone");
-    forget(&o);
-    mkdir(in_work("folder"), 0777);
-    o = FETCH(.url = url("/t?size=30000"), .path = in_work("folder"),
-              .existing = FETCHER_OVERWRITE);
-    ok(o.code == FETCHER_FILE && strstr(o.message, "is not a file"), "%s", o.message);
-    forget(&o);
-    /* Where even root may not write. */
-    o = FETCH(.url = url("/t?size=10"), .path = "/proc/self/net/x");
-    ok(o.code == FETCHER_FILE && strstr(o.message, "/proc/self/net/x.part: "), "%s", o.message);
-    forget(&o);
-    ok(names_in(work) == 6, "nothing else was left: %d", names_in(work));
-}
-
-/* A disk that is full: a small one, where the machine lets us mount it. */
-static void test_disk_full(void) {
-    char command[300], path[700];
-    struct child c;
-    struct outcome o;
-    snprintf(command, sizeof command,
-             "mkdir %s/disk && mount -t tmpfs -o size=2m none %s/disk && "
-             "head -c 500000 /dev/zero > %s/disk/filler",
-             work, work, work);
-    c = SH(command);
-    if (c.status != 0)
-        skip("a full disk", "no right to mount a small one");
-    else {
-        snprintf(path, sizeof path, "%s/disk/big", work);
-        o = FETCH(.url = url("/full?size=1900000"), .path = path);
-        ok(o.code == FETCHER_FILE && strstr(o.message, "No space left") && !exists(path) &&
-               o.attempts == 1 && o.bytes > 1000000,
-           "a full disk: %s", o.message);
-        forget(&o);
-        snprintf(command, sizeof command, "%s/disk/filler", work);
-        unlink(command);
-        o = FETCH(.url = url("/full?size=1900000"), .path = path);
-        ok(o.code == FETCHER_OK && file_is(path, 1900000, "/full", 0) && o.received < 900000,
-           "and when there is room again, it goes on: %d bytes came", (int)o.received);
-        forget(&o);
-        snprintf(command, sizeof command, "umount %s/disk", work);
-        child_free(&c);
-        c = SH(command);
-    }
-    child_free(&c);
-}
-
-static void test_names(void) {
-    static const struct {
-        const char *from, *to;
-    } t[] = {
-        {"plain.txt", "plain.txt"},
-        {"../../x", "x"},
-        {".bashrc", "_bashrc"},
-        {"..", "__"},
-        {"a\\b\\c.txt", "c.txt"},
-        {"", "index.html"},
-        {"dir/", "index.html"},
-        {"\x1b[31mred", "_[31mred"},
-        {"tab\there", "tab_here"},
-        {"\xe2\x80\xae"
-         "gnp.exe",
-         "___gnp.exe"},
-        {"\xff\xfe", "__"},
-        {"\xc3\xa4.txt", "\xc3\xa4.txt"},
-        {"\xc0\xaf"
-         "x",
-         "__x"},
-        {"...x", "___x"},
-        {"a b", "a b"},
-    };
-
-    char name[1024], longest[600];
-    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
-        name_make_safe(name, sizeof name, t[i].from);
-        ok(strcmp(name, t[i].to) == 0, "a safe name: %s", name);
-    }
-    memset(longest, 0, sizeof longest);
-    for (int i = 0; i < 299; i += 2)
-        memcpy(longest + i, "\xc3\xa4", 2);
-    strcpy(longest + 296, ".tar");
-    name_make_safe(name, sizeof name, longest);
-    ok(strlen(name) <= 240 && strlen(name) >= 238 && strstr(name, ".tar") &&
-           utf8_length(name + 234),
-       "a name of 300 bytes is cut on a character, and keeps its extension");
-}
-
-static void test_dispositions(void) {
-    static const struct {
-        const char *header, *name;
-    } t[] = {
-        {"attachment; filename=\"a b.txt\"", "a b.txt"},
-        {"attachment; filename=plain.txt", "plain.txt"},
-        {"attachment;filename=x.txt ; size=3", "x.txt"},
-        {"inline; FileName = \"q\\\"uote\"", "q\"uote"},
-        {"attachment; filename=\"no\"; filename*=UTF-8''%e2%82%ac%20rates", "\xe2\x82\xac rates"},
-        {"attachment; filename*=iso-8859-1'en'%A3%20rates; filename=no", "\xa3 rates"},
-        {"attachment; filename*=UTF-8''%2e%2e%2fetc%2fpasswd", "../etc/passwd"},
-        {"attachment", ""},
-        {"attachment; filename=", ""},
-        {"attachment; filename=\"open", "open"},
-        {"attachment; xfilename=no", ""},
-        {"", ""},
-        {";;;=;filename", ""},
-    };
-
-    char name[600];
-    for (size_t i = 0; i < sizeof t / sizeof *t; i++)
-        ok(disposition_name(t[i].header, name, sizeof name) == (t[i].name[0] != '\0') &&
-               strcmp(name, t[i].name) == 0,
-           "disposition: %s", t[i].header);
-}
-
-static void test_directory(void) {
-    static const struct {
-        const char *path, *name;
-    } t[] = {
-        {"/a/b.txt?size=10", "b.txt"},
-        {"/a/?size=10", "index.html"},
-        {"/%%2e%%2e%%2fx?size=10", "x"},
-        {"/.bashrc?size=10", "_bashrc"},
-        {"/d?disposition=attachment;%%20filename=%%22n.txt%%22", "n.txt"},
-        {"/e?disposition=attachment;%%20filename=../../evil", "evil"},
-        {"/e?disposition=attachment;filename=x.part", "x.part"},
-        {"/e?disposition=attachment;filename=x.part.meta", "x.part_meta"},
-        {"/x.Part.META?size=10", "x.Part_META"},
-        {"/%%1b%%5b2J?size=10", NULL},
-        {"/f?size=40000&disposition=attachment;%%20filename*=utf-8''%%25c3%%25a4", "\xc3\xa4"},
-    };
-
-    char dir[700], path[800];
-    struct outcome o;
-    snprintf(dir, sizeof dir, "%s/new/", work);
-    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
-        char target[300];
-        snprintf(target, sizeof target, t[i].path, 0);
-        o = FETCH(.url = url("%s", target), .path = dir);
-        snprintf(path, sizeof path, "%s%s", dir, t[i].name ? t[i].name : strrchr(o.path, '/') + 1);
-        ok(o.code == FETCHER_OK && strcmp(o.path, path) == 0 && exists(path) &&
-               !strchr(path, '\x1b'),
-           "into a directory: %s", path + strlen(dir));
-        forget(&o);
-    }
-    ok(names_in(dir) == (int)COUNT_OF(t) && names_in(work) == 1, "nothing was written elsewhere");
-}
-
-/* ------------------------------------------------------------------------ Not giving up */
-
-static void test_retry(void) {
-    static const char *const passing[] = {"status=503", "status=429", "status=408",
-                                          "status=500", "status=502", "status=504",
-                                          "status=425", "cut=20",     "reset=20"};
-    static const char *const lasting[] = {"status=404", "status=403", "status=401", "status=410",
-                                          "status=501"};
-    struct outcome o;
-    for (size_t i = 0; i < sizeof passing / sizeof *passing; i++) {
-        o = FETCH(.url = url("/r%zu?times=2&%s", i, passing[i]));
-        ok(o.code == FETCHER_OK && o.attempts == 3 && o.retries == 2 && o.size == 100 &&
-               is_content(o.data, 100, url("/r%zu", i) + strlen(url("")), 0),
-           "%s twice, then all is well", passing[i]);
-        forget(&o);
-    }
-    for (size_t i = 0; i < sizeof lasting / sizeof *lasting; i++) {
-        o = FETCH(.url = url("/l?times=1&%s", lasting[i]));
-        ok(o.code == FETCHER_HTTP && o.attempts == 1, "%s ends it at once", lasting[i]);
-        forget(&o);
-    }
-    o = FETCH(.url = url("/n?status=503"), .retries = 3);
-    ok(o.code == FETCHER_HTTP && o.attempts == 4 && seen("/n?status=503")->count == 4,
-       "3 retries are 4 requests");
-    forget(&o);
-    o = FETCH(.url = url("/never?status=503"), .retries = -1);
-    ok(o.code == FETCHER_HTTP && o.attempts == 1, "-1: no retry");
-    forget(&o);
-    o = FETCH(.url = url("/gone?etag=none&modified=none&cut=20&cut2=0"), .retries = 1);
-    ok(o.code == FETCHER_CUT_SHORT && o.attempts == 2 && o.data && o.size == 0 && *o.data == '\0',
-       "what an earlier attempt brought is not what the last one did: \"%s\"",
-       o.data ? o.data : "(NULL)");
-    forget(&o);
-    o = FETCH(.url = url("/post?cut=20"), .body = "x");
-    ok(o.code == FETCHER_CUT_SHORT && o.attempts == 1,
-       "a POST that was cut short is not sent again");
-    forget(&o);
-    o = FETCH(.url = url("/post?status=503&times=1"), .body = "x");
-    ok(o.code == FETCHER_OK && o.attempts == 2, "but is if the server asks for it");
-    forget(&o);
-}
-
-/* Full jitter: the wait before attempt n+1 is spread over 0 to min(60 s, 2^(n-1) s). */
-static void test_backoff(void) {
-    struct host h;
-    struct transfer t;
-    int64_t bound = 1000000, longest, least, sum;
-    bool good = true;
-    memset(&h, 0, sizeof h);
-    for (int failures = 0; failures < 9;
-         failures++, bound = bound < 32000000 ? bound * 2 : 60000000) {
-        longest = sum = 0;
-        least = INT64_MAX;
-        for (int i = 0; i < 1000; i++) {
-            memset(&t, 0, sizeof t);
-            t.host = &h;
-            t.rq.total_ms = -1;
-            t.failures = failures;
-            retry_later(f, &t);
-            longest = t.timer.due.key - f->now > longest ? t.timer.due.key - f->now : longest;
-            least = t.timer.due.key - f->now < least ? t.timer.due.key - f->now : least;
-            sum += t.timer.due.key - f->now;
-            timer_disarm(f, &t.timer);
-        }
-        good &= longest < bound && longest > bound * 9 / 10 && least < bound / 10 &&
-                sum / 1000 > bound * 4 / 10 && sum / 1000 < bound * 6 / 10;
-    }
-    ok(good, "backoff from 1 s to 60 s, with full jitter");
-}
-
-static void test_retry_after(void) {
-    char date[64], escaped[100] = "";
-    time_t soon = time(NULL) + 30;
-    struct outcome a = {0}, b = {0};
-    struct fetcher_info info;
-    fetcher_id id;
-    ok(read_retry_after("120") == 120000000 &&
-           read_retry_after("99999999999999999999") == HOUR_US &&
-           read_retry_after("Fri, 31 Dec 9999 23:59:59 GMT") == HOUR_US &&
-           read_retry_after("-5") == -1 && read_retry_after("Sun, 06 Nov 1994 08:49:37 GMT") == 0 &&
-           read_retry_after("soon") == -1,
-       "Retry-After in seconds, as a date, too far, in the past, nonsense");
-    strftime(date, sizeof date, "%a,%%20%d%%20%b%%20%Y%%20%H:%M:%S%%20GMT", gmtime(&soon));
-    snprintf(escaped, sizeof escaped, "%s", date);
-    id = fetcher_get(f, url("/ra?status=503&times=1&retry-after=%s", escaped), keep_outcome, &a);
-    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_RETRYING);
-    ok(info.wait_ms > 25000 && info.wait_ms <= 31000, "a date in 30 s: %d ms", (int)info.wait_ms);
-    fetcher_get(f, url("/other"), keep_outcome, &b);
-    for (int i = 0; i < 20; i++)
-        fetcher_step(f, 2);
-    ok(!b.calls && f->running == 0, "the whole host rests");
-    f->skew += 32000000;
-    until(a.calls && b.calls);
-    ok(a.code == FETCHER_OK && b.code == FETCHER_OK && a.attempts == 2, "and then goes on");
-    forget(&a);
-    forget(&b);
-}
-
-/* The total limit counts in the queue too, while the host rests. */
-static void test_total(void) {
-    struct outcome o = {0};
-    struct fetcher_info info;
-    const char *path = "/total?status=429&retry-after=100";
-    fetcher_id id = fetcher_start(
-        f, &(struct fetcher_request){
-               .url = url("%s", path), .total_ms = 3000, .on_done = keep_outcome, .arg = &o});
-    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_RETRYING);
-    f->skew += 3000000;
-    until(o.calls);
-    ok(o.code == FETCHER_HTTP && seen("%s", path)->count == 1,
-       "a host that rests longer than that: %s", o.message);
-    forget(&o);
-}
-
-/* A debt of many seconds is paid once. */
-static void test_slow_rate(void) {
-    struct outcome o = {0};
-    usec before = f->now;
-    fetcher_limit(f, 0, 0, 300);
-    fetcher_get(f, url("/slowest?size=6000"), keep_outcome, &o);
-    while (!o.calls && f->now - before < 100000000) {
-        if (f->deaf)
-            f->skew += f->hear.due.key - f->now;
-        fetcher_step(f, 1);
-    }
-    ok(o.code == FETCHER_OK && f->now - before < 24000000, "6000 bytes at 300 a second: %.1f s",
-       (double)(f->now - before) / 1e6);
-    forget(&o);
-}
-
-/* The URL is written as the user likes. */
-static void test_resume_case(void) {
-    char shouted[300], target[] = "/shouted?size=100000&stall=60000&times=1";
-    snprintf(shouted, sizeof shouted, "HTTP%s", url("%s", target) + 4);
-    struct outcome o =
-        FETCH(.url = shouted, .path = in_work("shouted"), .stall_ms = 50, .retries = -1);
-    ok(o.code == FETCHER_TIMEOUT && exists(in_work("shouted.part.meta")), "HTTP:// in capitals");
-    forget(&o);
-    o = FETCH(.url = shouted, .path = in_work("shouted"));
-    ok(o.code == FETCHER_OK && o.received == 40000 &&
-           file_is(in_work("shouted"), 100000, "/shouted", 0) && names_in(work) == 1,
-       "can be continued, too: %d bytes", (int)o.received);
-    forget(&o);
-}
-
-/* In a directory for all, somebody has put what looks like a part of what we want. */
-static void test_resume_foreign(void) {
-    const char *target = "/owned?size=100000&stall=60000&times=1";
-    struct stat st;
-    struct outcome o =
-        FETCH(.url = url("%s", target), .path = in_work("owned"), .stall_ms = 50, .retries = -1);
-    forget(&o);
-    if (chown(in_work("owned.part"), 65534, 65534) < 0) {
-        skip("a .part of another user", "only root can make one");
-        return;
-    }
-    o = FETCH(.url = url("%s", target), .path = in_work("owned"));
-    ok(o.code == FETCHER_OK && file_is(in_work("owned"), 100000, "/owned", 0) &&
-           o.received == 100000 && stat(in_work("owned"), &st) == 0 && st.st_uid == geteuid() &&
-           exists(in_work("owned.part")),
-       "a .part of another user is left alone");
-    forget(&o);
-}
-
-static void test_resume(void) {
-    static const struct {
-        const char *query;
-        int requests;
-        int64_t most;
-        const char *what;
-    } t[] = {
-        {"cut=200000&times=1", 2, 400000, "a strong ETag"},
-        {"cut=200000&times=1&etag=none", 2, 400000, "Last-Modified"},
-        {"cut=200000&times=1&etag=weak", 2, 400000, "a weak ETag, but Last-Modified"},
-        {"cut=200000&times=1&etag=none&modified=none", 2, 600000, "no validator: over again"},
-        {"cut=200000&times=1&range=ignore", 3, 1000000, "ranges ignored: over again"},
-        {"cut=200000&times=1&range=416", 3, 600000, "416: over again"},
-        {"cut=200000&times=1&range=wrong", 3, 1000000, "a wrong Content-Range: over again"},
-        {"cut=200000&times=1&range=date", 3, 1000000, "If-Range with a date only"},
-        {"cut=100000&times=3", 4, 400000, "three times"},
-        {"cut=200000&times=1&chunked=1", 2, 400000, "chunked"},
-        {"reset=200000&times=1", 2, 400000, "a reset"},
-        {"cut=100000&times=1&cap=100000", 4, 400000, "parts that are smaller than asked for"},
-    };
-    struct outcome o;
-    char target[200];
-    for (size_t i = 0; i < sizeof t / sizeof *t; i++)
-        for (int to_file = 0; to_file < 2; to_file++) {
-            snprintf(target, sizeof target, "/%s%zu?size=400000&%s", to_file ? "file" : "memory", i,
-                     t[i].query);
-            o = FETCH(.url = url("%s", target), .path = to_file ? in_work("resumed") : NULL,
-                      .existing = FETCHER_OVERWRITE);
-            ok(o.code == FETCHER_OK && seen("%s", target)->count == t[i].requests &&
-                   seen("%s", target)->sent <= t[i].most + 70000 && o.bytes == 400000 &&
-                   (to_file ? file_is(in_work("resumed"), 400000, target, 0)
-                            : is_content(o.data, 400000, target, 0)),
-               "resume %s: %s (%d requests, %d bytes)", to_file ? "a file" : "in memory", t[i].what,
-               seen("%s", target)->count, (int)seen("%s", target)->sent);
-            forget(&o);
-        }
-    ok(names_in(work) == 1, "no .part and no .meta is left");
-}
-
-/* A server that knows no ranges; and a document without a date, by which it could be asked once more. */
-static void test_resume_refused(void) {
-    struct outcome o =
-        FETCH(.url = url("/whole?size=50000&cut=30000&times=1&range=ignore&modified=none"),
-              .path = in_work("whole"));
-    ok(o.code == FETCHER_OK && o.attempts == 2 && o.received == 80000 &&
-           file_is(o.path, 50000, "/whole", 0),
-       "where a range is not to be had, all of it comes again");
-    forget(&o);
-}
-
-static void test_interrupted_often(void) {
-    const char *target = "/often?size=4200000&cut=200000&times=20";
-    struct outcome o = FETCH(.url = url("%s", target), .path = in_work("often"), .retries = 30);
-    ok(o.code == FETCHER_OK && o.attempts == 21 && file_is(in_work("often"), 4200000, target, 0) &&
-           seen("%s", target)->sent <= 4620000,
-       "interrupted 20 times: %d bytes were sent for 4200000", (int)seen("%s", target)->sent);
-    forget(&o);
-}
-
-/* The server goes away in the middle, and comes back. */
-static void test_server_restart(void) {
-    struct outcome o = {.hasten = true};
-    struct fetcher_info info;
-    int port = server.port;
-    char path[700], target[300];
-    fetcher_id id;
-    snprintf(path, sizeof path, "%s", in_work("restart"));
-    snprintf(target, sizeof target, "%s", url("/restart?size=3000000&slow=60000"));
-    id = fetcher_start(f, &(struct fetcher_request){.url = target,
-                                                    .path = path,
-                                                    .retries = 30,
-                                                    .on_done = keep_outcome,
-                                                    .on_progress = hasten,
-                                                    .arg = &o});
-    for (int i = 1; i <= 3; i++) {
-        int before = o.retries;
-        until(fetcher_info(f, id, &info) == 0 && info.bytes > i * 500000);
-        server_close(&server);
-        until(o.retries >= before + 3);
-        server_open(&server, f, port);
-    }
-    until(o.calls);
-    ok(o.code == FETCHER_OK && file_is(path, 3000000, "/restart", 0) && o.received < 3300000,
-       "a server that was killed three times: %d bytes came for 3000000", (int)o.received);
-    forget(&o);
-}
-
-static void test_resume_changed(void) {
-    static const char *const queries[] = {
-        "cut=200000&times=1&changed=1", "cut=200000&times=1&changed=1&etag=none",
-        "cut=200000&times=1&changed=1&etag=weak", "cut=200000&times=1&changed=1&range=blind",
-        "cut=200000&times=1&changed=1&range=blind&etag=none"};
-    struct outcome o;
-    char target[200];
-    for (size_t i = 0; i < sizeof queries / sizeof *queries; i++) {
-        snprintf(target, sizeof target, "/c%zu?size=400000&%s", i, queries[i]);
-        o = FETCH(.url = url("%s", target), .path = in_work("changed"),
-                  .existing = FETCHER_OVERWRITE);
-        ok(o.code == FETCHER_OK && file_is(in_work("changed"), 400000, target, 1),
-           "a document that changed meanwhile is fetched anew: %s", queries[i]);
-        forget(&o);
-    }
-}
-
-static char streamed[500000];
-static size_t streamed_size;
-
-static int stream_keep(struct fetcher *on, const void *data, size_t size, void *arg) {
-    (void)on, (void)arg;
-    if (streamed_size + size > sizeof streamed)
-        return -1;
-    memcpy(streamed + streamed_size, data, size);
-    streamed_size += size;
-    return 0;
-}
-
-/* Bytes of a range that the caller asked for are no start of the document. */
-static void test_own_range(void) {
-    const char *range[] = {"Range: bytes=100000-", NULL};
-    struct outcome o;
-    o = FETCH(.url = url("/or?size=400000&cut=200000&times=2"), .path = in_work("or"),
-              .retries = -1);
-    o = FETCH(.url = url("/or?size=400000&cut=200000&times=2"), .path = in_work("or"),
-              .retries = -1, .headers = range);
-    ok(o.code == FETCHER_CUT_SHORT, "a range of the caller's own, cut short");
-    o = FETCH(.url = url("/or?size=400000&cut=200000&times=2"), .path = in_work("or"));
-    ok(o.code == FETCHER_OK && file_is(in_work("or"), 400000, "/or", 0),
-       "is not taken for the start");
-    streamed_size = 0;
-    o = FETCH(.url = url("/ors?size=400000&cut=20000&times=1"), .on_data = stream_keep,
-              .headers = range);
-    ok(o.code == FETCHER_PROTOCOL && streamed_size == 20000, "nor is its start streamed twice: %s",
-       o.message);
-}
-
-/* A 416 says that we have all there is; but of what? */
-static void test_complete(void) {
-    struct outcome o;
-    char meta[300];
-    snprintf(meta, sizeof meta, "%s\n\"old\"\n100\n", url("/full?size=100&range=416"));
-    write_file(in_work("full.part.meta"), meta, strlen(meta));
-    write_file(in_work("full.part"), meta, 100);
-    o = FETCH(.url = url("/full?size=100&range=416"), .path = in_work("full"));
-    ok(o.code == FETCHER_OK && file_is(in_work("full"), 100, "/full", 0),
-       "all of another document");
-    snprintf(meta, sizeof meta, "%s\n\"v%u\"\n100\n", url("/full?size=100"), seed_of("/full", 0));
-    write_file(in_work("again.part.meta"), meta, strlen(meta));
-    rename(in_work("full"), in_work("again.part"));
-    o = FETCH(.url = url("/full?size=100"), .path = in_work("again"));
-    ok(o.code == FETCHER_OK && o.received == 0 && file_is(in_work("again"), 100, "/full", 0) &&
-           names_in(work) == 1,
-       "all of this one: nothing is fetched");
-    o = FETCH(.url = url("/both?size=5000&chunked=1&both=1"));
-    ok(o.code == FETCHER_OK && o.size == 5000, "chunks count, not a length beside them");
-    forget(&o);
-}
-
-/* The .part is taken away, and another put in its place. */
-/* Sizes and offsets beyond 32 bits. All but the last megabyte is there already, as a hole in the file. */
-static void test_beyond_4_gib(void) {
-    static const int64_t size = 5000000000, there = 4999000000;
-    struct outcome o;
-    struct stat st = {.st_size = 0};
-    char meta[500], end[1000];
-    int fd;
-    const char *u = url("/huge?size=%" PRId64, size);
-    snprintf(meta, sizeof meta, "%s\n\"v%u\"\n%" PRId64 "\n", u, seed_of("/huge", 0), size);
-    write_file(in_work("huge.part"), "", 0);
-    write_file(in_work("huge.part.meta"), meta, strlen(meta));
-    if (truncate(in_work("huge.part"), there) < 0) {
-        skip("a file of 5 GB", "there can't be one");
-        return;
-    }
-    o = FETCH(.url = u, .path = in_work("huge"));
-    fd = open(in_work("huge"), O_RDONLY);
-    ok(o.code == FETCHER_OK && o.bytes == size && o.received == size - there &&
-           fstat(fd, &st) == 0 && st.st_size == size,
-       "a file of 5 GB is continued behind 4 GiB: %s", o.message);
-    ok(pread(fd, end, sizeof end, size - 1000) == 1000 &&
-           (unsigned char)end[999] == pattern(seed_of("/huge", 0), size - 1) &&
-           (unsigned char)end[0] == pattern(seed_of("/huge", 0), size - 1000),
-       "and ends as it should");
-    close(fd);
-}
-
-static void test_part_replaced(void) {
-    struct outcome o = {0};
-    struct fetcher_info info;
-    int64_t size;
-    fetcher_id id;
-    id = fetcher_start(f, &(struct fetcher_request){.url = url("/taken?size=400000&slow=20000"),
-                                                    .path = in_work("taken"),
-                                                    .on_done = keep_outcome,
-                                                    .arg = &o});
-    until(fetcher_info(f, id, &info) == 0 && info.bytes > 100000);
-    unlink(in_work("taken.part"));
-    write_file(in_work("taken.part"), "other", 5);
-    until(o.calls);
-    free(slurp(in_work("taken.part"), &size));
-    ok(o.code == FETCHER_FILE && !exists(in_work("taken")) && size == 5, "%s", o.message);
-    write_file(in_work("empty.part"), "", 0);
-    write_file(in_work("empty.part.meta"), "mine", 4);
-    o = FETCH(.url = url("/taken?size=400000"), .path = in_work("empty"));
-    free(slurp(in_work("empty.part.meta"), &size));
-    ok(o.code == FETCHER_OK && size == 4, "a foreign .meta beside an empty .part is left alone");
-}
-
-static void test_stream_retry(void) {
-    struct outcome o;
-    streamed_size = 0;
-    o = FETCH(.url = url("/s?size=400000&cut=100000&times=2"), .on_data = stream_keep);
-    ok(o.code == FETCHER_OK && streamed_size == 400000 && is_content(streamed, 400000, "/s", 0),
-       "a stream that was cut twice comes whole, each byte once");
-    streamed_size = 0;
-    o = FETCH(.url = url("/s?size=400000&cut=100000&times=1&range=ignore"), .on_data = stream_keep);
-    ok(o.code == FETCHER_OK && streamed_size == 400000 && is_content(streamed, 400000, "/s", 0),
-       "also where ranges are ignored: what was handed on is skipped");
-    streamed_size = 0;
-    o = FETCH(.url = url("/tiny?size=10000&cut=9000&times=1&range=ignore"), .on_data = stream_keep,
-              .max_bytes = 10000);
-    ok(o.code == FETCHER_OK && streamed_size == 10000,
-       "what is skipped does not count against max_bytes");
-    streamed_size = 0;
-    o = FETCH(.url = url("/s?size=400000&cut=240000&cut2=120000&times=2&range=later"),
-              .on_data = stream_keep, .max_bytes = 400000);
-    ok(o.code == FETCHER_OK && streamed_size == 400000 && is_content(streamed, 400000, "/s", 0),
-       "where they are ignored once, and that is cut while it is skipped");
-    streamed_size = 0;
-    o = FETCH(.url = url("/s?size=400000&cut=100000&times=1&changed=1"), .on_data = stream_keep);
-    ok(o.code == FETCHER_CUT_SHORT && streamed_size < 200000, "but never two halves: %s",
-       o.message);
-}
-
-/* A .part without a .meta is somebody's file. */
-static void test_foreign_part(void) {
-    struct outcome o;
-    int64_t size;
-    char *data;
-    write_file(in_work("report.part"), "mine", 4);
-    o = FETCH(.url = url("/fp?size=500000&cut=100000"), .path = in_work("report"), .retries = -1);
-    data = slurp(in_work("report.part"), &size);
-    ok(o.code == FETCHER_CUT_SHORT && size == 4 && memcmp(data, "mine", 4) == 0 &&
-           exists(in_work("report (1).part")),
-       "a .part of somebody else's is gone round");
-    free(data);
-    write_file(in_work("notes.part.meta"), "mine", 4);
-    o = FETCH(.url = url("/fp?size=500000"), .path = in_work("notes"));
-    data = slurp(in_work("notes.part.meta"), &size);
-    ok(o.code == FETCHER_OK && size == 4 && memcmp(data, "mine", 4) == 0, "and so is a .meta");
-    free(data);
-    /* What one URL left must not become part of another. */
-    o = FETCH(.url = url("/A?size=900000&cut=300000&times=1"), .path = in_work("out"),
-              .retries = -1);
-    o = FETCH(.url = url("/B?size=900000&cut=400000&times=1"), .path = in_work("out"),
-              .retries = -1);
-    o = FETCH(.url = url("/A?size=900000&cut=300000&times=1"), .path = in_work("out"),
-              .retries = -1);
-    ok(o.code == FETCHER_OK && file_is(in_work("out"), 900000, "/A", 0) &&
-           !exists(in_work("out.part")),
-       "two URLs that take turns with one name");
-}
-
-static void pause_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
-    keep_outcome(on, r, arg);
-    fetcher_pause(on, r->id);
-}
-
-static int pause_once(struct fetcher *on, const void *data, size_t size, void *arg) {
-    (void)on, (void)data, (void)size, (void)arg;
-    return paused++ ? -1 : FETCHER_PAUSE;
-}
-
-/* A pause holds, whatever ends meanwhile. */
-static void test_pause_holds(void) {
-    struct outcome o = {0};
-    struct fetcher_info info;
-    fetcher_id id;
-    id = fetcher_start(f,
-                       &(struct fetcher_request){
-                           .url = url("/ph"), .every_ms = 1000, .on_done = pause_done, .arg = &o});
-    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED);
-    f->skew += 5000000;
-    for (int i = 0; i < 10; i++)
-        fetcher_step(f, 2);
-    ok(o.calls == 1 && fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED,
-       "a repeating one that is paused at the end of a round");
-    fetcher_resume(f, id);
-    until(o.calls == 2);
-    fetcher_cancel(f, id);
-    until(f->count == 0);
-    paused = o.calls = 0;
-    fetcher_start(f, &(struct fetcher_request){.url = url("/pr?size=100000&stall=20000"),
-                                               .retries = -1,
-                                               .on_data = pause_once,
-                                               .on_progress = resume_paused,
-                                               .on_done = keep_outcome,
-                                               .arg = &o});
-    until(o.calls);
-    ok(o.code == FETCHER_REFUSED && o.total_us < 5000000,
-       "a reader that refuses what it paused: %s", o.message);
-    forget(&o);
-}
-
-static void test_pause_in_lookup(void) {
-    struct outcome o = {0};
-    struct fetcher_info info;
-    fetcher_id id;
-    hang_begin();
-    id = fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/",
-                                                    .on_data = pause_once,
-                                                    .on_done = keep_outcome,
-                                                    .arg = &o});
-    until(lookups_begun);
-    fetcher_pause(f, id);
-    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED);
-    (void)!write(hang_pipe[1], "x", 1);
-    until(f->lookups == 0);
-    for (int i = 0; i < 10; i++)
-        fetcher_step(f, 2);
-    ok(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED,
-       "a stream whose lookup fails");
-    fetcher_cancel(f, id);
-    until(o.calls);
-    close(hang_pipe[0]);
-    close(hang_pipe[1]);
-    hang_begin();
-    id = fetcher_start(
-        f, &(struct fetcher_request){.url = "http://hang.test/", .on_data = pause_once});
-    fetcher_get(f, "http://hang.test/", NULL, NULL);
-    until(lookups_begun);
-    ok(f->running == 1, "others wait for a scout");
-    fetcher_pause(f, id);
-    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED);
-    until(lookups_begun > 1);
-    ok(lookups_begun > 1, "but not for one that is paused");
-    fetcher_cancel(f, id);
-    fetcher_cancel(f, id + 1);
-    hang_end();
-    forget(&o);
-}
-
-static void test_skip_leftover(void) {
-    char meta[300];
-    struct outcome o;
-    write_file(in_work("kept"), "old", 3);
-    write_file(in_work("kept.part"), "half", 4);
-    snprintf(meta, sizeof meta, "%s\n\"x\"\n9\n", url("/kept?size=9"));
-    write_file(in_work("kept.part.meta"), meta, strlen(meta));
-    int fd = open(in_work("kept.part"), O_RDWR);
-    flock(fd, LOCK_EX);
-    o = FETCH(.url = url("/kept?size=9"), .path = in_work("kept"), .existing = FETCHER_SKIP);
-    ok(o.code == FETCHER_OK && !o.changed && o.attempts == 0,
-       "what exists is skipped, whoever writes its .part: %s", o.message);
-    forget(&o);
-    close(fd);
-}
-
-/* The name comes with the answer: what has it already is left as it is. */
-static void test_skip_late(void) {
-    struct outcome o;
-    mkdir(in_work("late"), 0777);
-    write_file(in_work("late/there"), "mine", 4);
-    for (int size = 10; size <= 40000; size += 39990) {
-        o = FETCH(.url = url("/x?size=%d&disposition=attachment;filename=there", size),
-                  .path = in_work("late/"), .existing = FETCHER_SKIP);
-        ok(o.code == FETCHER_OK && !o.changed && names_in(in_work("late")) == 1 &&
-               file_has(in_work("late/there"), "mine"),
-           "what exists is skipped, also if its name comes late: %s", o.message);
-        forget(&o);
-    }
-}
-
-static void test_skip_repeated(void) {
-    struct outcome o = {0};
-    struct fetcher_info info;
-    fetcher_id id;
-    int64_t size;
-    write_file(in_work("precious"), "precious", 8);
-    id = fetcher_start(f, &(struct fetcher_request){.url = url("/small?size=5"),
-                                                    .every_ms = 1000,
-                                                    .path = in_work("precious"),
-                                                    .existing = FETCHER_SKIP,
-                                                    .on_done = keep_outcome,
-                                                    .arg = &o});
-    for (int i = 1; i <= 4; i++) {
-        until(o.calls == i && fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
-        f->skew += 2000000;
-    }
-    free(slurp(in_work("precious"), &size));
-    ok(size == 8 && seen("/small?size=5")->count == 0,
-       "what is to be skipped is skipped in each round");
-}
-
-static void test_repeat(void) {
-    struct outcome o = {0};
-    struct fetcher_info info;
-    struct stat before, after;
-    usec due[6];
-    fetcher_id id;
-    id = fetcher_start(f, &(struct fetcher_request){.url = url("/every?size=3000&changed=3"),
-                                                    .path = in_work("page"),
-                                                    .every_ms = 10000,
-                                                    .on_done = keep_outcome,
-                                                    .arg = &o});
-    until(o.calls == 1);
-    ok(o.code == FETCHER_OK && o.changed && !o.last && exists(in_work("page")),
-       "a first round, at once");
-    stat(in_work("page"), &before);
-    for (int i = 1; i < 6; i++) {
-        until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
-        due[i] = f->now / 1000 + info.wait_ms;
-        f->skew += info.wait_ms * 1000 + 1000;
-        until(o.calls == i + 1);
-        if (i == 1)
-            ok(o.status == 304 && !o.changed && stat(in_work("page"), &after) == 0 &&
-                   after.st_ino == before.st_ino && after.st_mtime == before.st_mtime,
-               "then conditional: unchanged, and the file is left alone");
-        if (i == 3)
-            ok(o.status == 200 && o.changed && file_is(in_work("page"), 3000, "/every", 1) &&
-                   names_in(work) == 1,
-               "a changed document replaces the file");
-    }
-    ok(due[5] - due[1] >= 39000 && due[5] - due[1] <= 41000,
-       "rounds don't drift: %d ms in 4 rounds", (int)(due[5] - due[1]));
-    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
-    f->skew += 3600000000; /* the machine slept for an hour */
-    until(o.calls == 7);
-    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
-    ok(info.wait_ms > 0 && info.wait_ms <= 10500,
-       "rounds that were slept through are not made up for");
-    fetcher_cancel(f, id);
-    until(f->count == 0);
-    ok(o.calls == 8 && o.last && o.code == FETCHER_CANCELLED, "rule 2: the last round is flagged");
-    forget(&o);
-}
-
-/* A round that is asked for in between is one more, and the planned one comes all the same. */
-static void test_repeat_resume(void) {
-    struct fetcher_info info = {.wait_ms = -1};
-    fetcher_id id = fetcher_start(
-        f, &(struct fetcher_request){.url = url("/between?size=5"), .every_ms = 4000});
-    until(seen("/between?size=5")->count == 1 && fetcher_info(f, id, &info) == 0 &&
-          info.state == FETCHER_SLEEPING);
-    f->skew += 1000000;
-    fetcher_step(f, 0);
-    ok(fetcher_resume(f, id) == 0, "resume ends the sleep of a repeating one");
-    until(seen("/between?size=5")->count == 2 && fetcher_info(f, id, &info) == 0 &&
-          info.state == FETCHER_SLEEPING);
-    ok(seen("/between?size=5")->count == 2 && info.wait_ms > 2000 && info.wait_ms < 3300,
-       "and the next round is where it was: in %d ms", (int)info.wait_ms);
-    fetcher_cancel(f, id);
-    until(fetcher_count(f) == 0);
-}
-
-static void test_repeat_cancelled(void) {
-    struct outcome o = {0};
-    fetcher_id id = fetcher_start(
-        f, &(struct fetcher_request){
-               .url = url("/again?size=3"), .every_ms = 1000, .on_done = keep_outcome, .arg = &o});
-    until(o.calls == 1);
-    ok(o.status == 200 && !o.last, "a round");
-    fetcher_cancel(f, id);
-    until(o.calls == 2);
-    ok(o.code == FETCHER_CANCELLED && o.last && o.status == 0 && o.attempts == 0,
-       "cancelled before the next: there was no answer");
-    forget(&o);
-}
-
-static void test_repeat_failure(void) {
-    struct outcome o = {0};
-    struct fetcher_info info;
-    fetcher_id id;
-    int64_t waits[4];
-    id = fetcher_start(f, &(struct fetcher_request){.url = url("/fail?status=404&times=3"),
-                                                    .retries = -1,
-                                                    .every_ms = 10000,
-                                                    .on_done = keep_outcome,
-                                                    .arg = &o});
-    for (int i = 0; i < 4; i++) {
-        until(o.calls == i + 1);
-        until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_SLEEPING);
-        waits[i] = info.wait_ms;
-        f->skew += info.wait_ms * 1000 + 1000;
-    }
-    ok(waits[0] > 15000 && waits[1] > 35000 && waits[2] > 70000 && waits[3] <= 10500 &&
-           o.code == FETCHER_OK,
-       "rounds that fail back off (%d, %d, %d s), and go on", (int)waits[0] / 1000,
-       (int)waits[1] / 1000, (int)waits[2] / 1000);
-    forget(&o);
-}
-
-/* Somebody is impatient: a success ends the back-off all the same. */
-static void test_repeat_hurried(void) {
-    struct outcome o = {0};
-    struct fetcher_info info;
-    fetcher_id id =
-        fetcher_start(f, &(struct fetcher_request){.url = url("/hurry?status=404&times=7"),
-                                                   .retries = -1,
-                                                   .every_ms = 1000,
-                                                   .on_done = keep_outcome,
-                                                   .arg = &o});
-    for (int i = 0; i < 8; i++) {
-        until(o.calls == i + 1 && fetcher_info(f, id, &info) == 0 &&
-              info.state == FETCHER_SLEEPING);
-        if (i < 7)
-            fetcher_resume(f, id);
-    }
-    ok(o.code == FETCHER_OK && info.wait_ms <= 2100,
-       "a success that was hurried ends the back-off: %d ms", (int)info.wait_ms);
-    forget(&o);
-}
-
-static int64_t told_wait;
-
-static void ask_wait(struct fetcher *on, const struct fetcher_result *r, void *arg) {
-    struct fetcher_info info;
-    (void)arg;
-    if (!r->last && fetcher_info(on, r->id, &info) == 0)
-        told_wait = info.wait_ms;
-}
-
-static void test_repeat_asked(void) {
-    told_wait = 1;
-    fetcher_start(f, &(struct fetcher_request){
-                         .url = url("/asked?size=3"), .every_ms = 5000, .on_done = ask_wait});
-    until(told_wait != 1);
-    ok(told_wait == -1, "in on_done it is not known yet how long the next round waits: %d",
-       (int)told_wait);
-}
-
-static void test_two_on_one_target(void) {
-    struct fetcher *one = f, *two = fetcher_new();
-    struct fetcher_info info;
-    struct outcome a = {0}, b = {0};
-    struct child c;
-    char path[700];
-    fetcher_id id;
-    snprintf(path, sizeof path, "%s", in_work("same"));
-    id = fetcher_start(one, &(struct fetcher_request){.url = url("/same?size=3000000&slow=30000"),
-                                                      .path = path,
-                                                      .on_done = keep_outcome,
-                                                      .arg = &a});
-    until(fetcher_info(one, id, &info) == 0 && info.bytes > 100000);
-    c = RUN("-o", path, "-q", url("/same?size=3000000&slow=30000"));
-    ok(said(&c, 1, "is being written by another process"),
-       "a second process on one target is refused");
-    child_free(&c);
-    fetcher_start(
-        one, &(struct fetcher_request){
-                 .url = url("/same?size=50000"), .path = path, .on_done = keep_outcome, .arg = &b});
-    until(a.calls && b.calls);
-    ok(a.code == FETCHER_OK && b.code == FETCHER_OK && strcmp(a.path, b.path) != 0 &&
-           file_is(a.path, 3000000, "/same", 0) && file_is(b.path, 50000, "/same", 0),
-       "two transfers of one process go round each other");
-    fetcher_free(two);
-    forget(&a);
-    forget(&b);
-}
-
-/* Half of all requests fail, at random places, and 200 transfers come right. */
-static void test_random_faults(void) {
-    static struct outcome o[200];
-    char path[40];
-    int good = 0;
-    fetcher_limit(f, 32, 32, 0);
-    for (int i = 0; i < 200; i++) {
-        o[i] = (struct outcome){.hasten = true};
-        snprintf(path, sizeof path, "many/%d", i);
-        fetcher_start(f, &(struct fetcher_request){
-                             .url = url("/any%d?size=%d&random=%d", i, 1000 + i * 700, i + 1),
-                             .path = in_work(path),
-                             .retries = 30,
-                             .stall_ms = -1,
-                             .on_done = keep_outcome,
-                             .on_progress = hasten,
-                             .arg = &o[i]});
-    }
-    until(f->count == 0);
-    for (int i = 0; i < 200; i++) {
-        char target[40];
-        snprintf(path, sizeof path, "many/%d", i);
-        snprintf(target, sizeof target, "/any%d", i);
-        good += o[i].code == FETCHER_OK && file_is(in_work(path), 1000 + i * 700, target, 0);
-        if (o[i].code != FETCHER_OK)
-            printf("# %s: %s, %d attempts\n", o[i].url, o[i].message, o[i].attempts);
-        forget(&o[i]);
-    }
-    ok(good == 200 && names_in(in_work("many")) == 200,
-       "200 files through a server that fails half of all requests (%d): %d are right",
-       server.requests, good);
-}
-
-static int swallow(struct fetcher *on, const void *data, size_t size, void *arg) {
-    (void)on, (void)data, (void)size, (void)arg;
-    return 0;
-}
-
-/* Bytes a second, and turns a second, over a while. */
-static double measure_rate(struct fetcher *own, int seconds, double *turns) {
-    struct fetcher_stats before, st;
-    usec begin = clock_us();
-    fetcher_stats(own, &before);
-    while (clock_us() < begin + seconds * 1000000)
-        fetcher_step(own, 20);
-    fetcher_stats(own, &st);
-    *turns = (double)(st.turns - before.turns) / seconds;
-    return (double)(st.received - before.received) * 1e6 / (double)(clock_us() - begin);
-}
-
-/* The server is in a process of its own, so that each has its own loop. */
-static void test_one_rate(int limit, int transfers, int seconds) {
-    struct fetcher *own = fetcher_new(), *previous = f;
-    struct fetcher_stats st;
-    double rate, turns;
-    pid_t pid = fork();
-    while (pid == 0)
-        fetcher_step(f, 1000);
-    f = own;
-    fetcher_limit(own, 100, 100, limit);
-    for (int n = 0; n < transfers; n++)
-        fetcher_start(
-            own, &(struct fetcher_request){.url = url("/rate?size=600000000"), .on_data = swallow});
-    until(fetcher_stats(own, &st) == 0 && st.received > limit / 4);
-    rate = measure_rate(own, seconds, &turns);
-    ok(rate > limit * .9 && rate < limit * 1.1, "%d bytes/s with %d in flight: %.0f", limit,
-       transfers, rate);
-    ok(turns < 1000, "and without spinning: %.0f turns a second", turns);
-    fetcher_limit(own, 0, 0, limit * 5);
-    rate = measure_rate(own, 2, &turns);
-    ok(rate > limit * 4.2 && rate < limit * 5.8, "five times as much, on the way: %.0f", rate);
-    fetcher_free(own);
-    f = previous;
-    kill(pid, SIGKILL);
-    waitpid(pid, NULL, 0);
-}
-
-static void test_rate(void) {
-    test_one_rate(20000, 1, 10);
-    test_one_rate(20000, 50, 10);
-    test_one_rate(20000000, 1, 2);
-    test_one_rate(20000000, 50, 2);
-}
-
-static void test_idle(void) {
-    struct fetcher_stats before, st;
-    usec begin;
-    char target[40];
-    calls = 0;
-    for (int i = 0; i < 100; i++) {
-        snprintf(target, sizeof target, "/idle%d", i);
-        fetcher_start(f, &(struct fetcher_request){.url = url("%s", target),
-                                                   .every_ms = 60000 + i * 1000,
-                                                   .on_done = count_done});
-    }
-    until(calls == 100);
-    while (f->running)
-        fetcher_step(f, 10);
-    fetcher_stats(f, &before);
-    begin = clock_us();
-    while (clock_us() - begin < 2000000)
-        fetcher_step(f, -1);
-    fetcher_stats(f, &st);
-    ok(st.turns - before.turns < 10, "100 repeats that wait: %d turns in 2 s",
-       (int)(st.turns - before.turns));
-}
-
-/* ------------------------------------------------------------------------ The program */
-
-static void test_program(void) {
-    struct child c;
-    char list[2000] = "# a comment\n", line[200];
-    int64_t size;
-    char *data;
-    c = RUN("-d", work, url("/one?size=5000"), url("/two?size=70000"));
-    ok(c.status == 0 && file_is(in_work("one"), 5000, "/one", 0) &&
-           file_is(in_work("two"), 70000, "/two", 0) && strstr(c.text[0], "/one: 4.9 KiB in ") &&
-           strstr(c.text[0], "/two: ") && !*c.text[1],
-       "two URLs become two files, and two lines");
-    child_free(&c);
-    for (int i = 0; i < 12; i++) {
-        snprintf(line, sizeof line, "%s sub/f%d\n", url("/l%d?size=1000", i), i);
-        strcat(list, line);
-    }
-    write_file(in_work("list"), list, strlen(list) - 1);
-    c = RUN("-i", in_work("list"), "-d", in_work("out"), "--json", "--stats");
-    ok(c.status == 0 && names_in(in_work("out/sub")) == 12 &&
-           file_is(in_work("out/sub/f11"), 1000, "/l11", 0),
-       "a list, with names; no newline at its end");
-    child_free(&c);
-    c = RUN_FED(list, strlen(list), "-i", "-", "-d", in_work("out2"), "-q");
-    ok(c.status == 0 && names_in(in_work("out2/sub")) == 12 && !*c.text[0],
-       "a list from a pipe, quietly");
-    child_free(&c);
-    c = RUN("-o", "-", url("/stdout?size=300000"));
-    ok(c.status == 0 && c.size[0] == 300000 && is_content(c.text[0], 300000, "/stdout", 0) &&
-           !*c.text[1],
-       "-o - is stdout");
-    child_free(&c);
-    c = RUN("-o", in_work("named"), url("/n?size=10"));
-    data = slurp(in_work("named"), &size);
-    ok(c.status == 0 && size == 10, "-o FILE");
-    free(data);
-    child_free(&c);
-    c = RUN("-o", "/dev/null", url("/n?size=10"));
-    ok(c.status == 0, "-o /dev/null");
-    child_free(&c);
-}
-
-/* Each fault, as the user of the program meets it: what is said, what is on disk, how many requests
- * were made. The file is "x", if there is one; sizes are 40000, so that it grows on disk. */
-static void test_faults(void) {
-    static const struct {
-        const char *query, *words, *option;
-        int status, size, requests;
-    } t[] = {
-        {"slow=5000", "", "0", 0, 40000, 1},
-        {"chunked=1&slow=9000", "", "0", 0, 40000, 1},
-        {"stall=head", "stalled: no data for 0.3 s", "0", 1, -1, 1},
-        {"stall=20000&etag=none&modified=none", "stalled: no data for 0.3 s", "0", 1, -1, 1},
-        {"cut=30000&etag=none&modified=none", "cut short after 30000 of 40000 bytes", "0", 1, -1,
-         1},
-        {"cut=30000&times=1", "attempt 2 in", "1", 0, 40000, 2},
-        {"reset=0", "cut short", "0", 1, -1, 1},
-        {"length=30000", "", "0", 0, 30000, 1},
-        {"length=50000&close=1&etag=none&modified=none", "cut short after 40000 of 50000 bytes",
-         "0", 1, -1, 1},
-        {"chunk=bad&etag=none&modified=none", "cut short", "0", 1, -1, 1},
-        {"status=429", "429 An Error", "0", 1, -1, 1},
-        {"status=503", "503 An Error", "0", 1, -1, 1},
-        {"status=429&times=1&retry-after=1", "429 An Error; attempt 2 in", "1", 0, 40000, 2},
-        {"status=503&times=1&retry-after=1", "503 An Error; attempt 2 in", "1", 0, 40000, 2},
-        {"status=500&times=2", "attempt 3 in", "2", 0, 40000, 3},
-        {"status=404", "404 An Error", "9", 1, -1, 1},
-        {"endless=1", "headers have no end", "0", 1, -1, 1},
-        {"redirect=/loop", "Maximum (20) redirects", "9", 1, -1, 1},
-        {"redirect=file:///etc/passwd", "can't be followed", "9", 1, -1, 1},
-        {"redirect=http://127.0.0.1:99999/", "can't be followed", "9", 1, -1, 1},
-        {"garbage=1", "HTTP/0.9", "0", 1, -1, 1},
-        {"gzip=1", "", "0", 0, 33, 1},
-        {"idle=1", "", "0", 0, 40000, 1},
-        {"length=-1", "", "0", 0, 40000, 1},
-    };
-    struct child c;
-    struct stat st;
-    char target[200];
-    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
-        snprintf(target, sizeof target, "/fault%zu?size=40000&%s", i, t[i].query);
-        c = RUN("-o", in_work("x"), "--retry", t[i].option, "--stall-timeout",
-                strstr(t[i].query, "stall") ? "0.3" : "20", url("%s", target));
-        ok(said(&c, t[i].status, t[i].words) && seen("%s", target)->count == t[i].requests &&
-               (stat(in_work("x"), &st) == 0 ? st.st_size : -1) == t[i].size &&
-               names_in(work) == (t[i].size >= 0),
-           "fault: %s", t[i].query);
-        child_free(&c);
-        unlink(in_work("x"));
-    }
-}
-
-static void test_slow_accept(void) {
-    calls = 0;
-    server.accept_ms = 30;
-    fetcher_limit(f, 8, 8, 0);
-    for (int i = 0; i < 8; i++)
-        fetcher_get(f, url("/accepted?close=1"), count_done, NULL);
-    until(calls == 8);
-    ok(calls == 8 && f->failed == 0, "a server that accepts slowly");
-    server.accept_ms = 0;
-    calls = 0;
-    for (int i = 0; i < 5; i++) {
-        fetcher_get(f, url("/idle?idle=1"), count_done, NULL);
-        until(calls == i + 1);
-    }
-    ok(f->failed == 0, "a server that closes idle connections");
-}
-
-static void test_continue(void) {
-    char u[200], path[300];
-    const char *argv[] = {"./fetcher", "-o", path, u, NULL};
-    struct stat st;
-    struct child c;
-    snprintf(u, sizeof u, "%s", url("/cc?size=900000&slow=30000"));
-    snprintf(path, sizeof path, "%s", in_work("cc"));
-    for (int i = 0; i < 2; i++) {
-        child_start(&c, argv);
-        until(stat(in_work("cc.part"), &st) == 0 && st.st_size > 200000);
-        kill(c.pid, SIGINT);
-        child_wait(&c);
-        child_free(&c);
-        stat(in_work("cc.part"), &st);
-        seen("/cc?size=900000&slow=30000")->sent = 0;
-        c = i == 0 ? RUN("-o", path, "-q", u) : RUN("-o", path, "-q", "--no-continue", u);
-        ok(c.status == 0 && file_is(in_work("cc"), 900000, "/cc", 0) && names_in(work) == 1 &&
-               (seen("/cc?size=900000&slow=30000")->sent < 800000) == (i == 0),
-           i == 0 ? "an interrupted run is continued by the next" : "but not with --no-continue");
-        child_free(&c);
-        unlink(in_work("cc"));
-    }
-}
-
-/* The password of a URL is used, and is not to be found anywhere else. */
-static void test_password(void) {
-    char u[300], command[900];
-    struct child c;
-    snprintf(u, sizeof u, "http://joe:secret@%s", url("/pw?size=900000&cut=300000") + 7);
-    c = RUN("-o", in_work("pw"), "--retry", "0", "-v", "--json", "--trace", in_work("trace"), u);
-    ok(c.status == 1 && exists(in_work("pw.part.meta")) && !strstr(c.text[0], "secret") &&
-           !strstr(c.text[1], "secret") && strstr(c.text[0], "joe@"),
-       "a password is not shown");
-    child_free(&c);
-    snprintf(command, sizeof command, "grep -r secret %s", work);
-    c = SH(command);
-    ok(c.status == 1, "and not written");
-    child_free(&c);
-}
+static const struct test the_caller_s_side_tests[] = {
+    TEST(cancel),        TEST(pause),        TEST(reentrancy),   TEST(ids),     TEST(exactly_once),
+    TEST(random_states), TEST(memory_fails), TEST(two_fetchers), TEST(manners),
+};
+
+/* ------------------------------------------------------------------------------------- Commands */
 
 static void test_every(void) {
     const char *argv[] = {"./fetcher", "--every",           "1s", "--json", "-d",
@@ -4222,201 +4246,6 @@ static void test_every(void) {
            names_in(work) == 1,
        "--every TIME: changed, then unchanged");
     child_free(&c);
-}
-
-/* stdout is not read for a while: the transfer waits, and little is held in memory. */
-static void test_back_pressure(void) {
-    struct child c;
-    const char *argv[] = {"./fetcher", "-o", "-", url("/slow-reader?size=20000000"), NULL};
-    char statm[60], text[100] = "";
-    long pages = 0;
-    FILE *file;
-    child_start(&c, argv);
-    close(c.in);
-    c.in = -1;
-    fetcher_watch(f, c.out[0], 0, NULL, NULL);
-    until(seen("/slow-reader?size=20000000")->sent > 300000);
-    for (int i = 0; i < 50; i++)
-        fetcher_step(f, 10);
-    snprintf(statm, sizeof statm, "/proc/%d/statm", (int)c.pid);
-    if ((file = fopen(statm, "r")) != NULL) {
-        if (fgets(text, sizeof text, file))
-            pages = strtol(strchr(text, ' '), NULL, 10);
-        fclose(file);
-    }
-    ok(seen("/slow-reader?size=20000000")->sent < 15000000 && pages < 8000,
-       "nobody reads stdout: %d bytes came, %ld KiB are used",
-       (int)seen("/slow-reader?size=20000000")->sent, pages * 4);
-    fetcher_watch(f, c.out[0], FETCHER_READ, child_ready, &c);
-    child_wait(&c);
-    ok(c.status == 0 && c.size[0] == 20000000 && is_content(c.text[0], 20000000, "/slow-reader", 0),
-       "and all comes when it's read");
-    child_free(&c);
-}
-
-static void test_options(void) {
-    struct child c;
-    write_file(in_work("data"), "x=1\ny=2\n", 8);
-    char at[700];
-    snprintf(at, sizeof at, "@%s", in_work("data"));
-    c = RUN("-o", "-", "-H", "X-A: 1", "-HX-B: 2", "-A", "me", "-u", "joe:pw", "-X", "PUT",
-            "--data=a=b", "--data", at, url("/echo"));
-    ok(strstr(c.text[0], "PUT /echo") && strstr(c.text[0], "X-A: 1\r\n") &&
-           strstr(c.text[0], "X-B: 2\r\n") && strstr(c.text[0], "User-Agent: me\r\n") &&
-           strstr(c.text[0], "Authorization: Basic am9lOnB3\r\n") &&
-           strstr(c.text[0], "\r\n\r\na=b&x=1y=2"),
-       "-H, -A, -u, -X, --data");
-    child_free(&c);
-    write_file(in_work("nil"), "", 0);
-    snprintf(at, sizeof at, "@%s", in_work("nil"));
-    c = RUN("-o", "-", "--data", "a=b", "--data", at, url("/echo"));
-    ok(strstr(c.text[0], "Content-Length: 4\r\n") && strstr(c.text[0], "\r\n\r\na=b&"),
-       "--data of an empty file");
-    child_free(&c);
-    c = RUN("-x", url(""), "-o", "-", "http://proxied.test/echo");
-    ok(strstr(c.text[0] ? c.text[0] : "", "") && seen("http://proxied.test/echo")->count == 1,
-       "-x PROXY");
-    child_free(&c);
-}
-
-static void test_limiting_options(void) {
-    struct child c;
-    struct stat st;
-    c = RUN("-qv", "-j2", "--per-host=1", "-d", work, url("/x?size=1"));
-    ok(c.status == 0, "short options may be joined to each other and to their values");
-    child_free(&c);
-    c = RUN("-m", "0.2", "--retry", "0", "-d", work, url("/x?stall=head"));
-    ok(said(&c, 1, "not done after 0.2 s"), "-m");
-    child_free(&c);
-    c = RUN("--max-filesize", "1k", "-d", work, url("/x?size=1025"));
-    ok(said(&c, 1, "1025 bytes are more than allowed"), "--max-filesize");
-    child_free(&c);
-    c = RUN("--trace", in_work("trace"), "-q", "-d", work, url("/x?size=1"));
-    ok(c.status == 0 && exists(in_work("trace")), "--trace FILE");
-    child_free(&c);
-    c = RUN("-R", "-d", in_work("r"), url("/time?size=1"));
-    ok(c.status == 0 && stat(in_work("r/time"), &st) == 0 && st.st_mtime == 784111777, "-R");
-    child_free(&c);
-    c = RUN("--no-clobber", "-d", in_work("r"), url("/time?size=1"));
-    ok(c.status == 0 && names_in(in_work("r")) == 1 && strstr(c.text[0], "exists, skipped"),
-       "--no-clobber");
-    child_free(&c);
-    c = RUN("--overwrite", "-d", in_work("r"), url("/time?size=2"));
-    ok(c.status == 0 && names_in(in_work("r")) == 1 && file_is(in_work("r/time"), 2, "/time", 0),
-       "--overwrite");
-    child_free(&c);
-    c = RUN("--compressed", "-o", "-", url("/z?gzip=1"));
-    ok(c.status == 0 && strcmp(c.text[0], "hello, world\n") == 0, "--compressed");
-    child_free(&c);
-}
-
-static void test_login_options(void) {
-    char jar[200], netrc[200], command[900];
-    const char *argv[] = {
-        "./fetcher", "-u", "joe:secret", "-d", work, url("/slow?size=90000&slow=900"), NULL};
-    struct child c;
-    child_start(&c, argv);
-    until(seen("/slow?size=90000&slow=900")->count);
-    snprintf(command, sizeof command, "/proc/%d/cmdline", (int)c.pid);
-    FILE *file = fopen(command, "r");
-    size_t n = file ? fread(netrc, 1, sizeof netrc - 1, file) : 0;
-    ok(!file || (n > 20 && memcmp(netrc + 13, "**********", 11) == 0),
-       "a password isn't seen by ps");
-    if (file)
-        fclose(file);
-    kill(c.pid, SIGKILL);
-    child_wait(&c);
-    child_free(&c);
-    snprintf(jar, sizeof jar, "127.0.0.1\tFALSE\t/\tFALSE\t0\tsweet\tyes\n");
-    write_file(in_work("jar"), jar, strlen(jar));
-    c = RUN("--cookies", in_work("jar"), "-o", "-", url("/echo"));
-    ok(c.status == 0 && strstr(c.text[0], "Cookie: sweet=yes\r\n") && exists(in_work("jar")),
-       "--cookies FILE");
-    child_free(&c);
-    snprintf(netrc, sizeof netrc, "machine 127.0.0.1 login joe password pw\n");
-    write_file(in_work(".netrc"), netrc, strlen(netrc));
-    snprintf(command, sizeof command, "HOME=%s ./fetcher --netrc -o - %s", work, url("/echo"));
-    c = SH(command);
-    ok(strstr(c.text[0], "Authorization: Basic am9lOnB3\r\n"), "--netrc");
-    child_free(&c);
-    snprintf(command, sizeof command,
-             "http_proxy=%s ./fetcher -o - http://by-environment.test/echo", url(""));
-    c = SH(command);
-    ok(seen("http://by-environment.test/echo")->count == 1, "a proxy from the environment");
-    child_free(&c);
-    c = RUN("--limit-rate", "100k", "-o", "/dev/null", "--stats", url("/x?size=100000"));
-    double seconds = strstr(c.text[1], " in ") ? strtod(strstr(c.text[1], " in ") + 4, NULL) : 0;
-    ok(c.status == 0 && seconds > .8 && seconds < 1.2, "--limit-rate: 100 kB in %.2f s", seconds);
-    child_free(&c);
-}
-
-static void test_help(void) {
-    struct child c = RUN("--help");
-    ok(c.status == 0 && strncmp(c.text[0], "Usage: fetcher [OPTION]... URL...\n", 34) == 0 &&
-           strstr(c.text[0], "\n  -o, --output=FILE "),
-       "--help");
-    child_free(&c);
-    c = RUN("-V");
-    ok(c.status == 0 && strncmp(c.text[0], "fetcher 1.0.0\nlibcurl ", 22) == 0 &&
-           strstr(c.text[0], "TLS: ") && strstr(c.text[0], "name lookups: "),
-       "--version");
-    child_free(&c);
-    c = SH(
-        "command -v help2man >/dev/null || exit 77; help2man -N ./fetcher | grep -q 'SH OPTIONS'");
-    if (c.status == 77)
-        skip("a man page", "no help2man");
-    else
-        ok(c.status == 0, "help2man makes a man page of it");
-    child_free(&c);
-    c = SH("./fetcher --help >/dev/full");
-    ok(c.status == 1, "--help into a full device fails");
-    child_free(&c);
-}
-
-static void test_bad_usage(void) {
-    static const struct {
-        const char *argv[8], *words;
-        int status;
-    } t[] = {
-        {{NULL}, "no URL", 2},
-        {{"--nonsense", "http://a.b/"}, "unknown option --nonsense", 2},
-        {{"--\x1b[2J\xff", "http://a.b/"}, "unknown option --?[2J?", 2},
-        {{"-o"}, "-o needs FILE", 2},
-        {{"-o", "x", "http://a.b/", "http://c.d/"}, "one file", 2},
-        {{"-o", "x", "-i", "list"}, "one file", 2},
-        {{"-j", "many", "http://a.b/"}, "not a number: many", 2},
-        {{"-m", "-1", "http://a.b/"}, "not a time: -1", 2},
-        {{"--quiet=yes", "http://a.b/"}, "no value", 2},
-        {{"-o", "-", "--json", "http://a.b/"}, "no room", 2},
-        {{"-H", "nonsense", "http://a.b/"}, "header", 2},
-        {{"--no-clobber", "--overwrite", "http://a.b/"}, "contradict", 2},
-        {{"-c", "--no-continue", "http://a.b/"}, "contradict", 2},
-        {{"--every", "0.1s", "http://a.b/"}, "at least 1s", 2},
-        {{"--data", "@/none", "http://a.b/"}, "/none", 2},
-        {{"-i", "/none"}, "cannot read /none: No such file", 1},
-        {{"-i", "/"}, "cannot read /: Is a dir", 1},
-        {{"--trace", "/none/x", "http://a.b/"}, "cannot write /none/x", 1},
-        {{"-o", "/", "http://a.b/"}, "-o /: this is a directory; -d saves into one", 2},
-        {{"-d", "README.md", "http://a.b/"}, "cannot write to README.md: Permission denied", 2},
-        {{"-X", "A B", "http://a.b/"}, "cannot start a transfer: Invalid argument", 1},
-        {{"not-a-url"}, "not-a-url: not a URL", 1},
-        {{""}, "not a URL", 1},
-        {{"ftp://a.b/"}, "only http and https", 1},
-        {{"http://a.b:99999/"}, "port is out of range", 1},
-        {{"http://a.b/\x1b[2J"}, "control character", 1},
-        {{"http://u:secret@a b/"}, "not a URL", 1},
-    };
-
-    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
-        const char *argv[10] = {"./fetcher"};
-        struct child c;
-        for (int n = 0; n < 8; n++)
-            argv[n + 1] = t[i].argv[n];
-        c = run_fed(argv, "", 0);
-        ok(said(&c, t[i].status, t[i].words) && !strstr(c.text[1], "secret"), "%.*s",
-           (int)strcspn(c.text[1], "\n"), c.text[1]);
-        child_free(&c);
-    }
 }
 
 static void test_bad_lists(void) {
@@ -4462,195 +4291,6 @@ static void test_bad_lists(void) {
     ok(!exists(in_work("bad")) && !exists(in_work("x")), "nothing was written");
 }
 
-/* Each event is one JSON object; a real parser says so, if there is one. */
-static void test_json(void) {
-    struct child c = RUN("--json", "--stats", "-d", work,
-                         url("/j?size=10&disposition="
-                             "attachment;%%20filename=%%22a\\\\%%22b%%ff.txt%%22"),
-                         url("/k?status=404&reason=%%22%%01"), "bad \"url\"");
-    ok(c.status == 1 && strstr(c.text[0], "{\"event\":\"done\",\"id\":1,\"url\":\"http://127.") &&
-           strstr(c.text[0], "\"code\":\"http\",\"message\":\"404 ") &&
-           strstr(c.text[0], "\"code\":\"bad_url\"") &&
-           strstr(c.text[0], "{\"event\":\"stats\",\"done\":1,\"failed\":2,\"bytes\":15,") &&
-           strstr(c.text[0], "\"stall_max_ms\":") && strstr(c.text[0], "\"culprit\":\""),
-       "events are in JSON");
-    write_file(in_work("json"), c.text[0], c.size[0]);
-    child_free(&c);
-    char command[800];
-    snprintf(command, sizeof command,
-             "command -v jq >/dev/null || exit 77; jq -e -s 'length == 4 and "
-             "(map(.event) | sort) == [\"done\",\"failed\",\"failed\",\"stats\"]' %s",
-             in_work("json"));
-    c = SH(command);
-    if (c.status == 77)
-        skip("JSON, by a real parser", "no jq");
-    else
-        ok(c.status == 0, "and jq reads them");
-    child_free(&c);
-}
-
-static void test_signals(void) {
-    static const int number[] = {SIGINT, SIGTERM};
-    for (int i = 0; i < 2; i++) {
-        char name[20], part[30], meta[40];
-        struct child c;
-        snprintf(name, sizeof name, "signal%d", number[i]);
-        snprintf(part, sizeof part, "%s.part", name);
-        snprintf(meta, sizeof meta, "%s.meta", part);
-        const char *argv[] = {"./fetcher", "-o", in_work(name),
-                              url("/big?size=20000000&slow=20000"), NULL};
-        child_start(&c, argv);
-        until(exists(in_work(meta)));
-        kill(c.pid, number[i]);
-        child_wait(&c);
-        ok(c.status == 128 + number[i] && exists(in_work(part)) && !exists(in_work(name)),
-           "signal %d ends it cleanly, and keeps the .part", number[i]);
-        child_free(&c);
-    }
-}
-
-/* The reader of stdout has stopped: an interrupt ends it all the same. */
-static void test_stopped_reader(void) {
-    const char *argv[] = {"./fetcher", "-o", "-", url("/stopped?size=9000000"), NULL};
-    struct child c;
-    usec before;
-    char path[4200];
-    child_start(&c, argv);
-    fetcher_watch(f, c.out[0], 0, NULL, NULL);
-    until(seen("/stopped?size=9000000")->sent > 100000);
-    kill(c.pid, SIGINT);
-    before = clock_us();
-    until(!c.open[1]);
-    ok(clock_us() - before < 5000000, "an interrupt with a stopped reader");
-    fetcher_watch(f, c.out[0], FETCHER_READ, child_ready, &c);
-    child_wait(&c);
-    ok(c.status == 130, "ends with status 130");
-    child_free(&c);
-    snprintf(path, sizeof path,
-             "ulimit -S -n 1000; exec ./fetcher -q -d %s -j 900 --per-host 900 '%s'", work,
-             url("/low?size=5"));
-    c = SH(path);
-    ok(c.status == 0 && file_is(in_work("low"), 5, "/low", 0),
-       "a low limit of descriptors is raised");
-    child_free(&c);
-    c = RUN("--cookies", "/none/jar", url("/x"));
-    ok(said(&c, 2, "cannot use /none/jar for cookies"), "a cookie jar that can't be written");
-    child_free(&c);
-}
-
-/* An interrupt when all is done but what its reader has not taken yet. Does it take the rest? */
-static struct child interrupted_drain(bool taken) {
-    struct child c;
-    child_start(&c, (const char *const[]){"./fetcher", "-o", "-", url("/drain?size=120000"), NULL});
-    fetcher_watch(f, c.out[0], 0, NULL, NULL);
-    until(strstr(c.text[1], "117.2 KiB in"));
-    kill(c.pid, SIGINT);
-    until(taken || !c.open[1]);
-    fetcher_watch(f, c.out[0], FETCHER_READ, child_ready, &c);
-    child_wait(&c);
-    return c;
-}
-
-/* And one that ends much, and so has much to say. */
-static void test_interrupted_output(void) {
-    char list[64000], name[300];
-    size_t used = 0;
-    struct child c = interrupted_drain(true);
-    ok(c.status == 130 && c.size[0] == 120000,
-       "what was done before an interrupt is still written: status %d, %zu bytes", c.status,
-       c.size[0]);
-    child_free(&c);
-    c = interrupted_drain(false);
-    ok(c.status == 130 && c.size[0] < 120000,
-       "if its reader takes it; else that is told by status 130: %d", c.status);
-    child_free(&c);
-    for (int i = 0; i < 1000; i++)
-        used += (size_t)sprintf(list + used, "%s\n", url("/held%d?stall=head", i));
-    snprintf(name, sizeof name, "%s", in_work("held"));
-    write_file(name, list, used);
-    child_start(
-        &c, (const char *const[]){"./fetcher", "--json", "-i", name, "-d", work, "-j", "1", NULL});
-    until(strstr(c.text[0], "\"id\":1000,"));
-    kill(c.pid, SIGTERM);
-    child_wait(&c);
-    int events = 0;
-    for (const char *s = c.text[0]; (s = strstr(s, "{\"event\":\"cancelled\"")) != NULL; s++)
-        events++;
-    ok(c.status == 143 && events == 1000 && strcmp(c.text[0] + c.size[0] - 2, "}\n") == 0,
-       "1000 are given up, each with a line: %d", events);
-    child_free(&c);
-}
-
-static bool sleeps(pid_t pid) {
-    char path[40], line[300] = "";
-    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-    FILE *file = fopen(path, "r");
-    if (file && !fgets(line, sizeof line, file))
-        line[0] = '\0';
-    if (file)
-        fclose(file);
-    return strstr(line, "(fetcher) S") != NULL;
-}
-
-/* A list that is a pipe without a writer: to open it takes until there is one. */
-static void test_interrupted_open(void) {
-    struct child c;
-    char path[300];
-    snprintf(path, sizeof path, "%s", in_work("fifo"));
-    if (access("/proc/self/stat", R_OK) < 0 || mkfifo(path, 0600) < 0) {
-        skip("an interrupt while a list is opened", "no /proc");
-        return;
-    }
-    child_start(&c, (const char *const[]){"./fetcher", "-i", path, NULL});
-    until(sleeps(c.pid)); /* there is nothing else that it could wait for */
-    kill(c.pid, SIGTERM);
-    child_wait(&c);
-    ok(c.status == 1000 + SIGTERM, "an interrupt while a list is opened ends it: %d", c.status);
-    child_free(&c);
-}
-
-static void test_closed_output(void) {
-    struct child c = RUN("-o", "-", "/dev/null");
-    char command[600];
-    child_free(&c);
-    snprintf(command, sizeof command,
-             "./fetcher -o - '%s' | head -c 10 >/dev/null; exit ${PIPESTATUS:-0}",
-             url("/x?size=5000000"));
-    c = SH(command);
-    ok(strstr(c.text[1], "cannot write to standard output: Broken pipe"),
-       "a closed stdout is told: %s", c.text[1]);
-    child_free(&c);
-    snprintf(command, sizeof command,
-             "seq 5000 | sed 's|^|%s|' | { ./fetcher -i - -d %s --json --overwrite; "
-             "echo $? >&2; } | head -n 1 >/dev/null",
-             url("/many/"), work);
-    c = SH(command);
-    ok(strstr(c.text[1], "fetcher: cannot write to standard output: Broken pipe\n1\n") == c.text[1],
-       "and ends a list at once: %s", c.text[1]);
-    child_free(&c);
-    snprintf(command, sizeof command, "./fetcher -d %s '%s' >/dev/full", work, url("/x?size=5"));
-    c = SH(command);
-    ok(said(&c, 1, "cannot write to standard output: No space"), "a full one too");
-    child_free(&c);
-    snprintf(command, sizeof command, "./fetcher -d %s '%s' >&-", work, url("/x?size=5"));
-    c = SH(command);
-    ok(said(&c, 1, "cannot write to standard output: Bad file"), "and one that was closed before");
-    child_free(&c);
-    snprintf(command, sizeof command, "./fetcher -q -d %s '%s' nonsense >&- 2>&- <&-; test $? = 1",
-             in_work("c"), url("/closed?size=5000"));
-    c = SH(command);
-    ok(c.status == 0 && file_is(in_work("c/closed"), 5000, "/closed", 0),
-       "descriptors 0 to 2 may be closed; no file takes their place");
-    child_free(&c);
-    snprintf(command, sizeof command,
-             "printf 'a\\nb\\n' | { while read u; do ./fetcher -q -d %s '%s'; echo $u; "
-             "done; }",
-             in_work("d"), url("/loop-body?size=5"));
-    c = SH(command);
-    ok(strcmp(c.text[0], "a\nb\n") == 0, "stdin is left alone");
-    child_free(&c);
-}
-
 /* A million refused URLs would take the memory of a thousand: here it is a hundred thousand. */
 static void test_long_list(void) {
     struct child c =
@@ -4659,56 +4299,6 @@ static void test_long_list(void) {
     ok(strstr(c.text[0], "\"failed\":100000"), "a pipe of 100,000 URLs: %.60s", c.text[0]);
     child_free(&c);
 }
-
-/* Run a list, killed at random moments, until it comes to its end. Returns how often it was killed. */
-static int run_and_kill(const char *list, const char *dir, int *status) {
-    const char *argv[] = {"./fetcher", "-q", "--no-clobber", "-i", list, "-d", dir, NULL};
-    unsigned random = 12345;
-    struct child c;
-    for (int kills = 0;; kills++) {
-        usec end;
-        child_start(&c, argv);
-        random = random * 1103515245 + 12345;
-        end = clock_us() + 5000 + random / 65536 % 90000;
-        while (clock_us() < end && c.open[0])
-            fetcher_step(f, 5);
-        if (kills < 50 && c.open[0])
-            kill(c.pid, SIGKILL);
-        child_wait(&c);
-        child_free(&c);
-        *status = c.status;
-        if (c.status == 0 || kills == 50)
-            return kills;
-    }
-}
-
-/* The files are right, nothing is left, and what was there is not fetched again. */
-static void test_kill(void) {
-    static const int size = 6000000;
-    char list[1000] = "", text[700], name[20];
-    int kills, status, good = 0;
-    int64_t sent = 0;
-    for (int i = 0; i < 4; i++) {
-        snprintf(text, sizeof text, "%s k%d\n", url("/kill%d?size=%d&slow=20000", i, size), i);
-        strcat(list, text);
-    }
-    write_file(in_work("list"), list, strlen(list));
-    snprintf(text, sizeof text, "%s", in_work("k"));
-    kills = run_and_kill(in_work("list"), text, &status);
-    for (int i = 0; i < 4; i++) {
-        snprintf(name, sizeof name, "k/k%d", i);
-        snprintf(text, sizeof text, "/kill%d", i);
-        good += file_is(in_work(name), size, text, 0);
-        sent += seen("/kill%d?size=%d&slow=20000", i, size)->sent;
-    }
-    ok(status == 0 && good == 4 && names_in(in_work("k")) == 4,
-       "killed at %d random moments: 4 files are right, no .part or .meta is left", kills);
-    /* What was on the way when it was killed is lost: the buffers of the sockets, each time. */
-    ok((double)sent < 4. * size + kills * 4 * 100000., "%.1f MB were sent for %.1f MB",
-       (double)sent / 1e6, 4. * size / 1e6);
-}
-
-/* ------------------------------------------------------------------------ Commands */
 
 static void test_words(void) {
     static const struct {
@@ -4948,7 +4538,12 @@ static void test_plain_commands(void) {
     child_free(&c);
 }
 
-/* ------------------------------------------------------------------------ Sessions */
+static const struct test commands_tests[] = {
+    TEST(bad_lists),    TEST(long_list), TEST(every),          TEST(words),
+    TEST(bad_commands), TEST(commands),  TEST(plain_commands),
+};
+
+/* ------------------------------------------------------------------------------------- Sessions */
 
 static int entries_in(const char *session) {
     int64_t size;
@@ -5192,9 +4787,10 @@ static void test_session_raced(void) {
         die("raced");
     p->s.session = renamed = session;
     dup2(null, 2);
-    int status = inputs_open(p);
+    enum status status = inputs_open(p);
     dup2(error, 2);
-    ok(status == 1 && !renamed, "a session that another fetcher saves at this moment is not taken");
+    ok(status == SOME_FAILED && !renamed,
+       "a session that another fetcher saves at this moment is not taken");
     close(p->input[SESSION].fd);
     close(error);
     close(null);
@@ -5255,10 +4851,411 @@ static void test_bad_sessions(void) {
     ok(stat(session, &st) == 0 && (st.st_mode & 0777) == 0600, "and the file is private");
 }
 
-/* ------------------------------------------------------------------------ The terminal
+static const struct test sessions_tests[] = {
+    TEST(session),         TEST(session_order), TEST(session_long),  TEST(session_ends),
+    TEST(session_numbers), TEST(session_names), TEST(session_whole), TEST(session_huge),
+    TEST(session_raced),   TEST(session_crash), TEST(bad_sessions),
+};
+
+/* --------------------------------------------------------------------------------------- Output */
+
+/* stdout is not read for a while: the transfer waits, and little is held in memory. */
+static void test_back_pressure(void) {
+    struct child c;
+    const char *argv[] = {"./fetcher", "-o", "-", url("/slow-reader?size=20000000"), NULL};
+    char statm[60], text[100] = "";
+    long pages = 0;
+    FILE *file;
+    child_start(&c, argv);
+    close(c.in);
+    c.in = -1;
+    fetcher_watch(f, c.out[0], 0, NULL, NULL);
+    until(seen("/slow-reader?size=20000000")->sent > 300000);
+    for (int i = 0; i < 50; i++)
+        fetcher_step(f, 10);
+    snprintf(statm, sizeof statm, "/proc/%d/statm", (int)c.pid);
+    if ((file = fopen(statm, "r")) != NULL) {
+        if (fgets(text, sizeof text, file))
+            pages = strtol(strchr(text, ' '), NULL, 10);
+        fclose(file);
+    }
+    ok(seen("/slow-reader?size=20000000")->sent < 15000000 && pages < 8000,
+       "nobody reads stdout: %d bytes came, %ld KiB are used",
+       (int)seen("/slow-reader?size=20000000")->sent, pages * 4);
+    fetcher_watch(f, c.out[0], FETCHER_READ, child_ready, &c);
+    child_wait(&c);
+    ok(c.status == 0 && c.size[0] == 20000000 && is_content(c.text[0], 20000000, "/slow-reader", 0),
+       "and all comes when it's read");
+    child_free(&c);
+}
+
+/* Each event is one JSON object; a real parser says so, if there is one. */
+static void test_json(void) {
+    struct child c = RUN("--json", "--stats", "-d", work,
+                         url("/j?size=10&disposition="
+                             "attachment;%%20filename=%%22a\\\\%%22b%%ff.txt%%22"),
+                         url("/k?status=404&reason=%%22%%01"), "bad \"url\"");
+    ok(c.status == 1 && strstr(c.text[0], "{\"event\":\"done\",\"id\":1,\"url\":\"http://127.") &&
+           strstr(c.text[0], "\"code\":\"http\",\"message\":\"404 ") &&
+           strstr(c.text[0], "\"code\":\"bad_url\"") &&
+           strstr(c.text[0], "{\"event\":\"stats\",\"done\":1,\"failed\":2,\"bytes\":15,") &&
+           strstr(c.text[0], "\"stall_max_ms\":") && strstr(c.text[0], "\"culprit\":\""),
+       "events are in JSON");
+    write_file(in_work("json"), c.text[0], c.size[0]);
+    child_free(&c);
+    char command[800];
+    snprintf(command, sizeof command,
+             "command -v jq >/dev/null || exit 77; jq -e -s 'length == 4 and "
+             "(map(.event) | sort) == [\"done\",\"failed\",\"failed\",\"stats\"]' %s",
+             in_work("json"));
+    c = SH(command);
+    if (c.status == 77)
+        skip("JSON, by a real parser", "no jq");
+    else
+        ok(c.status == 0, "and jq reads them");
+    child_free(&c);
+}
+
+/* The reader of stdout has stopped: an interrupt ends it all the same. */
+static void test_stopped_reader(void) {
+    const char *argv[] = {"./fetcher", "-o", "-", url("/stopped?size=9000000"), NULL};
+    struct child c;
+    usec before;
+    char path[4200];
+    child_start(&c, argv);
+    fetcher_watch(f, c.out[0], 0, NULL, NULL);
+    until(seen("/stopped?size=9000000")->sent > 100000);
+    kill(c.pid, SIGINT);
+    before = clock_us();
+    until(!c.open[1]);
+    ok(clock_us() - before < 5000000, "an interrupt with a stopped reader");
+    fetcher_watch(f, c.out[0], FETCHER_READ, child_ready, &c);
+    child_wait(&c);
+    ok(c.status == 130, "ends with status 130");
+    child_free(&c);
+    snprintf(path, sizeof path,
+             "ulimit -S -n 1000; exec ./fetcher -q -d %s -j 900 --per-host 900 '%s'", work,
+             url("/low?size=5"));
+    c = SH(path);
+    ok(c.status == 0 && file_is(in_work("low"), 5, "/low", 0),
+       "a low limit of descriptors is raised");
+    child_free(&c);
+    c = RUN("--cookies", "/none/jar", url("/x"));
+    ok(said(&c, 2, "cannot use /none/jar for cookies"), "a cookie jar that can't be written");
+    child_free(&c);
+}
+
+/* An interrupt when all is done but what its reader has not taken yet. Does it take the rest? */
+static struct child interrupted_drain(bool taken) {
+    struct child c;
+    child_start(&c, (const char *const[]){"./fetcher", "-o", "-", url("/drain?size=120000"), NULL});
+    fetcher_watch(f, c.out[0], 0, NULL, NULL);
+    until(strstr(c.text[1], "117.2 KiB in"));
+    kill(c.pid, SIGINT);
+    until(taken || !c.open[1]);
+    fetcher_watch(f, c.out[0], FETCHER_READ, child_ready, &c);
+    child_wait(&c);
+    return c;
+}
+
+/* And one that ends much, and so has much to say. */
+static void test_interrupted_output(void) {
+    char list[64000], name[300];
+    size_t used = 0;
+    struct child c = interrupted_drain(true);
+    ok(c.status == 130 && c.size[0] == 120000,
+       "what was done before an interrupt is still written: status %d, %zu bytes", c.status,
+       c.size[0]);
+    child_free(&c);
+    c = interrupted_drain(false);
+    ok(c.status == 130 && c.size[0] < 120000,
+       "if its reader takes it; else that is told by status 130: %d", c.status);
+    child_free(&c);
+    for (int i = 0; i < 1000; i++)
+        used += (size_t)sprintf(list + used, "%s\n", url("/held%d?stall=head", i));
+    snprintf(name, sizeof name, "%s", in_work("held"));
+    write_file(name, list, used);
+    child_start(
+        &c, (const char *const[]){"./fetcher", "--json", "-i", name, "-d", work, "-j", "1", NULL});
+    until(strstr(c.text[0], "\"id\":1000,"));
+    kill(c.pid, SIGTERM);
+    child_wait(&c);
+    int events = 0;
+    for (const char *s = c.text[0]; (s = strstr(s, "{\"event\":\"cancelled\"")) != NULL; s++)
+        events++;
+    ok(c.status == 143 && events == 1000 && strcmp(c.text[0] + c.size[0] - 2, "}\n") == 0,
+       "1000 are given up, each with a line: %d", events);
+    child_free(&c);
+}
+
+static bool sleeps(pid_t pid) {
+    char path[40], line[300] = "";
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    FILE *file = fopen(path, "r");
+    if (file && !fgets(line, sizeof line, file))
+        line[0] = '\0';
+    if (file)
+        fclose(file);
+    return strstr(line, "(fetcher) S") != NULL;
+}
+
+/* A list that is a pipe without a writer: to open it takes until there is one. */
+static void test_interrupted_open(void) {
+    struct child c;
+    char path[300];
+    snprintf(path, sizeof path, "%s", in_work("fifo"));
+    if (access("/proc/self/stat", R_OK) < 0 || mkfifo(path, 0600) < 0) {
+        skip("an interrupt while a list is opened", "no /proc");
+        return;
+    }
+    child_start(&c, (const char *const[]){"./fetcher", "-i", path, NULL});
+    until(sleeps(c.pid)); /* there is nothing else that it could wait for */
+    kill(c.pid, SIGTERM);
+    child_wait(&c);
+    ok(c.status == 1000 + SIGTERM, "an interrupt while a list is opened ends it: %d", c.status);
+    child_free(&c);
+}
+
+static void test_closed_output(void) {
+    struct child c = RUN("-o", "-", "/dev/null");
+    char command[600];
+    child_free(&c);
+    snprintf(command, sizeof command,
+             "./fetcher -o - '%s' | head -c 10 >/dev/null; exit ${PIPESTATUS:-0}",
+             url("/x?size=5000000"));
+    c = SH(command);
+    ok(strstr(c.text[1], "cannot write to standard output: Broken pipe"),
+       "a closed stdout is told: %s", c.text[1]);
+    child_free(&c);
+    snprintf(command, sizeof command,
+             "seq 5000 | sed 's|^|%s|' | { ./fetcher -i - -d %s --json --overwrite; "
+             "echo $? >&2; } | head -n 1 >/dev/null",
+             url("/many/"), work);
+    c = SH(command);
+    ok(strstr(c.text[1], "fetcher: cannot write to standard output: Broken pipe\n1\n") == c.text[1],
+       "and ends a list at once: %s", c.text[1]);
+    child_free(&c);
+    snprintf(command, sizeof command, "./fetcher -d %s '%s' >/dev/full", work, url("/x?size=5"));
+    c = SH(command);
+    ok(said(&c, 1, "cannot write to standard output: No space"), "a full one too");
+    child_free(&c);
+    snprintf(command, sizeof command, "./fetcher -d %s '%s' >&-", work, url("/x?size=5"));
+    c = SH(command);
+    ok(said(&c, 1, "cannot write to standard output: Bad file"), "and one that was closed before");
+    child_free(&c);
+    snprintf(command, sizeof command, "./fetcher -q -d %s '%s' nonsense >&- 2>&- <&-; test $? = 1",
+             in_work("c"), url("/closed?size=5000"));
+    c = SH(command);
+    ok(c.status == 0 && file_is(in_work("c/closed"), 5000, "/closed", 0),
+       "descriptors 0 to 2 may be closed; no file takes their place");
+    child_free(&c);
+    snprintf(command, sizeof command,
+             "printf 'a\\nb\\n' | { while read u; do ./fetcher -q -d %s '%s'; echo $u; "
+             "done; }",
+             in_work("d"), url("/loop-body?size=5"));
+    c = SH(command);
+    ok(strcmp(c.text[0], "a\nb\n") == 0, "stdin is left alone");
+    child_free(&c);
+}
+
+static const struct test output_tests[] = {
+    TEST(back_pressure),    TEST(json),          TEST(stopped_reader), TEST(interrupted_output),
+    TEST(interrupted_open), TEST(closed_output),
+};
+
+/* -------------------------------------------------------------------------------------- Options */
+
+/* The password of a URL is used, and is not to be found anywhere else. */
+static void test_password(void) {
+    char u[300], command[900];
+    struct child c;
+    snprintf(u, sizeof u, "http://joe:secret@%s", url("/pw?size=900000&cut=300000") + 7);
+    c = RUN("-o", in_work("pw"), "--retry", "0", "-v", "--json", "--trace", in_work("trace"), u);
+    ok(c.status == 1 && exists(in_work("pw.part.meta")) && !strstr(c.text[0], "secret") &&
+           !strstr(c.text[1], "secret") && strstr(c.text[0], "joe@"),
+       "a password is not shown");
+    child_free(&c);
+    snprintf(command, sizeof command, "grep -r secret %s", work);
+    c = SH(command);
+    ok(c.status == 1, "and not written");
+    child_free(&c);
+}
+
+static void test_options(void) {
+    struct child c;
+    write_file(in_work("data"), "x=1\ny=2\n", 8);
+    char at[700];
+    snprintf(at, sizeof at, "@%s", in_work("data"));
+    c = RUN("-o", "-", "-H", "X-A: 1", "-HX-B: 2", "-A", "me", "-u", "joe:pw", "-X", "PUT",
+            "--data=a=b", "--data", at, url("/echo"));
+    ok(strstr(c.text[0], "PUT /echo") && strstr(c.text[0], "X-A: 1\r\n") &&
+           strstr(c.text[0], "X-B: 2\r\n") && strstr(c.text[0], "User-Agent: me\r\n") &&
+           strstr(c.text[0], "Authorization: Basic am9lOnB3\r\n") &&
+           strstr(c.text[0], "\r\n\r\na=b&x=1y=2"),
+       "-H, -A, -u, -X, --data");
+    child_free(&c);
+    write_file(in_work("nil"), "", 0);
+    snprintf(at, sizeof at, "@%s", in_work("nil"));
+    c = RUN("-o", "-", "--data", "a=b", "--data", at, url("/echo"));
+    ok(strstr(c.text[0], "Content-Length: 4\r\n") && strstr(c.text[0], "\r\n\r\na=b&"),
+       "--data of an empty file");
+    child_free(&c);
+    c = RUN("-x", url(""), "-o", "-", "http://proxied.test/echo");
+    ok(strstr(c.text[0] ? c.text[0] : "", "") && seen("http://proxied.test/echo")->count == 1,
+       "-x PROXY");
+    child_free(&c);
+}
+
+static void test_limiting_options(void) {
+    struct child c;
+    struct stat st;
+    c = RUN("-qv", "-j2", "--per-host=1", "-d", work, url("/x?size=1"));
+    ok(c.status == 0, "short options may be joined to each other and to their values");
+    child_free(&c);
+    c = RUN("-m", "0.2", "--retry", "0", "-d", work, url("/x?stall=head"));
+    ok(said(&c, 1, "not done after 0.2 s"), "-m");
+    child_free(&c);
+    c = RUN("--max-filesize", "1k", "-d", work, url("/x?size=1025"));
+    ok(said(&c, 1, "1025 bytes are more than allowed"), "--max-filesize");
+    child_free(&c);
+    c = RUN("--trace", in_work("trace"), "-q", "-d", work, url("/x?size=1"));
+    ok(c.status == 0 && exists(in_work("trace")), "--trace FILE");
+    child_free(&c);
+    c = RUN("-R", "-d", in_work("r"), url("/time?size=1"));
+    ok(c.status == 0 && stat(in_work("r/time"), &st) == 0 && st.st_mtime == 784111777, "-R");
+    child_free(&c);
+    c = RUN("--no-clobber", "-d", in_work("r"), url("/time?size=1"));
+    ok(c.status == 0 && names_in(in_work("r")) == 1 && strstr(c.text[0], "exists, skipped"),
+       "--no-clobber");
+    child_free(&c);
+    c = RUN("--overwrite", "-d", in_work("r"), url("/time?size=2"));
+    ok(c.status == 0 && names_in(in_work("r")) == 1 && file_is(in_work("r/time"), 2, "/time", 0),
+       "--overwrite");
+    child_free(&c);
+    c = RUN("--compressed", "-o", "-", url("/z?gzip=1"));
+    ok(c.status == 0 && strcmp(c.text[0], "hello, world\n") == 0, "--compressed");
+    child_free(&c);
+}
+
+static void test_login_options(void) {
+    char jar[200], netrc[200], command[900];
+    const char *argv[] = {
+        "./fetcher", "-u", "joe:secret", "-d", work, url("/slow?size=90000&slow=900"), NULL};
+    struct child c;
+    child_start(&c, argv);
+    until(seen("/slow?size=90000&slow=900")->count);
+    snprintf(command, sizeof command, "/proc/%d/cmdline", (int)c.pid);
+    FILE *file = fopen(command, "r");
+    size_t n = file ? fread(netrc, 1, sizeof netrc - 1, file) : 0;
+    ok(!file || (n > 20 && memcmp(netrc + 13, "**********", 11) == 0),
+       "a password isn't seen by ps");
+    if (file)
+        fclose(file);
+    kill(c.pid, SIGKILL);
+    child_wait(&c);
+    child_free(&c);
+    snprintf(jar, sizeof jar, "127.0.0.1\tFALSE\t/\tFALSE\t0\tsweet\tyes\n");
+    write_file(in_work("jar"), jar, strlen(jar));
+    c = RUN("--cookies", in_work("jar"), "-o", "-", url("/echo"));
+    ok(c.status == 0 && strstr(c.text[0], "Cookie: sweet=yes\r\n") && exists(in_work("jar")),
+       "--cookies FILE");
+    child_free(&c);
+    snprintf(netrc, sizeof netrc, "machine 127.0.0.1 login joe password pw\n");
+    write_file(in_work(".netrc"), netrc, strlen(netrc));
+    snprintf(command, sizeof command, "HOME=%s ./fetcher --netrc -o - %s", work, url("/echo"));
+    c = SH(command);
+    ok(strstr(c.text[0], "Authorization: Basic am9lOnB3\r\n"), "--netrc");
+    child_free(&c);
+    snprintf(command, sizeof command,
+             "http_proxy=%s ./fetcher -o - http://by-environment.test/echo", url(""));
+    c = SH(command);
+    ok(seen("http://by-environment.test/echo")->count == 1, "a proxy from the environment");
+    child_free(&c);
+    c = RUN("--limit-rate", "100k", "-o", "/dev/null", "--stats", url("/x?size=100000"));
+    double seconds = strstr(c.text[1], " in ") ? strtod(strstr(c.text[1], " in ") + 4, NULL) : 0;
+    ok(c.status == 0 && seconds > .8 && seconds < 1.2, "--limit-rate: 100 kB in %.2f s", seconds);
+    child_free(&c);
+}
+
+static void test_help(void) {
+    struct child c = RUN("--help");
+    ok(c.status == 0 && strncmp(c.text[0], "Usage: fetcher [OPTION]... URL...\n", 34) == 0 &&
+           strstr(c.text[0], "\n  -o, --output=FILE "),
+       "--help");
+    child_free(&c);
+    c = RUN("-V");
+    ok(c.status == 0 && strncmp(c.text[0], "fetcher 1.0.0\nlibcurl ", 22) == 0 &&
+           strstr(c.text[0], "TLS: ") && strstr(c.text[0], "name lookups: "),
+       "--version");
+    child_free(&c);
+    c = SH(
+        "command -v help2man >/dev/null || exit 77; help2man -N ./fetcher | grep -q 'SH OPTIONS'");
+    if (c.status == 77)
+        skip("a man page", "no help2man");
+    else
+        ok(c.status == 0, "help2man makes a man page of it");
+    child_free(&c);
+    c = SH("./fetcher --help >/dev/full");
+    ok(c.status == 1, "--help into a full device fails");
+    child_free(&c);
+}
+
+static void test_bad_usage(void) {
+    static const struct {
+        const char *argv[8], *words;
+        int status;
+    } t[] = {
+        {{NULL}, "no URL", 2},
+        {{"--nonsense", "http://a.b/"}, "unknown option --nonsense", 2},
+        {{"--\x1b[2J\xff", "http://a.b/"}, "unknown option --?[2J?", 2},
+        {{"-o"}, "-o needs FILE", 2},
+        {{"-o", "x", "http://a.b/", "http://c.d/"}, "one file", 2},
+        {{"-o", "x", "-i", "list"}, "one file", 2},
+        {{"-j", "many", "http://a.b/"}, "not a number: many", 2},
+        {{"-m", "-1", "http://a.b/"}, "not a time: -1", 2},
+        {{"--quiet=yes", "http://a.b/"}, "no value", 2},
+        {{"-o", "-", "--json", "http://a.b/"}, "no room", 2},
+        {{"-H", "nonsense", "http://a.b/"}, "header", 2},
+        {{"--no-clobber", "--overwrite", "http://a.b/"}, "contradict", 2},
+        {{"-c", "--no-continue", "http://a.b/"}, "contradict", 2},
+        {{"--every", "0.1s", "http://a.b/"}, "at least 1s", 2},
+        {{"--data", "@/none", "http://a.b/"}, "/none", 2},
+        {{"-i", "/none"}, "cannot read /none: No such file", 1},
+        {{"-i", "/"}, "cannot read /: Is a dir", 1},
+        {{"--trace", "/none/x", "http://a.b/"}, "cannot write /none/x", 1},
+        {{"-o", "/", "http://a.b/"}, "-o /: this is a directory; -d saves into one", 2},
+        {{"-d", "README.md", "http://a.b/"}, "cannot write to README.md: Permission denied", 2},
+        {{"-X", "A B", "http://a.b/"}, "cannot start a transfer: Invalid argument", 1},
+        {{"not-a-url"}, "not-a-url: not a URL", 1},
+        {{""}, "not a URL", 1},
+        {{"ftp://a.b/"}, "only http and https", 1},
+        {{"http://a.b:99999/"}, "port is out of range", 1},
+        {{"http://a.b/\x1b[2J"}, "control character", 1},
+        {{"http://u:secret@a b/"}, "not a URL", 1},
+    };
+
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        const char *argv[10] = {"./fetcher"};
+        struct child c;
+        for (int n = 0; n < 8; n++)
+            argv[n + 1] = t[i].argv[n];
+        c = run_fed(argv, "", 0);
+        ok(said(&c, t[i].status, t[i].words) && !strstr(c.text[1], "secret"), "%.*s",
+           (int)strcspn(c.text[1], "\n"), c.text[1]);
+        child_free(&c);
+    }
+}
+
+static const struct test options_tests[] = {
+    TEST(options), TEST(limiting_options), TEST(login_options),
+    TEST(help),    TEST(bad_usage),        TEST(password),
+};
+
+/* ---------------------------------------------------------------------------------------- Terminal
  * A terminal of our own: a pty, and an interpreter of the escape sequences that shows what a person
  * would see on the screen.
  */
+
 enum { ROWS = 60, COLUMNS = 200 };
 
 struct term {
@@ -5830,10 +5827,17 @@ static void test_terminal_color(void) {
     child_free(&c);
 }
 
-/* ------------------------------------------------------------------------ The window
+static const struct test terminal_tests[] = {
+    TEST(terminal),       TEST(terminal_idle),  TEST(terminal_sizes),   TEST(terminal_paste),
+    TEST(terminal_jobs),  TEST(terminal_list),  TEST(terminal_stopped), TEST(terminal_lost),
+    TEST(terminal_abuse), TEST(terminal_plain), TEST(terminal_color),
+};
+
+/* ------------------------------------------------------------------------------------------ Window
  * On an X server of its own (Xvfb). Keys and mouse come from xdotool, selections from xclip; what is
  * dropped comes from a small source of drops in this process.
  */
+
 #ifdef FETCHER_X11
 static struct {
     Display *d;
@@ -5897,7 +5901,8 @@ static bool desk_open(const char *what) {
     XSetErrorHandler(error_ignored);
     XSetIOErrorHandler(server_gone);
     memset(&window, 0, sizeof window);
-    if ((desk.d = window.d = XOpenDisplay(NULL)) == NULL || !pens_open(&window, false))
+    if ((desk.d = window.d = XOpenDisplay(NULL)) == NULL || !fonts_open(&window) ||
+        !inks_open(&window, false))
         die("X server");
     XSetIOErrorExitHandler(desk.d, server_left, NULL);
     return true;
@@ -6061,16 +6066,16 @@ static void test_window(void) {
            atol(property(g.id, "XdndAware")) == 5 && *property(g.id, "WM_CLIENT_MACHINE") &&
            *property(g.id, "WM_NORMAL_HINTS"),
        "a window with its properties");
-    until(pixels(&g, INK, false, 0, line_y(&window, 1)) > 0);
-    ok(pixels(&g, INK, false, 0, line_y(&window, 1)) > 0, "with a caret in its entry");
+    until(pixels(&g, INK_TEXT, false, 0, line_y(&window, 1)) > 0);
+    ok(pixels(&g, INK_TEXT, false, 0, line_y(&window, 1)) > 0, "with a caret in its entry");
     xdo("xdotool type --delay 2 '%s'; xdotool key Return", url("/typed.txt?size=3000"));
     ok(tells(&g, "gui/typed.txt: 2.9 KiB in ") &&
            file_is(in_work("gui/typed.txt"), 3000, "/typed.txt", 0),
        "a URL that is typed is fetched");
     xdo("xdotool type --delay 2 'nonsense'; xdotool key Return");
     ok(tells(&g, "nonsense: not a URL and not a command"), "and what is none is told");
-    until(pixels(&g, RED, false, line_y(&window, 2), 2000) > 0);
-    ok(pixels(&g, RED, false, line_y(&window, 2), 2000) > 0, "in the window as well, in red");
+    until(pixels(&g, INK_RED, false, line_y(&window, 2), 2000) > 0);
+    ok(pixels(&g, INK_RED, false, line_y(&window, 2), 2000) > 0, "in the window as well, in red");
     xdo("xdotool type --delay 2 'limit 400k'; xdotool key shift+Home ctrl+c BackSpace");
     struct child c = copied(&g, "CLIPBOARD");
     ok(strcmp(c.text[0], "limit 400k") == 0, "^C copies what shift selects: %s", c.text[0]);
@@ -6099,14 +6104,15 @@ static void test_window_rows(void) {
         used += (size_t)sprintf(list + used, "%s\n", term_url(i));
     write_file(in_work("list"), list, used);
     GUI(&g, "-i", in_work("list"), "-j", "4");
-    until(row_pixels(&g, BAR, 3) > 0);
-    ok(row_pixels(&g, CHOSEN, 0) > 0 && row_pixels(&g, CHOSEN, 1) == 0, "the first row is chosen");
-    int bar = row_pixels(&g, BAR, 1), track = row_pixels(&g, TRACK, 1);
-    ok(bar > 0 && abs(bar - track) < bar / 8 && row_pixels(&g, TRACK, 5) == 0,
+    until(row_pixels(&g, INK_BAR, 3) > 0);
+    ok(row_pixels(&g, INK_CHOSEN, 0) > 0 && row_pixels(&g, INK_CHOSEN, 1) == 0,
+       "the first row is chosen");
+    int bar = row_pixels(&g, INK_BAR, 1), track = row_pixels(&g, INK_TRACK, 1);
+    ok(bar > 0 && abs(bar - track) < bar / 8 && row_pixels(&g, INK_TRACK, 5) == 0,
        "half a bar for half a file, none for what waits: %d %d", bar, track);
     xdo("xdotool key Tab j");
-    until(row_pixels(&g, CHOSEN, 1) > 0);
-    ok(row_pixels(&g, CHOSEN, 1) > 0 && row_pixels(&g, CHOSEN, 0) == 0,
+    until(row_pixels(&g, INK_CHOSEN, 1) > 0);
+    ok(row_pixels(&g, INK_CHOSEN, 1) > 0 && row_pixels(&g, INK_CHOSEN, 0) == 0,
        "Tab goes to the rows, j to the next");
     xdo("xdotool mousemove --window %lu 100 %d click 5 click 1 key r", g.id,
         line_y(&window, 9) + 4);
@@ -6128,8 +6134,8 @@ static void test_window_rows(void) {
        title);
     ok(strcmp(property(g.id, "WM_ICON_NAME"), "0/39") == 0, "and so does the icon's");
     xdo("xdotool key q");
-    until(pixels(&g, AMBER, false, 0, 2000) > 0);
-    ok(pixels(&g, AMBER, false, 0, 2000) > 0 && g.c.open[0], "q asks while something runs");
+    until(pixels(&g, INK_AMBER, false, 0, 2000) > 0);
+    ok(pixels(&g, INK_AMBER, false, 0, 2000) > 0 && g.c.open[0], "q asks while something runs");
     xdo("xdotool key y");
     ok(end_of(&g) == 1, "and y ends it");
     child_free(&g.c);
@@ -6158,13 +6164,13 @@ static void test_window_paste(void) {
     xdo("xdotool key ctrl+v Return");
     ok(tells(&g, "jo: not a URL and not a command"), "control characters are no keys");
     offer("CLIPBOARD", "printf 'jobs 5 and more'");
-    int bare = pixels(&g, INK, false, 0, line_y(&window, 1));
+    int bare = pixels(&g, INK_TEXT, false, 0, line_y(&window, 1));
     xdo("xdotool key ctrl+v");
-    until(pixels(&g, INK, false, 0, line_y(&window, 1)) > bare + 10);
+    until(pixels(&g, INK_TEXT, false, 0, line_y(&window, 1)) > bare + 10);
     xdo("xdotool mousemove --window %lu %d %d mousedown 1 mousemove_relative -- %d 0 mouseup 1",
         g.id, 2 * window.pad + 6 * window.cell + 1, line_y(&window, 0) + 3, 9 * window.cell);
-    until(pixels(&g, MARKED, false, 0, line_y(&window, 1)) > 0);
-    ok(pixels(&g, MARKED, false, 0, line_y(&window, 1)) > 0, "the mouse selects");
+    until(pixels(&g, INK_MARKED, false, 0, line_y(&window, 1)) > 0);
+    ok(pixels(&g, INK_MARKED, false, 0, line_y(&window, 1)) > 0, "the mouse selects");
     struct child c = copied(&g, "PRIMARY");
     ok(strcmp(c.text[0], " and more") == 0, "and that is the selection: \"%s\"", c.text[0]);
     child_free(&c);
@@ -6266,14 +6272,14 @@ static void test_window_server(void) {
     if (!desk_open("window_server"))
         return;
     GUI(&g, url("/slow?size=300000&slow=3000"), "-v", "--stats");
-    until(row_pixels(&g, BAR, 0) > 0);
+    until(row_pixels(&g, INK_BAR, 0) > 0);
     kill(desk.server, SIGSTOP);
     until(exists(in_work("gui/slow")));
     ok(file_is(in_work("gui/slow"), 300000, "/slow", 0) && tells(&g, "293.0"),
        "the X server stops: downloads go on");
     kill(desk.server, SIGCONT);
     until(strcmp(property(g.id, "_NET_WM_NAME"), "fetcher") == 0);
-    ok(strcmp(property(g.id, "_NET_WM_NAME"), "fetcher") == 0 && row_pixels(&g, BAR, 0) == 0,
+    ok(strcmp(property(g.id, "_NET_WM_NAME"), "fetcher") == 0 && row_pixels(&g, INK_BAR, 0) == 0,
        "and when it goes on, the window does too");
     xdo("xdotool type --delay 2 'quit'; xdotool key Return");
     double longest = 0;
@@ -6283,7 +6289,7 @@ static void test_window_server(void) {
     ok(measured && longest < 1000, "it has not waited for the server: %.2f ms", longest);
     child_free(&g.c);
     GUI(&g, url("/long?size=200000&slow=2000"));
-    until(row_pixels(&g, BAR, 0) > 0);
+    until(row_pixels(&g, INK_BAR, 0) > 0);
     kill(desk.server, SIGKILL);
     (void)end_of(&g);
     ok(g.c.status == 0 && strstr(g.c.text[1], "the X server is gone: downloads go on") &&
@@ -6294,7 +6300,7 @@ static void test_window_server(void) {
     if (!desk_open("window_server"))
         return;
     GUI(&g, url("/held?size=9000&stall=50"));
-    until(row_pixels(&g, BAR, 0) >= 0);
+    until(row_pixels(&g, INK_BAR, 0) >= 0);
     kill(desk.server, SIGSTOP);
     kill(g.c.pid, SIGTERM);
     ok(end_of(&g) == 143, "SIGTERM ends it while the X server is stopped");
@@ -6311,16 +6317,16 @@ static void test_window_close(void) {
     if (!desk_open("window_close"))
         return;
     GUI(&g, url("/run?size=9000&stall=50"));
-    until(row_pixels(&g, CHOSEN, 0) > 0);
+    until(row_pixels(&g, INK_CHOSEN, 0) > 0);
     gui_close(&g);
-    until(pixels(&g, AMBER, false, 0, 2000) > 0);
-    ok(pixels(&g, AMBER, false, 0, 2000) > 0 && g.c.open[0],
+    until(pixels(&g, INK_AMBER, false, 0, 2000) > 0);
+    ok(pixels(&g, INK_AMBER, false, 0, 2000) > 0 && g.c.open[0],
        "closing it asks while something runs");
     xdo("xdotool key n");
-    until(pixels(&g, AMBER, false, 0, 2000) == 0);
-    ok(pixels(&g, AMBER, false, 0, 2000) == 0 && g.c.open[0], "it may be answered");
+    until(pixels(&g, INK_AMBER, false, 0, 2000) == 0);
+    ok(pixels(&g, INK_AMBER, false, 0, 2000) == 0 && g.c.open[0], "it may be answered");
     gui_close(&g);
-    until(pixels(&g, AMBER, false, 0, 2000) > 0);
+    until(pixels(&g, INK_AMBER, false, 0, 2000) > 0);
     gui_close(&g);
     ok(end_of(&g) == 1 && exists(in_work("gui/run.part")) == false, "the second time it ends");
     child_free(&g.c);
@@ -6347,29 +6353,29 @@ static void test_window_looks(void) {
     if (!desk_open("window_looks"))
         return;
     GUI(&g, "-b", url("/dark?size=9000&stall=4500"));
-    until(pixels(&g, BAR, true, 0, 2000) > 0);
-    ok(pixels(&g, PAPER, true, 0, 2000) > 100000 && pixels(&g, BAR, true, 0, 2000) > 0 &&
-           pixels(&g, PAPER, false, 0, 2000) == 0,
+    until(pixels(&g, INK_BAR, true, 0, 2000) > 0);
+    ok(pixels(&g, INK_PAPER, true, 0, 2000) > 100000 && pixels(&g, INK_BAR, true, 0, 2000) > 0 &&
+           pixels(&g, INK_PAPER, false, 0, 2000) == 0,
        "-b is dark");
     XResizeWindow(desk.d, g.id, 600, 400);
     until(XGetWindowAttributes(desk.d, g.id, &a) && a.height == 400 &&
-          pixels(&g, INK, true, 400 - window.pad - window.line, 400) > 0);
-    ok(pixels(&g, INK, true, 400 - window.pad - window.line, 400) > 0 &&
-           pixels(&g, EDGE, true, 0, window.pad) >= 600 - 2 * window.pad,
+          pixels(&g, INK_TEXT, true, 400 - window.pad - window.line, 400) > 0);
+    ok(pixels(&g, INK_TEXT, true, 400 - window.pad - window.line, 400) > 0 &&
+           pixels(&g, INK_EDGE, true, 0, window.pad) >= 600 - 2 * window.pad,
        "it may be resized");
     XResizeWindow(desk.d, g.id, 1, 1);
     XResizeWindow(desk.d, g.id, 1200, 880);
-    until(pixels(&g, INK, true, 880 - window.pad - window.line, 880) > 0);
-    ok(pixels(&g, INK, true, 880 - window.pad - window.line, 880) > 0, "to nothing and back");
+    until(pixels(&g, INK_TEXT, true, 880 - window.pad - window.line, 880) > 0);
+    ok(pixels(&g, INK_TEXT, true, 880 - window.pad - window.line, 880) > 0, "to nothing and back");
     gui_quit(&g);
     XChangeProperty(desk.d, DefaultRootWindow(desk.d), XA_RESOURCE_MANAGER, XA_STRING, 8,
                     PropModeReplace, (const unsigned char *)"Xft.dpi:\t192\n", 13);
     XSync(desk.d, False);
     GUI(&g,
         url("/%%E4%%B8%%AD%%E6%%96%%87-%%F0%%9F%%98%%80-%%E1%%8F%%A3.txt?size=9000&stall=4500"));
-    until(pixels(&g, EDGE, false, 0, 2000) > 0);
+    until(pixels(&g, INK_EDGE, false, 0, 2000) > 0);
     int top = 0;
-    while (top < 100 && pixels(&g, EDGE, false, top, top + 1) == 0)
+    while (top < 100 && pixels(&g, INK_EDGE, false, top, top + 1) == 0)
         top++;
     ok(top > window.pad * 3 / 2 && top < window.pad * 3, "Xft.dpi makes it larger: %d for %d", top,
        window.pad - 1);
@@ -6394,8 +6400,8 @@ static void test_window_said(void) {
     struct feeding feeding = {&g.c, lines, strlen(lines)};
     fetcher_watch(f, g.c.in, FETCHER_WRITE, feed_child, &feeding);
     ok(tells(&g, "6 at the same time"), "a window and 60 times the help");
-    until(pixels(&g, RED, false, 0, 2000) > 0);
-    ok(pixels(&g, RED, false, 0, 2000) > 0, "the last lines are in the window");
+    until(pixels(&g, INK_RED, false, 0, 2000) > 0);
+    ok(pixels(&g, INK_RED, false, 0, 2000) > 0, "the last lines are in the window");
     XSync(desk.d, False);
     xdo("xdotool key ctrl+u; xdotool type --delay 2 'jobs 7'; xdotool key Return");
     ok(tells(&g, "7 at the same time"), "which goes on");
@@ -6423,7 +6429,7 @@ static void test_window_hostile(void) {
     if (!desk_open("window_hostile"))
         return;
     GUI(&g, url("/h1?size=9000&stall=50"), url("/h2?size=9000&stall=50"));
-    until(row_pixels(&g, CHOSEN, 0) > 0);
+    until(row_pixels(&g, INK_CHOSEN, 0) > 0);
     gui_notify(&g, "CLIPBOARD", "jobs 3\n");
     gui_notify(&g, "XdndSelection", url("/h3?size=5"));
     xdo("xdotool type --delay 2 '%0*d'; xdotool key Escape; xdotool mousemove --window %lu 400 %d "
@@ -6495,7 +6501,218 @@ static void no_window(void) {
 #define test_window_refused no_window
 #endif
 
-/* ------------------------------------------------------------------------ The promise
+static const struct test window_tests[] = {
+    TEST(window),         TEST(window_rows),    TEST(window_paste), TEST(window_drop),
+    TEST(window_server),  TEST(window_close),   TEST(window_looks), TEST(window_said),
+    TEST(window_hostile), TEST(window_refused),
+};
+
+/* ----------------------------------------------------------------------------------------- Main */
+
+static void test_program(void) {
+    struct child c;
+    char list[2000] = "# a comment\n", line[200];
+    int64_t size;
+    char *data;
+    c = RUN("-d", work, url("/one?size=5000"), url("/two?size=70000"));
+    ok(c.status == 0 && file_is(in_work("one"), 5000, "/one", 0) &&
+           file_is(in_work("two"), 70000, "/two", 0) && strstr(c.text[0], "/one: 4.9 KiB in ") &&
+           strstr(c.text[0], "/two: ") && !*c.text[1],
+       "two URLs become two files, and two lines");
+    child_free(&c);
+    for (int i = 0; i < 12; i++) {
+        snprintf(line, sizeof line, "%s sub/f%d\n", url("/l%d?size=1000", i), i);
+        strcat(list, line);
+    }
+    write_file(in_work("list"), list, strlen(list) - 1);
+    c = RUN("-i", in_work("list"), "-d", in_work("out"), "--json", "--stats");
+    ok(c.status == 0 && names_in(in_work("out/sub")) == 12 &&
+           file_is(in_work("out/sub/f11"), 1000, "/l11", 0),
+       "a list, with names; no newline at its end");
+    child_free(&c);
+    c = RUN_FED(list, strlen(list), "-i", "-", "-d", in_work("out2"), "-q");
+    ok(c.status == 0 && names_in(in_work("out2/sub")) == 12 && !*c.text[0],
+       "a list from a pipe, quietly");
+    child_free(&c);
+    c = RUN("-o", "-", url("/stdout?size=300000"));
+    ok(c.status == 0 && c.size[0] == 300000 && is_content(c.text[0], 300000, "/stdout", 0) &&
+           !*c.text[1],
+       "-o - is stdout");
+    child_free(&c);
+    c = RUN("-o", in_work("named"), url("/n?size=10"));
+    data = slurp(in_work("named"), &size);
+    ok(c.status == 0 && size == 10, "-o FILE");
+    free(data);
+    child_free(&c);
+    c = RUN("-o", "/dev/null", url("/n?size=10"));
+    ok(c.status == 0, "-o /dev/null");
+    child_free(&c);
+}
+
+/* Each fault, as the user of the program meets it: what is said, what is on disk, how many requests
+ * were made. The file is "x", if there is one; sizes are 40000, so that it grows on disk. */
+static void test_faults(void) {
+    static const struct {
+        const char *query, *words, *option;
+        int status, size, requests;
+    } t[] = {
+        {"slow=5000", "", "0", 0, 40000, 1},
+        {"chunked=1&slow=9000", "", "0", 0, 40000, 1},
+        {"stall=head", "stalled: no data for 0.3 s", "0", 1, -1, 1},
+        {"stall=20000&etag=none&modified=none", "stalled: no data for 0.3 s", "0", 1, -1, 1},
+        {"cut=30000&etag=none&modified=none", "cut short after 30000 of 40000 bytes", "0", 1, -1,
+         1},
+        {"cut=30000&times=1", "attempt 2 in", "1", 0, 40000, 2},
+        {"reset=0", "cut short", "0", 1, -1, 1},
+        {"length=30000", "", "0", 0, 30000, 1},
+        {"length=50000&close=1&etag=none&modified=none", "cut short after 40000 of 50000 bytes",
+         "0", 1, -1, 1},
+        {"chunk=bad&etag=none&modified=none", "cut short", "0", 1, -1, 1},
+        {"status=429", "429 An Error", "0", 1, -1, 1},
+        {"status=503", "503 An Error", "0", 1, -1, 1},
+        {"status=429&times=1&retry-after=1", "429 An Error; attempt 2 in", "1", 0, 40000, 2},
+        {"status=503&times=1&retry-after=1", "503 An Error; attempt 2 in", "1", 0, 40000, 2},
+        {"status=500&times=2", "attempt 3 in", "2", 0, 40000, 3},
+        {"status=404", "404 An Error", "9", 1, -1, 1},
+        {"endless=1", "headers have no end", "0", 1, -1, 1},
+        {"redirect=/loop", "Maximum (20) redirects", "9", 1, -1, 1},
+        {"redirect=file:///etc/passwd", "can't be followed", "9", 1, -1, 1},
+        {"redirect=http://127.0.0.1:99999/", "can't be followed", "9", 1, -1, 1},
+        {"garbage=1", "HTTP/0.9", "0", 1, -1, 1},
+        {"gzip=1", "", "0", 0, 33, 1},
+        {"idle=1", "", "0", 0, 40000, 1},
+        {"length=-1", "", "0", 0, 40000, 1},
+    };
+    struct child c;
+    struct stat st;
+    char target[200];
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        snprintf(target, sizeof target, "/fault%zu?size=40000&%s", i, t[i].query);
+        c = RUN("-o", in_work("x"), "--retry", t[i].option, "--stall-timeout",
+                strstr(t[i].query, "stall") ? "0.3" : "20", url("%s", target));
+        ok(said(&c, t[i].status, t[i].words) && seen("%s", target)->count == t[i].requests &&
+               (stat(in_work("x"), &st) == 0 ? st.st_size : -1) == t[i].size &&
+               names_in(work) == (t[i].size >= 0),
+           "fault: %s", t[i].query);
+        child_free(&c);
+        unlink(in_work("x"));
+    }
+}
+
+static void test_slow_accept(void) {
+    calls = 0;
+    server.accept_ms = 30;
+    fetcher_limit(f, 8, 8, 0);
+    for (int i = 0; i < 8; i++)
+        fetcher_get(f, url("/accepted?close=1"), count_done, NULL);
+    until(calls == 8);
+    ok(calls == 8 && f->failed == 0, "a server that accepts slowly");
+    server.accept_ms = 0;
+    calls = 0;
+    for (int i = 0; i < 5; i++) {
+        fetcher_get(f, url("/idle?idle=1"), count_done, NULL);
+        until(calls == i + 1);
+    }
+    ok(f->failed == 0, "a server that closes idle connections");
+}
+
+static void test_continue(void) {
+    char u[200], path[300];
+    const char *argv[] = {"./fetcher", "-o", path, u, NULL};
+    struct stat st;
+    struct child c;
+    snprintf(u, sizeof u, "%s", url("/cc?size=900000&slow=30000"));
+    snprintf(path, sizeof path, "%s", in_work("cc"));
+    for (int i = 0; i < 2; i++) {
+        child_start(&c, argv);
+        until(stat(in_work("cc.part"), &st) == 0 && st.st_size > 200000);
+        kill(c.pid, SIGINT);
+        child_wait(&c);
+        child_free(&c);
+        stat(in_work("cc.part"), &st);
+        seen("/cc?size=900000&slow=30000")->sent = 0;
+        c = i == 0 ? RUN("-o", path, "-q", u) : RUN("-o", path, "-q", "--no-continue", u);
+        ok(c.status == 0 && file_is(in_work("cc"), 900000, "/cc", 0) && names_in(work) == 1 &&
+               (seen("/cc?size=900000&slow=30000")->sent < 800000) == (i == 0),
+           i == 0 ? "an interrupted run is continued by the next" : "but not with --no-continue");
+        child_free(&c);
+        unlink(in_work("cc"));
+    }
+}
+
+static void test_signals(void) {
+    static const int number[] = {SIGINT, SIGTERM};
+    for (int i = 0; i < 2; i++) {
+        char name[20], part[30], meta[40];
+        struct child c;
+        snprintf(name, sizeof name, "signal%d", number[i]);
+        snprintf(part, sizeof part, "%s.part", name);
+        snprintf(meta, sizeof meta, "%s.meta", part);
+        const char *argv[] = {"./fetcher", "-o", in_work(name),
+                              url("/big?size=20000000&slow=20000"), NULL};
+        child_start(&c, argv);
+        until(exists(in_work(meta)));
+        kill(c.pid, number[i]);
+        child_wait(&c);
+        ok(c.status == 128 + number[i] && exists(in_work(part)) && !exists(in_work(name)),
+           "signal %d ends it cleanly, and keeps the .part", number[i]);
+        child_free(&c);
+    }
+}
+
+/* Run a list, killed at random moments, until it comes to its end. Returns how often it was killed. */
+static int run_and_kill(const char *list, const char *dir, int *status) {
+    const char *argv[] = {"./fetcher", "-q", "--no-clobber", "-i", list, "-d", dir, NULL};
+    unsigned random = 12345;
+    struct child c;
+    for (int kills = 0;; kills++) {
+        usec end;
+        child_start(&c, argv);
+        random = random * 1103515245 + 12345;
+        end = clock_us() + 5000 + random / 65536 % 90000;
+        while (clock_us() < end && c.open[0])
+            fetcher_step(f, 5);
+        if (kills < 50 && c.open[0])
+            kill(c.pid, SIGKILL);
+        child_wait(&c);
+        child_free(&c);
+        *status = c.status;
+        if (c.status == 0 || kills == 50)
+            return kills;
+    }
+}
+
+/* The files are right, nothing is left, and what was there is not fetched again. */
+static void test_kill(void) {
+    static const int size = 6000000;
+    char list[1000] = "", text[700], name[20];
+    int kills, status, good = 0;
+    int64_t sent = 0;
+    for (int i = 0; i < 4; i++) {
+        snprintf(text, sizeof text, "%s k%d\n", url("/kill%d?size=%d&slow=20000", i, size), i);
+        strcat(list, text);
+    }
+    write_file(in_work("list"), list, strlen(list));
+    snprintf(text, sizeof text, "%s", in_work("k"));
+    kills = run_and_kill(in_work("list"), text, &status);
+    for (int i = 0; i < 4; i++) {
+        snprintf(name, sizeof name, "k/k%d", i);
+        snprintf(text, sizeof text, "/kill%d", i);
+        good += file_is(in_work(name), size, text, 0);
+        sent += seen("/kill%d?size=%d&slow=20000", i, size)->sent;
+    }
+    ok(status == 0 && good == 4 && names_in(in_work("k")) == 4,
+       "killed at %d random moments: 4 files are right, no .part or .meta is left", kills);
+    /* What was on the way when it was killed is lost: the buffers of the sockets, each time. */
+    ok((double)sent < 4. * size + kills * 4 * 100000., "%.1f MB were sent for %.1f MB",
+       (double)sent / 1e6, 4. * size / 1e6);
+}
+
+static const struct test main_tests[] = {
+    TEST(program), TEST(signals), TEST(kill), TEST(faults), TEST(slow_accept), TEST(continue),
+};
+
+/* ------------------------------------------------------------------------------------- The promise
  * No more than 5 ms between two looks at the user's input, whatever the network does. Measured three
  * ways at once: by the stall meter, by a timer of 1 ms on the same loop, and by a key that is echoed
  * through a pty, pressed by a thread that waits for the echo. Beside it stands what a plain loop of
@@ -6503,6 +6720,7 @@ static void no_window(void) {
  * `./test_fetcher promise` prints the figures; the tests know only that nothing has blocked, for
  * machines differ, and sanitizers are slow. The server is a process of its own, not to be measured too.
  */
+
 static struct {
     fetcher_id timer;
     usec due, tick, key; /* the longest delays of the tick and of the echo */
@@ -7035,7 +7253,12 @@ static int promise(const char *word) {
     return played ? 0 : 2;
 }
 
-/* ------------------------------------------------------------------------ In other programs */
+static const struct test the_promise_tests[] = {
+    TEST(promise),
+    TEST(promise_program),
+};
+
+/* ---------------------------------------------------------------------------- In other programs */
 
 /* A block of code out of the README: the n-th in a language. */
 #define README_BLOCK(language, n)                                                                  \
@@ -7148,6 +7371,13 @@ static void test_embed_qt(void) {
        "by %.1f ms",
        late[0][0], late[1][1]);
 }
+
+static const struct test in_other_programs_tests[] = {
+    TEST(embed),
+    TEST(embed_qt),
+};
+
+/* ----------------------------------------------------------------------------------- The README */
 
 static void test_readme(void) {
     struct child c;
@@ -7283,405 +7513,6 @@ static void test_dist(void) {
     }
 }
 
-static void test_demo(void) {
-    char script[400];
-    struct child c;
-    snprintf(script, sizeof script,
-             "rm -rf .build/demo; mkdir -p .build/demo; \"%s\" demo .build/demo", self);
-    c = SH(script);
-    if (c.status)
-        printf("# status %d: %s%s\n", c.status, c.text[0], c.text[1]);
-    ok(c.status == 0 && strstr(c.text[0], "200 files, each byte as it should be"),
-       "the demonstration works");
-    child_free(&c);
-}
-
-/* ------------------------------------------------------------------------ Main */
-
-static const struct {
-    const char *name;
-    void (*run)(void);
-} test[] = {
-
-#define TEST(name)                                                                                 \
-    { #name, test_##name }
-    TEST(tree),
-    TEST(timers),
-    TEST(timer_in_a_turn),
-    TEST(timer_stops_timer),
-    TEST(stale_news),
-    TEST(watches),
-    TEST(watch_replaced),
-    TEST(fd_setsize),
-    TEST(post),
-    TEST(post_threads),
-    TEST(no_descriptors),
-    TEST(run),
-    TEST(eintr),
-    TEST(foreign_loop),
-    TEST(slice),
-    TEST(meter),
-    TEST(memory),
-    TEST(request),
-    TEST(redirect),
-    TEST(urls),
-    TEST(failures),
-    TEST(timeouts),
-    TEST(stream),
-    TEST(cancel),
-    TEST(pause),
-    TEST(reentrancy),
-    TEST(ids),
-    TEST(exactly_once),
-    TEST(random_states),
-    TEST(memory_fails),
-    TEST(two_fetchers),
-    TEST(manners),
-    TEST(limits),
-    TEST(priority),
-    TEST(parking),
-    TEST(second_lookup),
-    TEST(lookup_anew),
-    TEST(free_in_lookup),
-    TEST(connect_timeout),
-    TEST(one_lookup_a_host),
-    TEST(many),
-    TEST(handles),
-    TEST(hosts),
-    TEST(file),
-    TEST(no_locks),
-    TEST(slow_disk),
-    TEST(late_work),
-    TEST(file_whole),
-    TEST(file_trouble),
-    TEST(disk_full),
-    TEST(names),
-    TEST(dispositions),
-    TEST(directory),
-    TEST(retry),
-    TEST(backoff),
-    TEST(retry_after),
-    TEST(total),
-    TEST(slow_rate),
-    TEST(own_range),
-    TEST(complete),
-    TEST(beyond_4_gib),
-    TEST(part_replaced),
-    TEST(resume),
-    TEST(resume_case),
-    TEST(resume_foreign),
-    TEST(resume_refused),
-    TEST(interrupted_often),
-    TEST(server_restart),
-    TEST(resume_changed),
-    TEST(stream_retry),
-    TEST(foreign_part),
-    TEST(pause_holds),
-    TEST(pause_in_lookup),
-    TEST(skip_leftover),
-    TEST(skip_late),
-    TEST(skip_repeated),
-    TEST(repeat),
-    TEST(repeat_resume),
-    TEST(repeat_failure),
-    TEST(repeat_cancelled),
-    TEST(repeat_hurried),
-    TEST(repeat_asked),
-    TEST(two_on_one_target),
-    TEST(random_faults),
-    TEST(rate),
-    TEST(idle),
-    TEST(program),
-    TEST(back_pressure),
-    TEST(options),
-    TEST(limiting_options),
-    TEST(login_options),
-    TEST(help),
-    TEST(bad_usage),
-    TEST(bad_lists),
-    TEST(json),
-    TEST(signals),
-    TEST(stopped_reader),
-    TEST(interrupted_output),
-    TEST(interrupted_open),
-    TEST(closed_output),
-    TEST(long_list),
-    TEST(kill),
-    TEST(faults),
-    TEST(slow_accept),
-    TEST(continue),
-    TEST(password),
-    TEST(every),
-    TEST(words),
-    TEST(bad_commands),
-    TEST(commands),
-    TEST(plain_commands),
-    TEST(session),
-    TEST(session_order),
-    TEST(session_long),
-    TEST(session_ends),
-    TEST(session_numbers),
-    TEST(session_names),
-    TEST(session_whole),
-    TEST(session_huge),
-    TEST(session_raced),
-    TEST(session_crash),
-    TEST(bad_sessions),
-    TEST(terminal),
-    TEST(terminal_idle),
-    TEST(terminal_sizes),
-    TEST(terminal_paste),
-    TEST(terminal_jobs),
-    TEST(terminal_list),
-    TEST(terminal_stopped),
-    TEST(terminal_lost),
-    TEST(terminal_abuse),
-    TEST(terminal_plain),
-    TEST(terminal_color),
-    TEST(window),
-    TEST(window_rows),
-    TEST(window_paste),
-    TEST(window_drop),
-    TEST(window_server),
-    TEST(window_close),
-    TEST(window_looks),
-    TEST(window_said),
-    TEST(window_hostile),
-    TEST(window_refused),
-    TEST(promise),
-    TEST(promise_program),
-    TEST(embed),
-    TEST(embed_qt),
-    TEST(readme),
-    TEST(parallel),
-    TEST(install),
-    TEST(dist),
-    TEST(demo),
-};
-
-static int serve_forever(int port) {
-    f = fetcher_new();
-    server_open(&server, f, port);
-    printf("http://127.0.0.1:%d/\n", server.port);
-    fflush(stdout);
-    fetcher_run(f);
-    return 0;
-}
-
-/* ------------------------------------------------------------------------ Measurements
- * From a key to the screen, and what the display costs. A server of its own, since one in this process
- * would be measured too.
- */
-static int term_mark(const void *arg) {
-    const struct term *t = arg;
-    for (int r = 0; r < t->rows; r++)
-        if (*t->cell[r][0] == '>')
-            return r;
-    return -1;
-}
-
-static void term_press(const void *arg, const char *key) {
-    const struct term *t = arg;
-    type(t, key);
-}
-
-static int by_size(const void *a, const void *b) {
-    usec x = *(const usec *)a, y = *(const usec *)b;
-    return x < y ? -1 : x > y;
-}
-
-/* Press j and k by turns, at odd times; how long until the mark has moved? */
-static void press_keys(const void *screen_of, int (*mark_on)(const void *),
-                       void (*press)(const void *, const char *), int presses, const char *label) {
-    static usec took[1000];
-    unsigned random = 3;
-    until(mark_on(screen_of) >= 0);
-    for (int i = 0; i < presses; i++) {
-        usec rest = clock_us() + 20000 + (random = random * 1103515245 + 12345) / 65536 % 100000,
-             begun;
-        while (clock_us() < rest)
-            fetcher_step(f, 10);
-        int before = mark_on(screen_of);
-        begun = clock_us();
-        press(screen_of, i % 2 ? "k" : "j");
-        while (mark_on(screen_of) == before && clock_us() < begun + 5000000)
-            fetcher_step(f, 1);
-        took[i] = clock_us() - begun;
-    }
-    qsort(took, (size_t)presses, sizeof *took, by_size);
-    printf("%s: from key to screen: median %.1f ms, 99%% within %.1f ms, longest %.1f ms\n", label,
-           MS(took[presses / 2]), MS(took[presses * 99 / 100]), MS(took[presses - 1]));
-}
-
-static double cpu_of(pid_t pid) {
-    char path[40], text[400] = "";
-    unsigned long user = 0, kernel = 0;
-    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-    FILE *file = fopen(path, "r");
-    if (file && fgets(text, sizeof text, file))
-        sscanf(strrchr(text, ')') + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user,
-               &kernel);
-    if (file)
-        fclose(file);
-    return (double)(user + kernel) / (double)sysconf(_SC_CLK_TCK);
-}
-
-static double cpu_while(pid_t pid, usec us) {
-    double before = cpu_of(pid);
-    turn_for(us);
-    return (cpu_of(pid) - before) / (double)us * 1e8;
-}
-
-/* A session of so many downloads. */
-static const char *bench_session(int count, const char *bytes_a_tick) {
-    static char list[20000000], session[300];
-    size_t used = (size_t)sprintf(list, "# fetcher: a session\n");
-    for (int i = 0; i < count; i++)
-        used += (size_t)sprintf(list + used, "add http://127.0.0.1:%d/b%d?size=900000000&slow=%s\n",
-                                server.port, i, bytes_a_tick);
-    snprintf(session, sizeof session, "%s", in_work("bench"));
-    write_file(session, list, used);
-    return session;
-}
-
-static void bench_rows(int count, const char *bytes_a_tick, const char *label) {
-    struct term t;
-    const char *session = bench_session(count, bytes_a_tick);
-    TERM(&t, 50, 120, "--session", session, "-j", "200", "--per-host", "200");
-    until(sees(&t, count > 200 ? "99800 waiting" : " 0 waiting"));
-    press_keys(&t, term_mark, term_press, count > 200 ? 100 : 500, label);
-    if (count <= 200) {
-        printf("    and with the display %.1f%% of a core", cpu_while(t.pid, 5000000));
-        term_kill(&t);
-        TERM(&t, 50, 120, "--session", session, "-j", "200", "--per-host", "200", "-q");
-        turn_for(1000000);
-        printf(", without %.1f%%\n", cpu_while(t.pid, 5000000));
-    }
-    term_kill(&t);
-}
-
-#ifdef FETCHER_X11
-/* Which row has the mark of the chosen one at its left edge? */
-static int gui_mark(const void *arg) {
-    const struct gui *g = arg;
-    int top = line_y(&window, 1), found = -1;
-    XImage *image = XGetImage(desk.d, g->id, window.pad / 2 + 1, top, 1, 300, AllPlanes, ZPixmap);
-    for (int y = 4; image && y < 300 && found < 0; y += window.line)
-        if ((XGetPixel(image, 0, y) & 0xffffff) == palette[0][BAR])
-            found = y / window.line;
-    if (image)
-        XDestroyImage(image);
-    return found;
-}
-
-static void gui_press(const void *arg, const char *key) {
-    const struct gui *g = arg;
-    XEvent e = {.xkey = {.type = KeyPress,
-                         .window = g->id,
-                         .root = DefaultRootWindow(desk.d),
-                         .same_screen = True,
-                         .keycode = XKeysymToKeycode(desk.d, (KeySym)*key)}};
-    XSendEvent(desk.d, g->id, False, KeyPressMask, &e);
-    XFlush(desk.d);
-}
-
-static long switches_of(pid_t pid) {
-    char path[40], line[200];
-    long n = 0;
-    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
-    FILE *file = fopen(path, "r");
-    while (file && fgets(line, sizeof line, file))
-        sscanf(line, "voluntary_ctxt_switches: %ld", &n);
-    if (file)
-        fclose(file);
-    return n;
-}
-
-static void bench_window(int count, const char *bytes_a_tick, const char *label) {
-    struct gui g;
-    const char *session = bench_session(count, bytes_a_tick);
-    GUI(&g, "--session", session, "-j", "200", "--per-host", "200");
-    XSendEvent(desk.d, g.id, False, KeyPressMask,
-               &(XEvent){.xkey = {.type = KeyPress,
-                                  .window = g.id,
-                                  .root = DefaultRootWindow(desk.d),
-                                  .same_screen = True,
-                                  .keycode = XKeysymToKeycode(desk.d, XK_Tab)}});
-    turn_for(count > 200 ? 3000000 : 1000000);
-    press_keys(&g, gui_mark, gui_press, count > 200 ? 100 : 200, label);
-    if (count <= 200) {
-        printf("    and with the window %.1f%% of a core", cpu_while(g.c.pid, 5000000));
-        gui_quit(&g);
-        struct child c;
-        child_start(&c, (const char *const[]){"./fetcher", "-q", "--session", session, "-j", "200",
-                                              "--per-host", "200", "-d", in_work("gui"), NULL});
-        turn_for(1000000);
-        printf(", without %.1f%%\n", cpu_while(c.pid, 5000000));
-        kill(c.pid, SIGTERM);
-        child_wait(&c);
-        child_free(&c);
-    } else
-        gui_quit(&g);
-}
-
-static void bench_windows(void) {
-    struct gui g;
-    usec took[9];
-    if (!desk_open("window"))
-        return;
-    for (int i = 0; i < 9; i++) {
-        usec begun = clock_us();
-        child_start(&g.c, (const char *const[]){"./fetcher", "-w", NULL});
-        while ((g.id = window_of(g.c.pid)) == None ||
-               !pixels(&g, INK, false, 0, line_y(&window, 1)))
-            fetcher_step(f, 1);
-        took[i] = clock_us() - begun;
-        if (i < 8)
-            gui_quit(&g);
-    }
-    qsort(took, 9, sizeof *took, by_size);
-    long before = switches_of(g.c.pid);
-    turn_for(10000000);
-    printf("the window: first picture after %.0f ms (median of 9); idle for 10 s: %ld wake-ups\n",
-           MS(took[4]), switches_of(g.c.pid) - before);
-    gui_quit(&g);
-    bench_window(6, "200000", "the window, 6 downloads, 120 MB/s");
-    bench_window(200, "2000", "the window, 200 downloads, 40 MB/s");
-    bench_window(100000, "1", "the window, 100,000 rows, 200 of them running");
-    desk_close();
-}
-#else
-static void bench_windows(void) {
-}
-#endif
-
-static int bench(void) {
-    int port[2];
-    pid_t child = -1;
-    if (pipe(port) < 0 || (child = fork()) < 0)
-        die("fork");
-    f = fetcher_new();
-    if (child == 0) {
-        server_open(&server, f, 0);
-        if (write(port[1], &server.port, sizeof server.port) < 0)
-            die("write");
-        fetcher_run(f);
-    }
-    if (read(port[0], &server.port, sizeof server.port) < 0)
-        die("read");
-    snprintf(work, sizeof work, "/dev/shm/fetcher-bench-%d", (int)getpid());
-    mkdir(work, 0700);
-    bench_rows(6, "200000", "6 downloads, 120 MB/s");
-    bench_rows(200, "2000", "200 downloads, 40 MB/s");
-    bench_rows(100000, "1", "100,000 rows, 200 of them running");
-    bench_windows();
-    kill(child, SIGKILL);
-    struct child c = SH("rm -rf /dev/shm/fetcher-bench-*");
-    child_free(&c);
-    fetcher_free(f);
-    return 0;
-}
-
 /* The main job, for a newcomer to see: a list of 200 URLs. */
 static int demo(const char *dir) {
     char path[300];
@@ -7722,549 +7553,102 @@ static int demo(const char *dir) {
     return status || good != 200;
 }
 
-#ifdef FETCHER_FUZZ
-/* ------------------------------------------------------------------------ Fuzzing
- * What comes from outside, made up by libFuzzer ("make fuzz"): FUZZ_TARGET says which target it goes to.
- * What must hold stands in must(); the sanitizers see the rest. Nothing here reaches a network.
- */
-static void must(bool good, const char *what, const char *text) {
-    if (good)
-        return;
-    fprintf(stderr, "This does not hold: %s: \"%s\"\n", what, text);
-    abort();
+static void test_demo(void) {
+    char script[400];
+    struct child c;
+    snprintf(script, sizeof script,
+             "rm -rf .build/demo; mkdir -p .build/demo; \"%s\" demo .build/demo", self);
+    c = SH(script);
+    if (c.status)
+        printf("# status %d: %s%s\n", c.status, c.text[0], c.text[1]);
+    ok(c.status == 0 && strstr(c.text[0], "200 files, each byte as it should be"),
+       "the demonstration works");
+    child_free(&c);
 }
 
-/* A copy that ends where it ends, for the sanitizer to see. */
-static char *fuzz_text(const uint8_t *data, size_t n) {
-    char *text = malloc(n + 1);
-    if (!text)
-        die("malloc");
-    if (n > 0)
-        memcpy(text, data, n);
-    text[n] = '\0';
-    return text;
-}
-
-static bool printable(const char *text) {
-    for (size_t n; *text; text += n)
-        if ((n = utf8_length(text)) == 0)
-            return false;
-    return true;
-}
-
-static void must_be_name(const char *name) {
-    must(*name && *name != '.' && !strchr(name, '/') && printable(name), "a safe name", name);
-    must(strlen(name) <= 255, "a name that the file system takes", name);
-}
-
-/* -- names, and other text for the eye -- */
-static void fuzz_names(const uint8_t *data, size_t n) {
-    char *text = fuzz_text(data, n), name[600], safe[1024], path[1100];
-    struct out o = {.fd = -1};
-    for (int i = 0; i < 2; i++) { /* of the head, and of the URL */
-        if (i == 0 && !disposition_name(text, name, sizeof name))
-            continue;
-        name_make_safe(safe, sizeof safe, i == 0 ? name : text);
-        must_be_name(safe);
-        snprintf(path, sizeof path, "./%s", safe);
-        for (unsigned long number = 0; number <= 1000000; number = number * 10 + 1) {
-            char *numbered = name_numbered(path, number, ".part");
-            must(numbered && strncmp(numbered, "./", 2) == 0, "a name below the directory", path);
-            must_be_name(numbered + 2);
-            free(numbered);
-        }
-    }
-    out_text(&o, text, true);
-    out_add(&o, "", 1);
-    must(printable(o.data), "JSON that is safe to print", o.data);
-    for (const char *s = o.data; *s; s++) {
-        must(*s != '"', "no quote in a text of JSON", o.data);
-        s += *s == '\\';
-    }
-    free(o.data);
-    free(text);
-}
-
-/* -- URLs: where they lead, and how they are shown -- */
-static void fuzz_urls(const uint8_t *data, size_t n) {
-    char *text = fuzz_text(data, n), *shown = url_shown(text), origin[512], *password = NULL, *at;
-    CURLU *u = curl_url();
-    must(shown && printable(shown), "a URL that is safe to print", shown);
-    if (!url_origin(text, origin, sizeof origin))
-        must(!strncmp(origin, "http", 4) && strstr(origin, "://") && strrchr(origin, ':')[1],
-             "an origin", origin);
-    if (curl_url_set(u, CURLUPART_URL, text, CURLU_NON_SUPPORT_SCHEME) == CURLUE_OK)
-        password = url_part(u, CURLUPART_PASSWORD, 0);
-    if (password && strlen(password) > 4 && (at = strstr(text, password)) != NULL &&
-        !strstr(at + 1, password))
-        must(!strstr(shown, password), "no password in what is shown", shown);
-    curl_free(password);
-    curl_url_cleanup(u);
-    f = fetcher_new();
-    if (fetcher_get(f, text, NULL, NULL))
-        must(fetcher_count(f) == 1, "one transfer", text);
-    fetcher_free(f);
-    free(shown);
-    free(text);
-}
-
-/* -- the head of an answer, a line at a time -- */
-static void fuzz_head(const uint8_t *data, size_t n) {
-    static struct host host;
-    struct attempt a = {0};
-    struct transfer t = {.host = &host, .attempt = &a};
-    struct head *h = &a.head;
-    f = fetcher_new();
-    t.f = a.f = f;
-    a.transfer = &t;
-    h->length = h->range_first = h->range_total = h->retry_after_us = -1;
-    for (size_t line; n > 0; data += line, n -= line) {
-        const uint8_t *end = memchr(data, '\n', n);
-        line = end ? (size_t)(end - data) + 1 : n;
-        char *exact = malloc(line);
-        memcpy(exact, data, line);
-        size_t taken = on_header(exact, 1, line, &a);
-        free(exact);
-        must(taken == line || t.code == FETCHER_TOO_BIG, "a line of the head is taken", "");
-        must(h->length >= -1 && h->range_first >= -1 && h->range_total >= -1 &&
-                 h->retry_after_us >= -1 && h->retry_after_us <= HOUR_US,
-             "numbers of the head are in range", ""); /* the status is libcurl's */
-        must(printable(h->reason), "a reason that is safe to print", h->reason);
-        struct body b = {.proof = h->proof, .modified_sure = -1};
-        (void)validator(&b);
-    }
-    fetcher_free(f);
-}
-
-/* -- .part.meta -- */
-static void fuzz_meta(const uint8_t *data, size_t n) {
-    struct meta m;
-    char *part = in_work("x.part");
-    write_file(in_work("x.part.meta"), (const char *)data, n);
-    if (meta_read(part, &m) && *m.url) {
-        must(!strncasecmp(m.url, "http", 4) && !strpbrk(m.url, "\n"), "a URL", m.url);
-        must(m.length >= -1 && !strchr(m.validator, '\n'), "a validator and a length", m.validator);
-    } else
-        must(n == 0 || *data == '\0' || *m.url == '\0', "no URL", "");
-}
-
-/* -- options -- */
-static void fuzz_options(const uint8_t *data, size_t n) {
-    static FILE *null, *real;
-    char *text = fuzz_text(data, n), *argv[20] = {"fetcher"}, *urls[20] = {NULL}, *amount = NULL;
-    const char *headers[20];
-    struct settings s = {.headers = headers};
-    int argc = 1;
-    for (char *word = strtok(text, "\n"); word && argc < 18; word = strtok(NULL, "\n"))
-        if (!strchr(word, '@')) /* files that have no end */
-            argv[argc++] = amount = word;
-    for (int kind = COUNT; amount && kind <= SIZE; kind++) {
-        int64_t value = read_amount(amount, (enum kind)kind);
-        must(value >= -1 && value <= 9000000000000000, "an amount", amount);
-        must(value < 0 || isdigit((unsigned char)*amount), "a number begins with a digit", amount);
-    }
-    if (!null && (null = fopen("/dev/null", "w")) == NULL)
-        die("/dev/null");
-    real = stderr;
-    stderr = null;
-    int status = options_read(&s, argv, urls);
-    if (status == 0)
-        status = options_check(&s, urls);
-    stderr = real;
-    must(status == 0 || status == 2, "0 or 2", "");
-    must(status || (s.rq.retries >= -1 && s.rq.every_ms >= 0 && s.rq.max_bytes >= 0),
-         "numbers in range", "");
-    free(s.data);
-    free(s.user);
-    free(text);
-}
-
-/* -- a program without descriptors, whose transfers never start -- */
-static struct program *fuzz_program(void) {
-    struct program *p = calloc(1, sizeof *p);
-    f = p->f = fetcher_new();
-    f->capacity = f->limit_total = 0;
-    p->source = &p->input[PROMPT];
-    for (int i = 0; i < INPUTS; i++)
-        p->input[i].fd = -1, p->input[i].eof = true, p->input[i].name = "";
-    p->out.fd = p->err.fd = p->view.log.fd = p->view.picture.fd = p->view.key.fd = -1;
-    p->out.tty = p->keep = p->view.keys = true;
-    p->s.retries = RETRIES_USUAL;
-    p->began = p->sampled = f->now;
-    return p;
-}
-
-/* Turn until nothing is left to be done at once. What is said must be safe to print. */
-static void fuzz_turn(struct program *p) {
-    for (int i = 0; i < 1000 && (i < 2 || p->feed_timer || p->f->more) && !p->f->stopped; i++) {
-        if (i == 0)
-            feed(p->f, p);
-        (void)fetcher_step(p->f, 0);
-        p->out.used = p->err.used = 0;
-    }
-}
-
-static void fuzz_end(struct program *p) {
-    struct fetcher_stats st;
-    fetcher_stats(p->f, &st);
-    must(st.running == 0 && st.received == 0, "nothing is fetched", "");
-    p->s.session = NULL;
-    p->out.used = p->err.used = 0;
-    p->out.watched = p->err.watched = false;
-    struct sigaction kept[COUNT_OF(handled)]; /* libFuzzer has handlers too */
-    for (size_t i = 0; i < COUNT_OF(handled); i++)
-        sigaction(handled[i].number, NULL, &kept[i]);
-    program_close(p);
-    for (size_t i = 0; i < COUNT_OF(handled); i++)
-        sigaction(handled[i].number, &kept[i], NULL);
-    free(p);
-    f = NULL;
-}
-
-/* -- lines of commands, and the session that they leave -- */
-static char *fuzz_session(const char *text, size_t n, bool session) {
-    struct program *p = fuzz_program();
-    struct input *in = &p->input[session ? SESSION : LIST];
-    int64_t size = 0;
-    if (n >= sizeof in->text)
-        n = sizeof in->text - 1;
-    memcpy(in->text, text, in->end = n);
-    p->s.session = in_work("session");
-    fuzz_turn(p);
-    must(!input_left(in) || p->f->stopped, "all lines are taken", in->text + in->begin);
-    char *saved = NULL;
-    unlink(in_work("session"));
-    p->s.session = p->closing ? NULL : in_work("session");
-    session_save(p->f, p);
-    if (p->save.last)
-        saved = slurp(in_work("session"), &size);
-    fuzz_end(p);
-    return saved;
-}
-
-static void fuzz_lines(const uint8_t *data, size_t n) {
-    char *text = fuzz_text(data, n), *line = fuzz_text(data, n), *word[4], *again[4], *written,
-         *saved, *second;
-    size_t size;
-    int words = words_split(line, word, 4);
-    FILE *file = open_memstream(&written, &size);
-    must(words >= -1, "a number of words", text);
-    bool whole = words > 0 && words <= 4;
-    for (int i = 0; whole && i < words; i++)
-        whole = *word[i] != '\0';
-    for (int i = 0; whole && i < words; i++)
-        write_word(file, word[i]);
-    fclose(file);
-    must(!whole || words_split(written, again, 4) == words,
-         "as many words are read as were written", text);
-    for (int i = 0; whole && i < words; i++)
-        must(strcmp(word[i], again[i]) == 0, "the word that was written", word[i]);
-    saved = fuzz_session(text, n, false);
-    if (saved && strlen(saved) < URL_MAX) {
-        second = fuzz_session(saved, strlen(saved), true);
-        if (!second || strcmp(saved, second))
-            fprintf(stderr, "after:\n%s", second ? second : "(none)\n");
-        must(second && strcmp(saved, second) == 0,
-             "a session that is read and written stays as it is", saved);
-        free(second);
-    }
-    free(saved);
-    free(written);
-    free(line);
-    free(text);
-}
-
-/* -- keys, and what is drawn. 0xff: what came is read now; 0xfe: and time passes; 0xfd: another size -- */
-static int fuzz_columns, fuzz_rows;
-
-static void fuzz_show(struct program *p) {
-    p->out.used = 0;
-    p->view.drawn = p->f->now;
-    paint(p, fuzz_columns, fuzz_rows);
-    feed(p->f, p);
-}
-
-static void must_fit(struct program *p, const char *text) {
-    struct out o = {.fd = -1};
-    int width = 0;
-    struct glyph g;
-    fit(&p->view, &o, text, fuzz_columns);
-    out_add(&o, "", 1);
-    for (const char *s = o.data; *s; s += g.bytes)
-        width += (g = glyph_at(&p->view, s)).columns;
-    must(width == fuzz_columns, "so many columns", o.data);
-    free(o.data);
-}
-
-static void fuzz_keys(const uint8_t *data, size_t n) {
-    struct program *p = fuzz_program();
-    struct view *v = &p->view;
-    struct prompt *e = &p->prompt;
-    tty.fd = -1;
-    v->out = &p->out;
-    v->on = v->keys = v->rows = v->utf8 = v->color = p->stay = true;
-    v->show = fuzz_show;
-    v->pace = FRAME_US;
-    p->input[PROMPT].eof = false;
-    fuzz_columns = 79;
-    fuzz_rows = 16;
-    for (int i = 0; i < 3; i++)
-        (void)job_start(p, "http://127.0.0.1/a", NULL, 0);
-    while (n > 0 && !p->f->stopped) {
-        size_t piece = 0;
-        while (piece < n && data[piece] < 0xfd)
-            piece++;
-        out_add(&v->key, (const char *)data, piece);
-        v->fresh = true;
-        keys_pump(p->f, p);
-        data += piece;
-        n -= piece;
-        if (n > 1 && *data == 0xfd) {
-            fuzz_columns = data[1] + 1;
-            fuzz_rows = data[1] % 40 + 1;
-            data++, n--;
-            v->redraw = true;
-        }
-        if (n > 0 && *data == 0xfe)
-            p->f->skew += 1000000;
-        if (n > 0 && *data >= 0xfd)
-            data++, n--;
-        fuzz_turn(p);
-        must(e->length < sizeof e->text && e->caret <= e->length && e->mark <= e->length &&
-                 strlen(e->text) == e->length,
-             "caret and mark stand in the line", e->text);
-        must(e->entry >= 0 && e->entry <= e->entries && e->entry >= e->entries - HISTORY,
-             "a line of the history", e->text);
-        must(v->key.used <= SEQUENCE_MAX || v->key_timer, "keys that wait are looked at again", "");
-        if (!p->f->stopped)
-            fuzz_show(p);
-        must_fit(p, e->text);
-    }
-    v->show = NULL;
-    fuzz_end(p);
-}
-
-/* -- whole answers: one for each request, 0x1e between them; 0x1d: the rest comes later; 0x1f: 8 KiB -- */
-static struct {
-    int fd;
-    const uint8_t *data, *end;
-} fuzz_conn[64], fuzz_server;
-
-static int fuzz_conns;
-
-static void fuzz_write(struct fetcher *on, int fd, int events, void *arg) {
-    static char many[8192], out[200000];
-    const uint8_t **at = arg, *end = fuzz_server.end;
-    size_t n = 0;
-    int stop = 0;
-    (void)events;
-    memset(many, 'x', sizeof many);
-    for (; *at < end && (stop = **at) != 0x1e && stop != 0x1d && n + sizeof many < sizeof out;
-         ++*at) {
-        memcpy(out + n, stop == 0x1f ? many : (const char *)*at, stop == 0x1f ? sizeof many : 1);
-        n += stop == 0x1f ? sizeof many : 1;
-    }
-    *at += *at < end && stop == 0x1d;
-    if (n > 0 && write(fd, out, n) == (ssize_t)n && *at < end && stop == 0x1d)
-        return;
-    (void)fetcher_watch(on, fd, 0, NULL, NULL);
-    shutdown(fd, SHUT_RDWR);
-}
-
-static void fuzz_read(struct fetcher *on, int fd, int events, void *arg) {
-    char request[70000];
-    const uint8_t **at = arg, *next;
-    (void)events;
-    if (read(fd, request, sizeof request) <= 0 || !fuzz_server.data) {
-        (void)fetcher_watch(on, fd, 0, NULL, NULL);
-        shutdown(fd, SHUT_RDWR);
-        return;
-    }
-    *at = fuzz_server.data; /* the next request gets the next answer */
-    next = memchr(*at, 0x1e, (size_t)(fuzz_server.end - *at));
-    fuzz_server.data = next ? next + 1 : NULL;
-    (void)fetcher_watch(on, fd, FETCHER_WRITE, fuzz_write, at);
-}
-
-static void fuzz_accept(struct fetcher *on, int fd, int events, void *arg) {
-    int conn = accept(fd, NULL, NULL);
-    (void)events, (void)arg;
-    if (conn >= 0 && (fuzz_conns == (int)COUNT_OF(fuzz_conn) || set_flags(conn, O_NONBLOCK) < 0))
-        close(conn), conn = -1;
-    if (conn < 0)
-        return;
-    fuzz_conn[fuzz_conns].fd = conn;
-    (void)fetcher_watch(on, conn, FETCHER_READ, fuzz_read, &fuzz_conn[fuzz_conns++].data);
-}
-
-static int fuzz_setup(void *easy, void *arg) {
-    (void)arg;
-    curl_easy_setopt(easy, CURLOPT_PROXY, "");
-    return curl_easy_setopt(easy, CURLOPT_ABSTRACT_UNIX_SOCKET, work) == CURLE_OK ? 0 : -1;
-}
-
-static void fuzz_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
-    struct outcome *o = arg;
-    keep_outcome(on, r, arg);
-    must(printable(r->message) && printable(r->url) && printable(r->final_url) &&
-             printable(r->content_type),
-         "texts that are safe to print", r->message);
-    must(r->code == FETCHER_OK || *r->message, "a reason", fetcher_strerror(r->code));
-    must(!r->data || (r->data[r->size] == '\0' && r->bytes == (int64_t)r->size),
-         "a NUL behind the data", r->message);
-    must(r->attempts >= 0 && r->attempts < 30 && r->received >= 0 && r->bytes >= 0,
-         "counts in range", r->message);
-    must(o->calls == 1, "on_done comes once", r->message);
-}
-
-static struct outcome fuzz_fetch(struct fetcher_request rq) {
-    struct outcome o = {.hasten = true};
-    f = fetcher_new();
-    f->random = 1;
-    rq.url = "http://127.0.0.1/name.ext";
-    rq.on_done = fuzz_done;
-    rq.on_progress = hasten;
-    rq.setup = fuzz_setup;
-    rq.arg = &o;
-    rq.retries = 3;
-    if (fetcher_watch(f, fuzz_server.fd, FETCHER_READ, fuzz_accept, NULL) < 0 ||
-        !fetcher_start(f, &rq))
-        die("fuzz_fetch");
-    for (int i = 0; i < 20000 && !o.calls; i++)
-        fetcher_step(f, 1000);
-    must(o.calls == 1, "it ends", "");
-    must(o.code || o.status != 200 || o.bytes <= rq.max_bytes, "no more than is allowed", "");
-    fetcher_free(f);
-    while (fuzz_conns > 0)
-        close(fuzz_conn[--fuzz_conns].fd);
-    for (int fd; (fd = accept(fuzz_server.fd, NULL, NULL)) >= 0;)
-        close(fd);
-    return o;
-}
-
-/* What may lie in the directory when all has ended; it is removed. */
-static void fuzz_clear(const struct outcome *o) {
-    DIR *dir = opendir(work);
-    char path[600];
-    int whole = 0;
-    for (struct dirent *e; dir && (e = readdir(dir)) != NULL;) {
-        size_t n = strlen(e->d_name);
-        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
-            continue;
-        must_be_name(e->d_name);
-        snprintf(path, sizeof path, "%s/%s", work, e->d_name);
-        if (n > 10 && !strcmp(e->d_name + n - 10, ".part.meta"))
-            path[strlen(path) - 5] = '\0';
-        else if (n > 5 && !strcmp(e->d_name + n - 5, ".part"))
-            strcat(path, ".meta");
-        else
-            whole++;
-        must(o->path[0] || exists(path), "a .part with its .meta", e->d_name);
-    }
-    rewinddir(dir);
-    for (struct dirent *e; (e = readdir(dir)) != NULL;) {
-        snprintf(path, sizeof path, "%s/%s", work, e->d_name);
-        unlink(path);
-    }
-    closedir(dir);
-    must(whole == (o->path[0] != '\0'), "one file if it is whole, else none", o->path);
-}
-
-static void fuzz_http(const uint8_t *data, size_t n) {
-    struct outcome memory, file;
-    struct stat st;
-    static char kept[200000];
-    if (n < 1)
-        return;
-    unsigned mode = *data;
-    struct fetcher_request rq = {.max_bytes = mode & 1 ? 1000 : 1000000,
-                                 .flags = mode & 2 ? FETCHER_COMPRESSED : 0,
-                                 .method = mode & 4 ? "HEAD" : NULL,
-                                 .existing = mode & 8 ? FETCHER_OVERWRITE : FETCHER_KEEP_BOTH};
-    fuzz_server.data = data + 1;
-    fuzz_server.end = data + n;
-    memory = fuzz_fetch(rq);
-    rq.path = mode & 16 ? in_work("") : in_work("file");
-    rq.flags |= FETCHER_FILE_TIME;
-    if (mode & 32) { /* an earlier run has left a part */
-        write_file(in_work(mode & 16 ? "name.ext.part" : "file.part"), "xxxx", 4);
-        write_file(in_work(mode & 16 ? "name.ext.part.meta" : "file.part.meta"),
-                   "http://127.0.0.1/name.ext\n\"e\"\n-1\n", 34);
-    }
-    fuzz_server.data = data + 1;
-    file = fuzz_fetch(rq);
-    if (file.code && fuzz_server.data) { /* the next run goes on */
-        forget(&file);
-        file = fuzz_fetch(rq);
-    } else if (!(mode & 34)) {
-        must(memory.code == file.code && memory.status == file.status, "as in memory, so in a file",
-             file.message);
-        must(file.code || memory.bytes == file.bytes, "as many bytes in memory as in a file",
-             file.message);
-    }
-    if (*file.path) {
-        must(stat(file.path, &st) == 0 && st.st_size == file.bytes, "a file of the size",
-             file.path);
-        FILE *stream = fopen(file.path, "r");
-        size_t got = fread(kept, 1, sizeof kept, stream);
-        fclose(stream);
-        must((mode & 34) || file.attempts != memory.attempts || !memory.data ||
-                 got != memory.size || !memcmp(kept, memory.data, got),
-             "the same bytes in memory and in a file", file.path);
-    }
-    fuzz_clear(&file);
-    forget(&memory);
-    forget(&file);
-}
-
-static const struct {
-    const char *name;
-    void (*run)(const uint8_t *, size_t);
-} fuzz_target[] = {
-    {"names", fuzz_names},     {"urls", fuzz_urls},   {"head", fuzz_head}, {"meta", fuzz_meta},
-    {"options", fuzz_options}, {"lines", fuzz_lines}, {"keys", fuzz_keys}, {"http", fuzz_http},
+static const struct test the_readme_tests[] = {
+    TEST(readme), TEST(parallel), TEST(install), TEST(dist), TEST(demo),
 };
 
-static size_t fuzz_chosen;
+/* ---------------------------------------------------------------------------------------- Suites */
 
-static void fuzz_leave(void) {
-    nftw(work, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+#define SUITE(name, tests)                                                                         \
+    { name, tests, COUNT_OF(tests) }
+
+static const struct suite {
+    const char *name;
+    const struct test *tests;
+    size_t count;
+} suites[] = {
+    SUITE("tools", tools_tests),
+    SUITE("loop", the_loop_tests),
+    SUITE("libcurl", libcurl_tests),
+    SUITE("transfers", transfers_tests),
+    SUITE("files", files_tests),
+    SUITE("repeats", repeats_tests),
+    SUITE("caller", the_caller_s_side_tests),
+    SUITE("commands", commands_tests),
+    SUITE("sessions", sessions_tests),
+    SUITE("output", output_tests),
+    SUITE("options", options_tests),
+    SUITE("terminal", terminal_tests),
+    SUITE("window", window_tests),
+    SUITE("main", main_tests),
+    SUITE("promise", the_promise_tests),
+    SUITE("embed", in_other_programs_tests),
+    SUITE("readme", the_readme_tests),
+};
+
+/* Is this test asked for? By the name of its suite, or by a piece of its own. */
+static bool asked_for(const struct suite *suite, const struct test *test, char **words) {
+    if (!*words)
+        return true;
+    for (; *words; words++) {
+        const struct suite *named = suites;
+        while (named < suites + COUNT_OF(suites) && strcmp(named->name, *words) != 0)
+            named++;
+        if (named == suite || (named == suites + COUNT_OF(suites) && strstr(test->name, *words)))
+            return true;
+    }
+    return false;
 }
 
-int LLVMFuzzerInitialize(int *argc, char ***argv);
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
-
-int LLVMFuzzerInitialize(int *argc, char ***argv) {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    const char *name = getenv("FUZZ_TARGET");
-    (void)argc, (void)argv;
-    while (fuzz_chosen < COUNT_OF(fuzz_target) && name &&
-           strcmp(fuzz_target[fuzz_chosen].name, name))
-        fuzz_chosen++;
-    if (!name || fuzz_chosen == COUNT_OF(fuzz_target))
-        die("FUZZ_TARGET");
-    signal(SIGPIPE, SIG_IGN);
-    setlocale(LC_CTYPE, "C.UTF-8");
-    curl_global_init(CURL_GLOBAL_DEFAULT); /* once, not for each input */
-    snprintf(work, sizeof work, "/dev/shm/fetcher-fuzz-%d", (int)getpid());
-    mkdir(work, 0700);
-    atexit(fuzz_leave);
-    fuzz_server.fd = socket(AF_UNIX, SOCK_STREAM, 0);
-    strcpy(address.sun_path + 1, work); /* an abstract name */
-    if (bind(fuzz_server.fd, (struct sockaddr *)&address,
-             (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(work))) < 0 ||
-        listen(fuzz_server.fd, 16) < 0 || set_flags(fuzz_server.fd, O_NONBLOCK) < 0)
-        die("bind");
-    return 0;
+static void run_test(const struct test *test) {
+    present = test;
+    if (!live)
+        printf("# %s\n", test->name);
+    show_progress();
+    test_begin();
+    test->run();
+    test_end();
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
-    fuzz_target[fuzz_chosen].run(data, n);
-    return 0;
+/* The sums come last, where scripts look for them. */
+static int run_tests(char **words) {
+    usec begun = clock_us();
+    live = isatty(1);
+    for (const struct suite *s = suites; s < suites + COUNT_OF(suites); s++)
+        for (size_t i = 0; i < s->count; i++)
+            if (asked_for(s, &s->tests[i], words))
+                run_test(&s->tests[i]);
+    if (checks() == 0) {
+        fprintf(stderr, "test_fetcher: no suite is called so, and no test has it in its name\n");
+        return 2;
+    }
+    if (live)
+        printf("\r\033[K");
+    else
+        printf("1..%d\n", checks());
+    printf("# %.0f s\n%d passed, %d failed", MS(clock_us() - begun) / 1000, passed, failed);
+    if (skipped > 0)
+        printf(", %d skipped", skipped);
+    printf("\n");
+    return failed > 0;
 }
-#else
-int main(int argc, char **argv) {
-    self = argv[0];
+
+/* What tests, measurements and fuzzing need before they begin. */
+static void tests_prepare(const char *name) {
+    self = name;
     signal(SIGPIPE, SIG_IGN);
     signal(SIGINT, SIG_DFL); /* a shell may have us ignore them in the background */
     signal(SIGQUIT, SIG_DFL);
@@ -8273,29 +7657,27 @@ int main(int argc, char **argv) {
     if (curl_global_init_mem(CURL_GLOBAL_DEFAULT, short_malloc, short_free, short_realloc,
                              short_strdup, short_calloc))
         die("curl_global_init_mem");
-    if (argc > 1 && strcmp(argv[1], "serve") == 0)
+}
+
+static int serve_forever(int port) {
+    f = fetcher_new();
+    server_open(&server, f, port);
+    printf("http://127.0.0.1:%d/\n", server.port);
+    fflush(stdout);
+    fetcher_run(f);
+    return 0;
+}
+
+#ifndef TEST_MAIN /* another file, which includes this one, has a main of its own */
+int main(int argc, char **argv) {
+    const char *what = argc > 1 ? argv[1] : "";
+    tests_prepare(argv[0]);
+    if (strcmp(what, "serve") == 0)
         return serve_forever(argc > 2 ? atoi(argv[2]) : 0);
-    if (argc > 1 && strcmp(argv[1], "promise") == 0)
+    if (strcmp(what, "promise") == 0)
         return promise(argc > 2 ? argv[2] : "");
-    if (argc > 1 && strcmp(argv[1], "bench") == 0)
-        return bench();
-    if (argc > 1 && strcmp(argv[1], "demo") == 0)
+    if (strcmp(what, "demo") == 0)
         return demo(argc > 2 ? argv[2] : "demo");
-    for (size_t i = 0; i < sizeof test / sizeof *test; i++) {
-        if (argc > 1 && !strstr(test[i].name, argv[1]))
-            continue;
-        printf("# %s\n", test[i].name);
-        test_begin();
-        test[i].run();
-        test_end();
-    }
-    if (passed + failed + skipped == 0) {
-        fprintf(stderr, "test_fetcher: no test has \"%s\" in its name\n", argc > 1 ? argv[1] : "");
-        return 2;
-    }
-    printf("1..%d\n", passed + failed + skipped);
-    printf(skipped ? "%d passed, %d failed, %d skipped\n" : "%d passed, %d failed\n", passed,
-           failed, skipped);
-    return failed > 0;
+    return run_tests(argv + 1);
 }
 #endif
