@@ -253,6 +253,8 @@ static const char *default_capath(const curl_version_info_data *v) {
  *            \
  *             c 4                 remove: merge the two subtrees likewise
  */
+enum side { BEFORE, BEHIND };
+
 struct node {
     int64_t key;           /* the order ... */
     uint64_t seq;          /* ... and that among equal keys */
@@ -264,6 +266,11 @@ static bool node_before(const struct node *a, const struct node *b) {
     return a->key != b->key ? a->key < b->key : a->seq < b->seq;
 }
 
+/* Where to go from `at` to get to n. */
+static enum side side_of(const struct node *at, const struct node *n) {
+    return node_before(at, n) ? BEHIND : BEFORE;
+}
+
 static uint64_t node_weight(const struct node *n) {
     uint64_t w = ((uint64_t)n->key ^ n->seq << 32) * 0x9e3779b97f4a7c15u;
 
@@ -271,39 +278,51 @@ static uint64_t node_weight(const struct node *n) {
 }
 
 static void tree_add(struct node **at, struct node *n) {
-    struct node **end[2] = {&n->child[1], &n->child[0]};
+    struct node **low = &n->child[BEFORE];
+    struct node **high = &n->child[BEHIND];
     uint64_t weight = node_weight(n);
     struct node *rest;
 
     while (*at && node_weight(*at) > weight)
-        at = &(*at)->child[node_before(*at, n)];
+        at = &(*at)->child[side_of(*at, n)];
     rest = *at;
     while (rest) { /* split what is there in two */
-        int side = node_before(rest, n);
-        *end[side] = rest;
-        end[side] = &rest->child[side];
-        rest = *end[side];
+        if (node_before(rest, n)) {
+            *low = rest;
+            low = &rest->child[BEHIND];
+            rest = *low;
+        } else {
+            *high = rest;
+            high = &rest->child[BEFORE];
+            rest = *high;
+        }
     }
-    *end[0] = NULL;
-    *end[1] = NULL;
+    *low = NULL;
+    *high = NULL;
     *at = n;
     n->in = true;
 }
 
 static void tree_remove(struct node **at, struct node *n) {
-    struct node *half[2] = {n->child[0], n->child[1]};
+    struct node *low = n->child[BEFORE];
+    struct node *high = n->child[BEHIND];
 
     if (!n->in)
         return;
     while (*at != n)
-        at = &(*at)->child[node_before(*at, n)];
-    while (half[0] && half[1]) { /* merge what it leaves behind */
-        int side = node_weight(half[0]) < node_weight(half[1]);
-        *at = half[side];
-        at = &(*at)->child[!side];
-        half[side] = *at;
+        at = &(*at)->child[side_of(*at, n)];
+    while (low && high) { /* merge what it leaves behind */
+        if (node_weight(low) < node_weight(high)) {
+            *at = high;
+            at = &high->child[BEFORE];
+            high = *at;
+        } else {
+            *at = low;
+            at = &low->child[BEHIND];
+            low = *at;
+        }
     }
-    *at = half[0] ? half[0] : half[1];
+    *at = low ? low : high;
     n->in = false;
 }
 
@@ -318,7 +337,7 @@ static struct node *tree_bound(struct node *n, int64_t key, uint64_t seq,
         bool before = node_before(n, &probe);
         if (before == last)
             best = n;
-        n = n->child[before];
+        n = n->child[before ? BEHIND : BEFORE];
     }
     return best;
 }

@@ -32,6 +32,10 @@
  * other threads run (before libcurl 7.84), so a threaded program calls it
  * first, in main.
  *
+ * With -DFETCHER_LOOP, fetcher.c is the event loop alone and needs no libcurl:
+ * fetcher_new, _free, _watch, _timer, _timer_stop, _post, _now, _step, _run,
+ * _stop, _prepare, _dispatch, _stats and _trace.
+ *
  * Rules
  *  1. Ids are 64-bit and never used again. A stale id is an error return
  *     (-1, errno ENOENT), never a crash.
@@ -52,9 +56,9 @@
  *     fetcher.
  *  8. The library never exits, never aborts for lack of memory, installs no
  *     signal handler, ignores no signal, prints nothing, and changes no state
- *     of the process but by curl_global_init. One duty follows for the host:
- *     ignore SIGPIPE (`signal(SIGPIPE, SIG_IGN)`), since a server may close a
- *     connection while it is written to.
+ *     of the process but by curl_global_init. One duty follows for your
+ *     program: ignore SIGPIPE (`signal(SIGPIPE, SIG_IGN)`), since a server may
+ *     close a connection while it is written to.
  *  9. There are no mutable globals: two fetchers live side by side.
  *
  * Functions that return int return 0, or -1 with errno set: EINVAL (an
@@ -78,8 +82,8 @@ struct fetcher;
 struct fetcher_info;
 struct fetcher_result;
 
-typedef uint64_t fetcher_id; /* of a transfer (1, 2, 3 ...) or a timer (large
-                                 * numbers); 0 is none */
+/* Of a transfer (1, 2, 3 ...) or a timer (large numbers); 0 is none. */
+typedef uint64_t fetcher_id;
 
 /* ------------------------------------------------------------------ Codes */
 
@@ -110,10 +114,11 @@ const char *fetcher_strerror(enum fetcher_code code);
 
 #define FETCHER_PAUSE 1 /* on_data: not now */
 
-enum fetcher_existing { /* what if the file exists already? */
-                        FETCHER_KEEP_BOTH, /* the new one becomes "name (1).ext" */
-                        FETCHER_OVERWRITE, /* it is replaced, in one step */
-                        FETCHER_SKIP /* nothing is fetched; FETCHER_OK, changed 0 */
+/* What if the file exists already? */
+enum fetcher_existing {
+    FETCHER_KEEP_BOTH, /* the new one becomes "name (1).ext" */
+    FETCHER_OVERWRITE, /* it is replaced, in one step */
+    FETCHER_SKIP       /* nothing is fetched; FETCHER_OK, changed 0 */
 };
 
 #define FETCHER_FRESH      1u /* do not continue an earlier .part */
@@ -175,8 +180,10 @@ struct fetcher_request {
     int64_t max_bytes;
 
     /* Time limits in ms. 0 is the usual, -1 none. To wait in the queue counts
-     * for total_ms alone, and only once there has been an attempt. (A lookup
-     * that was given up runs on by itself.) */
+     * for total_ms alone, and only once there has been an attempt. Where
+     * nobody turned the loop for over a second longer than it asked for (the
+     * process was stopped, a callback took its time), that counts for none.
+     * (A lookup that was given up runs on by itself.) */
     int64_t connect_ms; /* lookup, connect, TLS; usual 30000 */
     int64_t stall_ms;   /* no byte has come or gone; usual 30000 */
     int64_t total_ms;   /* of all attempts together; usual none */
@@ -232,19 +239,27 @@ struct fetcher_result {
     const char *url;          /* as asked for, any password removed */
     const char *final_url;    /* after redirects, likewise */
     const char *path;         /* the file's name at last; NULL: no file */
-    const char *data;         /* the body in memory, a NUL behind it; NULL
-                                 * if it went elsewhere. An error page too. */
-    size_t size;              /* its bytes */
-    int64_t bytes;            /* of body there now, wherever it went */
-    int64_t received;         /* bytes of body from the network, all
-                                 * attempts; less than `bytes` if continued */
     const char *content_type; /* "" if none was given */
-    int attempts;             /* requests made, 0 if it never started */
-    int changed;              /* 0: not modified, or skipped */
-    int last;                 /* no on_done will follow for this id */
+
+    /* The body in memory, of an error page too, with a NUL behind it, and its
+     * bytes. NULL and 0 if it went elsewhere. */
+    const char *data;
+    size_t size;
+
+    int64_t bytes;    /* of body there now, wherever it went */
+    int64_t received; /* bytes of body from the network, all attempts; less
+                         than `bytes` if an earlier part was continued */
+    int attempts;     /* requests made, 0 if it never started */
+    int changed;      /* 0: not modified, or skipped */
+    int last;         /* no on_done will follow for this id */
+
     /* Of the last attempt, in microseconds since its start, 0 if not reached
      * (a connection used again needs no lookup, connect or TLS). */
-    int64_t lookup_us, connect_us, tls_us, first_byte_us, total_us;
+    int64_t lookup_us;
+    int64_t connect_us;
+    int64_t tls_us;
+    int64_t first_byte_us;
+    int64_t total_us;
 };
 
 /* ---------------------------------------------------------------- Control */
@@ -274,22 +289,23 @@ int fetcher_limit(struct fetcher *f, int total, int per_host,
                   int64_t bytes_per_second);
 
 enum fetcher_state {
-    FETCHER_WAITING, /* for its turn */
-    FETCHER_RUNNING,
+    FETCHER_WAITING,  /* for its turn */
+    FETCHER_RUNNING,  /* a request is on its way */
     FETCHER_RETRYING, /* waiting for its next attempt */
     FETCHER_SLEEPING, /* a repeating one, until its next round */
-    FETCHER_PAUSED,
-    FETCHER_ENDED /* on_done will be called */
+    FETCHER_PAUSED,   /* until fetcher_resume */
+    FETCHER_ENDED     /* on_done will be called */
 };
 
-struct fetcher_info { /* texts as in struct fetcher_result */
+/* Texts are as in struct fetcher_result. */
+struct fetcher_info {
     fetcher_id id;
     enum fetcher_state state;
     const char *url;
     const char *path;    /* the file's name as far as known, or NULL */
     const char *message; /* why the last attempt failed, "" if none */
-    int status;
-    int attempts;
+    int status;          /* of HTTP, of the last answer; 0: none */
+    int attempts;        /* requests made, of this round */
     int priority;
     int64_t bytes;   /* there so far */
     int64_t total;   /* bytes there will be; -1: not known */
@@ -308,19 +324,24 @@ size_t fetcher_count(struct fetcher *f);
 
 /* What the loop did since fetcher_new. A "stall" is the time from the return
  * of select() (or the call of fetcher_dispatch) until the loop is ready to
- * look at the host's descriptors again: how long the program was deaf. */
+ * look at your descriptors again: how long the program was deaf. */
 struct fetcher_stats {
     uint64_t turns;
-    uint64_t done, failed, cancelled; /* transfers that ended (rounds too) */
-    int64_t received;                 /* bytes of body */
-    int running;                      /* in flight now */
-    int limit;                        /* how many may be: see fetcher_limit */
-    size_t waiting;                   /* in the queue now */
-    int lookups;                      /* name lookups now, given up or not */
-    int64_t stall_max_us, stall_p99_us;
-    char culprit[128];                /* phase and cause of the longest */
-    uint64_t stalls[FETCHER_BUCKETS]; /* turns shorter than 62.5 us << i;
-                                         * the last has all the others */
+    uint64_t done;      /* transfers that ended (rounds too): well, ... */
+    uint64_t failed;    /* ... not, ... */
+    uint64_t cancelled; /* ... or by fetcher_cancel */
+    int64_t received;   /* bytes of body */
+    int running;        /* in flight now */
+    int limit;          /* how many may be: see fetcher_limit */
+    size_t waiting;     /* in the queue now */
+    int lookups;        /* name lookups now, given up or not */
+
+    int64_t stall_max_us; /* the longest, ... */
+    int64_t stall_p99_us; /* ... and what 99 of 100 stayed below */
+    char culprit[128];    /* phase and cause of the longest */
+
+    /* Turns that took less than 62.5 us << i; the last has all others. */
+    uint64_t stalls[FETCHER_BUCKETS];
 };
 
 int fetcher_stats(struct fetcher *f, struct fetcher_stats *stats);
@@ -376,21 +397,21 @@ int fetcher_step(struct fetcher *f, int64_t max_ms);
 int fetcher_run(struct fetcher *f);
 int fetcher_stop(struct fetcher *f);
 
-/* For a host that has a loop of its own. Before its select():
+/* For a program that has a loop of its own. Before its select():
  *
  *     ms = fetcher_prepare(f, &rd, &wr, &maxfd);
  *
  * adds the fetcher's descriptors to the sets, raises *maxfd (start with -1 or
- * the host's own highest), and returns how long to sleep at most, in ms: 0 to
- * 1000, never more. After it, and also when it timed out or was interrupted
- * (then with empty sets):
+ * your own highest), and returns how long to sleep at most, in ms: 0 to 1000,
+ * never more. After it, and also when it timed out or was interrupted (then
+ * with empty sets):
  *
  *     fetcher_dispatch(f, &rd, &wr);
  *
- * The sets are read, not changed, so the host may look at its own descriptors
+ * The sets are read, not changed, so you may look at your own descriptors
  * first, and should. Under poll, epoll or a toolkit: walk the sets up to maxfd
  * after prepare, register those, and set the bits of what is ready. Nothing
- * is remembered between the two calls, so a host may skip a turn. */
+ * is remembered between the two calls, so you may skip a turn. */
 int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd);
 int fetcher_dispatch(struct fetcher *f, const fd_set *rd, const fd_set *wr);
 
