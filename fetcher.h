@@ -234,24 +234,24 @@ fetcher_id fetcher_get(struct fetcher *f, const char *url,
 struct fetcher_result {
     fetcher_id id;
     enum fetcher_code code;
-    int status;               /* of HTTP; 0: none came that was the last */
-    const char *message;      /* for people: "404 Not Found" */
-    const char *url;          /* as asked for, any password removed */
-    const char *final_url;    /* after redirects, likewise */
-    const char *path;         /* the file's name at last; NULL: no file */
-    const char *content_type; /* "" if none was given */
+    int status;            /* of HTTP; 0: none came that was the last */
+    const char *message;   /* for people: "404 Not Found" */
+    const char *url;       /* as asked for, any password removed */
+    const char *final_url; /* after redirects, likewise */
+    const char *path;      /* the file's name at last; NULL: no file */
 
     /* The body in memory, of an error page too, with a NUL behind it, and its
      * bytes. NULL and 0 if it went elsewhere. */
     const char *data;
     size_t size;
 
-    int64_t bytes;    /* of body there now, wherever it went */
-    int64_t received; /* bytes of body from the network, all attempts; less
-                         than `bytes` if an earlier part was continued */
-    int attempts;     /* requests made, 0 if it never started */
-    int changed;      /* 0: not modified, or skipped */
-    int last;         /* no on_done will follow for this id */
+    int64_t bytes;            /* of body there now, wherever it went */
+    int64_t received;         /* bytes of body from the network, all attempts;
+                                 less than `bytes` if a part was continued */
+    const char *content_type; /* "" if none was given */
+    int attempts;             /* requests made, 0 if it never started */
+    int changed;              /* 0: not modified, or skipped */
+    int last;                 /* no on_done will follow for this id */
 
     /* Of the last attempt, in microseconds since its start, 0 if not reached
      * (a connection used again needs no lookup, connect or TLS). */
@@ -332,7 +332,6 @@ struct fetcher_stats {
     uint64_t cancelled; /* ... or by fetcher_cancel */
     int64_t received;   /* bytes of body */
     int running;        /* in flight now */
-    int limit;          /* how many may be: see fetcher_limit */
     size_t waiting;     /* in the queue now */
     int lookups;        /* name lookups now, given up or not */
 
@@ -342,6 +341,8 @@ struct fetcher_stats {
 
     /* Turns that took less than 62.5 us << i; the last has all others. */
     uint64_t stalls[FETCHER_BUCKETS];
+
+    int limit; /* how many may be in flight: see fetcher_limit */
 };
 
 int fetcher_stats(struct fetcher *f, struct fetcher_stats *stats);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: 0BSD
  *
- * bench.c - from a key to the screen, and what the display costs (make bench). The server is a process of
+ * bench.c - from a key to the screen, and what the display costs (make bench). The server is a
+ * process of
  * its own, since one in this process would be measured too.
  */
 #define TEST_MAIN
@@ -131,16 +132,20 @@ static long switches_of(pid_t pid) {
     return n;
 }
 
+static void press_tab(Window id) {
+    XEvent e = {.xkey = {.type = KeyPress,
+                         .window = id,
+                         .root = DefaultRootWindow(desk.d),
+                         .same_screen = True,
+                         .keycode = XKeysymToKeycode(desk.d, XK_Tab)}};
+    XSendEvent(desk.d, id, False, KeyPressMask, &e);
+}
+
 static void bench_window(int count, const char *bytes_a_tick, const char *label) {
     struct gui g;
     const char *session = bench_session(count, bytes_a_tick);
     GUI(&g, "--session", session, "-j", "200", "--per-host", "200");
-    XSendEvent(desk.d, g.id, False, KeyPressMask,
-               &(XEvent){.xkey = {.type = KeyPress,
-                                  .window = g.id,
-                                  .root = DefaultRootWindow(desk.d),
-                                  .same_screen = True,
-                                  .keycode = XKeysymToKeycode(desk.d, XK_Tab)}});
+    press_tab(g.id);
     turn_for(count > 200 ? 3000000 : 1000000);
     press_keys(&g, gui_mark, gui_press, count > 200 ? 100 : 200, label);
     if (count <= 200) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: 0BSD
  *
- * fuzz.c - what comes from outside, made up by libFuzzer (make fuzz): FUZZ_TARGET says which target it goes
+ * fuzz.c - what comes from outside, made up by libFuzzer (make fuzz): FUZZ_TARGET says which target
+ * it goes
  * to. What must hold stands in must(); the sanitizers see the rest. Nothing here reaches a network.
  */
 #define TEST_MAIN
@@ -262,7 +263,8 @@ static void fuzz_lines(const uint8_t *data, size_t n) {
     free(text);
 }
 
-/* -- keys, and what is drawn. 0xff: what came is read now; 0xfe: and time passes; 0xfd: another size -- */
+/* -- keys, and what is drawn. 0xff: what came is read now; 0xfe: and time passes; 0xfd: another
+ * size -- */
 static int fuzz_columns, fuzz_rows;
 
 static void fuzz_show(struct program *p) {
@@ -312,7 +314,7 @@ static void must_hold(struct program *p) {
          "keys that wait are looked at again", "");
 }
 
-static void fuzz_keys(const uint8_t *data, size_t n) {
+static struct program *fuzz_view(void) {
     struct program *p = fuzz_program();
     struct view *v = p->view = &the_view;
     tty.fd = -1;
@@ -328,6 +330,12 @@ static void fuzz_keys(const uint8_t *data, size_t n) {
     fuzz_rows = 16;
     for (int i = 0; i < 3; i++)
         (void)job_start(p, "http://127.0.0.1/a", NULL, 0);
+    return p;
+}
+
+static void fuzz_keys(const uint8_t *data, size_t n) {
+    struct program *p = fuzz_view();
+    struct view *v = p->view;
     while (n > 0 && !p->f->loop.stopped) {
         size_t piece = 0;
         while (piece < n && data[piece] < 0xfd)
@@ -349,7 +357,8 @@ static void fuzz_keys(const uint8_t *data, size_t n) {
     fuzz_end(p);
 }
 
-/* -- whole answers: one for each request, 0x1e between them; 0x1d: the rest comes later; 0x1f: 8 KiB -- */
+/* -- whole answers: one for each request, 0x1e between them; 0x1d: the rest comes later; 0x1f: 8
+ * KiB -- */
 static struct {
     int fd;
     const uint8_t *data, *end;
@@ -475,10 +484,28 @@ static void fuzz_clear(const struct outcome *o) {
     must(whole == (o->path[0] != '\0'), "one file if it is whole, else none", o->path);
 }
 
+/* An earlier run has left it. */
+static void fuzz_leave_part(const char *name) {
+    char meta[100];
+    snprintf(meta, sizeof meta, "%s.meta", name);
+    write_file(in_work(name), "xxxx", 4);
+    write_file(in_work(meta), "http://127.0.0.1/name.ext\n\"e\"\n-1\n", 34);
+}
+
+static void must_be_same(const struct outcome *memory, const struct outcome *file, bool differs) {
+    static char kept[200000];
+    struct stat st;
+    must(stat(file->path, &st) == 0 && st.st_size == file->bytes, "a file of the size", file->path);
+    FILE *stream = fopen(file->path, "r");
+    size_t got = fread(kept, 1, sizeof kept, stream);
+    fclose(stream);
+    must(differs || file->attempts != memory->attempts || !memory->data || got != memory->size ||
+             !memcmp(kept, memory->data, got),
+         "the same bytes in memory and in a file", file->path);
+}
+
 static void fuzz_http(const uint8_t *data, size_t n) {
     struct outcome memory, file;
-    struct stat st;
-    static char kept[200000];
     if (n < 1)
         return;
     unsigned mode = *data;
@@ -491,11 +518,8 @@ static void fuzz_http(const uint8_t *data, size_t n) {
     memory = fuzz_fetch(rq);
     rq.path = mode & 16 ? in_work("") : in_work("file");
     rq.flags |= FETCHER_FILE_TIME;
-    if (mode & 32) { /* an earlier run has left a part */
-        write_file(in_work(mode & 16 ? "name.ext.part" : "file.part"), "xxxx", 4);
-        write_file(in_work(mode & 16 ? "name.ext.part.meta" : "file.part.meta"),
-                   "http://127.0.0.1/name.ext\n\"e\"\n-1\n", 34);
-    }
+    if (mode & 32)
+        fuzz_leave_part(mode & 16 ? "name.ext.part" : "file.part");
     fuzz_server.data = data + 1;
     file = fuzz_fetch(rq);
     if (file.code && fuzz_server.data) { /* the next run goes on */
@@ -507,16 +531,8 @@ static void fuzz_http(const uint8_t *data, size_t n) {
         must(file.code || memory.bytes == file.bytes, "as many bytes in memory as in a file",
              file.message);
     }
-    if (*file.path) {
-        must(stat(file.path, &st) == 0 && st.st_size == file.bytes, "a file of the size",
-             file.path);
-        FILE *stream = fopen(file.path, "r");
-        size_t got = fread(kept, 1, sizeof kept, stream);
-        fclose(stream);
-        must((mode & 34) || file.attempts != memory.attempts || !memory.data ||
-                 got != memory.size || !memcmp(kept, memory.data, got),
-             "the same bytes in memory and in a file", file.path);
-    }
+    if (*file.path)
+        must_be_same(&memory, &file, mode & 34);
     fuzz_clear(&file);
     forget(&memory);
     forget(&file);
