@@ -2885,19 +2885,60 @@ static void test_rate(void) {
     test_one_rate(20000000, 50, 2);
 }
 
+/* As if nobody had turned the loop for so long: the process was stopped, or the application busy. */
+static void go_away(usec us) {
+    f->loop.turned -= us;
+    f->loop.skew += us;
+}
+
+static void test_away(void) {
+    struct outcome o = {0};
+    struct fetcher_request rq = {
+        .url = url("/away?size=9000&stall=50"), .on_done = keep_outcome, .arg = &o, .retries = -1};
+    rq.total_ms = 50000;
+    fetcher_start(f, &rq);
+    until(f->received == 50);
+    go_away(40000000);
+    for (int i = 0; i < 3; i++)
+        fetcher_step(f, 0);
+    is_int(o.calls, 0, "what was silent while nobody turned the loop is not stalled");
+    go_away(40000000);
+    for (int i = 0; i < 3; i++)
+        fetcher_step(f, 0);
+    is_int(o.calls, 0, "nor has it used its time up");
+    f->loop.skew += 31000000;
+    until(o.calls);
+    is_code(o.code, FETCHER_TIMEOUT, "but what is silent while we listen is");
+    has_text(o.message, "stalled", "and says so");
+    forget(&o);
+}
+
 static const struct test transfers_tests[] = {
-    TEST(memory),         TEST(request),
-    TEST(redirect),       TEST(urls),
-    TEST(failures),       TEST(timeouts),
-    TEST(stream),         TEST(limits),
-    TEST(priority),       TEST(hosts),
-    TEST(retry),          TEST(backoff),
-    TEST(retry_after),    TEST(total),
-    TEST(slow_rate),      TEST(own_range),
-    TEST(complete),       TEST(interrupted_often),
-    TEST(server_restart), TEST(stream_retry),
-    TEST(pause_holds),    TEST(pause_in_lookup),
-    TEST(random_faults),  TEST(rate),
+    TEST(memory),
+    TEST(request),
+    TEST(redirect),
+    TEST(urls),
+    TEST(failures),
+    TEST(timeouts),
+    TEST(away),
+    TEST(stream),
+    TEST(limits),
+    TEST(priority),
+    TEST(hosts),
+    TEST(retry),
+    TEST(backoff),
+    TEST(retry_after),
+    TEST(total),
+    TEST(slow_rate),
+    TEST(own_range),
+    TEST(complete),
+    TEST(interrupted_often),
+    TEST(server_restart),
+    TEST(stream_retry),
+    TEST(pause_holds),
+    TEST(pause_in_lookup),
+    TEST(random_faults),
+    TEST(rate),
 };
 
 /* ---------------------------------------------------------------------------------------- Files */
@@ -4973,10 +5014,31 @@ static void test_many_repeating(void) {
     child_free(&c);
 }
 
+/* What stands behind the end of a list whose last line has no newline is of an earlier line: it
+ * doesn't make a command of the last one that waits for room in the queue. */
+static void test_list_end(void) {
+    static char list[200000];
+    size_t used = 0;
+    struct child c;
+    const char *argv[] = {"./fetcher", "-i", "-", "-d", in_work("end"), NULL};
+    for (int i = 0; i < 1000; i++)
+        used += (size_t)snprintf(list + used, 200, "%s\n", url("/end%d?stall=head", i));
+    child_start(&c, argv);
+    is_int(write(c.in, list, used), used, "a thousand URLs fill the queue");
+    until(seen("/end0?stall=head")->count);
+    is_int(write(c.in, "stats", 5), 5, "and a last line has no newline");
+    close(c.in);
+    c.in = -1;
+    until(strstr(c.text[0], "longest wait"));
+    has_text(c.text[0], "longest wait", "is carried out at once, though the queue is full");
+    kill(c.pid, SIGTERM);
+    child_wait(&c);
+    child_free(&c);
+}
+
 static const struct test commands_tests[] = {
-    TEST(bad_lists),      TEST(long_list),    TEST(every),
-    TEST(words),          TEST(bad_commands), TEST(commands),
-    TEST(plain_commands), TEST(held_post),    TEST(many_repeating),
+    TEST(bad_lists), TEST(long_list),      TEST(every),     TEST(words),    TEST(bad_commands),
+    TEST(commands),  TEST(plain_commands), TEST(held_post), TEST(list_end), TEST(many_repeating),
 };
 
 /* ------------------------------------------------------------------------------------- Sessions */
