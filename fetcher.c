@@ -357,7 +357,21 @@ static struct node *tree_find(struct node *tree, uint64_t id) {
  * timers and posted calls, and hands the network's share of a turn to a hook.
  * Of its owner it knows the name only: `struct fetcher` stays opaque until The
  * nouns, and serves as what callbacks are given. -DFETCHER_LOOP ends the file
- * behind this section.
+ * after this section.
+ *
+ * Its rules, in short (fetcher.h has them all, by these numbers):
+ *
+ *     3  callbacks may call anything but what turns or frees the loop
+ *     4  a watch that was changed never gets news of the one before
+ *     5  a timer made during a turn runs in a later one
+ *     6  a descriptor that an fd_set can't hold is refused
+ *     7  post is the one call that is safe from elsewhere
+ *
+ * Its clocks, in microseconds:
+ *
+ *     now       what timers go by; read at each step, and at no other time
+ *     away      how much of it nobody turned the loop: what a server was silent
+ *               then is not its fault
  */
 enum {
     SLICE_US = 2000,    /* a turn's work for the network, see Story */
@@ -1122,13 +1136,15 @@ static int64_t text_number(const char **s) {
     return n;
 }
 
-/* Is the word one of a list, which are parted by spaces? */
+/* Is the word one of a list, which are separated by spaces? */
 static bool listed(const char *word, const char *list) {
     size_t n = strlen(word);
-    const char *found = strstr(list, word);
 
-    return found && (found == list || found[-1] == ' ') &&
-           (found[n] == ' ' || !found[n]);
+    for (const char *s = strstr(list, word); s; s = strstr(s + 1, word)) {
+        if ((s == list || s[-1] == ' ') && (s[n] == ' ' || !s[n]))
+            return true;
+    }
+    return false;
 }
 
 /* Is this file open at fd the one that stands under the name? */
@@ -1457,18 +1473,19 @@ static void lookup_set(struct attempt *a, bool lookup) {
  * found the address, and with TLS an answer, for then it is known whether all
  * can share one connection. libcurl can wait like that too (CURLOPT_PIPEWAIT),
  * but then starts hundreds in one call. */
-static void scout_over(struct attempt *a, bool found) {
-    struct host *h = a->transfer->host;
-
-    if (found) {
-        h->known = a->f->loop.now + KNOWN_US;
-        lookup_set(a, false);
-    }
-    if (a->scout) {
-        h->looking--;
-        schedule(a->f, a->transfer, 0);
-    }
+static void scout_over(struct attempt *a) {
+    if (!a->scout)
+        return;
     a->scout = false;
+    a->transfer->host->looking--;
+    schedule(a->f, a->transfer, 0); /* run_actions() lets the others start */
+}
+
+/* Its address is known, and there is a way to it. */
+static void host_found(struct attempt *a) {
+    a->transfer->host->known = a->f->loop.now + KNOWN_US;
+    lookup_set(a, false);
+    scout_over(a);
 }
 
 /* Whoever looks a name up must wait for that: if in the meantime another's
@@ -1494,7 +1511,7 @@ static curl_socket_t on_open_socket(void *arg, curlsocktype purpose,
     if (!a->transfer)
         return CURL_SOCKET_BAD;
     if (!a->transfer->host->tls)
-        scout_over(a, true);
+        host_found(a);
     else if (a->scout) /* look soon whether the connection is there */
         timer_arm(&a->f->loop, &a->transfer->timer, a->f->loop.now + SCOUT_US);
     fd = socket(addr->family, addr->socktype, addr->protocol);
@@ -1655,7 +1672,7 @@ static struct attempt *pool_take(struct fetcher *f) {
 /* Only a handle without a running lookup may come here. If nothing has
  * happened to it that could leave a trace it serves again: a new one costs a
  * tenth of what a small file does. */
-static void attempt_free(struct attempt *a) {
+static void attempt_release(struct attempt *a) {
     struct fetcher *f;
     long os_errno = 0;
 
@@ -1778,7 +1795,7 @@ static void curl_close(struct fetcher *f) {
         CURLoption quick = (CURLoption)OPT_QUICK_EXIT;
 
         (void)(curl_easy_setopt)(a->easy, quick, 1L);
-        attempt_free(a);
+        attempt_release(a);
     }
     if (parked) {
         CURLMoption quick = (CURLMoption)MOPT_QUICK_EXIT;
@@ -1892,8 +1909,8 @@ static usec total_due(const struct fetcher *f, const struct transfer *t) {
     return f->loop.now + limit_us(t->rq.total_ms) - (serving(f) - t->began);
 }
 
-static void set_state(struct fetcher *f, struct transfer *t,
-                      enum fetcher_state state) {
+static void tell_state(struct fetcher *f, struct transfer *t,
+                       enum fetcher_state state) {
     struct fetcher_info info;
 
     t->state = state;
@@ -2160,7 +2177,7 @@ static size_t on_header(char *data, size_t one, size_t size, void *arg) {
 
     if (!a->transfer)
         return 0;
-    scout_over(a, true);
+    host_found(a);
     a->moved = listening(a->f);
     touch(a->f, a->transfer);
     a->head_bytes += size;
@@ -2436,7 +2453,8 @@ static enum taken body_take(struct attempt *a, const char *data, size_t n) {
     return t->sink->take(t, data, n);
 }
 
-/* Anything but n ends the transfer. */
+/* n: it was taken. CURL_WRITEFUNC_PAUSE: it is offered again when the transfer
+ * goes on. Anything else ends the transfer. */
 static size_t on_body(char *data, size_t one, size_t n, void *arg) {
     struct attempt *a = arg;
     struct fetcher *f = a->f;
@@ -2456,12 +2474,12 @@ static size_t on_body(char *data, size_t one, size_t n, void *arg) {
         return n + 1;
     if (taken == NOT_NOW) {
         t->held = true;
-        set_state(f, t, FETCHER_PAUSED);
+        tell_state(f, t, FETCHER_PAUSED);
         return CURL_WRITEFUNC_PAUSE;
     }
     count_bytes(f, t, (int64_t)n);
     if (t->rq.on_progress && f->loop.now >= t->progressed + PROGRESS_US)
-        set_state(f, t, t->state);
+        tell_state(f, t, t->state);
     return n;
 }
 
@@ -2696,7 +2714,7 @@ static void transfer_due(struct fetcher *f, void *arg) {
         return;
     }
     if (a && a->scout && connected(a))
-        scout_over(a, true);
+        host_found(a);
     if (a && deadline_arm(f, t))
         return;
     fail_timeout(t, over);
@@ -2826,7 +2844,7 @@ static void retry_later(struct fetcher *f, struct transfer *t) {
         due = t->host->rest;
     t->failures++;
     timer_arm(&f->loop, &t->timer, due < total ? due : total);
-    set_state(f, t, FETCHER_RETRYING);
+    tell_state(f, t, FETCHER_RETRYING);
 }
 
 /* ===================================================================== Files
@@ -3619,7 +3637,7 @@ static void sleep_until_round(struct fetcher *f, struct transfer *t) {
     t->failures = 0;
     t->status = 0;
     timer_arm(&f->loop, &t->timer, t->round + random_below(f, every / 20));
-    set_state(f, t, FETCHER_SLEEPING);
+    tell_state(f, t, FETCHER_SLEEPING);
 }
 
 /* ====================================================================== Life
@@ -3644,7 +3662,7 @@ static void transfer_stop(struct fetcher *f, struct transfer *t) {
     t->held = false;
     if (a) {
         tree_remove(&f->yielded, &a->yielded);
-        scout_over(a, false);
+        scout_over(a);
     }
     if (a && a->lookup) {
         a->transfer = NULL;
@@ -3762,7 +3780,7 @@ static bool round_end(struct fetcher *f, struct transfer *t) {
         f->loop.pending--;
     }
     report_done(f, t, last);
-    attempt_free(t->attempt);
+    attempt_release(t->attempt);
     while (!f->transfers && f->pool)
         handle_free(pool_take(f));
     if (last)
@@ -3813,9 +3831,9 @@ static bool attempt_end(struct fetcher *f, struct transfer *t) {
         t->sink->commit(t);
     if (!again && (t->code == FETCHER_OK || !may_retry(f, t)))
         return round_end(f, t);
-    attempt_free(t->attempt);
+    attempt_release(t->attempt);
     if (held)
-        set_state(f, t, FETCHER_PAUSED);
+        tell_state(f, t, FETCHER_PAUSED);
     else if (again)
         enqueue(f, t, true);
     else
@@ -3868,7 +3886,7 @@ static void flight_begin(struct fetcher *f, struct transfer *t) {
     t->in_flight = true;
     f->running++;
     t->host->running++;
-    set_state(f, t, FETCHER_RUNNING);
+    tell_state(f, t, FETCHER_RUNNING);
 }
 
 static int transfer_launch(struct fetcher *f, struct transfer *t) {
@@ -3891,7 +3909,7 @@ static int transfer_launch(struct fetcher *f, struct transfer *t) {
      * begin in one call, outside any slice. */
     socket_action(f, CURL_SOCKET_TIMEOUT, 0);
     if (!a->lookup && connected(a))
-        scout_over(a, true); /* by a connection that was there */
+        host_found(a); /* by a connection that was there */
     return 0;
 }
 
@@ -3949,7 +3967,7 @@ static void curl_messages(struct fetcher *f) {
         if (a->transfer)
             schedule(f, a->transfer, ACT_END);
         else
-            attempt_free(a); /* it was parked */
+            attempt_release(a); /* it was parked */
     }
 }
 
@@ -3982,22 +4000,22 @@ static void pause_now(struct fetcher *f, struct transfer *t) {
 
     if (t->in_flight && (t->rq.on_data || t->body->no_range)) {
         t->held = true;
-        scout_over(a, false);
+        scout_over(a);
         tree_remove(&f->yielded, &a->yielded);
         a->reusable = false;
         curl_easy_pause(a->easy, CURLPAUSE_ALL);
     } else {
         transfer_stop(f, t);
-        attempt_free(a);
+        attempt_release(t->attempt); /* none, if it was parked */
     }
-    set_state(f, t, FETCHER_PAUSED);
+    tell_state(f, t, FETCHER_PAUSED);
 }
 
 static void resume_now(struct fetcher *f, struct transfer *t) {
     if (t->held) {
         t->held = false;
         t->attempt->moved = listening(f);
-        set_state(f, t, FETCHER_RUNNING);
+        tell_state(f, t, FETCHER_RUNNING);
         deadline_arm(f, t);
         attempt_unpause(f, t->attempt);
     } else if (t->state == FETCHER_RETRYING || t->state == FETCHER_SLEEPING ||
@@ -5838,8 +5856,8 @@ static void job_tell(struct program *p, const struct job *j,
         tell_line(p, o, r);
 }
 
-/* A row that has failed stays, where somebody may retry it; but not for
- * ever. */
+/* A row that has failed stays, where somebody may retry it; but not for ever:
+ * of very many the first ones in the order of the rows go. */
 static void job_keep(struct program *p, struct job *j,
                      const struct fetcher_result *r) {
     struct model *m = &p->model;
@@ -7382,7 +7400,7 @@ static void choose(struct program *p, int by) {
         if (!j)
             return;
         m->selected = j;
-        if (v->offset + step + v->offset >= 0)
+        if (v->offset + step >= 0)
             v->offset += step;
     }
 }

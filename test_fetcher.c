@@ -2913,6 +2913,23 @@ static void test_away(void) {
     forget(&o);
 }
 
+/* A download gives its connection back when it is paused; while its name is looked up it is parked. */
+static void test_pause_parks(void) {
+    struct fetcher_info info;
+    hang_begin();
+    fetcher_id id = fetcher_get(f, "http://hang.test/", NULL, NULL);
+    until(lookups_begun);
+    usec before = clock_us();
+    fetcher_pause(f, id);
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED);
+    ok(clock_us() - before < 1000000, "a download is paused in its lookup, at once");
+    is_int(f->lookups, 1, "the lookup goes on");
+    ok(f->attempts != NULL, "and its handle is parked");
+    fetcher_cancel(f, id);
+    hang_end();
+    ok(f->attempts == NULL, "until the lookup ends");
+}
+
 static const struct test transfers_tests[] = {
     TEST(memory),
     TEST(request),
@@ -2937,6 +2954,7 @@ static const struct test transfers_tests[] = {
     TEST(stream_retry),
     TEST(pause_holds),
     TEST(pause_in_lookup),
+    TEST(pause_parks),
     TEST(random_faults),
     TEST(rate),
 };
