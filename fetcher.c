@@ -52,8 +52,8 @@
  *     Repeats             the same document again and again
  *     Life                how a transfer starts, and how it ends
  *     The caller's side   the functions of fetcher.h
- *     the program         Model, Commands, Output, Options, Terminal, Window,
- *                         Main: through fetcher.h alone
+ *     the program         Model, Output, Options, Commands, Terminal, Window,
+ *                         Main: a customer of fetcher.h like any other
  */
 
 /* =============================================================== Portability
@@ -180,13 +180,15 @@ static struct quirks curl_quirks(unsigned version) {
     };
 }
 
-/* The wake-up descriptor is the one whose easy handle isn't ours. */
+/* The wake-up descriptor is the one whose easy handle isn't ours: it has no
+ * CURLOPT_PRIVATE. */
 static bool is_wakeup(const struct quirks *q, CURL *easy) {
-    char *ours = "";
+    char *private = NULL;
 
-    if (q->wakeup_unread)
-        curl_easy_getinfo(easy, CURLINFO_PRIVATE, &ours);
-    return !ours;
+    if (!q->wakeup_unread)
+        return false;
+    curl_easy_getinfo(easy, CURLINFO_PRIVATE, &private);
+    return !private;
 }
 
 static void wakeup_drain(int fd) {
@@ -222,14 +224,18 @@ static void enlarge_lookup_pool(CURLM *multi) {
     (void)(curl_multi_setopt)(multi, threads, 64L);
 }
 
-/* Where OpenSSL can look a certificate up by its hash; NULL: unknown. */
+/* Where OpenSSL can look a certificate up by its hash; NULL: unknown, as before
+ * 7.70. */
 static const char *default_capath(const curl_version_info_data *v) {
+    const char *capath = NULL;
+
 #if LIBCURL_VERSION_NUM >= 0x074600
-    if (v->age >= CURLVERSION_SEVENTH && v->ssl_version &&
-        strncmp(v->ssl_version, "OpenSSL/", 8) == 0)
-        return v->capath;
+    if (v->age >= CURLVERSION_SEVENTH)
+        capath = v->capath;
 #endif
-    return v ? NULL : "";
+    if (!v->ssl_version || strncmp(v->ssl_version, "OpenSSL/", 8) != 0)
+        return NULL;
+    return capath;
 }
 #endif
 
@@ -432,7 +438,7 @@ struct meter {          /* what a turn costs */
     int woke;           /* a descriptor that ended the sleep, or -1 */
     usec mark;          /* when the present step began */
     fetcher_id touched; /* the transfer it works for */
-    bool fed;           /* whether it has brought data */
+    bool fed;           /* it has brought data: see must_yield */
     struct step worst;  /* the longest step of this turn */
     struct step record; /* that of the longest stall ... */
     usec record_us;     /* ... and how long that was */
@@ -483,23 +489,23 @@ static struct loop *loop_of(struct fetcher *f) {
  * writes to memory that isn't ours: so everything that is watched passes the
  * one check in watch_set. */
 
-static int watch_set(struct loop *l, int fd, struct watch new) {
+static int watch_set(struct loop *l, int fd, struct watch with) {
     struct watch *w;
 
     if (fd < 0 || fd >= FD_SETSIZE)
         return set_errno(fd < 0 ? EINVAL : EMFILE);
     w = &l->watch[fd];
-    if (new.owner == APP && w->owner != APP && w->owner != FREE)
+    if (with.owner == APP && w->owner != APP && w->owner != FREE)
         return set_errno(EBUSY);
     if (w->owner == APP)
         l->app_watches--;
 
     /* Rule 4: what select said is of the watch that was. libcurl uses numbers
      * again in one call. */
-    new.fresh = true;
-    if (!new.events)
-        new.owner = FREE;
-    *w = new;
+    with.fresh = true;
+    if (!with.events)
+        with.owner = FREE;
+    *w = with;
     if (w->owner == APP)
         l->app_watches++;
     if (w->events && fd > l->top)
@@ -1175,7 +1181,27 @@ static bool stands_as(int fd, const char *path) {
  *      |                            handle: from its start until it ended, or,
  *      |                            given up in a lookup, until that is over
  *      |                            (parked: it has no transfer then)
- *      +-- pool -------> attempt    has ended well; its handle serves again
+ *      +-- pool -------> attempt    has ended well; its handle serves again,
+ *                                   as long as there are transfers
+ *
+ * What stands still, and who lets it go on:
+ *
+ *     queued      in its host's queue             start_phase, by limits
+ *     yielded     the slice was spent             resume_yielded, next turn
+ *     throttled   all: in debt to the rate limit  a timer, when it is paid
+ *     held        by its reader, or a paused      fetcher_resume
+ *                 stream: libcurl has the rest
+ *     paused      a download: it gave its         fetcher_resume
+ *                 connection back
+ *     parked      given up in a lookup            nobody: it ends with that
+ *
+ * A transfer's states, and what leads from one to the next:
+ *
+ *     WAITING --start--> RUNNING --on_done, last--> ENDED
+ *        ^                 |  |  \
+ *        |  backoff is over|  |   --a round is over--> SLEEPING --its time--+
+ *        +--- RETRYING <---+  +--pause--> PAUSED --resume--+                |
+ *        +-------------------------------------------------+----------------+
  */
 
 /* What tells documents apart, and a part from another's: each "" if absent or
@@ -1196,7 +1222,7 @@ struct host {
     struct timer timer;     /* the end of its rest */
     size_t users;           /* transfers */
     int running;            /* those in flight */
-    int looking;            /* scouts: 0 or 1 */
+    int looking;            /* 1: its scout is on the way, see scout_over */
     bool numeric;           /* it needs no lookup */
     bool tls;               /* https */
     bool shares;            /* many share a connection: HTTP/2 */
@@ -1221,9 +1247,10 @@ struct body {
     bool modified_sure; /* Last-Modified proves as much as a strong ETag */
     bool meta;          /* the .part has its .meta */
     bool placed;        /* path is ours, from an earlier round */
-    char *part;         /* the name of the .part */
-    char *base;         /* that without ".part" and number */
-    char *path;         /* the file's name, as far as it is known */
+    char *base; /* from the URL: known before the request, so that a later run
+                   finds the .part */
+    char *part; /* base, maybe a number, and ".part" */
+    char *path; /* the file's name: base, or what the server calls it */
     struct validators validators;
 };
 
@@ -1274,7 +1301,8 @@ enum taken { TAKEN, NOT_NOW, NOT_TAKEN };
 /* What comes of looking for what is there already. */
 enum opened { OPENED, NEEDLESS, OPEN_FAILED };
 
-/* Where a body goes. What failed has been told to fail(). */
+/* Where a body goes: memory, a stream's reader, or a file. Who fails has called
+ * fail(). */
 struct sink {
     enum opened (*open)(struct transfer *); /* before a request */
     int (*begin)(struct transfer *); /* a body comes: cut to body->have */
@@ -1394,13 +1422,14 @@ static int64_t random_below(struct fetcher *f, int64_t below) {
     return (int64_t)(f->random * 0x2545f4914f6cdd1du % (uint64_t)below);
 }
 
-/* The clock that stands while nobody turns the loop ... */
+/* Time limits go by two more clocks. This one stands while nobody turns the
+ * loop: total_ms. */
 static usec serving(const struct fetcher *f) {
     return f->loop.now - f->loop.away;
 }
 
-/* ... and the one that also stands while we don't listen, in debt to the rate
- * limit: silence of our own making is no stall. */
+/* And this one also while we are in debt to the rate limit and so don't listen:
+ * connect_ms and stall_ms. Silence of our own making is no stall. */
 static usec listening(const struct fetcher *f) {
     usec now = f->loop.throttled ? f->throttled_at : serving(f);
 
@@ -1488,9 +1517,9 @@ static void host_found(struct attempt *a) {
     scout_over(a);
 }
 
-/* Whoever looks a name up must wait for that: if in the meantime another's
- * address came out of libcurl's cache, it would go on with that, and at its
- * end join the thread that still runs. */
+/* While its thread runs a handle must not find the address in libcurl's cache,
+ * where another may have put it: it would go on with that, and its end would
+ * join the thread. */
 static int on_resolver_start(void *resolver, void *reserved, void *arg) {
     struct attempt *a = arg;
 
@@ -1499,8 +1528,9 @@ static int on_resolver_start(void *resolver, void *reserved, void *arg) {
     return curl_easy_setopt(a->easy, CURLOPT_DNS_CACHE_TIMEOUT, 0L) != CURLE_OK;
 }
 
-/* The lookup is over. A parked handle gets no socket: that ends it. One out of
- * range is none. */
+/* The lookup is over. A parked handle gets no socket: that ends it, before it
+ * reads anything that belonged to its transfer. A descriptor that select()
+ * can't watch is refused as well. */
 static curl_socket_t on_open_socket(void *arg, curlsocktype purpose,
                                     struct curl_sockaddr *addr) {
     struct attempt *a = arg;
@@ -1605,7 +1635,7 @@ static void curl_timer_fired(struct fetcher *f) {
 #define SET(option, value)                                                     \
     (bad |= (unsigned)curl_easy_setopt(e, CURLOPT_##option, value))
 
-/* The size of its buffer: 512 KiB cost half the CPU of 16 with 1 GiB, with
+/* For 1 GiB a buffer of 512 KiB takes half the CPU time of one of 16 KiB; for
  * small files it is all the same. So few get much, and many little, 2 MiB in
  * all. A low rate limit wants small ones. */
 static long buffer_size(const struct fetcher *f) {
@@ -1644,7 +1674,7 @@ static unsigned set_common(struct attempt *a) {
 }
 
 /* To read the bundle of all certificates costs 20 ms, and for each connection
- * if CAPATH is set (as distributions do), since then nothing is cached. With
+ * if CAPATH is set (as distributions do), which turns its cache off. With
  * OpenSSL a hashed directory alone is better: only one is read. Both options
  * are unknown to a libcurl without TLS. */
 static void set_trust(struct attempt *a) {
@@ -1669,9 +1699,9 @@ static struct attempt *pool_take(struct fetcher *f) {
     return a;
 }
 
-/* Only a handle without a running lookup may come here. If nothing has
- * happened to it that could leave a trace it serves again: a new one costs a
- * tenth of what a small file does. */
+/* To the pool, or freed. Only a handle without a running lookup may come here.
+ * If nothing has happened to it that could leave a trace it serves again: a new
+ * one costs a tenth of what a small file does. */
 static void attempt_release(struct attempt *a) {
     struct fetcher *f;
     long os_errno = 0;
@@ -2259,12 +2289,15 @@ static bool part_fits(const struct head *h, const struct body *b) {
     return h->range_total < 0 || b->length < 0 || h->range_total == b->length;
 }
 
+/* Nor may one come that nobody has asked for; the caller's own range does, but
+ * what a stream has handed on of it can't be continued. */
 static int accept_part(struct attempt *a) {
     struct transfer *t = a->transfer;
     struct body *b = t->body;
     const struct head *h = &a->head;
+    bool may_come = a->from || (t->own_range && !(b->have && t->rq.on_data));
 
-    if (!a->from && (!t->own_range || (b->have && t->rq.on_data)))
+    if (!may_come)
         return fail(t, FETCHER_PROTOCOL,
                     "the server sent a part that was not asked for");
     if (a->from && !part_fits(h, b))
@@ -2308,7 +2341,8 @@ static int accept_whole(struct attempt *a) {
     return 0;
 }
 
-/* 416: either that is all there is, or we are wrong about the document. */
+/* 416, "range not satisfiable": either we have all there is, or we are wrong
+ * about the document. */
 static int accept_no_range(struct attempt *a) {
     struct body *b = a->transfer->body;
     const struct head *h = &a->head;
@@ -2332,8 +2366,8 @@ static void host_cool(struct fetcher *f, struct host *h, usec retry_after) {
     host_place(f, h);
 }
 
-/* Its page may be of use to a person: it is kept in memory, if that is where
- * the body goes and nothing better is there. */
+/* The page of an error may be of use to a person: it is kept in memory, if that
+ * is where the body goes and nothing better is there. */
 static int accept_error(struct attempt *a) {
     struct transfer *t = a->transfer;
     struct body *b = t->body;
@@ -2651,8 +2685,9 @@ static int attempt_new(struct fetcher *f, struct transfer *t) {
 
 /* -- time limits ----------------------------------------------------------- */
 
-/* Until it is connected connect_ms counts, then the silence; but bytes of its
- * own that go out are no silence, nor is a reader that paused it. */
+/* Until it is connected connect_ms counts, then the silence since a byte came,
+ * or since it was connected; but bytes of its own that go out are no silence,
+ * nor is a reader that paused it. */
 static usec silence_due(struct fetcher *f, struct transfer *t) {
     const struct fetcher_request *rq = &t->rq;
     struct attempt *a = t->attempt;
@@ -2672,8 +2707,10 @@ static usec silence_due(struct fetcher *f, struct transfer *t) {
            (a->head_bytes ? 0 : connect_time(a));
 }
 
-/* It is looked at once more after stall_ms, for then it may be connected;
- * where others wait for that, sooner. Returns false if the limit is reached. */
+/* Arm the transfer's timer for the limit that is reached first; or for a look
+ * before: after stall_ms another limit may count, since it may be connected by
+ * then, and where others wait for that, sooner. Returns false if a limit is
+ * reached now. */
 static bool deadline_arm(struct fetcher *f, struct transfer *t) {
     struct attempt *a = t->attempt;
     usec due = silence_due(f, t);
@@ -2803,7 +2840,7 @@ static void fail_curl(struct attempt *a, CURLcode c) {
         fail(t, code, "%s", why);
 }
 
-/* May what it asks for be asked twice, though the first may have been heard? */
+/* May a request be sent again, though the server may have acted on it? */
 static bool is_harmless(const struct transfer *t) {
     return listed(request_method(&t->rq), "GET HEAD PUT DELETE OPTIONS");
 }
@@ -2848,17 +2885,26 @@ static void retry_later(struct fetcher *f, struct transfer *t) {
 }
 
 /* ===================================================================== Files
- * A file appears under its name only when it is whole. Its first 16 KiB stay
- * in memory, so that a small file is made, written and renamed in one go; a
- * larger one grows in NAME.part. Beside it stands NAME.part.meta, which says
- * what the bytes belong to: so another process can go on, and no file of
- * somebody else's is taken for one of ours. A .part is locked while it is
- * written.
+ * A file appears under its name only when it is whole. The life of its bytes,
+ * and what is left if the program is killed:
+ *
+ *     up to 16 KiB          in memory                        nothing
+ *     then                  NAME.part is made and locked     an empty .part
+ *                           NAME.part.meta is written        both
+ *     with the next piece   memory moves to the .part, and
+ *                           what follows is written there    both: continued
+ *     when it is whole      the .part is renamed to NAME     NAME, and a .meta
+ *                           the .meta is removed             NAME
+ *
+ * So a small file is made, written and renamed in one go, and a step is one
+ * write. The .meta says what the bytes belong to: by it another process can go
+ * on, and no file of somebody else's is taken for one of ours. If a transfer
+ * fails, its .part stays as long as it can be continued.
  *
  * Names come from outside and are made safe, no symbolic link is followed, and
- * what is in the way is gone round or refused, not overwritten. write() to a
- * file can block, and there is no portable remedy: so writes are small, and
- * nothing is flushed.
+ * what is in the way is avoided or refused, not overwritten. write() to a file
+ * can block, and there is no portable remedy: so writes are small, and nothing
+ * is flushed. (After a power cut, then, a .part may lie.)
  */
 
 /* -- names ----------------------------------------------------------------- */
@@ -2985,8 +3031,8 @@ static bool in_directory(const struct transfer *t) {
     return t->rq.path[strlen(t->rq.path) - 1] == '/';
 }
 
-/* The path that was asked for and, in a directory, a name from outside. No
- * server may write what we would believe: where a .part comes from. */
+/* The path that was asked for and, in a directory, a name from outside. A
+ * server must not name a file X.part.meta: we would believe it later. */
 static int path_set(struct transfer *t, char **path, const char *name) {
     static const char forbidden[] = ".part.meta";
     char safe[1024] = "";
@@ -3075,9 +3121,9 @@ static int meta_create(const struct body *b) {
     return fd;
 }
 
-/* Written in one piece, while the .part is empty: so it never speaks of bytes
- * that are not there. Best effort: without one the download works, and can't
- * be continued by another process. */
+/* Written in one piece, while the .part is empty: so no bytes ever stand under
+ * the .meta of another document. Best effort: without one the download works,
+ * and can't be continued by another process. */
 static void meta_write(struct transfer *t) {
     struct body *b = t->body;
     const char *proof = validator(b);
@@ -3122,17 +3168,17 @@ static int move_up(int fd) {
 static int part_lock(const char *part, int flags) {
     int fd =
         open(part, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | flags, 0666);
-    bool new = flags &O_EXCL;
+    bool fresh = flags & O_EXCL;
     bool good = false;
     struct stat st;
     int why = EEXIST;
 
     if (fd < 0)
         return -1;
-    if (flock(fd, LOCK_EX | LOCK_NB) == 0 || (new &&errno != EWOULDBLOCK)) {
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0 || (fresh && errno != EWOULDBLOCK)) {
         /* some file systems have no locks */
         good = fstat(fd, &st) == 0;
-        if (new)
+        if (fresh)
             good = good && st.st_size == 0;
         else
             good = good && st.st_uid == geteuid() && stands_as(fd, part);
@@ -3207,26 +3253,31 @@ static int part_name(struct transfer *t, unsigned long number) {
     return b->part ? 0 : fail_memory(t);
 }
 
-/* One that is left over, emptied. It needs a .meta: otherwise it is somebody's
- * file that is named like one of ours. And what another URL left is only given
- * up where its name was asked for. */
+/* May the .part that is in the way be emptied and used? An empty one, unless
+ * its .meta is somebody's own file. One with bytes must have a .meta of ours;
+ * and what another URL left is only given up where its name was asked for. */
+static bool part_may_go(const struct transfer *t, int64_t size) {
+    struct meta m;
+    bool meta = meta_read(t->body->part, &m);
+
+    if (size == 0)
+        return !meta || *m.url;
+    if (!meta || !*m.url)
+        return false;
+    return !in_directory(t) || strcmp(m.url, shown_url(t)) == 0;
+}
+
+/* The .meta goes after the bytes that it spoke of. */
 static int part_recycle(struct transfer *t) {
     struct body *b = t->body;
-    struct meta m;
-    bool meta;
-    bool ours;
-    bool other;
     struct stat st;
     int fd = part_lock(b->part, 0);
 
     if (fd < 0)
         return -1;
-    meta = meta_read(b->part, &m);
-    ours = meta && *m.url;
-    other = !ours || (in_directory(t) && strcmp(m.url, shown_url(t)) != 0);
-    if (fstat(fd, &st) == 0 && !(st.st_size == 0 ? meta && !ours : other) &&
+    if (fstat(fd, &st) == 0 && part_may_go(t, st.st_size) &&
         ftruncate(fd, 0) == 0) {
-        meta_remove(b); /* after the bytes that it spoke of */
+        meta_remove(b);
         return fd;
     }
     close(fd);
@@ -3297,7 +3348,7 @@ static int part_find(struct transfer *t) {
         else if (part_obstacle(t, b->part, true) == NO_WAY)
             return -1;
     }
-    /* What was read before the lock is of a moment ago. */
+    /* What was read before the lock may be stale by now. */
     if (meta_read(b->part, &m) && meta_is_of(&m, t))
         body_adopt(b, &m);
     return 0;
@@ -3397,7 +3448,7 @@ static enum opened file_open(struct transfer *t) {
         return look;
     if (part_find(t) < 0 && look == OPENED)
         return OPEN_FAILED;
-    t->code = FETCHER_OK; /* what is skipped may be written by whom it will */
+    t->code = FETCHER_OK; /* if it is skipped, it may be in use as well */
     return look;
 }
 
@@ -3423,8 +3474,10 @@ static enum taken taken_if(int result) {
     return result < 0 ? NOT_TAKEN : TAKEN;
 }
 
-/* What is no longer small gets a .part with a .meta, and moves there with the
- * next piece: so that a step is one write, however slow the disk. */
+/* Memory first, then a .part with a .meta, and with the next piece all moves
+ * there: so that a step is one write, however slow the disk. One that is taken
+ * up from an earlier run is written to at once; one that starts over in an
+ * open .part has its first piece in memory again. */
 static enum taken file_take(struct transfer *t, const char *data, size_t n) {
     struct body *b = t->body;
     bool open = b->fd >= 0;
@@ -3553,7 +3606,7 @@ static int file_commit(struct transfer *t) {
         return -1;
     if (t->rq.flags & FETCHER_FILE_TIME)
         part_set_time(t);
-    if (b->meta && part_verify(t) < 0)
+    if (b->meta && part_verify(t) < 0) /* it has stood there for a while */
         return -1;
     if (part_place(t) < 0)
         return -1;
@@ -3631,7 +3684,7 @@ static void sleep_until_round(struct fetcher *f, struct transfer *t) {
         body_rest(t);
     for (int i = 0; i < t->failed_rounds && step < HOUR_US; i++)
         step *= 2;
-    if (late >= 0 || late < -every || t->failed_rounds)
+    if (late >= 0 || late < -every || t->failed_rounds) /* not if hurried */
         t->round += step * (late / step + 1);
     t->attempts = 0;
     t->failures = 0;
@@ -3647,8 +3700,9 @@ static void sleep_until_round(struct fetcher *f, struct transfer *t) {
 
 /* -- the end --------------------------------------------------------------- */
 
-/* Off the queue, the clock and the wire. The handle is kept to be asked; with
- * a lookup, parked. */
+/* Off the queue, the clock and the wire. Its handle is kept, to be asked how
+ * long things took; in a lookup it is parked instead, and the transfer has no
+ * attempt any more. */
 static void transfer_stop(struct fetcher *f, struct transfer *t) {
     struct attempt *a = t->attempt;
 
@@ -3798,7 +3852,8 @@ static void cancel_now(struct fetcher *f, struct transfer *t) {
 }
 
 /* What libcurl's end of an attempt means. It knows the length of the answer
- * only: behind a part there may be more. */
+ * only; of the document there may be more, which is asked for if this answer
+ * brought anything. */
 static void attempt_judge(struct attempt *a) {
     struct transfer *t = a->transfer;
     struct body *b = t->body;
@@ -3855,8 +3910,8 @@ static struct body *body_new(const struct transfer *t) {
     return b;
 }
 
-/* What is left of earlier attempts. -1: there is nothing to be fetched, or it
- * can't be; t->code tells which. */
+/* Take up what is left of earlier attempts. -1: no request is to be made, since
+ * nothing is to be fetched (t->code is FETCHER_OK), or since it failed. */
 static int body_ready(struct transfer *t) {
     struct body *b = t->body;
 
@@ -3971,8 +4026,8 @@ static void curl_messages(struct fetcher *f) {
     }
 }
 
-/* What was held comes from inside curl_easy_pause; what libcurl does next, it
- * does in a kick. */
+/* curl_easy_pause() calls on_body() with what was held, now; what libcurl does
+ * next, it does in a kick. */
 static void attempt_unpause(struct fetcher *f, struct attempt *a) {
     CURLcode c;
 
@@ -4030,7 +4085,7 @@ static void run_actions(struct fetcher *f, struct transfer *t) {
     t->actions = 0;
     tree_remove(&f->scheduled, &t->scheduled);
     touch(f, t);
-    host_place(f, t->host); /* a lookup may be over */
+    host_place(f, t->host); /* its scout may be back */
     if (actions & ACT_CANCEL)
         cancel_now(f, t);
     else if (actions & ACT_END) {
@@ -4090,9 +4145,15 @@ static void curl_timer_update(struct fetcher *f) {
         timer_arm(&f->loop, &f->kick, f->loop.now + ms * 1000);
 }
 
-/* Each part may take one step, and more while the slice lasts. Is the slice
- * well over, the parts that had no turn come first in the next one: so none
- * starves, and two writes to a slow disk never come together. */
+/* What the drawing of a turn calls sockets, finish and start are five parts:
+ *
+ *     kick -> sockets -> finish -> let yielded ones go on -> start
+ *
+ * Each may take one step, and more while the slice lasts. When it is half as
+ * long over again the turn ends: so a slow step (a write to a slow disk) is not
+ * followed by the free step of another part, and the longest turn is 3 ms and
+ * one step. The parts that had no turn then come first in the next one, so none
+ * starves. */
 static void network(struct fetcher *f) {
     static void (*const parts[])(struct fetcher *) = {
         curl_timer_fired, serve_sockets, finish_phase, resume_yielded,
@@ -4519,9 +4580,15 @@ void fetcher_free(struct fetcher *f) {
  * becomes a command; a command starts or changes a transfer; its events change
  * the rows of the model; and a front end draws them. No front end touches a
  * transfer but by a command. What stands below uses the library through
- * fetcher.h alone, and the tools above.
+ * fetcher.h alone, and beside that the tools and the text functions.
  *
- * Start reading at main(), and at do_work(), which does all but drawing.
+ * Begin at the end: main(), and program_run() above it; then do_work(), which
+ * does all but drawing. From a key to the screen:
+ *
+ *     bytes --> key codes --> a line --> do_work(): a command --> fetcher_...
+ *     view.bytes  view.codes  input[PROMPT]                          |
+ *                                                           marks a transfer
+ *     screen <-- frame: lines that differ <-- rows <-- on_progress <-- the turn
  */
 #include <langinfo.h>
 #include <locale.h>
@@ -6548,8 +6615,8 @@ static void end_if_done(struct program *p) {
     }
 }
 
-/* A file is always ready: where there is room it is read, a millisecond before
- * each other turn. */
+/* A file is always ready: as long as there is room it is read, for a
+ * millisecond in every second turn. */
 static void do_work(struct fetcher *f, void *arg) {
     struct program *p = arg;
     struct input *list = &p->input[LIST];
@@ -6574,8 +6641,7 @@ static void do_work(struct fetcher *f, void *arg) {
         end_if_done(p);
 }
 
-/* A list that adds to the queue is looked at again when that drains: by
- * job_done. */
+/* With -o there is one download, which its reader may have paused. */
 static void stdout_drained(struct fetcher *f, void *arg) {
     struct program *p = arg;
     struct node *n = tree_first(p->model.jobs);
@@ -6627,7 +6693,7 @@ enum attribute {
     AMBER,
     CYAN,
     GREEN,            /* a bar: blocks, of eighths */
-    CARET = '\n' + 1, /* of the next character */
+    CARET = '\n' + 1, /* of the next character ('\n' ends a line) */
     MARKED            /* the selected text of the edited line */
 };
 
@@ -6750,7 +6816,7 @@ static void frame_at(struct program *p, int64_t due) {
     v->timer = fetcher_timer(p->f, due > now ? due - now : 0, frame, p);
 }
 
-static void frame_soon(struct program *p) {
+static void frame_later(struct program *p) {
     frame_at(p, p->view->drawn + TICK_MS);
 }
 
@@ -7812,7 +7878,8 @@ static const struct {
     {SIGSEGV, NULL},       {SIGBUS, NULL},           {SIGFPE, NULL},
     {SIGILL, NULL},        {SIGABRT, NULL},          {SIGQUIT, NULL}};
 
-enum { ENDING = 0, SUSPENDING = 2, VIEWING = 3 }; /* where they begin */
+/* Where in handled[] those begin that end us, suspend us, or need a view. */
+enum { ENDING = 0, SUSPENDING = 2, VIEWING = 3 };
 
 static void on_signal(int number) {
     bool ends = number == SIGINT || number == SIGTERM;
@@ -8191,7 +8258,7 @@ static bool draw_line(struct window *w, const char *s, const char *end, int x,
         size_t size;
 
         if ((unsigned char)*s < ' ') {
-            pen_change(&pen, (enum attribute) * s);
+            pen_change(&pen, (enum attribute)s[0]);
             s++;
             continue;
         }
@@ -9308,7 +9375,7 @@ static void front_open(struct program *p, bool urls) {
     else
         view_open(p);
     if (p->view) {
-        p->console.changed = frame_soon;
+        p->console.changed = frame_later;
         p->interactive = p->view->keys;
     }
     p->stay = p->interactive && (s->window || (!urls && !s->list));

@@ -324,7 +324,7 @@ static struct program *fuzz_view(void) {
     v->show = fuzz_show;
     v->off = nothing_off;
     v->pace = FRAME_MS;
-    p->console.changed = frame_soon;
+    p->console.changed = frame_later;
     p->input[PROMPT].eof = false;
     fuzz_columns = 79;
     fuzz_rows = 16;
