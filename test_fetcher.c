@@ -4993,7 +4993,7 @@ static void test_plain_commands(void) {
     child_free(&c);
 }
 
-static void test_held_post(void) {
+static void test_held_body(void) {
     struct child c;
     char line[300];
     child_start(&c, (const char *const[]){"./fetcher", "-i", "-", "--data", "x", "-m", "1", "-d",
@@ -5012,7 +5012,7 @@ static void test_held_post(void) {
     child_free(&c);
 }
 
-static void test_many_repeating(void) {
+static void test_many_every(void) {
     struct child c;
     char *many = malloc(200000);
     size_t used = 0;
@@ -5056,7 +5056,7 @@ static void test_list_end(void) {
 
 static const struct test commands_tests[] = {
     TEST(bad_lists), TEST(long_list),      TEST(every),     TEST(words),    TEST(bad_commands),
-    TEST(commands),  TEST(plain_commands), TEST(held_post), TEST(list_end), TEST(many_repeating),
+    TEST(commands),  TEST(plain_commands), TEST(held_body), TEST(list_end), TEST(many_every),
 };
 
 /* ------------------------------------------------------------------------------------- Sessions */
