@@ -2111,28 +2111,12 @@ static usec read_retry_after(const char *s) {
     return seconds > 0 ? seconds * 1000000 : 0;
 }
 
-static void read_etag(struct head *h, const char *value) {
-    text_field(h->validators.etag, sizeof h->validators.etag, value);
-}
-
-static void read_modified(struct head *h, const char *value) {
-    text_field(h->validators.modified, sizeof h->validators.modified, value);
-}
-
-static void read_date(struct head *h, const char *value) {
-    text_field(h->validators.date, sizeof h->validators.date, value);
-}
-
 static void read_rest(struct head *h, const char *value) {
     h->retry_after = read_retry_after(value);
 }
 
 static void read_length(struct head *h, const char *value) {
     h->length = text_number(&value);
-}
-
-static void read_disposition(struct head *h, const char *value) {
-    text_field(h->disposition, sizeof h->disposition, value);
 }
 
 /* "bytes 100-199/1000"; with a 416 a star for the range. */
@@ -2150,21 +2134,30 @@ static void read_range(struct head *h, const char *value) {
 
 static const struct {
     const char *name;
-    void (*read)(struct head *, const char *value);
+    void (*read)(struct head *, const char *value); /* NULL: a text, ... */
+    size_t field; /* ... which goes there, whole or not at all */
+    size_t room;
 } fields[] = {
-    {"ETag", read_etag},
-    {"Date", read_date},
-    {"Last-Modified", read_modified},
-    {"Retry-After", read_rest},
-    {"Content-Length", read_length},
-    {"Content-Range", read_range},
-    {"Content-Disposition", read_disposition},
+
+#define HEAD_TEXT(member)                                                      \
+    NULL, offsetof(struct head, member), sizeof((struct head *)NULL)->member
+    {"ETag", HEAD_TEXT(validators.etag)},
+    {"Date", HEAD_TEXT(validators.date)},
+    {"Last-Modified", HEAD_TEXT(validators.modified)},
+    {"Content-Disposition", HEAD_TEXT(disposition)},
+    {"Retry-After", read_rest, 0, 0},
+    {"Content-Length", read_length, 0, 0},
+    {"Content-Range", read_range, 0, 0},
 };
 
 static void head_field(struct head *h, const char *name, const char *value) {
     for (size_t i = 0; i < COUNT_OF(fields); i++) {
-        if (strcasecmp(name, fields[i].name) == 0)
+        if (strcasecmp(name, fields[i].name) != 0)
+            continue;
+        if (fields[i].read)
             fields[i].read(h, value);
+        else
+            text_field((char *)h + fields[i].field, fields[i].room, value);
     }
 }
 
@@ -4100,27 +4093,26 @@ static void run_actions(struct fetcher *f, struct transfer *t) {
 }
 
 static void finish_phase(struct fetcher *f) {
-    int steps = 0;
+    struct loop *l = &f->loop;
 
     curl_messages(f);
-    while (f->scheduled && slice_left(&f->loop, steps)) {
+    for (int steps = 0; f->scheduled && slice_left(l, steps); steps++) {
         struct node *first = tree_first(f->scheduled);
 
         run_actions(f, container_of(first, struct transfer, scheduled));
-        step_done(&f->loop, IN_FINISH, -1);
-        steps++;
+        step_done(l, IN_FINISH, -1);
     }
 }
 
 static void resume_yielded(struct fetcher *f) {
-    int steps = 0;
+    struct loop *l = &f->loop;
 
-    while (f->yielded && !f->loop.throttled && slice_left(&f->loop, steps)) {
+    for (int steps = 0; f->yielded && !l->throttled && slice_left(l, steps);
+         steps++) {
         struct node *first = tree_first(f->yielded);
 
         attempt_unpause(f, container_of(first, struct attempt, yielded));
-        step_done(&f->loop, IN_FINISH, -1);
-        steps++;
+        step_done(l, IN_FINISH, -1);
     }
 }
 
@@ -6699,6 +6691,7 @@ enum attribute {
 
 /* Keys are bytes, or one of these; the first eight in X's order. */
 enum {
+    NO_KEY = -1,
     KEY_HOME = 256,
     KEY_LEFT,
     KEY_UP,
@@ -7331,9 +7324,7 @@ static void prompt_remember(struct prompt *e) {
     e->entries++;
 }
 
-static void prompt_enter(struct program *p) {
-    struct prompt *e = &p->view->prompt;
-
+static void prompt_enter(struct program *p, struct prompt *e) {
     if (e->too_long)
         complain(&p->console, "", "the line is too long");
     else if (e->length > 0) {
@@ -7353,101 +7344,105 @@ static size_t word_begin(const struct prompt *e, size_t at) {
     return at;
 }
 
-/* Keys that move the caret. False: it is none of them. */
-static bool prompt_move(struct prompt *e, int key) {
-    switch (key) {
-    case KEY_LEFT:
-    case CTRL('b'):
-        e->caret = step_back(e, e->caret);
-        return true;
-    case KEY_RIGHT:
-    case CTRL('f'):
-        e->caret = step_ahead(e, e->caret);
-        return true;
-    case KEY_HOME:
-    case CTRL('a'):
-        e->caret = 0;
-        return true;
-    case KEY_END:
-    case CTRL('e'):
-        e->caret = e->length;
-        return true;
-    default:
-        return false;
-    }
+static void prompt_left(struct program *p, struct prompt *e) {
+    e->caret = step_back(e, e->caret);
 }
 
-/* Keys that take something away. */
-static bool prompt_delete(struct prompt *e, int key) {
+static void prompt_right(struct program *p, struct prompt *e) {
+    e->caret = step_ahead(e, e->caret);
+}
+
+static void prompt_home(struct program *p, struct prompt *e) {
+    e->caret = 0;
+}
+
+static void prompt_end(struct program *p, struct prompt *e) {
+    e->caret = e->length;
+}
+
+static void prompt_earlier(struct program *p, struct prompt *e) {
+    prompt_history(e, -1);
+}
+
+static void prompt_later(struct program *p, struct prompt *e) {
+    prompt_history(e, 1);
+}
+
+/* What is selected, or else what is between two places. */
+static void prompt_remove(struct prompt *e, size_t from, size_t to) {
     struct range range = selected(e);
-    size_t at = e->caret;
 
-    switch (key) {
-    case CTRL('h'):
-    case BACKSPACE:
-        if (range.n == 0)
-            range = (struct range){step_back(e, at), at - step_back(e, at)};
-        break;
-    case KEY_DELETE:
-    case CTRL('d'):
-        if (range.n == 0)
-            range.n = step_ahead(e, at) - at;
-        break;
-    case CTRL('k'):
-        range = (struct range){at, e->length - at};
-        break;
-    case CTRL('u'):
-        range = (struct range){0, at};
-        break;
-    case CTRL('w'):
-        range = (struct range){word_begin(e, at), at - word_begin(e, at)};
-        break;
-    default:
-        return false;
-    }
+    if (range.n == 0)
+        range = (struct range){from, to - from};
     prompt_edit(e, range, "", 0);
-    return true;
 }
 
-static void prompt_other(struct program *p, int key) {
-    struct prompt *e = &p->view->prompt;
-    char c = (char)key;
-
-    switch (key) {
-    case '\r':
-    case '\n':
-        prompt_enter(p);
-        break;
-    case ESC:
-        prompt_replace(e, "");
-        p->prompting = false;
-        break;
-    case KEY_PASTED:
-        p->prompting = e->stays || e->length > 0;
-        break;
-    case KEY_UP:
-    case CTRL('p'):
-        prompt_history(e, -1);
-        break;
-    case KEY_DOWN:
-    case CTRL('n'):
-        prompt_history(e, 1);
-        break;
-    default:
-        if (key >= ' ' && key < 256)
-            prompt_edit(e, selected(e), &c, 1);
-    }
+static void prompt_backspace(struct program *p, struct prompt *e) {
+    prompt_remove(e, step_back(e, e->caret), e->caret);
 }
 
+static void prompt_delete(struct program *p, struct prompt *e) {
+    prompt_remove(e, e->caret, step_ahead(e, e->caret));
+}
+
+static void prompt_cut_rest(struct program *p, struct prompt *e) {
+    e->mark = e->length;
+    prompt_delete(p, e);
+}
+
+static void prompt_cut_line(struct program *p, struct prompt *e) {
+    e->mark = 0;
+    prompt_backspace(p, e);
+}
+
+static void prompt_cut_word(struct program *p, struct prompt *e) {
+    e->mark = word_begin(e, e->caret);
+    prompt_backspace(p, e);
+}
+
+static void prompt_leave(struct program *p, struct prompt *e) {
+    prompt_replace(e, "");
+    p->prompting = false;
+}
+
+static void prompt_pasted(struct program *p, struct prompt *e) {
+    p->prompting = e->stays || e->length > 0;
+}
+
+static const struct {
+    int key;
+    int other; /* another one that does the same, or NO_KEY */
+    void (*act)(struct program *, struct prompt *);
+} prompt_keys[] = {
+    {KEY_LEFT, CTRL('b'), prompt_left},
+    {KEY_RIGHT, CTRL('f'), prompt_right},
+    {KEY_HOME, CTRL('a'), prompt_home},
+    {KEY_END, CTRL('e'), prompt_end},
+    {KEY_UP, CTRL('p'), prompt_earlier},
+    {KEY_DOWN, CTRL('n'), prompt_later},
+    {BACKSPACE, CTRL('h'), prompt_backspace},
+    {KEY_DELETE, CTRL('d'), prompt_delete},
+    {CTRL('k'), NO_KEY, prompt_cut_rest},
+    {CTRL('u'), NO_KEY, prompt_cut_line},
+    {CTRL('w'), NO_KEY, prompt_cut_word},
+    {'\r', '\n', prompt_enter},
+    {ESC, NO_KEY, prompt_leave},
+    {KEY_PASTED, NO_KEY, prompt_pasted},
+};
+
+/* With shift the other end of what is selected stays where it is. */
 static void prompt_key(struct program *p, int key) {
     struct prompt *e = &p->view->prompt;
-    bool shift = key >= SHIFT;
+    int plain = key >= SHIFT ? key - SHIFT : key;
+    char c = (char)key;
 
-    if (shift)
-        key -= SHIFT;
-    if (!prompt_move(e, key) && !prompt_delete(e, key))
-        prompt_other(p, key);
-    if (!shift)
+    for (size_t i = 0; i < COUNT_OF(prompt_keys); i++) {
+        if (plain == prompt_keys[i].key || plain == prompt_keys[i].other)
+            prompt_keys[i].act(p, e);
+    }
+    if (key >= ' ' && key < 256 && key != BACKSPACE)
+        prompt_edit(e, selected(e), &c, 1);
+    if (key < SHIFT)
         e->mark = e->caret;
 }
 
@@ -7471,39 +7466,17 @@ static void choose(struct program *p, int by) {
     }
 }
 
-static void choose_end(struct program *p, bool last) {
-    p->view->chosen = last;
-    p->model.selected = last ? row_last(&p->model) : row_first(&p->model);
+enum { FIRST, LAST };
+
+static void choose_end(struct program *p, int which) {
+    struct model *m = &p->model;
+
+    p->view->chosen = which == LAST;
+    m->selected = which == LAST ? row_last(m) : row_first(m);
 }
 
-/* Keys that move among the rows. False: it is none of them. */
-static bool view_move(struct program *p, int key) {
-    switch (key) {
-    case KEY_UP:
-    case 'k':
-        choose(p, -1);
-        return true;
-    case KEY_DOWN:
-    case 'j':
-        choose(p, 1);
-        return true;
-    case KEY_PAGE_UP:
-        choose(p, -p->view->count);
-        return true;
-    case KEY_PAGE_DOWN:
-        choose(p, p->view->count);
-        return true;
-    case KEY_HOME:
-    case 'g':
-        choose_end(p, false);
-        return true;
-    case KEY_END:
-    case 'G':
-        choose_end(p, true);
-        return true;
-    default:
-        return false;
-    }
+static void choose_page(struct program *p, int by) {
+    choose(p, by * p->view->count);
 }
 
 /* A command with the number of the selected row, or of downloads at a time. */
@@ -7515,64 +7488,76 @@ static void submit_number(struct program *p, const char *verb, int64_t number) {
         (void)submit(p, verb, text);
 }
 
-static void submit_jobs(struct program *p, int by) {
+static void view_verb(struct program *p, const char *verb) {
+    if (p->model.selected)
+        submit_number(p, verb, p->model.selected->id.key);
+}
+
+static void view_pause(struct program *p, int unused) {
+    struct job *j = p->model.selected;
+    bool paused = j && job_info(&p->model, j).state == FETCHER_PAUSED;
+
+    view_verb(p, paused ? "resume" : "pause");
+}
+
+static void view_jobs(struct program *p, int by) {
     struct fetcher_stats st;
 
     fetcher_stats(p->f, &st);
     submit_number(p, "jobs", st.limit + by);
 }
 
-static void view_help(struct out *o) {
-    out_puts(o, "  up down page home end (or j k g G)   choose a row\n"
-                "  p pause or resume   r retry   c cancel   f first   + - more "
-                "or less at a time\n"
-                "  a or : a URL or a command, such as: https://example.org/x   "
-                "limit 200k   help\n"
-                "  ? this help   q quit   ^Z suspend\n");
+static void view_prompt(struct program *p, int unused) {
+    p->prompting = true;
 }
 
-static const char *pause_verb(struct program *p) {
-    struct job *j = p->model.selected;
-
-    if (j && job_info(&p->model, j).state == FETCHER_PAUSED)
-        return "resume";
-    return "pause";
+static void view_redraw(struct program *p, int unused) {
+    p->view->redraw = true;
 }
 
-static void view_command(struct program *p, int key) {
-    struct job *j = p->model.selected;
-    int64_t number = j ? j->id.key : 0;
+static void view_help(struct program *p, int unused) {
+    out_puts(&p->view->log,
+             "  up down page home end (or j k g G)   choose a row\n"
+             "  p pause or resume   r retry   c cancel   f first   + - more "
+             "or less at a time\n"
+             "  a or : a URL or a command, such as: https://example.org/x   "
+             "limit 200k   help\n"
+             "  ? this help   q quit   ^Z suspend\n");
+}
 
-    switch (key) {
-    case 'p':
-        submit_number(p, pause_verb(p), number);
-        break;
-    case 'r':
-        submit_number(p, "retry", number);
-        break;
-    case 'c':
-        submit_number(p, "cancel", number);
-        break;
-    case 'f':
-        submit_number(p, "first", number);
-        break;
-    case '+':
-        submit_jobs(p, 1);
-        break;
-    case '-':
-        submit_jobs(p, -1);
-        break;
-    case 'a':
-    case ':':
-    case KEY_PASTE:
-        p->prompting = true;
-        break;
-    case '?':
-        view_help(&p->view->log);
-        break;
-    case CTRL('l'):
-        p->view->redraw = true;
-        break;
+static const struct {
+    int key;
+    int other; /* another one that does the same, or NO_KEY */
+    void (*act)(struct program *, int);
+    int arg;
+    const char *verb; /* a command for the selected row, in place of act */
+} view_keys[] = {
+    {KEY_UP, 'k', choose, -1, NULL},
+    {KEY_DOWN, 'j', choose, 1, NULL},
+    {KEY_PAGE_UP, NO_KEY, choose_page, -1, NULL},
+    {KEY_PAGE_DOWN, NO_KEY, choose_page, 1, NULL},
+    {KEY_HOME, 'g', choose_end, FIRST, NULL},
+    {KEY_END, 'G', choose_end, LAST, NULL},
+    {'p', NO_KEY, view_pause, 0, NULL},
+    {'r', NO_KEY, NULL, 0, "retry"},
+    {'c', NO_KEY, NULL, 0, "cancel"},
+    {'f', NO_KEY, NULL, 0, "first"},
+    {'+', NO_KEY, view_jobs, 1, NULL},
+    {'-', NO_KEY, view_jobs, -1, NULL},
+    {'a', ':', view_prompt, 0, NULL},
+    {KEY_PASTE, NO_KEY, view_prompt, 0, NULL},
+    {'?', NO_KEY, view_help, 0, NULL},
+    {CTRL('l'), NO_KEY, view_redraw, 0, NULL},
+};
+
+static void view_act(struct program *p, int key) {
+    for (size_t i = 0; i < COUNT_OF(view_keys); i++) {
+        if (key != view_keys[i].key && key != view_keys[i].other)
+            continue;
+        if (view_keys[i].act)
+            view_keys[i].act(p, view_keys[i].arg);
+        else
+            view_verb(p, view_keys[i].verb);
     }
 }
 
@@ -7591,8 +7576,8 @@ static void view_key(struct program *p, int key) {
         v->asking = true;
     else if (key == 'q')
         (void)submit(p, "quit", "");
-    else if (!view_move(p, key))
-        view_command(p, key);
+    else
+        view_act(p, key);
 }
 
 /* -- keys come in ---------------------------------------------------------- */
