@@ -2995,7 +2995,8 @@ static void test_away(void) {
     forget(&o);
 }
 
-/* A download gives its connection back when it is paused; while its name is looked up it is parked. */
+/* A download gives its connection back when it is paused; while its name is looked up, it is
+ * parked. */
 static void test_pause_parks(void) {
     struct fetcher_info info;
     hang_begin();
