@@ -2,8 +2,8 @@
  *
  * test_fetcher.c - the tests, and an HTTP server with every fault that a client can meet.
  *
- *     ./test_fetcher [WORD...]      run the tests: those of the suite called WORD, else those whose
- *                                   name has WORD in it
+ *     ./test_fetcher [WORD...]      run the tests: those of the suite called WORD; those whose name
+ *                                   has WORD in it, if no suite is called so
  *     ./test_fetcher serve [PORT]   run the server; its paths are listed at /
  *     ./test_fetcher demo           fetch 200 files from the server into demo/, and check them
  *     ./test_fetcher promise [WORD] how long no look was taken at the input, whatever happens
@@ -11,8 +11,9 @@
  * Contents
  *     TAP                    checks, and how they are told
  *     Memory that fails      in place of the system's
+ *     A fetcher              that of the test, and how to turn its loop
  *     The server             for faults
- *     Helpers                a fetcher, a transfer, a child process
+ *     Helpers                a transfer, a file, a child process
  *     the suites             tools loop libcurl transfers files repeats caller, and of the program
  *                            commands sessions output options terminal window main; each ends in
  *                            its table of tests
@@ -73,15 +74,18 @@ static void short_free(void *old);
 #include <sys/un.h>
 #include <sys/wait.h>
 
-/* ------------------------------------------------------------------------------------------ TAP
+/* --------------------------------------------------------------------------------------------- TAP
  * A check is a line of TAP. Beside ok() there are those that say what was and what should have
- * been:
+ * been, each of one fact:
  *
  *     is_int(got, expected, name, ...)      numbers
  *     is_text(got, expected, name, ...)     texts; either may be NULL
  *     is_code(got, expected, name, ...)     an enum fetcher_code, told as its word
  *     is_errno(result, expected, name, ...) a call has failed (-1, or 0 for an id), and why
  *     has_text(got, part, name, ...)        a text that is part of another
+ *
+ * remark() says what else helps to see why. All of it may come from a server that means harm, so a
+ * control byte is told, and never sent to the terminal, nor does a line end begin a line of TAP.
  *
  * On a terminal a line is overwritten that tells how far it is; failures and what is skipped
  * stay. In a pipe it is TAP. Both end with the time and the sums.
@@ -99,32 +103,92 @@ struct test {
 
 static const char *self = "./test_fetcher"; /* as it was called */
 static int passed, failed, skipped;
-static const struct test *present; /* the present one */
-static bool live;                  /* on a terminal */
+
+static struct {
+    bool live;               /* on a terminal */
+    const char *suite;       /* the present one */
+    const char *test;        /* likewise */
+    int number, of_how_many; /* tests, the present one included */
+} progress = {.suite = "", .test = ""};
 
 static int checks(void) {
     return passed + failed + skipped;
 }
 
+/* No wider than a terminal: what is wrapped can't be overwritten. */
 static void show_progress(void) {
-    if (live)
-        printf("\r\033[K%s: %d passed, %d failed, %d skipped", present ? present->name : "", passed,
-               failed, skipped);
+    char line[80];
+    if (progress.live) {
+        snprintf(line, sizeof line, "%d of %d %s: %s: %d passed, %d failed, %d skipped",
+                 progress.number, progress.of_how_many, progress.suite, progress.test, passed,
+                 failed, skipped);
+        printf("\r\033[K%s", line);
+    }
     fflush(stdout);
 }
 
+static void clear_progress(void) {
+    if (progress.live)
+        printf("\r\033[K");
+}
+
+/* C0, DEL, and C1 as UTF-8 has it. */
+static bool is_control(const char *text) {
+    unsigned char first = (unsigned char)text[0];
+    return first < ' ' || first == 0x7f || (first == 0xc2 && (unsigned char)text[1] < 0xa0);
+}
+
+static void print_text(const char *text, const char *line_end) {
+    for (; *text; text++) {
+        if (*text == '\n')
+            printf("%s", line_end);
+        else if (is_control(text))
+            printf("\\x%02x", (unsigned char)*text);
+        else
+            putchar(*text);
+    }
+}
+
+/* A line that stays. */
+static void print_line(const char *head, const char *text) {
+    clear_progress();
+    printf("%s", head);
+    print_text(text ? text : "(none)", "\\n");
+    printf("\n");
+    show_progress();
+}
+
+static void remark(const char *format, ...) {
+    static char text[10000];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    size_t n = strlen(text);
+    while (n > 0 && text[n - 1] == '\n')
+        text[--n] = '\0';
+    clear_progress();
+    printf("# ");
+    print_text(text, "\n# ");
+    printf("\n");
+    show_progress();
+}
+
 static bool check(bool good, const char *format, va_list args) {
-    char text[1000];
+    char head[200], text[1000];
     vsnprintf(text, sizeof text, format, args);
     if (good)
         passed++;
     else
         failed++;
-    if (live && !good)
-        printf("\r\033[Knot ok: %s: %s\n", present ? present->name : "", text);
-    else if (!live)
-        printf("%s %d - %s\n", good ? "ok" : "not ok", checks(), text);
-    show_progress();
+    if (progress.live)
+        snprintf(head, sizeof head, "not ok: %s: %s: ", progress.suite, progress.test);
+    else
+        snprintf(head, sizeof head, "%s %d - ", good ? "ok" : "not ok", checks());
+    if (progress.live && good)
+        show_progress();
+    else
+        print_line(head, text);
     return good;
 }
 
@@ -138,9 +202,8 @@ static bool ok(bool good, const char *format, ...) {
 
 /* What was, and what should have been. */
 static bool differs(const char *got, const char *expected) {
-    printf("#     got:      %s\n", got ? got : "(none)");
-    printf("#     expected: %s\n", expected ? expected : "(none)");
-    show_progress();
+    print_line("#     got:      ", got);
+    print_line("#     expected: ", expected);
     return false;
 }
 
@@ -169,7 +232,11 @@ static bool has_text(const char *got, const char *part, const char *format, ...)
     va_start(args, format);
     bool good = check(got && strstr(got, part), format, args);
     va_end(args);
-    return good || differs(got, part);
+    if (good)
+        return true;
+    print_line("#     got:            ", got);
+    print_line("#     expected in it: ", part);
+    return false;
 }
 
 #ifndef FETCHER_LOOP
@@ -184,29 +251,35 @@ static bool is_code(enum fetcher_code got, enum fetcher_code expected, const cha
 
 /* The call comes first in the arguments, so errno is still of it. */
 static bool check_errno(int64_t result, int expected, const char *format, ...) {
+    char was[100], should[100];
     int got = errno;
     va_list args;
     va_start(args, format);
     bool good = check(result <= 0 && got == expected, format, args);
     va_end(args);
-    return good || differs(result > 0 ? "no failure" : strerror(got), strerror(expected));
+    snprintf(was, sizeof was, "%s", result > 0 ? "no failure" : strerror(got));
+    snprintf(should, sizeof should, "%s", strerror(expected));
+    return good || differs(was, should);
 }
 
 static void skip(const char *what, const char *why) {
     skipped++;
-    if (live)
-        printf("\r\033[Kskipped: %s: %s\n", what, why);
+    clear_progress();
+    if (progress.live)
+        printf("skipped: %s: %s\n", what, why);
     else
         printf("ok %d - %s # SKIP %s\n", checks(), what, why);
     show_progress();
 }
 
 static void die(const char *what) {
-    printf("Bail out! %s: %s\n", what, strerror(errno));
+    int why = errno;
+    clear_progress();
+    printf("Bail out! %s: %s\n", what, strerror(why));
     exit(1);
 }
 
-/* ------------------------------------------------------------------------ Memory that fails
+/* ------------------------------------------------------------------------------- Memory that fails
  * The library's allocations come here, and libcurl's, in place of the system's.
  */
 static struct {
@@ -1171,7 +1244,7 @@ static bool said(const struct child *c, int status, const char *words) {
         safe &= *s == '\n' || utf8_length(s) > 0 || (*s & 0xc0) == 0x80;
     if (c->status == status && safe && strstr(c->text[1], words))
         return true;
-    printf("# status %d, stderr: %s\n", c->status, c->text[1]);
+    remark("status %d, stderr: %s", c->status, c->text[1]);
     return false;
 }
 
@@ -1289,9 +1362,8 @@ static void test_stale_news(void) {
     fetcher_watch(f, pipes[0][0], FETCHER_READ, swap_second, NULL);
     fetcher_watch(f, pipes[1][0], FETCHER_READ, swap_second, NULL);
     fetcher_step(f, 50);
-    is_int(pipes[1][0], second,
-           "rule 4: a descriptor closed and opened again never gets stale news");
-    is_int(calls, 1, "rule 4: a descriptor closed and opened again never gets stale news: calls");
+    is_int(pipes[1][0], second, "a descriptor that is closed and opened again has its old number");
+    is_int(calls, 1, "rule 4: a descriptor closed and opened again never gets stale news");
     fetcher_watch(f, pipes[1][0], 0, NULL, NULL);
     for (int i = 0; i < 4; i++)
         close(pipes[i / 2][i % 2]);
@@ -1325,12 +1397,14 @@ static void test_watch_replaced(void) {
         die("pipe");
     fetcher_watch(f, other[0], FETCHER_READ, gone, &events);
     fetcher_dispatch(f, &rd, &wr);
-    is_int(other[0], fd[0], "a new watch is not told what was ready before it: %d", events);
-    is_int(events, -1, "a new watch is not told what was ready before it: %d: events", events);
+    is_int(other[0], fd[0], "the new descriptor has the number of the old one");
+    is_int(events, -1, "a new watch is not told what was ready before it");
     fetcher_step(f, 0);
     is_int(events, -1, "nor later");
-    ok(write(other[1], "x", 1) == 1 && fetcher_step(f, 100) > 0 && events == FETCHER_READ,
-       "but what is");
+    if (write(other[1], "x", 1) != 1)
+        die("write");
+    ok(fetcher_step(f, 100) > 0, "and it counts as something left to do");
+    is_int(events, FETCHER_READ, "but it is told what is ready now");
     fetcher_watch(f, other[0], 0, NULL, NULL);
     close(other[0]);
     close(other[1]);
@@ -1350,8 +1424,7 @@ static void test_watches(void) {
     close(fd[0]);
     fetcher_step(f, 50);
     is_int(events, FETCHER_GONE, "a closed descriptor is found (EBADF), and its owner told");
-    is_int(f->loop.watch[fd[0]].owner, FREE,
-           "a closed descriptor is found (EBADF), and its owner told: watch");
+    is_int(f->loop.watch[fd[0]].owner, FREE, "and its watch is free");
     close(fd[1]);
     is_errno(fetcher_watch(f, f->loop.pipe[0], FETCHER_READ, gone, NULL), EBUSY,
              "the fetcher's own descriptors can't be taken from it");
@@ -1383,14 +1456,17 @@ static void test_fd_setsize(void) {
     if (!fill_descriptors(fd))
         skip("rule 6: descriptors above FD_SETSIZE", "the limit of descriptors is low");
     else {
-        ok(fetcher_new() == NULL, "rule 6: who holds 1,150 descriptors gets no fetcher");
-        is_int(errno, EMFILE, "rule 6: but EMFILE");
+        struct fetcher *none = fetcher_new();
+        int why = errno;
+        ok(none == NULL, "rule 6: who holds 1,150 descriptors gets no fetcher");
+        is_int(why, EMFILE, "rule 6: but EMFILE");
         is_errno(fetcher_watch(f, fd[1149], FETCHER_READ, gone, NULL), EMFILE,
                  "rule 6: and for a descriptor that is open, and too high");
     }
     free_descriptors(fd);
     struct fetcher *two = fetcher_new();
-    ok(two && fetcher_step(two, 0) == 0, "rule 6: with these closed, all works again");
+    if (ok(two != NULL, "rule 6: with these closed, there is one again"))
+        is_int(fetcher_step(two, 0), 0, "rule 6: and it has nothing to do");
     fetcher_free(two);
 }
 
@@ -1403,7 +1479,6 @@ static void post_in_handler(int number) {
 
 static void test_post(void) {
     struct sigaction action, before;
-    bool full;
     memset(&action, 0, sizeof action);
     action.sa_handler = post_in_handler;
     sigaction(SIGUSR1, &action, &before);
@@ -1418,8 +1493,8 @@ static void test_post(void) {
     is_text(log_text, "asb", "rule 7: calls posted, from a signal handler too, run in order");
     for (calls = 0; fetcher_post(f, note, "") == 0;)
         calls++;
-    full = errno == EAGAIN && calls > 1000;
-    ok(full, "post says EAGAIN when %d calls wait", calls);
+    is_int(errno, EAGAIN, "post says EAGAIN when %d calls wait", calls);
+    ok(calls > 1000, "and more than 1,000 may wait: %d", calls);
     for (int left = calls, i = calls = 0; i < 100 && calls < left; i++)
         fetcher_step(f, 0);
     sigaction(SIGUSR1, &before, NULL);
@@ -1455,8 +1530,8 @@ static void test_no_descriptors(void) {
     int64_t now = fetcher_now(f);
     f->loop.skew += 5000000;
     fetcher_step(f, 0);
-    ok(fetcher_now(f) >= now + 5000 && fetcher_now(f) < now + 10000,
-       "the clock is told in milliseconds");
+    now = fetcher_now(f) - now;
+    ok(now >= 5000 && now < 10000, "the clock is told in milliseconds: %d of about 5000", (int)now);
     if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
         die("getrlimit");
     low = limit;
@@ -1470,9 +1545,8 @@ static void test_no_descriptors(void) {
     while (n > 0)
         close(full[--n]);
     setrlimit(RLIMIT_NOFILE, &limit);
-    ok(!none, "without descriptors there is no fetcher, and it says why: %s", strerror(why));
-    is_int(why, EMFILE, "without descriptors there is no fetcher, and it says why: %s: why",
-           strerror(why));
+    ok(!none, "without descriptors there is no fetcher");
+    is_int(why, EMFILE, "and it says why: %s", strerror(why));
 }
 
 static void test_run(void) {
@@ -1486,13 +1560,16 @@ static void test_run(void) {
     fetcher_watch(f, fd[0], FETCHER_READ, remove_itself, NULL);
     fetcher_timer(f, 5, stop_now, NULL);
     calls = 0;
-    ok(fetcher_run(f) == 0 && calls == 1, "stop ends run, though a watch is left");
+    is_int(fetcher_run(f), 0, "stop ends run, though a watch is left");
+    is_int(calls, 1, "by one call");
     FD_ZERO(&rd);
     FD_ZERO(&wr);
-    ok(fetcher_prepare(f, &rd, &wr, &most) == 1000 && FD_ISSET(fd[0], &rd) && most >= fd[0],
-       "prepare names the descriptors, and never sleeps for more than a second");
+    is_int(fetcher_prepare(f, &rd, &wr, &most), 1000, "prepare never sleeps more than a second");
+    ok(FD_ISSET(fd[0], &rd), "it names the descriptors");
+    ok(most >= fd[0], "and the highest: %d, of %d at least", most, fd[0]);
     fetcher_timer(f, 50, stop_now, NULL);
-    ok(fetcher_prepare(f, &rd, &wr, &most) <= 50, "nor past a timer");
+    int wait_ms = fetcher_prepare(f, &rd, &wr, &most);
+    ok(wait_ms <= 50, "nor does it sleep past a timer: %d ms, of 50", wait_ms);
     is_int(fetcher_step(f, 0), 1, "step says that something is left");
     fetcher_watch(f, fd[0], 0, NULL, NULL);
     close(fd[0]);
@@ -1517,8 +1594,8 @@ static void test_eintr(void) {
     fetcher_watch(f, fd[0], FETCHER_READ, gone, &heard);
     setitimer(ITIMER_REAL, &soon, NULL);
     fetcher_step(f, 1000);
-    is_int(calls, 1, "a signal interrupts the sleep, and no callback runs for it");
-    is_int(heard, 0, "a signal interrupts the sleep, and no callback runs for it: heard");
+    is_int(calls, 1, "a signal interrupts the sleep");
+    is_int(heard, 0, "and no callback runs for it");
     fetcher_watch(f, fd[0], 0, NULL, NULL);
     close(fd[0]);
     close(fd[1]);
@@ -1553,52 +1630,57 @@ static void test_meter(void) {
     fetcher_trace(f, NULL, NULL);
     fetcher_stats(f, &st);
     snprintf(words, sizeof words, "descriptor %d", fd[1]);
-    ok(st.stall_max_us >= 70000, "a slow callback of the application is a stall");
+    ok(st.stall_max_us >= 70000, "a slow callback of the application is a stall: %d us of 70,000",
+       (int)st.stall_max_us);
     ok(strncmp(st.culprit, "app 70", 6) == 0, "it is blamed: %s", st.culprit);
     has_text(st.culprit, words, "by its descriptor");
     for (int i = 0; i < FETCHER_BUCKETS; i++)
         sum += st.stalls[i];
-    is_int(sum, st.turns, "the histogram holds every turn, this one below 128 ms");
-    is_int(st.stalls[11], 1, "the histogram holds every turn, this one below 128 ms: stalls");
+    is_int(sum, st.turns, "the histogram holds every turn");
+    is_int(st.stalls[11], 1, "this one below 128 ms");
     close(fd[0]);
     close(fd[1]);
 }
 
 #ifndef FETCHER_LOOP
-/* A program's own loop, on poll(). */
+/* A turn under poll(), as a program's own loop may do it. */
+static void poll_turn(void) {
+    struct pollfd p[FD_SETSIZE];
+    fd_set rd, wr;
+    nfds_t n = 0;
+    int most = -1, ms;
+    FD_ZERO(&rd);
+    FD_ZERO(&wr);
+    ms = fetcher_prepare(f, &rd, &wr, &most);
+    for (int fd = 0; fd <= most; fd++) {
+        if (FD_ISSET(fd, &rd) || FD_ISSET(fd, &wr))
+            p[n++] = (struct pollfd){.fd = fd};
+        if (FD_ISSET(fd, &rd))
+            p[n - 1].events |= POLLIN;
+        if (FD_ISSET(fd, &wr))
+            p[n - 1].events |= POLLOUT;
+    }
+    poll(p, n, ms);
+    FD_ZERO(&rd);
+    FD_ZERO(&wr);
+    while (n-- > 0) {
+        if (p[n].revents & (POLLIN | POLLHUP | POLLERR))
+            FD_SET(p[n].fd, &rd);
+        if (p[n].revents & POLLOUT)
+            FD_SET(p[n].fd, &wr);
+    }
+    fetcher_dispatch(f, &rd, &wr);
+}
+
 static void test_foreign_loop(void) {
     struct outcome o = {0};
     usec deadline = clock_us() + 20000000;
-    struct pollfd p[FD_SETSIZE];
-    fd_set rd, wr;
     fetcher_get(f, url("/poll?size=300000"), keep_outcome, &o);
-    while (!o.calls && clock_us() < deadline) {
-        nfds_t n = 0;
-        int most = -1, ms;
-        FD_ZERO(&rd);
-        FD_ZERO(&wr);
-        ms = fetcher_prepare(f, &rd, &wr, &most);
-        for (int fd = 0; fd <= most; fd++) {
-            if (FD_ISSET(fd, &rd) || FD_ISSET(fd, &wr))
-                p[n++] = (struct pollfd){.fd = fd};
-            if (FD_ISSET(fd, &rd))
-                p[n - 1].events |= POLLIN;
-            if (FD_ISSET(fd, &wr))
-                p[n - 1].events |= POLLOUT;
-        }
-        poll(p, n, ms);
-        FD_ZERO(&rd);
-        FD_ZERO(&wr);
-        while (n-- > 0) {
-            if (p[n].revents & (POLLIN | POLLHUP | POLLERR))
-                FD_SET(p[n].fd, &rd);
-            if (p[n].revents & POLLOUT)
-                FD_SET(p[n].fd, &wr);
-        }
-        fetcher_dispatch(f, &rd, &wr);
-    }
-    ok(o.code == FETCHER_OK && o.size == 300000 && is_content(o.data, 300000, "/poll", 0),
-       "prepare and dispatch serve under poll()");
+    while (!o.calls && clock_us() < deadline)
+        poll_turn();
+    is_code(o.code, FETCHER_OK, "prepare and dispatch serve under poll()");
+    if (is_int(o.size, 300000, "all bytes come"))
+        ok(is_content(o.data, 300000, "/poll", 0), "each as it should be");
     forget(&o);
 }
 
@@ -1650,8 +1732,8 @@ static void test_slice(void) {
     ok(before < 20, "and ends before %d of 20 others", 20 - before);
     forget(&late);
     fetcher_stats(f, &st);
-    ok(st.stall_max_us >= 30000, "the meter names its culprit: %s", st.culprit);
-    has_text(st.culprit, "transfer", "the meter names its culprit: %s: culprit", st.culprit);
+    ok(st.stall_max_us >= 30000, "the meter sees a stall of 30 ms: %d us", (int)st.stall_max_us);
+    has_text(st.culprit, "transfer", "and names its culprit: %s", st.culprit);
     fetcher_watch(f, fd[1], 0, NULL, NULL);
     close(fd[0]);
     close(fd[1]);
@@ -1714,7 +1796,7 @@ static void test_idle(void) {
 
 #endif
 
-static const struct test the_loop_tests[] = {
+static const struct test loop_tests[] = {
     TEST(timers),
     TEST(timer_in_a_turn),
     TEST(timer_stops_timer),
@@ -2190,7 +2272,7 @@ static void test_hosts(void) {
             bad += (h == host[k]) != (k == known[i].host);
         bad += (wrong != NULL) != (known[i].host == 6);
         if (bad)
-            printf("# %s: %s\n", known[i].url, wrong ? wrong : "good");
+            remark("%s: %s", known[i].url, wrong ? wrong : "good");
     }
     is_int(bad, 0, "each URL has its host");
     while (f->hosts)
@@ -2825,7 +2907,7 @@ static void test_random_faults(void) {
         snprintf(target, sizeof target, "/any%d", i);
         good += o[i].code == FETCHER_OK && file_is(in_work(path), 1000 + i * 700, target, 0);
         if (o[i].code != FETCHER_OK)
-            printf("# %s: %s, %d attempts\n", o[i].url, o[i].message, o[i].attempts);
+            remark("%s: %s, %d attempts", o[i].url, o[i].message, o[i].attempts);
         forget(&o[i]);
     }
     ok(good == 200 && names_in(in_work("many")) == 200,
@@ -2885,7 +2967,7 @@ static void test_rate(void) {
     test_one_rate(20000000, 50, 2);
 }
 
-/* As if nobody had turned the loop for so long: the process was stopped, or the application busy. */
+/* As if nobody had turned the loop for so long: the process was stopped, the application busy. */
 static void go_away(usec us) {
     f->loop.turned -= us;
     f->loop.skew += us;
@@ -2913,7 +2995,8 @@ static void test_away(void) {
     forget(&o);
 }
 
-/* A download gives its connection back when it is paused; while its name is looked up it is parked. */
+/* A download gives its connection back when it is paused; while its name is looked up, it is
+ * parked. */
 static void test_pause_parks(void) {
     struct fetcher_info info;
     hang_begin();
@@ -3974,9 +4057,27 @@ static unsigned chance(unsigned n) {
     return (m.random >> 10) % n;
 }
 
+static void must_hold_in(int line, bool good, const char *what) {
+    if (good)
+        return;
+    m.wrong++;
+    if (m.wrong < 10)
+        remark("line %d: %s", line, what);
+}
+
 /* This must be true. */
-#define holds(good)                                                                                \
-    ((good) ? (void)0 : (void)(m.wrong++ < 9 && printf("# line %d: %s\n", __LINE__, #good)))
+#define holds(good) must_hold_in(__LINE__, good, #good)
+
+/* How many transfers ended with which code. */
+static void remark_endings(const int *count) {
+    char text[1000] = "";
+    for (int code = 0; code <= FETCHER_OTHER; code++) {
+        size_t n = strlen(text);
+        snprintf(text + n, sizeof text - n, " %d %s", count[code],
+                 fetcher_strerror((enum fetcher_code)code));
+    }
+    remark("transfers ended:%s", text);
+}
 
 static void any_call(void);
 
@@ -4384,12 +4485,9 @@ static void test_random_states(void) {
         any_life((unsigned)seed, fds);
         passed_lives += m.wrong == wrong;
         if (m.wrong != wrong)
-            printf("# seed %d\n", seed);
+            remark("seed %d", seed);
     }
-    printf("# ended:");
-    for (int code = 0; code <= FETCHER_OTHER; code++)
-        printf(" %d %s", m.ended[code], fetcher_strerror((enum fetcher_code)code));
-    printf("\n");
+    remark_endings(m.ended);
     is_int(passed_lives, n,
            "%d of %d fetchers that got random calls kept all rules, and were freed anywhere",
            passed_lives, n);
@@ -4417,8 +4515,7 @@ static int lean_wrong, lean_codes[FETCHER_OTHER + 1], lean_refused, lean_forgot,
 static void lean_check(bool good, int line, const char *what) {
     if (good || lean_wrong++ >= 9)
         return;
-    printf("# allocation %ld%s, line %d: %s\n", memory.fail, memory.for_good ? "+" : "", line,
-           what);
+    remark("allocation %ld%s, line %d: %s", memory.fail, memory.for_good ? "+" : "", line, what);
 }
 
 #define lean_must(good) lean_check(good, __LINE__, #good)
@@ -4547,8 +4644,8 @@ static void lean_turns(struct fetcher *own, const struct lean *lean) {
     }
     for (int i = 0; i < LEAN; i++)
         if (lean_waits(&lean[i], i) && fetcher_info(own, lean[i].id, &info) == 0)
-            printf("# allocation %ld: %s hangs in state %d, %s\n", memory.fail,
-                   lean_requests[i].query, info.state, info.message);
+            remark("allocation %ld: %s hangs in state %d, %s", memory.fail, lean_requests[i].query,
+                   info.state, info.message);
     lean_must(!lean_left(lean));
 }
 
@@ -4621,11 +4718,8 @@ static void test_memory_fails(void) {
     for (int good = memory.for_good = 0; good < 2; good++, memory.for_good = true)
         for (memory.fail = 1; memory.fail <= whole; memory.fail += step, runs++)
             lean_life();
-    printf("# %d times no fetcher, %d times libcurl forgot the query; transfers ended:",
-           lean_refused, lean_forgot);
-    for (int code = 0; code <= FETCHER_OTHER; code++)
-        printf(" %d %s", lean_codes[code], fetcher_strerror((enum fetcher_code)code));
-    printf("\n");
+    remark("%d times no fetcher, %d times libcurl forgot the query", lean_refused, lean_forgot);
+    remark_endings(lean_codes);
     memory.fail = 0;
     is_int(lean_wrong, 0,
            "one allocation fails, or it and all after it: %ld times, each transfer ended cleanly",
@@ -4687,7 +4781,7 @@ static void test_manners(void) {
     close(same);
 }
 
-static const struct test the_caller_s_side_tests[] = {
+static const struct test caller_tests[] = {
     TEST(cancel),        TEST(pause),        TEST(reentrancy),   TEST(ids),     TEST(exactly_once),
     TEST(random_states), TEST(memory_fails), TEST(two_fetchers), TEST(manners),
 };
@@ -4865,7 +4959,7 @@ static bool talk(struct child *c, const char *line, const char *reply) {
     until(strstr(c->text[0] + said_out, reply) || strstr(c->text[1] + said_err, reply));
     if (strstr(c->text[0] + said_out, reply) || strstr(c->text[1] + said_err, reply))
         return true;
-    printf("# %s: no \"%s\" in: %s%s\n", line, reply, c->text[0] + said_out, c->text[1] + said_err);
+    remark("%s: no \"%s\" in: %s%s", line, reply, c->text[0] + said_out, c->text[1] + said_err);
     return false;
 }
 
@@ -5944,10 +6038,10 @@ static bool shows(struct term *t, const char *words) {
     until(sees(t, words) || !t->open);
     if (sees(t, words) && !t->strange)
         return true;
-    printf("# no \"%s\" on the screen:\n", words);
+    remark("no \"%s\" on the screen:", words);
     for (const char *s = screen(t), *end; (end = strchr(s, '\n')) != NULL; s = end + 1)
         if (strspn(s, " ") < (size_t)(end - s))
-            printf("# |%.*s\n", (int)(end - s), s);
+            remark("|%.*s", (int)(end - s), s);
     return false;
 }
 
@@ -6521,7 +6615,7 @@ static void xdo(const char *format, ...) {
     va_end(args);
     struct child c = SH(script);
     if (c.status)
-        printf("# %s: %s\n", script, c.text[1]);
+        remark("%s: %s", script, c.text[1]);
     child_free(&c);
 }
 
@@ -6605,7 +6699,7 @@ static bool tells(struct gui *g, const char *words) {
     until(strstr(g->c.text[0], words) || !g->c.open[0]);
     if (strstr(g->c.text[0], words))
         return true;
-    printf("# no \"%s\" in: %s%s\n", words, g->c.text[0], g->c.text[1]);
+    remark("no \"%s\" in: %s%s", words, g->c.text[0], g->c.text[1]);
     return false;
 }
 
@@ -7653,7 +7747,7 @@ static bool nginx_start(void) {
         work, nginx_port, nginx_port + 1, nginx_port + 2);
     struct child c = SH(script);
     if (c.status && c.status != 9)
-        printf("# nginx: %s%s\n", c.text[0], c.text[1]);
+        remark("nginx: %s%s", c.text[0], c.text[1]);
     child_free(&c);
     return c.status == 0;
 }
@@ -7914,7 +8008,7 @@ static int promise(const char *word) {
     return played ? 0 : 2;
 }
 
-static const struct test the_promise_tests[] = {
+static const struct test promise_tests[] = {
     TEST(promise),
     TEST(promise_program),
     TEST(promise_terminal),
@@ -7948,7 +8042,7 @@ static void embed(const char *name, const char *build, const char *needs, const 
     has_text(c.text[0], "/two?size=300000: done, 300000 bytes", "%s: text 3", name);
     has_text(c.text[0], ": 404 An Error, 5 bytes", "%s: text 4", name);
     if (c.status)
-        printf("# %.800s%.2000s\n", c.text[0], c.text[1]);
+        remark("%.800s%.2000s", c.text[0], c.text[1]);
     child_free(&c);
 }
 
@@ -8012,7 +8106,7 @@ static void test_embed_qt(void) {
     is_text(c.text[0], "looked 3 times\n",
             "PyQt5: the README's program looks again and again: text");
     if (c.status)
-        printf("# %s\n", c.text[1]);
+        remark("%s", c.text[1]);
     child_free(&c);
     for (int i = 0; i < 6 && good; i++) {
         const char *at;
@@ -8024,7 +8118,7 @@ static void test_embed_qt(void) {
         good = c.status == 0 && strstr(c.text[0], "2000 files, 40000000 bytes") &&
                (at = strstr(c.text[0], "delay ")) != NULL &&
                sscanf(at, "delay %lf", &late[i % 2][i / 2]) == 1;
-        printf("# %s: %s%s", how[i % 2], c.text[0], good ? "" : c.text[1]);
+        remark("%s: %s%s", how[i % 2], c.text[0], good ? "" : c.text[1]);
         child_free(&c);
     }
     for (int i = 0; i < 2; i++)
@@ -8056,7 +8150,7 @@ static void test_loop_alone(void) {
     child_free(&c);
 }
 
-static const struct test in_other_programs_tests[] = {
+static const struct test embed_tests[] = {
     TEST(loop_alone),
     TEST(embed),
     TEST(embed_qt),
@@ -8161,7 +8255,7 @@ static void test_parallel(void) {
             "comes : text"
             "twice");
     if (strcmp(c.text[0], "10000\n10000\n10000\n0\nsome were there\n"))
-        printf("# %.1000s%.1000s\n", c.text[0], c.text[1]);
+        remark("%.1000s%.1000s", c.text[0], c.text[1]);
     child_free(&c);
 }
 
@@ -8209,7 +8303,7 @@ static void test_dist(void) {
         has_text(c.text[0], " passed, 0 failed",
                  "the tarball builds and tests itself with %s: text", maker[i]);
         if (c.status)
-            printf("# %.900s%.3000s\n", c.text[0], c.text[1]);
+            remark("%.900s%.3000s", c.text[0], c.text[1]);
         child_free(&c);
     }
 }
@@ -8262,13 +8356,13 @@ static void test_demo(void) {
              "rm -rf .build/demo; mkdir -p .build/demo; \"%s\" demo .build/demo", self);
     c = SH(script);
     if (c.status)
-        printf("# status %d: %s%s\n", c.status, c.text[0], c.text[1]);
+        remark("status %d: %s%s", c.status, c.text[0], c.text[1]);
     is_int(c.status, 0, "the demonstration works");
     has_text(c.text[0], "200 files, each byte as it should be", "the demonstration works: text");
     child_free(&c);
 }
 
-static const struct test the_readme_tests[] = {
+static const struct test readme_tests[] = {
     TEST(readme), TEST(readme_build), TEST(parallel), TEST(install), TEST(dist), TEST(demo),
 };
 
@@ -8276,53 +8370,86 @@ static const struct test the_readme_tests[] = {
 
 /* --------------------------------------------------------------------------------------- Suites */
 
-#define SUITE(name, tests)                                                                         \
-    { name, tests, COUNT_OF(tests) }
+#define SUITE(name)                                                                                \
+    { #name, name##_tests, COUNT_OF(name##_tests) }
 
 static const struct suite {
     const char *name;
     const struct test *tests;
     size_t count;
 } suites[] = {
-    SUITE("tools", tools_tests),
-    SUITE("loop", the_loop_tests),
+    SUITE(tools),    SUITE(loop),
 #ifndef FETCHER_LOOP
-    SUITE("libcurl", libcurl_tests),
-    SUITE("transfers", transfers_tests),
-    SUITE("files", files_tests),
-    SUITE("repeats", repeats_tests),
-    SUITE("caller", the_caller_s_side_tests),
-    SUITE("commands", commands_tests),
-    SUITE("sessions", sessions_tests),
-    SUITE("output", output_tests),
-    SUITE("options", options_tests),
-    SUITE("terminal", terminal_tests),
-    SUITE("window", window_tests),
-    SUITE("main", main_tests),
-    SUITE("promise", the_promise_tests),
-    SUITE("embed", in_other_programs_tests),
-    SUITE("readme", the_readme_tests),
+    SUITE(libcurl),  SUITE(transfers), SUITE(files),   SUITE(repeats), SUITE(caller),
+    SUITE(commands), SUITE(sessions),  SUITE(output),  SUITE(options), SUITE(terminal),
+    SUITE(window),   SUITE(main),      SUITE(promise), SUITE(embed),   SUITE(readme),
 #endif
 };
 
-/* Is this test asked for? By the name of its suite, or by a piece of its own. */
-static bool asked_for(const struct suite *suite, const struct test *test, char **words) {
+static const struct suite *const suites_end = suites + COUNT_OF(suites);
+
+static const struct suite *suite_called(const char *word) {
+    for (const struct suite *s = suites; s < suites_end; s++)
+        if (strcmp(s->name, word) == 0)
+            return s;
+    return NULL;
+}
+
+/* A suite's name stands for that suite alone, though it be part of a test's name as well. */
+static bool is_chosen(const struct suite *suite, const struct test *test, const char *word) {
+    const struct suite *called = suite_called(word);
+    if (called)
+        return called == suite;
+    return strstr(test->name, word) != NULL;
+}
+
+static bool is_chosen_by_any(const struct suite *suite, const struct test *test, char **words) {
     if (!*words)
         return true;
-    for (; *words; words++) {
-        const struct suite *named = suites;
-        while (named < suites + COUNT_OF(suites) && strcmp(named->name, *words) != 0)
-            named++;
-        if (named == suite || (named == suites + COUNT_OF(suites) && strstr(test->name, *words)))
+    for (; *words; words++)
+        if (is_chosen(suite, test, *words))
             return true;
-    }
     return false;
 }
 
-static void run_test(const struct test *test) {
-    present = test;
-    if (!live)
-        printf("# %s\n", test->name);
+static int count_chosen(char **words) {
+    int count = 0;
+    for (const struct suite *s = suites; s < suites_end; s++)
+        for (size_t i = 0; i < s->count; i++)
+            if (is_chosen_by_any(s, &s->tests[i], words))
+                count++;
+    return count;
+}
+
+/* The first of these words that chooses no test. */
+static const char *word_for_none(char **words) {
+    for (; *words; words++) {
+        char *alone[] = {*words, NULL};
+        if (count_chosen(alone) == 0)
+            return *words;
+    }
+    return NULL;
+}
+
+static int usage(const char *word) {
+    fprintf(stderr,
+            "test_fetcher: %s: no suite is called so, and no test has it in its name\n"
+            "usage: test_fetcher [WORD...]\n"
+            "A WORD that is a suite's name runs that suite, any other the tests with it in their "
+            "name.\nSuites:",
+            word);
+    for (const struct suite *s = suites; s < suites_end; s++)
+        fprintf(stderr, " %s", s->name);
+    fprintf(stderr, "\n");
+    return 2;
+}
+
+static void run_test(const struct suite *suite, const struct test *test) {
+    progress.suite = suite->name;
+    progress.test = test->name;
+    progress.number++;
+    if (!progress.live)
+        printf("# %s: %s\n", suite->name, test->name);
     show_progress();
     test_begin();
     test->run();
@@ -8330,25 +8457,28 @@ static void run_test(const struct test *test) {
 }
 
 /* The sums come last, where scripts look for them. */
-static int run_tests(char **words) {
-    usec begun = clock_us();
-    live = isatty(1);
-    for (const struct suite *s = suites; s < suites + COUNT_OF(suites); s++)
-        for (size_t i = 0; i < s->count; i++)
-            if (asked_for(s, &s->tests[i], words))
-                run_test(&s->tests[i]);
-    if (checks() == 0) {
-        fprintf(stderr, "test_fetcher: no suite is called so, and no test has it in its name\n");
-        return 2;
-    }
-    if (live)
-        printf("\r\033[K");
-    else
+static void print_sums(usec took) {
+    clear_progress();
+    if (!progress.live)
         printf("1..%d\n", checks());
-    printf("# %.0f s\n%d passed, %d failed", MS(clock_us() - begun) / 1000, passed, failed);
+    printf("# %.0f s\n%d passed, %d failed", MS(took) / 1000, passed, failed);
     if (skipped > 0)
         printf(", %d skipped", skipped);
     printf("\n");
+}
+
+static int run_tests(char **words) {
+    usec begun = clock_us();
+    const char *unknown = word_for_none(words);
+    if (unknown)
+        return usage(unknown);
+    progress.live = isatty(1);
+    progress.of_how_many = count_chosen(words);
+    for (const struct suite *s = suites; s < suites_end; s++)
+        for (size_t i = 0; i < s->count; i++)
+            if (is_chosen_by_any(s, &s->tests[i], words))
+                run_test(s, &s->tests[i]);
+    print_sums(clock_us() - begun);
     return failed > 0;
 }
 

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: 0BSD
  *
  * bench.c - from a key to the screen, and what the display costs (make bench). The server is a
- * process of
- * its own, since one in this process would be measured too.
+ * process of its own, since one in this process would be measured too.
  */
 #define TEST_MAIN
 #include "../test_fetcher.c"
