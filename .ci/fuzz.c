@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: 0BSD
  *
  * fuzz.c - what comes from outside, made up by libFuzzer (make fuzz): FUZZ_TARGET says which target
- * it goes
- * to. What must hold stands in must(); the sanitizers see the rest. Nothing here reaches a network.
+ * it goes to. What must hold stands in must(); the sanitizers see the rest. Nothing here reaches a
+ * network.
  */
 #define TEST_MAIN
 #include "../test_fetcher.c"
@@ -263,8 +263,7 @@ static void fuzz_lines(const uint8_t *data, size_t n) {
     free(text);
 }
 
-/* -- keys, and what is drawn. 0xff: what came is read now; 0xfe: and time passes; 0xfd: another
- * size -- */
+/* -- keys, and what is drawn: 0xff reads what came, 0xfe lets time pass, 0xfd is another size -- */
 static int fuzz_columns, fuzz_rows;
 
 static void fuzz_show(struct program *p) {
@@ -357,8 +356,7 @@ static void fuzz_keys(const uint8_t *data, size_t n) {
     fuzz_end(p);
 }
 
-/* -- whole answers: one for each request, 0x1e between them; 0x1d: the rest comes later; 0x1f: 8
- * KiB -- */
+/* -- whole answers, 0x1e between them; 0x1d: the rest comes later; 0x1f stands for 8 KiB -- */
 static struct {
     int fd;
     const uint8_t *data, *end;
