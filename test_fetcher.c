@@ -15,11 +15,9 @@
  *     The server             for faults
  *     Helpers                a transfer, a file, a child process
  *     the suites             tools loop libcurl transfers files repeats caller, and of the program
- *                            commands sessions output options terminal window main; each ends in
- *                            its table of tests
- *     The promise            scenes, each beside a plain libcurl loop
- *     In other programs      .ci/embed
- *     The README             its commands, programs and names
+ *                            commands sessions output options terminal window main; then promise
+ *                            (scenes, each beside a plain libcurl loop), embed (in other programs)
+ *                            and readme. Each ends in its table of tests
  *     Suites                 the table of them, and main()
  *
  * Fuzzing and measurements include this file: .ci/fuzz.c, .ci/bench.c.
