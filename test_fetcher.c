@@ -8428,34 +8428,53 @@ static void test_install(void) {
 }
 
 /* The tarball builds and tests itself, and plain POSIX make is enough for all of it. */
-static void test_dist(void) {
-    static const char *const maker[] = {"make", "bmake"};
-    struct child c;
+/* A step of what somebody does with the tarball, in the directory that it makes. */
+static void tarball_step(const char *maker, const char *step, const char *said_at_last) {
     char command[3000];
-    for (size_t i = 0; i < sizeof maker / sizeof *maker; i++) {
-        snprintf(command, sizeof command, "command -v %s >/dev/null", maker[i]);
-        c = SH(command);
+    snprintf(command, sizeof command,
+             "unset MAKEFLAGS MFLAGS; cd %s/d/fetcher-" FETCHER_VERSION " && %s", work, step);
+    struct child c = SH(command);
+    is_int(c.status, 0, "the tarball, with %s: %s", maker, step);
+    if (said_at_last)
+        has_text(c.text[0], said_at_last, "it says so");
+    if (c.status)
+        remark("%.900s%.3000s", c.text[0], c.text[1]);
+    child_free(&c);
+}
+
+static void tarball_unpack(const char *maker) {
+    char command[3000];
+    snprintf(command, sizeof command,
+             "rm -rf %s/d; mkdir %s/d && unset MAKEFLAGS MFLAGS && %s dist && "
+             "gzip -dc fetcher-" FETCHER_VERSION
+             ".tar.gz | (cd %s/d && tar xf -) && rm fetcher-" FETCHER_VERSION ".tar.gz",
+             work, work, maker, work);
+    struct child c = SH(command);
+    is_int(c.status, 0, "%s dist makes a tarball", maker);
+    child_free(&c);
+}
+
+static void test_dist(void) {
+    static const char *const makers[] = {"make", "bmake"};
+    char command[200];
+    for (size_t i = 0; i < COUNT_OF(makers); i++) {
+        snprintf(command, sizeof command, "command -v %s >/dev/null", makers[i]);
+        struct child c = SH(command);
+        bool there = c.status == 0;
         child_free(&c);
-        if (c.status != 0) {
+        if (!there) {
             skip("the tarball builds and tests itself with bmake", "it is not there");
             continue;
         }
-        snprintf(command, sizeof command,
-                 "rm -rf %s/d; mkdir %s/d && unset MAKEFLAGS MFLAGS && %s dist && "
-                 "gzip -dc fetcher-" FETCHER_VERSION
-                 ".tar.gz | (cd %s/d && tar xf -) && rm fetcher-" FETCHER_VERSION
-                 ".tar.gz && cd %s/d/fetcher-" FETCHER_VERSION
-                 " && %s fetcher fetcher.o test_fetcher X11=0 CFLAGS=-O0 && "
-                 "./test_fetcher two_fetchers && ./test_fetcher program && %s clean && test ! -e "
-                 "fetcher",
-                 work, work, maker[i], work, work, maker[i], maker[i]);
-        c = SH(command);
-        is_int(c.status, 0, "the tarball builds and tests itself with %s", maker[i]);
-        has_text(c.text[0], " passed, 0 failed",
-                 "the tarball builds and tests itself with %s: text", maker[i]);
-        if (c.status)
-            remark("%.900s%.3000s", c.text[0], c.text[1]);
-        child_free(&c);
+        tarball_unpack(makers[i]);
+        snprintf(command, sizeof command, "%s fetcher fetcher.o X11=0 CFLAGS=-O0", makers[i]);
+        tarball_step(makers[i], command, NULL);
+        snprintf(command, sizeof command, "%s test_fetcher X11=0 CFLAGS=-O0", makers[i]);
+        tarball_step(makers[i], command, NULL);
+        tarball_step(makers[i], "./test_fetcher two_fetchers", " passed, 0 failed");
+        tarball_step(makers[i], "./test_fetcher program", " passed, 0 failed");
+        snprintf(command, sizeof command, "%s clean && test ! -e fetcher", makers[i]);
+        tarball_step(makers[i], command, NULL);
     }
 }
 
