@@ -1146,7 +1146,7 @@ static int64_t text_number(const char **s) {
 static bool listed(const char *word, const char *list) {
     size_t n = strlen(word);
 
-    for (const char *s = strstr(list, word); s; s = strstr(s + 1, word)) {
+    for (const char *s = strstr(list, word); s && n; s = strstr(s + n, word)) {
         if ((s == list || s[-1] == ' ') && (s[n] == ' ' || !s[n]))
             return true;
     }
@@ -2739,6 +2739,10 @@ static void transfer_due(struct fetcher *f, void *arg) {
     struct attempt *a = t->attempt;
     bool over = total_due(f, t) <= f->loop.now;
 
+    if (t->queued.in && !over) { /* nobody turned the loop for a while */
+        timer_arm(&f->loop, &t->timer, total_due(f, t));
+        return;
+    }
     if (!a && (t->attempts == 0 || !over)) {
         enqueue(f, t, false);
         return;
@@ -5572,6 +5576,7 @@ struct program {
     int firsts;            /* how often one was put first */
     enum status status;    /* at the exit */
     bool closing;          /* give all up, and end */
+    bool given_up;         /* the reader of stdout has stopped: end now */
     bool suspending;       /* ^Z */
     bool stay;             /* do not end when all is done */
     bool interactive;      /* somebody can give commands by keys */
@@ -6163,15 +6168,24 @@ static void do_every(struct program *p, char **word) {
         reject(p, "not a time of at least 1s: %s", word[1]);
 }
 
+/* What comes of it may be less than was asked for. */
+static int set_limits(struct program *p, int jobs, int per_host, int64_t rate) {
+    struct fetcher_stats st;
+
+    if (fetcher_limit(p->f, jobs, per_host, rate) < 0)
+        return -1;
+    fetcher_stats(p->f, &st);
+    p->s.jobs = st.limit;
+    return 0;
+}
+
 static void do_jobs(struct program *p, char **word) {
     int64_t n = read_amount(word[1], COUNT);
 
     if (n < 1)
         reject(p, "not a number of jobs: %s", word[1]);
-    else if (fetcher_limit(p->f, (int)n, 0, 0) == 0) {
-        p->s.jobs = n;
+    else if (set_limits(p, (int)n, 0, 0) == 0)
         reply(p, 0, "%d at the same time", (int)n);
-    }
 }
 
 static void do_limit(struct program *p, char **word) {
@@ -7672,7 +7686,10 @@ static void keys_act(struct program *p) {
     }
     out_drop(&v->codes, at);
     if (v->codes.used > 0 && !v->key_timer)
-        v->key_timer = fetcher_timer(p->f, 0, keys_again, p);
+        v->key_timer =
+            fetcher_timer(p->f, output_waits(p) ? ESCAPE_MS : 0, keys_again, p);
+    if (at > 0 && !p->prompting)
+        wake(p); /* an open prompt may have been all that kept us */
     frame_at(p, v->drawn + v->pace);
 }
 
@@ -7835,6 +7852,9 @@ static void keys_ready(struct fetcher *f, int fd, int events, void *arg) {
 /* -- signals --------------------------------------------------------------- */
 
 static void give_up(struct fetcher *f, void *arg) {
+    struct program *p = arg;
+
+    p->given_up = true;
     fetcher_stop(f);
 }
 
@@ -7868,21 +7888,22 @@ enum { ENDING = 0, SUSPENDING = 2, VIEWING = 3 };
 
 static void on_signal(int number) {
     bool ends = number == SIGINT || number == SIGTERM;
+    bool second = ends && tty.seen;
     int saved = errno;
     size_t i = 0;
 
     while (handled[i].number != number)
         i++;
-    if (!handled[i].call) {
-        tty_restore(true);
-        raise(number); /* SA_RESETHAND: now it has its usual effect */
-    } else if (ends && tty.seen) {
-        tty_restore(true);
-        _exit(128 + number);
-    } else
-        (void)fetcher_post(tty.program->f, handled[i].call, tty.program);
     if (ends)
-        tty.seen = number;
+        tty.seen = number; /* before the loop hears of it */
+    if (second || !handled[i].call)
+        tty_restore(true);
+    if (second)
+        _exit(KILLED + number);
+    if (handled[i].call)
+        (void)fetcher_post(tty.program->f, handled[i].call, tty.program);
+    else
+        raise(number); /* SA_RESETHAND: now it has its usual effect */
     errno = saved;
 }
 
@@ -9316,6 +9337,8 @@ static enum status program_close(struct program *p) {
         p->view->off(p);
     put_farewell(p);
     p->console.changed = NULL; /* a frame would bring the view back */
+    if (p->view)
+        p->view->show = NULL;
     out_flush(p->f, &p->console.out);
     out_flush(p->f, &p->console.err);
     outputs_drain(p);
@@ -9376,7 +9399,7 @@ static void main_loop(struct program *p) {
         if (p->suspending)
             suspend_now(p);
         fetcher_run(p->f);
-    } while (p->suspending);
+    } while (p->suspending && !p->given_up);
 }
 
 /* Until signals are handled they end us at once. */
@@ -9424,7 +9447,7 @@ static enum status program_run(struct program *p, char **url) {
                           strerror(errno));
         fetcher_trace(p->f, trace, p->trace);
     }
-    fetcher_limit(p->f, (int)s->jobs, (int)s->per_host, s->rate);
+    (void)set_limits(p, (int)s->jobs, (int)s->per_host, s->rate);
     if (s->cookies && cookies_move(p, false) != ALL_DONE)
         return BAD_USAGE;
     front_open(p, *url != NULL);

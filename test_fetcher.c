@@ -3101,6 +3101,43 @@ static void test_pause_parks(void) {
     ok(f->attempts == NULL, "until the lookup ends");
 }
 
+/* One that waits for its second attempt behind another is looked at when its time would be over. If
+ * nobody turned the loop meanwhile it isn't: it goes on waiting, in its one place. */
+static void test_away_in_queue(void) {
+    struct outcome o = {0}, other = {0};
+    struct fetcher_request rq = {.url = url("/queue?size=10&status=503&times=1"),
+                                 .on_done = keep_outcome,
+                                 .arg = &o,
+                                 .total_ms = 5000};
+    struct fetcher_info info = {0};
+    struct fetcher_stats st;
+    fetcher_limit(f, 1, -1, 0);
+    fetcher_id id = fetcher_start(f, &rq);
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_RETRYING);
+    fetcher_id first = fetcher_get(f, url("/first?stall=head"), keep_outcome, &other);
+    until(f->running == 1);
+    f->loop.skew += info.wait_ms * 1000 + 1000;
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_WAITING);
+    go_away(7000000);
+    for (int i = 0; i < 3; i++)
+        fetcher_step(f, 0);
+    fetcher_stats(f, &st);
+    is_int(o.calls, 0, "its time is not over");
+    is_int(st.waiting, 1, "and it waits in one place");
+    fetcher_cancel(f, first);
+    until(o.calls);
+    is_code(o.code, FETCHER_OK, "until its turn comes");
+    forget(&o);
+    forget(&other);
+}
+
+static void test_listed(void) {
+    ok(listed("b", "a b c"), "a word in a list");
+    ok(listed("a", "ba a"), "also behind one that ends like it");
+    ok(!listed("a", "ab ba"), "but not in other words");
+    ok(!listed("", "a b"), "no word is in no list");
+}
+
 static const struct test transfers_tests[] = {
     TEST(memory),
     TEST(max_bytes),
@@ -3113,6 +3150,8 @@ static const struct test transfers_tests[] = {
     TEST(failures),
     TEST(timeouts),
     TEST(away),
+    TEST(away_in_queue),
+    TEST(listed),
     TEST(stream),
     TEST(limits),
     TEST(priority),
@@ -5299,9 +5338,31 @@ static void test_list_end(void) {
     child_free(&c);
 }
 
+/* However many are asked for: read ahead is twice what may be in flight. */
+static void test_list_ahead(void) {
+    static char list[1000000];
+    size_t used = 0;
+    struct child c;
+    const char *argv[] = {"./fetcher", "-i", "-", "-j", "1000000", "-d", in_work("ahead"), NULL};
+    for (int i = 0; i < 20000; i++)
+        used += (size_t)snprintf(list + used, 50, "%s\n", url("/%d?stall=head", i));
+    child_start(&c, argv);
+    struct feeding feeding = {&c, list, used};
+    fetcher_watch(f, c.in, FETCHER_WRITE, feed_child, &feeding);
+    until(feeding.left < used - 100000);
+    turn_for(1000000);
+    ok(feeding.left > used / 3,
+       "a list is read as far as there is room, however many jobs: %d left", (int)feeding.left);
+    fetcher_watch(f, c.in, 0, NULL, NULL);
+    kill(c.pid, SIGKILL);
+    child_wait(&c);
+    child_free(&c);
+}
+
 static const struct test commands_tests[] = {
-    TEST(bad_lists), TEST(long_list),      TEST(every),     TEST(words),    TEST(bad_commands),
-    TEST(commands),  TEST(plain_commands), TEST(held_body), TEST(list_end), TEST(many_every),
+    TEST(bad_lists),    TEST(long_list),  TEST(every),          TEST(words),
+    TEST(bad_commands), TEST(commands),   TEST(plain_commands), TEST(held_body),
+    TEST(list_end),     TEST(list_ahead), TEST(many_every),
 };
 
 /* ------------------------------------------------------------------------------------- Sessions */
@@ -6657,10 +6718,39 @@ static void test_terminal_color(void) {
     child_free(&c);
 }
 
+/* While a slow reader takes the rest of stdout the terminal is the shell's again. */
+static void test_terminal_left(void) {
+    char command[900];
+    struct child c = SH("command -v script");
+    bool there = c.status == 0;
+    child_free(&c);
+    if (!there || mkfifo(in_work("go"), 0600) < 0) {
+        skip("a slow reader behind a terminal", "no script(1)");
+        return;
+    }
+    snprintf(
+        command, sizeof command,
+        "TERM=xterm exec script -qec \"./fetcher -o - '%s' | (cat %s; cat) >/dev/null\" /dev/null",
+        url("/left?size=100000&slow=2000"), in_work("go"));
+    child_start(&c, (const char *const[]){"sh", "-c", command, NULL});
+    until(c.text[0] && strstr(c.text[0], "1 done, 0 failed"));
+    turn_for(1000000); /* for a frame that may come */
+    int fd = open(in_work("go"), O_WRONLY);
+    close(fd);
+    child_wait(&c);
+    const char *hidden = c.text[0], *shown = NULL;
+    for (const char *s = c.text[0]; (s = strstr(s, "\033[?25l")) != NULL; s++)
+        hidden = s;
+    for (const char *s = c.text[0]; (s = strstr(s, "\033[?25h")) != NULL; s++)
+        shown = s;
+    ok(shown && shown > hidden, "the cursor stays as the shell wants it");
+    child_free(&c);
+}
+
 static const struct test terminal_tests[] = {
-    TEST(terminal),       TEST(terminal_idle),  TEST(terminal_sizes),   TEST(terminal_paste),
-    TEST(terminal_jobs),  TEST(terminal_list),  TEST(terminal_stopped), TEST(terminal_lost),
-    TEST(terminal_abuse), TEST(terminal_plain), TEST(terminal_color),
+    TEST(terminal),      TEST(terminal_idle),  TEST(terminal_sizes),   TEST(terminal_paste),
+    TEST(terminal_jobs), TEST(terminal_list),  TEST(terminal_stopped), TEST(terminal_lost),
+    TEST(terminal_left), TEST(terminal_abuse), TEST(terminal_plain),   TEST(terminal_color),
 };
 
 /* ------------------------------------------------------------------------------------------ Window
