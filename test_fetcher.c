@@ -6747,10 +6747,42 @@ static void test_terminal_left(void) {
     child_free(&c);
 }
 
+static int lines_of(const char *path) {
+    int64_t size;
+    char *text = slurp(path, &size);
+    int n = 0;
+    for (const char *c = text; *c; c++)
+        if (*c == '\n')
+            n++;
+    free(text);
+    return n;
+}
+
+/* Keys whose command can't be answered, since the terminal takes nothing, wait without a turn each. */
+static void test_terminal_deaf(void) {
+    struct term t;
+    TERM(&t, 24, 80, "--trace", in_work("trace"), term_url(0));
+    ok(shows(&t, "row0.bin"), "a terminal");
+    type(&t, "\023\033[200~");
+    for (int i = 0; i < 200; i++) {
+        type(&t, "help\n");
+        fetcher_step(f, 0);
+    }
+    type(&t, "\033[201~\033");
+    turn_for(1000000);
+    int before = lines_of(in_work("trace"));
+    type(&t, "pp");
+    turn_for(1000000);
+    int turns = lines_of(in_work("trace")) - before;
+    ok(turns < 300, "that was stopped costs few turns: %d in a second", turns);
+    term_kill(&t);
+}
+
 static const struct test terminal_tests[] = {
-    TEST(terminal),      TEST(terminal_idle),  TEST(terminal_sizes),   TEST(terminal_paste),
-    TEST(terminal_jobs), TEST(terminal_list),  TEST(terminal_stopped), TEST(terminal_lost),
-    TEST(terminal_left), TEST(terminal_abuse), TEST(terminal_plain),   TEST(terminal_color),
+    TEST(terminal),       TEST(terminal_idle), TEST(terminal_sizes),   TEST(terminal_paste),
+    TEST(terminal_jobs),  TEST(terminal_list), TEST(terminal_stopped), TEST(terminal_lost),
+    TEST(terminal_left),  TEST(terminal_deaf), TEST(terminal_abuse),   TEST(terminal_plain),
+    TEST(terminal_color),
 };
 
 /* ------------------------------------------------------------------------------------------ Window
