@@ -19,13 +19,14 @@
  *     |    app       the application's descriptors: the person comes first
  *     |    timers    what was due when the turn began
  *     |    sockets   ready transfers, from a rotating start    \
- *     |    finish    transfers that came to an end              > the slice
- *     +--- start     transfers that wait for their turn        /
+ *     |    finish    transfers that came to an end              > the network's
+ *     +--- start     transfers that wait for their turn        /  slice: 2 ms
  *
  * The slice is the heart. A loop that feeds 300 ready sockets before it looks
  * at the keyboard again is as deaf as one that blocks. Here, when 2 ms are
- * spent, what is left over waits for the next turn, whose sleep is then 0. A
- * phase that got nothing comes first then, so none can starve.
+ * spent, what is left over waits for the next turn, whose sleep is then 0. What
+ * got nothing comes first then, so nothing can starve. (Timers have such a
+ * slice of their own.)
  *
  * libcurl runs many transfers in one thread if we do the waiting:
  *   - By a callback it tells us which sockets to watch, and for what.
@@ -1226,7 +1227,7 @@ struct host {
     bool numeric;           /* it needs no lookup */
     bool tls;               /* https */
     bool shares;            /* many share a connection: HTTP/2 */
-    usec known;             /* until then its address is */
+    usec known;             /* its address is known until then */
     usec rest;              /* until then it wants to be left alone */
 };
 
@@ -1298,13 +1299,13 @@ struct attempt {
 /* What came of handing on a piece of the body. */
 enum taken { TAKEN, NOT_NOW, NOT_TAKEN };
 
-/* What comes of looking for what is there already. */
-enum opened { OPENED, NEEDLESS, OPEN_FAILED };
+/* What comes of looking for what is there already: a request or not. */
+enum verdict { GO_ON, NEEDLESS, IMPOSSIBLE };
 
 /* Where a body goes: memory, a stream's reader, or a file. Who fails has called
  * fail(). */
 struct sink {
-    enum opened (*open)(struct transfer *); /* before a request */
+    enum verdict (*open)(struct transfer *); /* before a request */
     int (*begin)(struct transfer *); /* a body comes: cut to body->have */
     enum taken (*take)(struct transfer *, const char *, size_t);
     int (*commit)(struct transfer *); /* it is whole */
@@ -1650,7 +1651,8 @@ static long buffer_size(const struct fetcher *f) {
     return size;
 }
 
-/* libcurl's own time limits join its resolver thread, ours don't. */
+/* libcurl's own time limits join its resolver thread, ours don't: so its limit
+ * for connecting is far away (0 would be its usual 300 s). */
 static unsigned set_common(struct attempt *a) {
     CURL *e = a->easy;
     unsigned bad = (unsigned)set_protocols(e);
@@ -2552,8 +2554,8 @@ static int memory_commit(struct transfer *t) {
     return memory_take(t, "", 0) == TAKEN ? 0 : -1;
 }
 
-static enum opened always_open(struct transfer *t) {
-    return OPENED;
+static enum verdict always_open(struct transfer *t) {
+    return GO_ON;
 }
 
 static int nothing_to_do(struct transfer *t) {
@@ -2732,27 +2734,38 @@ static void fail_timeout(struct transfer *t, bool over) {
              MS(t->rq.connect_ms));
 }
 
+static void time_over(struct fetcher *f, struct transfer *t, bool over) {
+    fail_timeout(t, over);
+    schedule(f, t, ACT_END);
+}
+
+/* It waits: for its next attempt or round, which has come; or for its turn, and
+ * then only the time for all attempts can be over. */
+static void wait_due(struct fetcher *f, struct transfer *t) {
+    bool over = t->attempts > 0 && total_due(f, t) <= f->loop.now;
+
+    if (over)
+        time_over(f, t, over);
+    else if (t->queued.in) /* nobody turned the loop for a while */
+        timer_arm(&f->loop, &t->timer, total_due(f, t));
+    else
+        enqueue(f, t, false);
+}
+
 /* A transfer's one timer: the end of a wait, or a limit, looked at when due,
  * not at each byte. */
 static void transfer_due(struct fetcher *f, void *arg) {
     struct transfer *t = arg;
     struct attempt *a = t->attempt;
-    bool over = total_due(f, t) <= f->loop.now;
 
-    if (t->queued.in && !over) { /* nobody turned the loop for a while */
-        timer_arm(&f->loop, &t->timer, total_due(f, t));
+    if (!a) {
+        wait_due(f, t);
         return;
     }
-    if (!a && (t->attempts == 0 || !over)) {
-        enqueue(f, t, false);
-        return;
-    }
-    if (a && a->scout && connected(a))
+    if (a->scout && connected(a))
         host_found(a);
-    if (a && deadline_arm(f, t))
-        return;
-    fail_timeout(t, over);
-    schedule(f, t, ACT_END);
+    if (!deadline_arm(f, t))
+        time_over(f, t, total_due(f, t) <= f->loop.now);
 }
 
 /* -- failure and retry ----------------------------------------------------- */
@@ -3143,8 +3156,8 @@ static void meta_write(struct transfer *t) {
 
 /* -- the .part ------------------------------------------------------------- */
 
-/* Files need no place below FD_SETSIZE, sockets do: so one with a low number
- * moves up if it can. */
+/* Files need no place below FD_SETSIZE, sockets do: so once a quarter of the
+ * low numbers is used a file moves up, if it can. */
 static int move_up(int fd) {
     struct rlimit limit = {0, 0};
     int higher;
@@ -3385,19 +3398,19 @@ static int part_spill(struct transfer *t) {
 
 /* Is something there that we may not replace, or that makes fetching
  * needless? */
-static enum opened file_look(struct transfer *t) {
+static enum verdict file_look(struct transfer *t) {
     const struct body *b = t->body;
     struct stat st;
 
     if (b->placed || t->rq.existing == FETCHER_KEEP_BOTH ||
         lstat(b->path, &st) < 0)
-        return OPENED;
+        return GO_ON;
     if (t->rq.existing == FETCHER_SKIP)
         return NEEDLESS;
     if (S_ISREG(st.st_mode) || S_ISLNK(st.st_mode))
-        return OPENED;
+        return GO_ON;
     fail(t, FETCHER_FILE, "%s is not a file", b->path);
-    return OPEN_FAILED;
+    return IMPOSSIBLE;
 }
 
 /* The last of the URL's path, decoded first, to see "%2e%2e%2f" for what it
@@ -3432,19 +3445,19 @@ static int file_name(struct transfer *t) {
     return b->path ? 0 : fail_memory(t);
 }
 
-static enum opened file_open(struct transfer *t) {
+static enum verdict file_open(struct transfer *t) {
     struct body *b = t->body;
-    enum opened look;
+    enum verdict look;
 
     if (b->path) /* not the first attempt */
         return file_look(t);
     if (file_name(t) < 0)
-        return OPEN_FAILED;
+        return IMPOSSIBLE;
     look = file_look(t);
-    if (look == OPEN_FAILED || b->no_range || (t->rq.flags & FETCHER_FRESH))
+    if (look == IMPOSSIBLE || b->no_range || (t->rq.flags & FETCHER_FRESH))
         return look;
-    if (part_find(t) < 0 && look == OPENED)
-        return OPEN_FAILED;
+    if (part_find(t) < 0 && look == GO_ON)
+        return IMPOSSIBLE;
     t->code = FETCHER_OK; /* if it is skipped, it may be in use as well */
     return look;
 }
@@ -3578,7 +3591,7 @@ static int part_place(struct transfer *t) {
     const struct body *b = t->body;
 
     if (b->placed || t->rq.existing == FETCHER_OVERWRITE) {
-        if (file_look(t) == OPEN_FAILED)
+        if (file_look(t) == IMPOSSIBLE)
             return -1;
         return rename(b->part, b->path) < 0 ? fail_file(t, "make", b->path) : 0;
     }
@@ -3681,7 +3694,9 @@ static void sleep_until_round(struct fetcher *f, struct transfer *t) {
         body_rest(t);
     for (int i = 0; i < t->failed_rounds && step < HOUR_US; i++)
         step *= 2;
-    if (late >= 0 || late < -every || t->failed_rounds) /* not if hurried */
+    /* After failures a round may lie an hour ahead; one that was hurried then
+     * and went well comes back to the grid. */
+    if (late >= 0 || late < -every || t->failed_rounds)
         t->round += step * (late / step + 1);
     t->attempts = 0;
     t->failures = 0;
@@ -3913,12 +3928,12 @@ static int body_ready(struct transfer *t) {
     struct body *b = t->body;
 
     switch (t->sink->open(t)) {
-    case OPENED:
+    case GO_ON:
         break;
     case NEEDLESS:
         t->unchanged = true;
         return -1;
-    case OPEN_FAILED:
+    case IMPOSSIBLE:
         t->unchanged = false;
         return -1;
     }
@@ -4131,7 +4146,7 @@ static void curl_timer_update(struct fetcher *f) {
     /* Fewer connections in the cache would lose keep-alive; many more would
      * use up descriptors. */
     (void)curl_multi_setopt(f->multi, CURLMOPT_MAXCONNECTS, most);
-    if (f->scheduled)
+    if (f->scheduled || (f->yielded && !f->loop.throttled))
         f->loop.more = true;
     if (curl_multi_timeout(f->multi, &ms) != CURLM_OK || ms < 0 ||
         ms > SLEEP_MAX_MS)
@@ -4147,9 +4162,9 @@ static void curl_timer_update(struct fetcher *f) {
  *
  * Each may take one step, and more while the slice lasts. When it is half as
  * long over again the turn ends: so a slow step (a write to a slow disk) is not
- * followed by the free step of another part, and the longest turn is 3 ms and
- * one step. The parts that had no turn then come first in the next one, so none
- * starves. */
+ * followed by the free step of another part, and the network takes 3 ms and one
+ * step at most. The parts that had no turn then come first in the next one, so
+ * none starves. */
 static void network(struct fetcher *f) {
     static void (*const parts[])(struct fetcher *) = {
         curl_timer_fired, serve_sockets, finish_phase, resume_yielded,
@@ -4801,7 +4816,7 @@ static void speed_sample(struct model *m, int64_t received) {
     m->received = received;
 }
 
-/* The mean of the last three seconds that brought anything. */
+/* The mean of those of the last three seconds that brought anything. */
 static double speed_recent(const struct model *m) {
     double sum = 0;
     int seconds = 0;
@@ -4941,8 +4956,10 @@ static void out_ready(struct fetcher *f, int fd, int events, void *arg) {
 /* Write what the descriptor takes; the rest is watched for. Without stderr the
  * program goes on, without stdout not. */
 static void out_flush(struct fetcher *f, struct out *o) {
-    bool left = o->fd >= 0 && !o->chunked;
+    bool left = !o->chunked;
 
+    if (o->fd < 0)
+        return;
     while (left && o->used > 0 && !o->error)
         left = out_write(o);
     if (o->error)
@@ -5139,7 +5156,7 @@ struct settings {
     bool remote_time;
     bool no_clobber;
     bool overwrite;
-    bool again; /* --continue */
+    bool resume; /* --continue */
     bool no_continue;
     bool window;
     bool dark;
@@ -5169,7 +5186,7 @@ static const struct option {
      "accept gzip and the like (for -o -)"},
     {0, "connect-timeout", "SECONDS", TIME, AT(rq.connect_ms),
      "give up connecting after (30)"},
-    {'c', "continue", NULL, FLAG, AT(again),
+    {'c', "continue", NULL, FLAG, AT(resume),
      "go on with what an earlier run has left (usual)"},
     {0, "cookies", "FILE", TEXT, AT(cookies),
      "read cookies from FILE and keep them there"},
@@ -5428,7 +5445,7 @@ static enum status options_check(const struct settings *s, char **url) {
     if (is_dash(s->output) && (s->json || s->rq.every_ms || s->remote_time))
         return refuse(BAD_USAGE, "-o - leaves no room for --json, --every or "
                                  "--remote-time");
-    if (s->again && s->no_continue)
+    if (s->resume && s->no_continue)
         return refuse(BAD_USAGE,
                       "--continue and --no-continue contradict each other");
     if (s->no_clobber && s->overwrite)
@@ -5954,6 +5971,8 @@ static void job_done(struct fetcher *f, const struct fetcher_result *r,
     if (r->last) {
         if (j->paused)
             p->model.paused--;
+        if (r->code != FETCHER_CANCELLED) /* what we leave stays paused */
+            j->paused = false;
         if (j->every_ms)
             p->model.repeating--;
         if (failed && p->model.keeps)
@@ -6622,7 +6641,7 @@ static void end_if_done(struct program *p) {
 }
 
 /* A file is always ready: as long as there is room it is read, for a
- * millisecond in every second turn. */
+ * millisecond a turn. */
 static void do_work(struct fetcher *f, void *arg) {
     struct program *p = arg;
     struct input *list = &p->input[LIST];
@@ -8959,7 +8978,7 @@ static void window_off(struct program *p) {
         XDestroyWindow(w->d, w->id);
         XFlush(w->d);
     }
-    view_off(p);
+    view_off(p); /* tty.fd is no terminal, so nothing is sent there */
     close(tty.fd);
     free(w->said.data);
     free(w->copied[COPIED_PRIMARY]);

@@ -3138,6 +3138,20 @@ static void test_listed(void) {
     ok(!listed("", "a b"), "no word is in no list");
 }
 
+/* What was made to stop reading by the last part of a turn goes on in the next one, at once. */
+static void test_yielded(void) {
+    struct outcome o = {0};
+    fetcher_get(f, url("/yielded?size=9000&stall=50"), keep_outcome, &o);
+    until(f->received == 50);
+    struct attempt *a = container_of(f->attempts, struct attempt, all);
+    tree_add(&f->yielded, &a->yielded);
+    f->loop.more = false;
+    curl_timer_update(f);
+    ok(f->loop.more, "what has yielded is work left over");
+    tree_remove(&f->yielded, &a->yielded);
+    forget(&o);
+}
+
 static const struct test transfers_tests[] = {
     TEST(memory),
     TEST(max_bytes),
@@ -3150,6 +3164,7 @@ static const struct test transfers_tests[] = {
     TEST(failures),
     TEST(timeouts),
     TEST(away),
+    TEST(yielded),
     TEST(away_in_queue),
     TEST(listed),
     TEST(stream),
