@@ -21,7 +21,9 @@ static void term_press(const void *arg, const char *key) {
 
 static int by_size(const void *a, const void *b) {
     usec x = *(const usec *)a, y = *(const usec *)b;
-    return x < y ? -1 : x > y;
+    if (x < y)
+        return -1;
+    return x > y ? 1 : 0;
 }
 
 /* Press j and k by turns, at odd times; how long until the mark has moved? */
@@ -31,12 +33,12 @@ static void press_keys(const void *screen_of, int (*mark_on)(const void *),
     unsigned random = 3;
     until(mark_on(screen_of) >= 0);
     for (int i = 0; i < presses; i++) {
-        usec rest = clock_us() + 20000 + (random = random * 1103515245 + 12345) / 65536 % 100000,
-             begun;
+        random = random * 1103515245 + 12345;
+        usec rest = clock_us() + 20000 + random / 65536 % 100000;
         while (clock_us() < rest)
             fetcher_step(f, 10);
         int before = mark_on(screen_of);
-        begun = clock_us();
+        usec begun = clock_us();
         press(screen_of, i % 2 ? "k" : "j");
         while (mark_on(screen_of) == before && clock_us() < begun + 5000000)
             fetcher_step(f, 1);
@@ -108,15 +110,18 @@ static int gui_mark(const void *arg) {
     return found;
 }
 
-static void gui_press(const void *arg, const char *key) {
-    const struct gui *g = arg;
+static void gui_key(const struct gui *g, KeySym key) {
     XEvent e = {.xkey = {.type = KeyPress,
                          .window = g->id,
                          .root = DefaultRootWindow(desk.d),
                          .same_screen = True,
-                         .keycode = XKeysymToKeycode(desk.d, (KeySym)*key)}};
+                         .keycode = XKeysymToKeycode(desk.d, key)}};
     XSendEvent(desk.d, g->id, False, KeyPressMask, &e);
     XFlush(desk.d);
+}
+
+static void gui_press(const void *arg, const char *key) {
+    gui_key(arg, (KeySym)*key);
 }
 
 static long switches_of(pid_t pid) {
@@ -131,20 +136,11 @@ static long switches_of(pid_t pid) {
     return n;
 }
 
-static void press_tab(Window id) {
-    XEvent e = {.xkey = {.type = KeyPress,
-                         .window = id,
-                         .root = DefaultRootWindow(desk.d),
-                         .same_screen = True,
-                         .keycode = XKeysymToKeycode(desk.d, XK_Tab)}};
-    XSendEvent(desk.d, id, False, KeyPressMask, &e);
-}
-
 static void bench_window(int count, const char *bytes_a_tick, const char *label) {
     struct gui g;
     const char *session = bench_session(count, bytes_a_tick);
     GUI(&g, "--session", session, "-j", "200", "--per-host", "200");
-    press_tab(g.id);
+    gui_key(&g, XK_Tab);
     turn_for(count > 200 ? 3000000 : 1000000);
     press_keys(&g, gui_mark, gui_press, count > 200 ? 100 : 200, label);
     if (count <= 200) {
@@ -162,6 +158,11 @@ static void bench_window(int count, const char *bytes_a_tick, const char *label)
         gui_quit(&g);
 }
 
+static bool has_picture(struct gui *g) {
+    g->id = window_of(g->c.pid);
+    return g->id != None && pixels(g, INK_TEXT, false, 0, line_y(&window, 1)) > 0;
+}
+
 static void bench_windows(void) {
     struct gui g;
     usec took[9];
@@ -170,8 +171,7 @@ static void bench_windows(void) {
     for (int i = 0; i < 9; i++) {
         usec begun = clock_us();
         child_start(&g.c, (const char *const[]){"./fetcher", "-w", NULL});
-        while ((g.id = window_of(g.c.pid)) == None ||
-               !pixels(&g, INK_TEXT, false, 0, line_y(&window, 1)))
+        while (!has_picture(&g))
             fetcher_step(f, 1);
         took[i] = clock_us() - begun;
         if (i < 8)
@@ -195,9 +195,11 @@ static void bench_windows(void) {
 
 int main(int argc, char **argv) {
     int port[2];
-    pid_t child = -1;
     tests_prepare(argv[0]);
-    if (pipe(port) < 0 || (child = fork()) < 0)
+    if (pipe(port) < 0)
+        die("pipe");
+    pid_t child = fork();
+    if (child < 0)
         die("fork");
     f = fetcher_new();
     if (child == 0) {

@@ -26,9 +26,12 @@ static char *fuzz_text(const uint8_t *data, size_t n) {
 }
 
 static bool printable(const char *text) {
-    for (size_t n; *text; text += n)
-        if ((n = utf8_length(text)) == 0)
+    while (*text) {
+        size_t n = utf8_length(text);
+        if (n == 0)
             return false;
+        text += n;
+    }
     return true;
 }
 
@@ -59,7 +62,8 @@ static void fuzz_names(const uint8_t *data, size_t n) {
     must(printable(o.data), "JSON that is safe to print", o.data);
     for (const char *s = o.data; *s; s++) {
         must(*s != '"', "no quote in a text of JSON", o.data);
-        s += *s == '\\';
+        if (*s == '\\')
+            s++;
     }
     free(o.data);
     free(text);
@@ -67,7 +71,7 @@ static void fuzz_names(const uint8_t *data, size_t n) {
 
 /* -- URLs: where they lead, and how they are shown -- */
 static void fuzz_urls(const uint8_t *data, size_t n) {
-    char *text = fuzz_text(data, n), *shown = url_shown(text), origin[512], *password = NULL, *at;
+    char *text = fuzz_text(data, n), *shown = url_shown(text), origin[512], *password = NULL;
     CURLU *u = curl_url();
     must(shown && printable(shown), "a URL that is safe to print", shown);
     if (!url_origin(text, origin, sizeof origin))
@@ -75,8 +79,8 @@ static void fuzz_urls(const uint8_t *data, size_t n) {
              "an origin", origin);
     if (curl_url_set(u, CURLUPART_URL, text, CURLU_NON_SUPPORT_SCHEME) == CURLUE_OK)
         password = url_part(u, CURLUPART_PASSWORD, 0);
-    if (password && strlen(password) > 4 && (at = strstr(text, password)) != NULL &&
-        !strstr(at + 1, password))
+    const char *at = password && strlen(password) > 4 ? strstr(text, password) : NULL;
+    if (at && !strstr(at + 1, password))
         must(!strstr(shown, password), "no password in what is shown", shown);
     curl_free(password);
     curl_url_cleanup(u);
@@ -130,7 +134,7 @@ static void fuzz_meta(const uint8_t *data, size_t n) {
 
 /* -- options -- */
 static void fuzz_options(const uint8_t *data, size_t n) {
-    static FILE *null, *real;
+    static FILE *null;
     char *text = fuzz_text(data, n), *argv[20] = {"fetcher"}, *urls[20] = {NULL}, *amount = NULL;
     const char *headers[20];
     struct settings s = {.headers = headers};
@@ -143,14 +147,16 @@ static void fuzz_options(const uint8_t *data, size_t n) {
         must(value >= -1 && value <= 9000000000000000, "an amount", amount);
         must(value < 0 || isdigit((unsigned char)*amount), "a number begins with a digit", amount);
     }
-    if (!null && (null = fopen("/dev/null", "w")) == NULL)
+    if (!null)
+        null = fopen("/dev/null", "w");
+    if (!null)
         die("/dev/null");
-    real = stderr;
+    FILE *kept = stderr;
     stderr = null;
     int status = options_read(&s, argv, urls);
     if (status == 0)
         status = options_check(&s, urls);
-    stderr = real;
+    stderr = kept;
     must(status == 0 || status == 2, "0 or 2", "");
     must(status || (s.rq.retries >= -1 && s.rq.every_ms >= 0 && s.rq.max_bytes >= 0),
          "numbers in range", "");
@@ -217,7 +223,8 @@ static char *fuzz_session(const char *text, size_t n, bool session) {
     int64_t size = 0;
     if (n >= sizeof in->text)
         n = sizeof in->text - 1;
-    memcpy(in->text, text, in->end = n);
+    memcpy(in->text, text, n);
+    in->end = n;
     p->s.session = in_work("session");
     fuzz_turn(p);
     must(!input_left(in) || p->f->loop.stopped, "all lines are taken", in->text + in->begin);
@@ -373,10 +380,12 @@ static void fuzz_write(struct fetcher *on, int fd, int events, void *arg) {
     memset(many, 'x', sizeof many);
     for (; *at < end && (stop = **at) != 0x1e && stop != 0x1d && n + sizeof many < sizeof out;
          ++*at) {
-        memcpy(out + n, stop == 0x1f ? many : (const char *)*at, stop == 0x1f ? sizeof many : 1);
-        n += stop == 0x1f ? sizeof many : 1;
+        size_t size = stop == 0x1f ? sizeof many : 1;
+        memcpy(out + n, stop == 0x1f ? many : (const char *)*at, size);
+        n += size;
     }
-    *at += *at < end && stop == 0x1d;
+    if (*at < end && stop == 0x1d)
+        ++*at;
     if (n > 0 && write(fd, out, n) == (ssize_t)n && *at < end && stop == 0x1d)
         return;
     (void)fetcher_watch(on, fd, 0, NULL, NULL);
@@ -400,11 +409,14 @@ static void fuzz_read(struct fetcher *on, int fd, int events, void *arg) {
 
 static void fuzz_accept(struct fetcher *on, int fd, int events, void *arg) {
     int conn = accept(fd, NULL, NULL);
-    (void)events, (void)arg;
-    if (conn >= 0 && (fuzz_conns == (int)COUNT_OF(fuzz_conn) || set_flags(conn, O_NONBLOCK) < 0))
-        close(conn), conn = -1;
+    (void)events;
+    (void)arg;
     if (conn < 0)
         return;
+    if (fuzz_conns == (int)COUNT_OF(fuzz_conn) || set_flags(conn, O_NONBLOCK) < 0) {
+        close(conn);
+        return;
+    }
     fuzz_conn[fuzz_conns].fd = conn;
     (void)fetcher_watch(on, conn, FETCHER_READ, fuzz_read, &fuzz_conn[fuzz_conns++].data);
 }
@@ -490,30 +502,36 @@ static void fuzz_leave_part(const char *name) {
     write_file(in_work(meta), "http://127.0.0.1/name.ext\n\"e\"\n-1\n", 34);
 }
 
-static void must_be_same(const struct outcome *memory, const struct outcome *file, bool differs) {
+static void must_be_same(const struct outcome *ram, const struct outcome *file, bool varied) {
     static char kept[200000];
     struct stat st;
     must(stat(file->path, &st) == 0 && st.st_size == file->bytes, "a file of the size", file->path);
     FILE *stream = fopen(file->path, "r");
     size_t got = fread(kept, 1, sizeof kept, stream);
     fclose(stream);
-    must(differs || file->attempts != memory->attempts || !memory->data || got != memory->size ||
-             !memcmp(kept, memory->data, got),
+    must(varied || file->attempts != ram->attempts || !ram->data || got != ram->size ||
+             !memcmp(kept, ram->data, got),
          "the same bytes in memory and in a file", file->path);
 }
 
+static struct fetcher_request fuzz_request(unsigned mode) {
+    struct fetcher_request rq = {0};
+    rq.max_bytes = mode & 1 ? 1000 : 1000000;
+    rq.flags = mode & 2 ? FETCHER_COMPRESSED : 0;
+    rq.method = mode & 4 ? "HEAD" : NULL;
+    rq.existing = mode & 8 ? FETCHER_OVERWRITE : FETCHER_KEEP_BOTH;
+    return rq;
+}
+
 static void fuzz_http(const uint8_t *data, size_t n) {
-    struct outcome memory, file;
+    struct outcome ram, file;
     if (n < 1)
         return;
     unsigned mode = *data;
-    struct fetcher_request rq = {.max_bytes = mode & 1 ? 1000 : 1000000,
-                                 .flags = mode & 2 ? FETCHER_COMPRESSED : 0,
-                                 .method = mode & 4 ? "HEAD" : NULL,
-                                 .existing = mode & 8 ? FETCHER_OVERWRITE : FETCHER_KEEP_BOTH};
+    struct fetcher_request rq = fuzz_request(mode);
     fuzz_server.data = data + 1;
     fuzz_server.end = data + n;
-    memory = fuzz_fetch(rq);
+    ram = fuzz_fetch(rq);
     rq.path = mode & 16 ? in_work("") : in_work("file");
     rq.flags |= FETCHER_FILE_TIME;
     if (mode & 32)
@@ -524,15 +542,15 @@ static void fuzz_http(const uint8_t *data, size_t n) {
         forget(&file);
         file = fuzz_fetch(rq);
     } else if (!(mode & 34)) {
-        must(memory.code == file.code && memory.status == file.status, "as in memory, so in a file",
+        must(ram.code == file.code && ram.status == file.status, "as in memory, so in a file",
              file.message);
-        must(file.code || memory.bytes == file.bytes, "as many bytes in memory as in a file",
+        must(file.code || ram.bytes == file.bytes, "as many bytes in memory as in a file",
              file.message);
     }
     if (*file.path)
-        must_be_same(&memory, &file, mode & 34);
+        must_be_same(&ram, &file, mode & 34);
     fuzz_clear(&file);
-    forget(&memory);
+    forget(&ram);
     forget(&file);
 }
 
@@ -556,7 +574,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 int LLVMFuzzerInitialize(int *argc, char ***argv) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     const char *name = getenv("FUZZ_TARGET");
-    (void)argc, (void)argv;
+    (void)argc;
+    (void)argv;
     while (fuzz_chosen < COUNT_OF(fuzz_target) && name &&
            strcmp(fuzz_target[fuzz_chosen].name, name))
         fuzz_chosen++;
