@@ -1235,6 +1235,16 @@ static struct child run_fed(const char *const *argv, const char *input, size_t n
     run_fed((const char *const[]){"./fetcher", __VA_ARGS__, NULL}, input, n)
 #define SH(script) run_fed((const char *const[]){"sh", "-c", script, NULL}, "", 0)
 
+static int times_in(const char *text, const char *part) {
+    const char *s = text;
+    int n = 0;
+    while ((s = strstr(s, part)) != NULL) {
+        n++;
+        s++;
+    }
+    return n;
+}
+
 /* Did it end like this, with these words on stderr, in lines that are safe to print? */
 static bool said(const struct child *c, int status, const char *words) {
     bool safe = true;
@@ -5563,16 +5573,6 @@ static const struct test commands_tests[] = {
 
 /* ------------------------------------------------------------------------------------- Sessions */
 
-static int times_in(const char *text, const char *part) {
-    const char *s = text;
-    int n = 0;
-    while ((s = strstr(s, part)) != NULL) {
-        n++;
-        s++;
-    }
-    return n;
-}
-
 static int entries_in(const char *session) {
     int64_t size;
     char *text = slurp(session, &size);
@@ -7166,7 +7166,7 @@ static int lines_of(const char *path) {
     return n;
 }
 
-/* Keys whose command can't be answered, since the terminal takes nothing, wait without a turn each. */
+/* Keys whose command can't be answered, since the terminal takes nothing, cost no turns. */
 static void test_terminal_deaf(void) {
     struct term t;
     TERM(&t, 24, 80, "--trace", in_work("trace"), term_url(0));
@@ -7425,15 +7425,6 @@ static void gui_quit(struct gui *g) {
     kill(g->c.pid, SIGTERM);
     (void)end_of(g);
     child_free(&g->c);
-}
-
-static int times_in(const char *text, const char *words) {
-    int n = 0;
-    while ((text = strstr(text, words)) != NULL) {
-        text += strlen(words);
-        n++;
-    }
-    return n;
 }
 
 static void window_properties(struct gui *g) {
