@@ -6336,8 +6336,27 @@ static bool do_clear(struct program *p, struct job *j) {
     return !j->transfer && do_cancel(p, j);
 }
 
+static const struct command all_given_up = {
+    .name = "cancel",
+    .apply = do_cancel,
+    .done = "cancelled",
+};
+
 /* Give all up, and end: what is there of a file is kept. */
-static void leave(struct program *p);
+static void leave(struct program *p) {
+    if (input_left(&p->input[SESSION])) /* half read: it stays as it is */
+        p->s.session = NULL;
+    for (int i = 0; i < INPUTS; i++) {
+        p->input[i].eof = true;
+        p->input[i].begin = p->input[i].end;
+    }
+    p->closing = true;
+    p->prompting = false;
+    p->bare = true;
+    p->source = &p->input[PROMPT];
+    p->sweep = (struct sweep){&all_given_up, 0, 0};
+    wake(p);
+}
 
 static void do_quit(struct program *p, char **word) {
     reply(p, 0, "bye");
@@ -6677,21 +6696,6 @@ static void stdout_drained(struct fetcher *f, void *arg) {
         if (job_info(&p->model, j).state == FETCHER_PAUSED)
             (void)fetcher_resume(f, j->transfer);
     }
-    wake(p);
-}
-
-static void leave(struct program *p) {
-    if (input_left(&p->input[SESSION])) /* half read: it stays as it is */
-        p->s.session = NULL;
-    for (int i = 0; i < INPUTS; i++) {
-        p->input[i].eof = true;
-        p->input[i].begin = p->input[i].end;
-    }
-    p->closing = true;
-    p->prompting = false;
-    p->bare = true;
-    p->source = &p->input[PROMPT];
-    p->sweep = (struct sweep){command_find("cancel"), 0, 0};
     wake(p);
 }
 
