@@ -6740,7 +6740,7 @@ enum {
     KEY_DELETE,
     KEY_PASTE,   /* a paste begins, ... */
     KEY_PASTED,  /* ... and ends */
-    KEY_NO,      /* "no" to a question, or unknown */
+    KEY_NO,      /* an escape sequence that means none of these */
     SHIFT = 512, /* may be added */
     ESC = 27,
     BACKSPACE = 127

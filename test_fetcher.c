@@ -79,7 +79,8 @@ static void short_free(void *old);
  *     is_int(got, expected, name, ...)      numbers
  *     is_text(got, expected, name, ...)     texts; either may be NULL
  *     is_code(got, expected, name, ...)     an enum fetcher_code, told as its word
- *     is_errno(result, expected, name, ...) a call has failed (-1, or 0 for an id), and why
+ *     is_errno(result, expected, name, ...) a call has returned -1, and errno is this
+ *     is_no_id(id, expected, name, ...)     a call has returned no id but 0, and errno is this
  *     has_text(got, part, name, ...)        a text that is part of another
  *
  * remark() says what else helps to see why. All of it may come from a server that means harm, so a
@@ -97,7 +98,8 @@ struct test {
     { #name, test_##name }
 
 #define is_int(got, expected, ...) check_int((int64_t)(got), (int64_t)(expected), __VA_ARGS__)
-#define is_errno(result, ...)      check_errno((int64_t)(result), __VA_ARGS__)
+#define is_errno(result, ...)      check_errno((result) == -1, __VA_ARGS__)
+#define is_no_id(id, ...)          check_errno((id) == 0, __VA_ARGS__)
 
 static const char *self = "./test_fetcher"; /* as it was called */
 static int passed, failed, skipped;
@@ -248,14 +250,14 @@ static bool is_code(enum fetcher_code got, enum fetcher_code expected, const cha
 #endif
 
 /* The call comes first in the arguments, so errno is still of it. */
-static bool check_errno(int64_t result, int expected, const char *format, ...) {
+static bool check_errno(bool refused, int expected, const char *format, ...) {
     char was[100], should[100];
     int got = errno;
     va_list args;
     va_start(args, format);
-    bool good = check(result <= 0 && got == expected, format, args);
+    bool good = check(refused && got == expected, format, args);
     va_end(args);
-    snprintf(was, sizeof was, "%s", result > 0 ? "no failure" : strerror(got));
+    snprintf(was, sizeof was, "%s", refused ? strerror(got) : "no failure");
     snprintf(should, sizeof should, "%s", strerror(expected));
     return good || differs(was, should);
 }
@@ -1315,8 +1317,8 @@ static void test_timers(void) {
     fetcher_step(f, 0);
     is_text(log_text, "abc", "timers run in the order of their deadlines");
     is_errno(fetcher_timer_stop(f, id), ENOENT, "rule 1: a stale timer id is ENOENT");
-    is_errno(fetcher_timer(f, -1, note, ""), EINVAL, "a timer in the past is EINVAL");
-    is_errno(fetcher_timer(f, 0, NULL, ""), EINVAL, "a timer without a callback is EINVAL");
+    is_no_id(fetcher_timer(f, -1, note, ""), EINVAL, "a timer in the past is EINVAL");
+    is_no_id(fetcher_timer(f, 0, NULL, ""), EINVAL, "a timer without a callback is EINVAL");
 }
 
 static void test_timer_in_a_turn(void) {
@@ -2351,12 +2353,12 @@ static void test_request(void) {
     is_int(o.calls, 1, "it ends once");
     forget(&o);
     headers[0] = "X: a\r\nY: b";
-    is_errno(fetcher_start(f, &(struct fetcher_request){.url = "http://a.b/", .headers = headers}),
+    is_no_id(fetcher_start(f, &(struct fetcher_request){.url = "http://a.b/", .headers = headers}),
              EINVAL, "a line break in a header is EINVAL");
-    is_errno(fetcher_start(f, &(struct fetcher_request){.url = NULL}), EINVAL, "no URL is EINVAL");
-    is_errno(fetcher_start(f, &(struct fetcher_request){.url = "http://a.b/", .retries = -2}),
+    is_no_id(fetcher_start(f, &(struct fetcher_request){.url = NULL}), EINVAL, "no URL is EINVAL");
+    is_no_id(fetcher_start(f, &(struct fetcher_request){.url = "http://a.b/", .retries = -2}),
              EINVAL, "-2 is EINVAL");
-    is_errno(
+    is_no_id(
         fetcher_start(
             f, &(struct fetcher_request){.url = "http://a.b/", .path = "x", .on_data = slow_data}),
         EINVAL, "on_data together with path is EINVAL");
