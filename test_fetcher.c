@@ -6286,7 +6286,7 @@ static void test_rate_option(void) {
     child_free(&c);
 }
 
-static void test_file_options(void) {
+static void test_saving_options(void) {
     struct child c;
     struct stat st;
     c = RUN("-R", "-d", in_work("r"), url("/time?size=1"));
@@ -6441,9 +6441,9 @@ static void test_bad_usage(void) {
 }
 
 static const struct test options_tests[] = {
-    TEST(options),      TEST(limiting_options), TEST(rate_option),
-    TEST(file_options), TEST(login_options),    TEST(cookies_netrc_proxy),
-    TEST(help),         TEST(bad_usage),        TEST(password),
+    TEST(options),        TEST(limiting_options), TEST(rate_option),
+    TEST(saving_options), TEST(login_options),    TEST(cookies_netrc_proxy),
+    TEST(help),           TEST(bad_usage),        TEST(password),
 };
 
 /* ---------------------------------------------------------------------------------------- Terminal
