@@ -171,6 +171,10 @@ struct quirks {
     bool pause_forgets;
     /* 7.87 and newer can leave a lookup behind when they end. */
     bool quick_exit;
+    /* From 7.84 until 8.1 a handle that is used again remembers its last
+     * header, which is freed: a first line that begins with a space frees it
+     * twice. So no handle is used again. */
+    bool header_dangles;
 };
 
 static struct quirks curl_quirks(unsigned version) {
@@ -178,6 +182,7 @@ static struct quirks curl_quirks(unsigned version) {
         .wakeup_unread = version == 0x081400,
         .pause_forgets = version < 0x074100,
         .quick_exit = version >= 0x075700,
+        .header_dangles = version >= 0x075400 && version < 0x080100,
     };
 }
 
@@ -1211,6 +1216,7 @@ struct validators {
     char etag[200];
     char modified[48]; /* Last-Modified */
     char date[48];     /* when the server said so */
+    char encoding[48]; /* Content-Encoding, of which an ETag may say nothing */
 };
 
 /* A host is scheme, name and port: what is limited, cooled down, and looked
@@ -1239,11 +1245,13 @@ struct body {
     int64_t have;       /* bytes kept (of a stream: handed on) */
     int64_t skip;       /* bytes that come once more, of a stream */
     int64_t length;     /* of the whole; -1: not known */
+    int64_t first;      /* where the caller's own range begins, or 0 */
     int fd;             /* the .part; -1: not open */
     bool page;          /* it is an error page, of no use later */
     bool whole;         /* it is complete: that of the last round */
     bool no_etag;       /* If-Range with an ETag is ignored */
     bool no_range;      /* nothing may be continued */
+    bool ask_whole;     /* ranges are answered wrongly: ask without */
     bool dated;         /* modified_sure has been found out */
     bool modified_sure; /* Last-Modified proves as much as a strong ETag */
     bool meta;          /* the .part has its .meta */
@@ -1255,15 +1263,28 @@ struct body {
     struct validators validators;
 };
 
+/* "bytes 100-199/1000": each is -1 if it isn't given. */
+struct content_range {
+    int64_t first;
+    int64_t last;
+    int64_t total;
+};
+
+static const struct content_range NO_RANGE = {-1, -1, -1};
+
 /* The head of the answer that is coming in; that of a redirect is
  * overwritten. Numbers are -1 if not given. */
 struct head {
     int status;
-    bool judged;         /* the body has been given its place */
-    int64_t length;      /* Content-Length */
-    int64_t range_first; /* Content-Range: the first byte, ... */
-    int64_t range_total; /* ... and how many there are in all */
-    usec retry_after;    /* from now */
+    long request;      /* which it answers: the number of redirects before */
+    bool ended;        /* by its empty line */
+    bool judged;       /* the body has been given its place */
+    bool coded;        /* Transfer-Encoding, which outdoes the length */
+    const char *wrong; /* what makes it worthless; NULL: nothing */
+    int64_t length;    /* Content-Length */
+    bool ranged;       /* Content-Range: ... */
+    struct content_range range; /* ... this */
+    usec retry_after;           /* from now */
     struct validators validators;
     char reason[80]; /* "Not Found" */
     char disposition[600];
@@ -1287,6 +1308,7 @@ struct attempt {
     bool done;                  /* libcurl says so, ... */
     CURLcode result;            /* ... and how it ended */
     int64_t from;               /* where the range asked for begins */
+    int64_t to;                 /* what body->have is then at the end; 0: ? */
     int64_t sent;               /* bytes of its own body that went out */
     usec began;                 /* these two on the listening clock */
     usec moved;                 /* when the last byte came or went */
@@ -1332,6 +1354,7 @@ struct transfer {
     bool held;           /* paused, with libcurl holding the rest */
     bool own_range;      /* the caller's headers have a Range */
     bool unchanged;      /* 304, or skipped */
+    bool hopeless;       /* to try again would end the same */
     char *shown;         /* the URL fit for the eye; NULL: it is so already */
     int attempts;        /* of this round */
     int failures;        /* in this round */
@@ -1718,8 +1741,9 @@ static void attempt_release(struct attempt *a) {
     tree_remove(&f->yielded, &a->yielded);
     tree_remove(&f->attempts, &a->all);
     curl_multi_remove_handle(f->multi, a->easy);
-    if (!f->transfers || f->pooled >= POOL_MAX || !a->reusable || os_errno ||
-        a->headers || !a->done || a->result != CURLE_OK) {
+    if (!f->transfers || f->pooled >= POOL_MAX || f->quirks.header_dangles ||
+        !a->reusable || os_errno || a->headers || !a->done ||
+        a->result != CURLE_OK) {
         handle_free(a);
         return;
     }
@@ -2117,21 +2141,67 @@ static void read_rest(struct head *h, const char *value) {
     h->retry_after = read_retry_after(value);
 }
 
+/* One that is repeated is the same each time, here and in a list such as
+ * "5, 5"; two that differ leave open where the body ends (RFC 9112, 6.3). */
 static void read_length(struct head *h, const char *value) {
-    h->length = text_number(&value);
+    bool good = *value != '\0';
+
+    while (good && *value) {
+        int64_t length = text_number(&value);
+
+        good = length >= 0 && (h->length < 0 || length == h->length);
+        h->length = length;
+        value += strspn(value, " \t");
+        if (*value == ',')
+            value += 1 + strspn(value + 1, " \t");
+        else if (*value)
+            good = false;
+    }
+    if (!good)
+        h->wrong = "the answer's length is broken: Content-Length";
 }
 
-/* "bytes 100-199/1000"; with a 416 a star for the range. */
+static void read_coding(struct head *h, const char *value) {
+    h->coded = true;
+}
+
+static void read_encoding(struct head *h, const char *value) {
+    struct validators *v = &h->validators;
+
+    if (strcasecmp(value, "identity") != 0)
+        snprintf(v->encoding, sizeof v->encoding, "%s", value);
+}
+
+/* A star stands for a total that isn't known and, with a 416, for the range. */
+static int64_t range_number(const char **s) {
+    if (**s != '*')
+        return text_number(s);
+    (*s)++;
+    return -1;
+}
+
 static void read_range(struct head *h, const char *value) {
-    if (strncasecmp(value, "bytes ", 6) != 0)
-        return;
-    value += 6;
-    h->range_first = text_number(&value);
-    value = strchr(value, '/');
-    if (!value)
-        return;
-    value++;
-    h->range_total = text_number(&value);
+    const struct content_range old = h->range;
+    struct content_range *r = &h->range;
+
+    *r = NO_RANGE;
+    if (strncasecmp(value, "bytes ", 6) == 0) {
+        value += 6;
+        r->first = range_number(&value);
+        if (*value == '-') {
+            value++;
+            r->last = text_number(&value);
+        }
+        if (*value == '/') {
+            value++;
+            r->total = range_number(&value);
+        }
+        if (*value)
+            r->last = -1;
+    }
+    if (h->ranged && memcmp(&old, r, sizeof old) != 0)
+        *r = NO_RANGE; /* two that differ say nothing */
+    h->ranged = true;
 }
 
 static const struct {
@@ -2148,6 +2218,8 @@ static const struct {
     {"Last-Modified", HEAD_TEXT(validators.modified)},
     {"Content-Disposition", HEAD_TEXT(disposition)},
     {"Retry-After", read_rest, 0, 0},
+    {"Transfer-Encoding", read_coding, 0, 0},
+    {"Content-Encoding", read_encoding, 0, 0},
     {"Content-Length", read_length, 0, 0},
     {"Content-Range", read_range, 0, 0},
 };
@@ -2163,32 +2235,74 @@ static void head_field(struct head *h, const char *name, const char *value) {
     }
 }
 
-/* "HTTP/1.1 200 OK": a head begins, of the answer or of another one (after a
- * redirect, or a 100). */
-static void head_start(struct attempt *a, const char *line) {
-    const char *s = line + strcspn(line, " ");
+/* Of "HTTP/1.1 200 OK" the status; -1: it has not that form (RFC 9112, 4). */
+static int read_status(const char *line) {
+    const char *version = line + 5;
+    const char *s = version + strcspn(version, " ");
+    bool good = isdigit((unsigned char)*version);
+
+    if (s - version == 3)
+        good = good && version[1] == '.' && isdigit((unsigned char)version[2]);
+    else
+        good = good && s - version == 1;
+    if (!good || *s != ' ' || strspn(s + 1, "0123456789") != 3)
+        return -1;
+    s++;
+    return s[3] && s[3] != ' ' ? -1 : (int)text_number(&s);
+}
+
+/* A line that begins with "HTTP/" is a field like others, or a trailer, unless
+ * a head is due: one at the beginning, one after each 1xx, and one more for
+ * each redirect that is followed (or login that is tried). */
+static bool head_is_due(const struct attempt *a, long request) {
+    const struct head *h = &a->head;
+
+    if (h->status == 0 || request != h->request)
+        return true;
+    return h->ended && h->status < 200;
+}
+
+/* It overwrites that of a redirect, or of a 100. */
+static void head_start(struct attempt *a, const char *line, long request) {
     struct host *host = a->transfer->host;
     struct head *h = &a->head;
 
     if (h->status) /* the handle has seen a redirect */
         a->reusable = false;
-    s += strspn(s, " ");
     *h = (struct head){
-        .length = -1, .range_first = -1, .range_total = -1, .retry_after = -1};
-    h->status = (int)text_number(&s);
-    text_clean(h->reason, sizeof h->reason, s + strspn(s, " "), '?');
+        .request = request, .length = -1, .range = NO_RANGE, .retry_after = -1};
+    h->status = read_status(line);
+    if (h->status < 0)
+        h->wrong = "the answer's first line is broken";
     host->shares = host->tls && line[5] >= '2';
+    line += strcspn(line, " ");
+    line += strspn(line, " 0123456789");
+    text_clean(h->reason, sizeof h->reason, line, '?');
+}
+
+/* What a 303 leads to is asked for by a GET, whatever the method was (RFC 9110,
+ * 15.4.4): libcurl would keep one that it does not know. */
+static void head_end(struct attempt *a) {
+    struct head *h = &a->head;
+
+    h->ended = true;
+    if (h->coded)
+        h->length = -1;
+    if (h->status == 303)
+        (void)curl_easy_setopt(a->easy, CURLOPT_CUSTOMREQUEST, NULL);
 }
 
 static void head_line(struct attempt *a, char *line) {
+    long request = 0;
     char *colon;
 
-    if (strncmp(line, "HTTP/", 5) == 0) {
-        head_start(a, line);
+    curl_easy_getinfo(a->easy, CURLINFO_REDIRECT_COUNT, &request);
+    if (strncmp(line, "HTTP/", 5) == 0 && head_is_due(a, request)) {
+        head_start(a, line, request);
         return;
     }
     colon = strchr(line, ':');
-    if (!colon || a->head.judged)
+    if (!colon || a->head.ended)
         return;
     *colon++ = '\0';
     head_field(&a->head, line, colon + strspn(colon, " \t"));
@@ -2214,7 +2328,10 @@ static size_t on_header(char *data, size_t one, size_t size, void *arg) {
     while (n > 0 && isspace((unsigned char)line[n - 1]))
         n--;
     line[n] = '\0';
-    head_line(a, line);
+    if (size > 0 && strchr("\r\n", *data))
+        head_end(a);
+    else
+        head_line(a, line);
     return size;
 }
 
@@ -2258,6 +2375,13 @@ static int ask_again(struct attempt *a) {
     return -1;
 }
 
+/* Ranges are answered wrongly: once more, without. What is there stays until
+ * the whole comes. */
+static int ask_whole(struct attempt *a) {
+    a->transfer->body->ask_whole = true;
+    return ask_again(a);
+}
+
 static bool is_strong(const char *etag) {
     return etag[0] == '"';
 }
@@ -2275,64 +2399,139 @@ static bool document_differs(const struct validators *a,
            strcmp(a->modified, b->modified) != 0;
 }
 
-/* A 206 has to start where we stopped, in the same document; else we ask for
- * the whole. */
-static bool part_fits(const struct head *h, const struct body *b) {
-    if (h->range_first != b->have ||
-        document_differs(&h->validators, &b->validators))
+/* Do the numbers of a 206 agree with each other? */
+static bool range_good(const struct head *h) {
+    const struct content_range *r = &h->range;
+
+    if (r->first < 0 || r->last < r->first)
         return false;
-    return h->range_total < 0 || b->length < 0 || h->range_total == b->length;
+    if (r->total >= 0 && r->last >= r->total)
+        return false;
+    return h->length < 0 || h->length == r->last - r->first + 1;
 }
 
-/* Nor may one come that nobody has asked for; the caller's own range does, but
- * what a stream has handed on of it can't be continued. */
-static int accept_part(struct attempt *a) {
+static bool range_is_all(const struct head *h) {
+    return range_good(h) && h->range.first == 0 &&
+           h->range.last + 1 == h->range.total;
+}
+
+/* It has to start where we stopped, in the same document, whose length is
+ * known: else we ask for the whole. */
+static bool part_fits(const struct head *h, const struct body *b) {
+    int64_t total = h->range.total >= 0 ? h->range.total : b->length;
+
+    if (!range_good(h) || h->range.first != b->have ||
+        document_differs(&h->validators, &b->validators) ||
+        strcmp(h->validators.encoding, b->validators.encoding) != 0)
+        return false;
+    return h->range.last < total && (b->length < 0 || b->length == total);
+}
+
+/* A stream can't be taken back: it goes on if the bytes are proved the same,
+ * and those that were handed on are skipped. */
+static int stream_again(struct transfer *t, const struct head *h, int64_t first,
+                        int64_t length) {
+    struct body *b = t->body;
+    bool same = is_strong(h->validators.etag) &&
+                strcmp(h->validators.etag, b->validators.etag) == 0 &&
+                first >= 0 && first == b->first &&
+                (b->length < 0 || length < 0 || b->length == length);
+
+    b->skip = b->have;
+    if (same || !b->have)
+        return 0;
+    t->hopeless = true;
+    return fail(t, FETCHER_CUT_SHORT,
+                "cut short, and the document may have changed since");
+}
+
+/* The body comes from its beginning. Of one that is decoded on the way nobody
+ * knows the length. */
+static int begin_anew(struct attempt *a, int64_t first, int64_t length) {
     struct transfer *t = a->transfer;
     struct body *b = t->body;
-    const struct head *h = &a->head;
-    bool may_come = a->from || (t->own_range && !(b->have && t->rq.on_data));
 
-    if (!may_come)
-        return fail(t, FETCHER_PROTOCOL,
-                    "the server sent a part that was not asked for");
-    if (a->from && !part_fits(h, b))
-        b->no_range = true;
-    if (a->from && b->no_range)
-        return ask_again(a);
-    if (!a->from)
-        b->length = -1;
-    else if (h->range_total >= 0)
-        b->length = h->range_total;
-    b->skip = 0;
+    if (t->rq.flags & FETCHER_COMPRESSED)
+        length = -1;
+    if (!t->rq.on_data)
+        b->have = 0;
+    else if (stream_again(t, &a->head, first, length) < 0)
+        return -1;
+    b->first = first;
+    b->length = length;
+    b->whole = false;
+    validators_take(b, &a->head.validators);
     return 0;
 }
 
-/* A 200: the whole, though we may have a part of it. Some servers know
+/* A 200: the whole, though we may have a part of it; or what is as good. If an
+ * earlier round has brought the same, there is nothing to do. Some servers know
  * If-Range with a date only: if the ETag is the same, that is worth one more
- * request. A stream can't be taken back: it goes on if the bytes are proved
- * the same, and those that were handed on are skipped. */
+ * request. */
 static int accept_whole(struct attempt *a) {
     struct transfer *t = a->transfer;
     struct body *b = t->body;
     const struct head *h = &a->head;
+    int64_t length = h->length;
     bool same = is_strong(h->validators.etag) &&
                 strcmp(h->validators.etag, b->validators.etag) == 0;
 
+    if (same && b->whole) {
+        t->unchanged = true;
+        a->complete = true;
+        return 0;
+    }
+    if (a->from && same && length >= 0 && b->length >= 0 && length != b->length)
+        return ask_whole(a); /* it contradicts itself: which is right? */
     if (a->from && same && !b->no_etag && !t->rq.on_data) {
         b->no_etag = true;
         if (validator(b))
             return ask_again(a);
         b->no_etag = false;
     }
-    if (b->have && t->rq.on_data && !same)
-        return fail(t, FETCHER_CUT_SHORT,
-                    "cut short, and the document may have changed since");
-    if (t->rq.on_data)
-        b->skip = b->have;
-    else
-        b->have = 0;
-    b->length = t->rq.flags & FETCHER_COMPRESSED ? -1 : h->length;
-    validators_take(b, &h->validators);
+    return begin_anew(a, 0, length);
+}
+
+/* The caller's own range. There may be several in it: they come as one body of
+ * many parts, without a Content-Range. */
+static int accept_own_range(struct attempt *a) {
+    const struct head *h = &a->head;
+    struct transfer *t = a->transfer;
+
+    if (!h->ranged)
+        return begin_anew(a, -1, h->length);
+    if (!range_good(h))
+        return fail(t, FETCHER_PROTOCOL, "the answer's range makes no sense");
+    a->to = h->range.last - h->range.first + 1;
+    if (t->rq.flags & FETCHER_COMPRESSED)
+        a->to = 0;
+    return begin_anew(a, h->range.first, h->range.last - h->range.first + 1);
+}
+
+/* A 206. One that nobody has asked for may be the whole. */
+static int accept_part(struct attempt *a) {
+    struct transfer *t = a->transfer;
+    struct body *b = t->body;
+    const struct head *h = &a->head;
+
+    if (t->own_range)
+        return accept_own_range(a);
+    if (range_is_all(h))
+        return accept_whole(a);
+    if (!a->from) {
+        t->hopeless = true;
+        return fail(t, FETCHER_PROTOCOL,
+                    "the server sent a part that was not asked for");
+    }
+    if (!part_fits(h, b))
+        return ask_whole(a);
+    if (h->range.total >= 0)
+        b->length = h->range.total;
+    if (!b->validators.modified[0])
+        strcpy(b->validators.modified, h->validators.modified);
+    a->to = h->range.last + 1;
+    b->skip = 0;
+    b->whole = false;
     return 0;
 }
 
@@ -2342,12 +2541,9 @@ static int accept_no_range(struct attempt *a) {
     struct body *b = a->transfer->body;
     const struct head *h = &a->head;
 
-    a->complete = h->range_total == b->have && b->length <= b->have &&
+    a->complete = h->range.total == b->have && b->length <= b->have &&
                   !document_differs(&h->validators, &b->validators);
-    if (a->complete)
-        return 0;
-    b->no_range = true;
-    return ask_again(a);
+    return a->complete ? 0 : ask_whole(a);
 }
 
 /* The host is left alone for as long as it asked for. */
@@ -2361,8 +2557,23 @@ static void host_cool(struct fetcher *f, struct host *h, usec retry_after) {
     host_place(f, h);
 }
 
+/* May a request be sent again, though the server may have acted on it? */
+static bool is_harmless(const struct transfer *t) {
+    return listed(request_method(&t->rq), "GET HEAD PUT DELETE OPTIONS");
+}
+
+/* Is this status one that passes? */
+static bool status_passes(const struct transfer *t, int status) {
+    char text[16];
+
+    snprintf(text, sizeof text, "%d", status);
+    return listed(text,
+                  is_harmless(t) ? "408 425 429 500 502 503 504" : "429 503");
+}
+
 /* The page of an error may be of use to a person: it is kept in memory, if that
- * is where the body goes and nothing better is there. */
+ * is where the body goes and nothing better is there. What only a range brings
+ * about (400, 403, 501, even a 204) one request without it cures. */
 static int accept_error(struct attempt *a) {
     struct transfer *t = a->transfer;
     struct body *b = t->body;
@@ -2370,35 +2581,57 @@ static int accept_error(struct attempt *a) {
 
     if (h->status == 416 && a->from)
         return accept_no_range(a);
+    if (a->from && !status_passes(t, h->status))
+        return ask_whole(a);
     fail(t, FETCHER_HTTP, "%d %s", h->status, h->reason);
     host_cool(a->f, t->host, h->retry_after);
     b->page = !t->rq.path && !t->rq.on_data && b->have == 0;
     return 0;
 }
 
-/* Called once for each final answer: with its first piece of body, or at its
- * end if it has none. */
-static int judge_answer(struct attempt *a) {
-    struct transfer *t = a->transfer;
+/* Only these bring a document; other statuses of success may bring a word
+ * about it, which is no file that was asked for, and no rest of one. */
+static bool brings_document(const struct attempt *a) {
+    const struct transfer *t = a->transfer;
     int status = a->head.status;
-    int accepted;
 
-    t->status = status;
-    a->head.judged = true;
-    t->unchanged = status == 304 && t->body->whole;
-    if (t->unchanged)
-        return 0;
-    if (status < 200 || status > 299)
-        return accept_error(a);
-    t->body->whole = false;
-    accepted = status == 206 ? accept_part(a) : accept_whole(a);
-    if (accepted < 0)
-        return -1;
+    if (status == 200 || status == 203 || status == 206)
+        return true;
+    if (a->from || (t->rq.path && strcmp(request_method(&t->rq), "GET") == 0))
+        return false;
+    return status >= 200 && status <= 299;
+}
+
+static int accept_body(struct attempt *a) {
+    struct transfer *t = a->transfer;
+    int accepted = a->head.status == 206 ? accept_part(a) : accept_whole(a);
+
+    if (accepted < 0 || t->unchanged)
+        return accepted;
     if (t->rq.max_bytes >= 0 && t->body->length > t->rq.max_bytes &&
         strcmp(request_method(&t->rq), "HEAD") != 0)
         return fail(t, FETCHER_TOO_BIG,
                     "%" PRId64 " bytes are more than allowed", t->body->length);
     return t->sink->begin(t);
+}
+
+/* Called once for each final answer: with its first piece of body, or at its
+ * end if it has none. To libcurl a head that is cut off is as good as one that
+ * is whole. */
+static int judge_answer(struct attempt *a) {
+    struct transfer *t = a->transfer;
+    const struct head *h = &a->head;
+
+    a->head.judged = true;
+    if (!h->ended)
+        return fail(t, FETCHER_CUT_SHORT, "cut short in the answer's head");
+    if (h->wrong)
+        return fail(t, FETCHER_PROTOCOL, "%s", h->wrong);
+    t->status = h->status;
+    t->unchanged = h->status == 304 && t->body->whole;
+    if (t->unchanged)
+        return 0;
+    return brings_document(a) ? accept_body(a) : accept_error(a);
 }
 
 /* -- the rate limit --------------------------------------------------------
@@ -2465,9 +2698,23 @@ static bool must_yield(struct attempt *a) {
     return true;
 }
 
+/* More comes than the range holds: so none of its bytes is to be believed. */
+static enum taken part_overflows(struct attempt *a) {
+    struct transfer *t = a->transfer;
+
+    if (t->rq.on_data || !a->from) {
+        t->hopeless = t->rq.on_data != NULL;
+        fail(t, FETCHER_PROTOCOL, "the answer is longer than it says");
+    } else {
+        t->body->have = 0;
+        ask_whole(a);
+    }
+    return NOT_TAKEN;
+}
+
 static enum taken body_take(struct attempt *a, const char *data, size_t n) {
     struct transfer *t = a->transfer;
-    const struct body *b = t->body;
+    struct body *b = t->body;
 
     if (a->complete || (t->code != FETCHER_OK && !b->page)) {
         a->drained += n; /* nobody wants it */
@@ -2479,6 +2726,8 @@ static enum taken body_take(struct attempt *a, const char *data, size_t n) {
              t->rq.max_bytes);
         return NOT_TAKEN;
     }
+    if (a->to && (int64_t)n - b->skip > a->to - b->have)
+        return part_overflows(a);
     return t->sink->take(t, data, n);
 }
 
@@ -2616,7 +2865,7 @@ static void headers_build(struct attempt *a) {
             header_add(a, "If-None-Match: ", b->validators.etag);
         else if (b->validators.modified[0])
             header_add(a, "If-Modified-Since: ", b->validators.modified);
-    } else if (b->have > 0 && validator(b)) {
+    } else if (b->have > 0 && !b->ask_whole && validator(b)) {
         a->from = b->have;
         snprintf(range, sizeof range, "%" PRId64 "-", b->have);
         header_add(a, "Range: bytes=", range);
@@ -2631,28 +2880,44 @@ static bool is_plain(const struct fetcher_request *rq) {
            !(rq->flags & FETCHER_COMPRESSED) && !strchr(rq->url, '@');
 }
 
-static unsigned set_request(struct attempt *a) {
-    const struct transfer *t = a->transfer;
-    const struct fetcher_request *rq = &t->rq;
+/* libcurl knows GET, HEAD and POST; another method is a word, and would lose its
+ * body to a 301 or 302, which make a GET of a POST alone (RFC 9110, 15.4). And
+ * it sends a request again if a connection that it uses again breaks: not one
+ * that the server may have acted on. */
+static unsigned set_method(struct attempt *a) {
+    const struct fetcher_request *rq = &a->transfer->rq;
     const char *method = request_method(rq);
+    bool posts = strcmp(method, "POST") == 0;
     CURL *e = a->easy;
     unsigned bad = 0;
 
+    if (!is_harmless(a->transfer))
+        SET(FRESH_CONNECT, 1L);
+    if (rq->body || posts) {
+        SET(POSTFIELDSIZE_LARGE, (curl_off_t)rq->body_size);
+        SET(POSTFIELDS, rq->body ? rq->body : "");
+    }
+    if (rq->body && !posts)
+        SET(POSTREDIR, (long)(CURL_REDIR_POST_301 | CURL_REDIR_POST_302));
+    if (strcmp(method, "HEAD") == 0)
+        SET(NOBODY, 1L);
+    else if (!posts && (rq->body || strcmp(method, "GET") != 0))
+        SET(CUSTOMREQUEST, method);
+    return bad;
+}
+
+static unsigned set_request(struct attempt *a) {
+    const struct fetcher_request *rq = &a->transfer->rq;
+    CURL *e = a->easy;
+    unsigned bad = set_method(a);
+
     SET(URL, rq->url);
     SET(HTTPHEADER, a->headers);
-    SET(PIPEWAIT, (long)t->host->shares);
+    SET(PIPEWAIT, (long)a->transfer->host->shares);
     SET(HEADERFUNCTION, on_header);
     SET(WRITEFUNCTION, on_body);
     if (rq->flags & FETCHER_COMPRESSED)
         SET(ACCEPT_ENCODING, "");
-    if (rq->body) {
-        SET(POSTFIELDSIZE_LARGE, (curl_off_t)rq->body_size);
-        SET(POSTFIELDS, rq->body);
-    }
-    if (strcmp(method, "HEAD") == 0)
-        SET(NOBODY, 1L);
-    else if (strcmp(method, rq->body ? "POST" : "GET") != 0)
-        SET(CUSTOMREQUEST, method);
     return bad;
 }
 
@@ -2850,30 +3115,50 @@ static void fail_curl(struct attempt *a, CURLcode c) {
         fail(t, code, "%s", why);
 }
 
-/* May a request be sent again, though the server may have acted on it? */
-static bool is_harmless(const struct transfer *t) {
-    return listed(request_method(&t->rq), "GET HEAD PUT DELETE OPTIONS");
+/* How far did a request come? */
+enum reach { NOT_SENT, SENT, REDIRECTED };
+
+static enum reach attempt_reach(const struct attempt *a) {
+    long redirects = 0;
+    long size = 0;
+
+    curl_easy_getinfo(a->easy, CURLINFO_REDIRECT_COUNT, &redirects);
+    curl_easy_getinfo(a->easy, CURLINFO_REQUEST_SIZE, &size);
+    if (redirects > 0)
+        return REDIRECTED;
+    return size > 0 || a->head_bytes > 0 ? SENT : NOT_SENT;
 }
 
-/* Only what may pass is tried again. */
-static bool may_retry(struct fetcher *f, const struct transfer *t) {
-    bool harmless = is_harmless(t);
-    char status[16];
+/* A stream goes on only behind the same bytes. */
+static bool can_go_on(const struct transfer *t) {
+    struct body *b = t->body;
 
-    if (f->closing || t->failures >= t->rq.retries ||
-        total_due(f, t) <= f->loop.now)
+    return !t->rq.on_data || !b || b->have == 0 || validator(b) ||
+           is_strong(b->validators.etag);
+}
+
+/* Only what may pass is tried again. What went out and isn't harmless may have
+ * been acted on, unless the server itself says that it wasn't: not that to
+ * which it led us. */
+static bool may_retry(struct fetcher *f, const struct transfer *t,
+                      enum reach reach) {
+    if (f->closing || t->hopeless || t->failures >= t->rq.retries ||
+        total_due(f, t) <= f->loop.now || !can_go_on(t))
         return false;
+    if (reach != NOT_SENT && !is_harmless(t))
+        return reach == SENT && t->code == FETCHER_HTTP &&
+               status_passes(t, t->status);
     switch (t->code) {
     case FETCHER_HTTP:
-        snprintf(status, sizeof status, "%d", t->status);
-        return listed(status,
-                      harmless ? "408 425 429 500 502 503 504" : "429 503");
+        return status_passes(t, t->status);
+    case FETCHER_NO_HOST:
+    case FETCHER_NO_CONNECTION:
     case FETCHER_TIMEOUT:
     case FETCHER_CUT_SHORT:
     case FETCHER_PROTOCOL:
-        return harmless;
+        return true;
     default:
-        return t->code == FETCHER_NO_HOST || t->code == FETCHER_NO_CONNECTION;
+        return false;
     }
 }
 
@@ -3320,7 +3605,7 @@ static bool meta_is_of(const struct meta *m, const struct transfer *t) {
 }
 
 static void body_adopt(struct body *b, const struct meta *m) {
-    struct validators v = {"", "", ""};
+    struct validators v = {"", "", "", ""};
     struct stat st;
 
     if (is_strong(m->validator))
@@ -3874,11 +4159,11 @@ static void attempt_judge(struct attempt *a) {
         fail_curl(a, a->result);
     else if (!a->head.judged) /* an answer without a body */
         judge_answer(a);
-    if (t->code != FETCHER_OK || a->again || !a->from || b->length <= b->have)
+    if (t->code != FETCHER_OK || a->again || a->complete)
         return;
-    if (b->have > a->from)
+    if (a->from && b->have < b->length && b->have > a->from)
         a->again = true;
-    else
+    else if (b->have < a->to || (a->from && b->have < b->length))
         fail_curl(a, CURLE_PARTIAL_FILE);
 }
 
@@ -3886,6 +4171,7 @@ static void attempt_judge(struct attempt *a) {
  * paused goes on only when that says so. */
 static bool attempt_end(struct fetcher *f, struct transfer *t) {
     struct attempt *a = t->attempt;
+    enum reach reach = a ? attempt_reach(a) : NOT_SENT;
     bool held = t->held;
     bool again;
 
@@ -3896,7 +4182,7 @@ static bool attempt_end(struct fetcher *f, struct transfer *t) {
     transfer_stop(f, t);
     if (!again && t->code == FETCHER_OK && !t->unchanged)
         t->sink->commit(t);
-    if (!again && (t->code == FETCHER_OK || !may_retry(f, t)))
+    if (!again && (t->code == FETCHER_OK || !may_retry(f, t, reach)))
         return round_end(f, t);
     attempt_release(t->attempt);
     if (held)
@@ -3985,6 +4271,7 @@ static void transfer_start(struct fetcher *f, struct transfer *t) {
     t->code = FETCHER_OK;
     t->message[0] = '\0';
     t->status = 0;
+    t->hopeless = false;
     if (t->attempts == 0) {
         t->began = serving(f);
         t->received = 0;
