@@ -401,10 +401,10 @@ enum owner { FREE, LOOP, APP, NETWORK };
 
 struct watch {
     enum owner owner;
-    int events;   /* FETCHER_READ | FETCHER_WRITE; 0: free */
-    watch_fn *cb; /* what to call, ... */
-    void *arg;    /* ... and with what */
-    bool fresh;   /* no select() has been asked for it yet: rule 4 */
+    int events;     /* FETCHER_READ | FETCHER_WRITE; 0: free */
+    watch_fn *cb;   /* what to call, ... */
+    void *arg;      /* ... and with what */
+    uint64_t since; /* the number of this watch, of all: rule 4 */
 };
 
 struct call { /* also what goes through the self-pipe */
@@ -478,6 +478,9 @@ struct loop {
     usec slice_end;       /* when the present slice is spent */
     usec turn_now;        /* when the turn began, ... */
     uint64_t turn_serial; /* ... and the timers made until then: rule 5 */
+    uint64_t asked; /* watches up to this number are in the sets of the last
+                       fetcher_prepare; ... */
+    uint64_t heard; /* ... in those of the present turn: these */
 
     bool busy;    /* in a turn: rule 3 */
     bool more;    /* work was left over: don't sleep */
@@ -508,7 +511,7 @@ static int watch_set(struct loop *l, int fd, struct watch with) {
 
     /* Rule 4: what select said is of the watch that was. libcurl uses numbers
      * again in one call. */
-    with.fresh = true;
+    with.since = ++l->serial;
     if (!with.events)
         with.owner = FREE;
     *w = with;
@@ -525,17 +528,16 @@ int fetcher_watch(struct fetcher *f, int fd, int events, watch_fn *cb,
                   void *arg) {
     if ((events & ~(FETCHER_READ | FETCHER_WRITE)) || (events && !cb))
         return set_errno(EINVAL);
-    return watch_set(loop_of(f), fd,
-                     (struct watch){APP, events, cb, arg, true});
+    return watch_set(loop_of(f), fd, (struct watch){APP, events, cb, arg, 0});
 }
 
 /* What select() said of a descriptor, as far as its watch wants to know. Of a
- * fresh watch it said nothing: what is known is of the one before. */
+ * later watch it said nothing: what is known is of the one before. */
 static int watch_ready(const struct loop *l, int fd) {
     const struct watch *w = &l->watch[fd];
     int events = 0;
 
-    if (w->fresh)
+    if (w->since > l->heard)
         return 0;
     if (FD_ISSET(fd, &l->rd))
         events |= FETCHER_READ;
@@ -864,7 +866,6 @@ int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd) {
         struct watch *w = &l->watch[fd];
         bool deaf = w->owner == NETWORK && l->throttled;
 
-        w->fresh = false; /* the sets are to know it */
         if ((w->events & FETCHER_READ) && !deaf)
             FD_SET(fd, rd);
         if (w->events & FETCHER_WRITE)
@@ -872,6 +873,7 @@ int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd) {
     }
     if (l->top > *maxfd)
         *maxfd = l->top;
+    l->asked = l->serial;
     ms = sleep_ms(l);
     l->meter.may_sleep = ms * 1000;
     return ms;
@@ -895,6 +897,7 @@ static void turn_begin(struct loop *l, const fd_set *rd, const fd_set *wr) {
     l->turned = l->now - l->skew;
     l->turn_now = l->now;
     l->turn_serial = l->serial;
+    l->heard = l->asked; /* a callback may prepare the next turn */
     meter_begin(l, asleep);
 }
 
@@ -1001,9 +1004,8 @@ static int loop_open(struct loop *l, struct fetcher *f) {
         if (set_flags(l->pipe[i], O_NONBLOCK) < 0)
             return -1;
     }
-    return watch_set(
-        l, l->pipe[0],
-        (struct watch){LOOP, FETCHER_READ, post_ready, NULL, true});
+    return watch_set(l, l->pipe[0],
+                     (struct watch){LOOP, FETCHER_READ, post_ready, NULL, 0});
 }
 
 static void loop_close(struct loop *l) {
@@ -1603,7 +1605,7 @@ static void socket_ready(struct fetcher *f, int fd, int events, void *wakeup) {
 static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg,
                      void *unused) {
     struct fetcher *f = arg;
-    struct watch w = {NETWORK, 0, socket_ready, NULL, true};
+    struct watch w = {NETWORK, 0, socket_ready, NULL, 0};
 
     if (what != CURL_POLL_REMOVE)
         w.events = what; /* CURL_POLL_IN, OUT and INOUT are as ours */
@@ -2731,6 +2733,15 @@ static enum taken body_take(struct attempt *a, const char *data, size_t n) {
     return t->sink->take(t, data, n);
 }
 
+/* Is nobody to get data? Our own flag counts, since libcurl forgets a pause of
+ * what has no connection yet; and what is to be paused in this turn gets none
+ * any more. */
+static bool stays_paused(struct transfer *t) {
+    if (t->rq.on_data && (t->actions & ACT_PAUSE))
+        t->held = true;
+    return t->held;
+}
+
 /* n: it was taken. CURL_WRITEFUNC_PAUSE: it is offered again when the transfer
  * goes on. Anything else ends the transfer. */
 static size_t on_body(char *data, size_t one, size_t n, void *arg) {
@@ -2741,7 +2752,7 @@ static size_t on_body(char *data, size_t one, size_t n, void *arg) {
 
     if (!t || (t->actions & ACT_CANCEL))
         return n + 1;
-    if (must_yield(a))
+    if (stays_paused(t) || must_yield(a))
         return CURL_WRITEFUNC_PAUSE;
     touch(f, t);
     a->moved = listening(f);
@@ -4326,15 +4337,16 @@ static void curl_messages(struct fetcher *f) {
 }
 
 /* curl_easy_pause() calls on_body() with what was held, now; what libcurl does
- * next, it does in a kick. */
+ * next, it does in a kick. A "bad argument" is no end: there is no connection
+ * yet, and so nothing was held. */
 static void attempt_unpause(struct fetcher *f, struct attempt *a) {
     CURLcode c;
 
     tree_remove(&f->yielded, &a->yielded);
     a->reusable = false;
     c = curl_easy_pause(a->easy, CURLPAUSE_CONT);
-    if (c != CURLE_OK) { /* it says so here, and nowhere else */
-        a->done = true;
+    if (c != CURLE_OK && c != CURLE_BAD_FUNCTION_ARGUMENT) {
+        a->done = true; /* it says so here, and nowhere else */
         a->result = c;
         schedule(f, a->transfer, ACT_END);
     }

@@ -1394,6 +1394,48 @@ static void test_stale_news(void) {
         close(pipes[i / 2][i % 2]);
 }
 
+static int prepares;
+
+/* As a program does whose loop is another's: Qt's, GLib's. */
+static void swap_and_prepare(struct fetcher *on, int fd, int events, void *arg) {
+    fd_set rd, wr;
+    int maxfd = -1;
+    swap_second(on, fd, events, arg);
+    FD_ZERO(&rd);
+    FD_ZERO(&wr);
+    fetcher_prepare(on, &rd, &wr, &maxfd);
+    prepares++;
+}
+
+static void test_stale_prepared(void) {
+    fd_set rd, wr;
+    int maxfd = -1;
+    calls = 0;
+    prepares = 0;
+    if (pipe(pipes[0]) < 0 || pipe(pipes[1]) < 0 || write(pipes[0][1], "x", 1) != 1 ||
+        write(pipes[1][1], "x", 1) != 1)
+        die("pipe");
+    fetcher_watch(f, pipes[0][0], FETCHER_READ, swap_and_prepare, NULL);
+    fetcher_watch(f, pipes[1][0], FETCHER_READ, swap_and_prepare, NULL);
+    FD_ZERO(&rd);
+    FD_ZERO(&wr);
+    fetcher_prepare(f, &rd, &wr, &maxfd);
+    select(maxfd + 1, &rd, &wr, NULL, NULL);
+    fetcher_dispatch(f, &rd, &wr);
+    is_int(prepares, 1, "rule 4: nor if a callback prepares the next turn");
+    is_int(calls, 1, "which has one call");
+    (void)!write(pipes[1][1], "x", 1);
+    FD_ZERO(&rd);
+    FD_ZERO(&wr);
+    FD_SET(pipes[1][0], &rd);
+    fetcher_dispatch(f, &rd, &wr);
+    is_int(calls, 2, "but in that turn it is heard");
+    fetcher_watch(f, pipes[1][0], 0, NULL, NULL);
+    fetcher_watch(f, pipes[0][0], 0, NULL, NULL);
+    for (int i = 0; i < 4; i++)
+        close(pipes[i / 2][i % 2]);
+}
+
 static void remove_itself(struct fetcher *on, int fd, int events, void *arg) {
     if (events & FETCHER_READ)
         calls++;
@@ -1834,24 +1876,12 @@ static void test_idle(void) {
 #endif
 
 static const struct test loop_tests[] = {
-    TEST(timers),
-    TEST(timer_in_a_turn),
-    TEST(timer_stops_timer),
-    TEST(stale_news),
-    TEST(watches),
-    TEST(watch_replaced),
-    TEST(fd_setsize),
-    TEST(post),
-    TEST(post_threads),
-    TEST(no_descriptors),
-    TEST(run),
-    TEST(eintr),
-    TEST(meter),
+    TEST(timers),         TEST(timer_in_a_turn), TEST(timer_stops_timer), TEST(stale_news),
+    TEST(stale_prepared), TEST(watches),         TEST(watch_replaced),    TEST(fd_setsize),
+    TEST(post),           TEST(post_threads),    TEST(no_descriptors),    TEST(run),
+    TEST(eintr),          TEST(meter),
 #ifndef FETCHER_LOOP
-    TEST(foreign_loop),
-    TEST(slice),
-    TEST(fd_setsize_socket),
-    TEST(trace_starts),
+    TEST(foreign_loop),   TEST(slice),           TEST(fd_setsize_socket), TEST(trace_starts),
     TEST(idle),
 #endif
 };
@@ -3363,6 +3393,88 @@ static void test_pause_in_lookup(void) {
     forget(&o);
 }
 
+/* A stream that has no connection yet is paused: libcurl may forget that. */
+static void test_pause_unconnected(void) {
+    struct outcome o = {0};
+    char name[80];
+    hang_begin();
+    lookups_begun = 1; /* so this one waits for the pipe */
+    streamed_size = 0;
+    snprintf(name, sizeof name, "http://late.test:%d/pu?size=1000", server.port);
+    fetcher_id id = fetcher_start(
+        f, &(struct fetcher_request){
+               .url = name, .on_data = stream_keep, .on_done = keep_outcome, .arg = &o});
+    until(lookups_begun == 2);
+    fetcher_pause(f, id);
+    until(in_state(id, FETCHER_PAUSED));
+    hang_end();
+    until(seen("/pu?size=1000")->sent == 1000);
+    for (int i = 0; i < 10; i++)
+        fetcher_step(f, 2);
+    is_int(streamed_size, 0, "nothing comes while it is paused");
+    is_paused(id, "a stream that was not connected");
+    fetcher_resume(f, id);
+    until(o.calls);
+    is_code(o.code, FETCHER_OK, "it goes on: %s", o.message);
+    is_int(streamed_size, 1000, "with all of it");
+    forget(&o);
+}
+
+/* One whose lookup still runs is let go on before anything was held. */
+static void test_pause_resumed_early(void) {
+    struct outcome o = {0};
+    char name[80];
+    hang_begin();
+    lookups_begun = 1;
+    snprintf(name, sizeof name, "http://late.test:%d/pe?size=1000", server.port);
+    fetcher_id id = fetcher_start(f, &(struct fetcher_request){.url = name,
+                                                               .on_data = stream_keep,
+                                                               .on_done = keep_outcome,
+                                                               .retries = -1,
+                                                               .arg = &o});
+    until(lookups_begun == 2);
+    fetcher_pause(f, id);
+    until(in_state(id, FETCHER_PAUSED));
+    fetcher_resume(f, id);
+    until(in_state(id, FETCHER_RUNNING));
+    hang_end();
+    until(o.calls);
+    is_code(o.code, FETCHER_OK, "a pause before the connection does no harm: %s", o.message);
+    forget(&o);
+}
+
+static fetcher_id pair[2];
+static int pair_paused, pair_wrong;
+
+static int pause_other(struct fetcher *on, const void *data, size_t size, void *arg) {
+    int me = arg == &pair[1];
+    (void)data, (void)size;
+    if (pair_paused == me)
+        pair_wrong++;
+    else if (pair_paused < 0 && fetcher_pause(on, pair[!me]) == 0)
+        pair_paused = !me;
+    return 0;
+}
+
+/* Between fetcher_pause and the end of the turn nothing comes either. */
+static void test_pause_at_once(void) {
+    pair_wrong = 0;
+    for (int round = 0; round < 20; round++) {
+        struct fetcher_request rq = {.on_data = pause_other};
+        pair_paused = -1;
+        for (int i = 0; i < 2; i++) {
+            rq.url = url("/pao%d?size=300000", i);
+            rq.arg = &pair[i];
+            pair[i] = fetcher_start(f, &rq);
+        }
+        until(f->loop.pending == 1);
+        fetcher_resume(f, pair[pair_paused]);
+        pair_paused = 2;
+        until(f->loop.pending == 0);
+    }
+    is_int(pair_wrong, 0, "no data for a stream that was paused in the same turn");
+}
+
 static void test_pause_scout(void) {
     hang_begin();
     fetcher_id scout = fetcher_start(
@@ -3607,6 +3719,9 @@ static const struct test transfers_tests[] = {
     TEST(pause_refused),
     TEST(pause_in_lookup),
     TEST(pause_scout),
+    TEST(pause_unconnected),
+    TEST(pause_resumed_early),
+    TEST(pause_at_once),
     TEST(pause_parks),
     TEST(random_faults),
     TEST(rate),
