@@ -149,6 +149,39 @@ static int rename_new(const char *from, const char *to) {
     return -1;
 }
 
+/* When a file was made, and by which mount it is seen, as words; "" where
+ * nobody knows. The number of an inode is used again, that of a mount isn't
+ * (since Linux 6.8). */
+static void file_birth(int fd, char *birth, char *mount, size_t room) {
+    *birth = '\0';
+    *mount = '\0';
+#ifdef STATX_MNT_ID
+    enum { MOUNT_UNIQUE = 0x4000 };
+    struct statx x;
+
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_BTIME | MOUNT_UNIQUE, &x) < 0)
+        return;
+    if (x.stx_mask & STATX_BTIME)
+        snprintf(birth, room, "%lld.%09u", (long long)x.stx_btime.tv_sec,
+                 (unsigned)x.stx_btime.tv_nsec);
+    if (x.stx_mask & MOUNT_UNIQUE)
+        snprintf(mount, room, "%llu", (unsigned long long)x.stx_mnt_id);
+#endif
+}
+
+/* Which boot of the machine is this? "" where nobody knows. */
+static void boot_id(char *id, size_t room) {
+    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    ssize_t n = -1;
+
+    if (fd >= 0) {
+        n = read(fd, id, room - 1);
+        close(fd);
+    }
+    id[n > 0 ? n : 0] = '\0';
+    id[strcspn(id, "\n")] = '\0';
+}
+
 /* libcurl's options by their numbers, since the libcurl found at run time may
  * know more than the headers found at build time. One that is unknown is an
  * error to be ignored, or has an older twin. The parentheses around a
@@ -1161,6 +1194,16 @@ static bool listed(const char *word, const char *list) {
     return false;
 }
 
+/* Is a file open at fd a plain one, ours, and under one name only? What is
+ * another user's is not believed, nor written to; and a second name would see
+ * what is written. */
+static bool is_ours(int fd) {
+    struct stat st;
+
+    return fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
+           st.st_uid == geteuid() && st.st_nlink == 1;
+}
+
 /* Is this file open at fd the one that stands under the name? */
 static bool stands_as(int fd, const char *path) {
     struct stat st;
@@ -1239,6 +1282,14 @@ struct host {
     usec rest;              /* until then it wants to be left alone */
 };
 
+/* A check of bytes as they come: of the last MiB that isn't full. */
+struct check {
+    uint64_t
+        lane[4];   /* each takes every fourth word: a CPU does four at once */
+    uint64_t word; /* the one that isn't full, and ... */
+    size_t size;   /* ... how many bytes there were */
+};
+
 /* What there is of a document: of use to later attempts and rounds as long as
  * its validator holds. */
 struct body {
@@ -1256,7 +1307,12 @@ struct body {
     bool ask_whole;     /* ranges are answered wrongly: ask without */
     bool dated;         /* modified_sure has been found out */
     bool modified_sure; /* Last-Modified proves as much as a strong ETag */
-    bool meta;          /* the .part has its .meta */
+    bool meta;          /* the .part has its .meta, ... */
+    size_t records;     /* ... whose checks begin there; 0: it has none */
+    struct check check; /* of the bytes in the .part */
+    int64_t unproved;   /* bytes of a .part that are to be looked through */
+    bool trusted;       /* they were written in this boot */
+    bool exists;        /* something had the name before */
     bool placed;        /* path is ours, from an earlier round */
     char *base; /* from the URL: known before the request, so that a later run
                    finds the .part */
@@ -1336,7 +1392,13 @@ struct sink {
 };
 
 /* What the finish phase is to do with a transfer. */
-enum { ACT_CANCEL = 1, ACT_PAUSE = 2, ACT_RESUME = 4, ACT_END = 8 };
+enum {
+    ACT_CANCEL = 1,
+    ACT_PAUSE = 2,
+    ACT_RESUME = 4,
+    ACT_END = 8,
+    ACT_PROVE = 16
+};
 
 struct transfer {
     struct fetcher *f;
@@ -1408,7 +1470,8 @@ struct fetcher {
     usec throttled_at;           /* when it began, and ... */
     usec silence;                /* ... how long all were: see listening() */
 
-    bool closing; /* in fetcher_free */
+    bool closing;  /* in fetcher_free */
+    char boot[40]; /* see boot_id */
     uint64_t last_id;
     uint64_t random;
     uint64_t done; /* transfers that ended, by how */
@@ -1425,7 +1488,11 @@ enum {
     HEAD_MAX = 256 * 1024, /* a head without end must end somewhere */
     DRAIN_MAX = 65536,     /* of an error page, to keep the connection */
     SMALL_MAX = 16384,     /* a file this small is written when it is whole */
-    NAME_CUT = 240,        /* 255 less ".part.meta" and a number */
+    NAME_MOST = 255,       /* bytes of a name, on all usual file systems */
+    NAME_CUT = 240,        /* of one from outside: a number has room */
+    NUMBERS_TRIED = 8,     /* of .parts, if something has the name */
+    CHECKED = 1024 * 1024, /* bytes for which the .meta has a check */
+    PROVE_STEP = 32768,    /* bytes of it that are looked at in a step */
     PROGRESS_US = 100000,
     SCOUT_US = 50000,
     KNOWN_US = 50000000, /* libcurl remembers an address for 60 s */
@@ -2891,10 +2958,10 @@ static bool is_plain(const struct fetcher_request *rq) {
            !(rq->flags & FETCHER_COMPRESSED) && !strchr(rq->url, '@');
 }
 
-/* libcurl knows GET, HEAD and POST; another method is a word, and would lose its
- * body to a 301 or 302, which make a GET of a POST alone (RFC 9110, 15.4). And
- * it sends a request again if a connection that it uses again breaks: not one
- * that the server may have acted on. */
+/* libcurl knows GET, HEAD and POST; another method is a word, and would lose
+ * its body to a 301 or 302, which make a GET of a POST alone (RFC 9110, 15.4).
+ * And it sends a request again if a connection that it uses again breaks: not
+ * one that the server may have acted on. */
 static unsigned set_method(struct attempt *a) {
     const struct fetcher_request *rq = &a->transfer->rq;
     const char *method = request_method(rq);
@@ -3199,29 +3266,56 @@ static void retry_later(struct fetcher *f, struct transfer *t) {
  *                           NAME.part.meta is written        both
  *     with the next piece   memory moves to the .part, and
  *                           what follows is written there    both: continued
+ *     each MiB of it        its check is added to the .meta
  *     when it is whole      the .part is renamed to NAME     NAME, and a .meta
  *                           the .meta is removed             NAME
  *
  * So a small file is made, written and renamed in one go, and a step is one
- * write. The .meta says what the bytes belong to: by it another process can go
- * on, and no file of somebody else's is taken for one of ours. If a transfer
- * fails, its .part stays as long as it can be continued.
+ * write. The .meta says what the bytes belong to, and in which .part they are:
+ * by it another process can go on, and no file of somebody else's is taken for
+ * one of ours. If a transfer fails, its .part stays as long as it can be
+ * continued.
  *
- * Names come from outside and are made safe, no symbolic link is followed, and
- * what is in the way is avoided or refused, not overwritten. write() to a file
- * can block, and there is no portable remedy: so writes are small, and nothing
- * is flushed. (After a power cut, then, a .part may lie.)
+ * After a power cut bytes may be missing that were written: so the .meta also
+ * says since when the machine runs, and what was written before that counts as
+ * far as its checks agree.
+ *
+ * Names come from outside and are made safe, no symbolic link is followed, what
+ * is another user's is not believed, and what is in the way is avoided or
+ * refused, not overwritten. write() to a file can block, and there is no
+ * portable remedy: so writes are small, and nothing is flushed, unless that is
+ * asked for.
  */
 
 /* -- names ----------------------------------------------------------------- */
 
+/* Where the extension begins, ".gz" or ".tar.gz"; at the end if there is
+ * none. */
+static const char *extension(const char *name) {
+    const char *dot = strrchr(name, '.');
+
+    if (!dot || dot == name)
+        return name + strlen(name);
+    if (dot - name > 4 && strncasecmp(dot - 4, ".tar", 4) == 0)
+        return dot - 4;
+    return dot;
+}
+
+/* How many of the n bytes at text may stay, so that no more than `most` do and
+ * no character is cut. */
+static size_t cut_size(const char *text, size_t n, size_t most) {
+    if (n <= most)
+        return n;
+    while (most > 0 && (text[most] & 0xc0) == 0x80)
+        most--;
+    return most;
+}
+
 /* A name from outside, as it may stand in a directory: no path, not hidden,
  * not empty, nothing that a terminal would act on; if too long, cut before the
- * extension on a character's boundary. */
+ * extension. */
 static void name_make_safe(char *to, size_t room, const char *from) {
-    const char *dot;
-    size_t n;
-    size_t tail;
+    const char *tail;
     size_t keep;
 
     for (const char *s = from; *s; s++) {
@@ -3232,15 +3326,66 @@ static void name_make_safe(char *to, size_t room, const char *from) {
     for (char *c = to; *c == '.'; c++)
         *c = '_';
 
-    n = strlen(to);
-    if (n <= NAME_CUT)
+    if (strlen(to) <= NAME_CUT)
         return;
-    dot = strrchr(to, '.');
-    tail = dot && strlen(dot) <= 16 ? strlen(dot) : 0;
-    keep = NAME_CUT - tail;
-    while (keep > 0 && (to[keep] & 0xc0) == 0x80)
-        keep--;
-    memmove(to + keep, to + n - tail, tail + 1);
+    tail = extension(to);
+    if (strlen(tail) > 16)
+        tail = to + strlen(to);
+    keep = cut_size(to, (size_t)(tail - to), NAME_CUT - strlen(tail));
+    memmove(to + keep, tail, strlen(tail) + 1);
+}
+
+/* Characters that nobody sees, and that a file system may leave out when it
+ * compares names (Unicode: Default_Ignorable_Code_Point). */
+static bool rune_is_ignored(uint32_t c) {
+    static const uint32_t ignored[][2] = {
+        {0xad, 0xad},       {0x34f, 0x34f},    {0x115f, 0x1160},
+        {0x17b4, 0x17b5},   {0x180b, 0x180f},  {0x200b, 0x200f},
+        {0x2060, 0x206f},   {0x3164, 0x3164},  {0xfe00, 0xfe0f},
+        {0xffa0, 0xffa0},   {0xfff0, 0xfff8},  {0x1bca0, 0x1bca3},
+        {0x1d173, 0x1d17a}, {0xe0000, 0xe0fff}};
+
+    for (size_t i = 0; i < COUNT_OF(ignored); i++) {
+        if (c >= ignored[i][0] && c <= ignored[i][1])
+            return true;
+    }
+    return false;
+}
+
+/* What a file system that is lax sees of a safe name: no such characters, and
+ * no dots and spaces at the end. */
+static void name_bare(char *to, const char *safe) {
+    char *begin = to;
+
+    while (*safe) {
+        uint32_t rune = 0;
+        size_t n = utf8_decode(safe, &rune);
+
+        if (n == 0)
+            n = 1;
+        if (!rune_is_ignored(rune)) {
+            memcpy(to, safe, n);
+            to += n;
+        }
+        safe += n;
+    }
+    while (to > begin && (to[-1] == '.' || to[-1] == ' '))
+        to--;
+    *to = '\0';
+}
+
+/* Does a name end like that of a file of ours? */
+static bool name_is_part(const char *name) {
+    static const char *const ends[] = {".part", ".part.meta"};
+    size_t n = strlen(name);
+
+    for (size_t i = 0; i < COUNT_OF(ends); i++) {
+        size_t tail = strlen(ends[i]);
+
+        if (n >= tail && strcasecmp(name + n - tail, ends[i]) == 0)
+            return true;
+    }
+    return false;
 }
 
 /* One parameter of a Content-Disposition: its value, without quotes and the
@@ -3301,22 +3446,33 @@ static bool disposition_name(const char *s, char *name, size_t room) {
     return *name != '\0';
 }
 
-/* "dir/name.ext" and 2 make "dir/name (2).ext"; 0 makes a plain copy. */
+/* "dir/name.ext" and 2 make "dir/name (2).ext"; 0 makes a plain copy. The name
+ * is cut before its extension if it would be too long, with its suffix and, as
+ * that of a .part, with a ".meta". */
 static char *name_numbered(const char *path, unsigned long number,
                            const char *suffix) {
-    size_t size = strlen(path) + strlen(suffix) + 32;
     const char *slash = strrchr(path, '/');
     const char *name = slash ? slash + 1 : path;
-    const char *dot = strrchr(name, '.');
-    size_t stem = dot && dot != name ? (size_t)(dot - path) : strlen(path);
+    const char *tail = extension(name);
+    size_t most = NAME_MOST - strlen(suffix) - (*suffix ? strlen(".meta") : 0);
+    char digits[32] = "";
+    size_t size = strlen(path) + strlen(suffix) + sizeof digits;
     char *to;
+    size_t keep;
 
-    if (number == 0)
-        return text_join(path, suffix);
+    if (number == 0 && !*suffix)
+        return text_join(path, "");
     to = malloc(size);
-    if (to)
-        snprintf(to, size, "%.*s (%lu)%s%s", (int)stem, path, number,
-                 path + stem, suffix);
+    if (!to)
+        return NULL;
+    if (number > 0)
+        snprintf(digits, sizeof digits, " (%lu)", number);
+    if (strlen(tail) > most / 2)
+        tail = name + strlen(name);
+    most -= strlen(digits) + strlen(tail);
+    keep = cut_size(name, (size_t)(tail - name), most);
+    snprintf(to, size, "%.*s%s%s%s", (int)(name - path) + (int)keep, path,
+             digits, tail, suffix);
     return to;
 }
 
@@ -3337,72 +3493,129 @@ static bool in_directory(const struct transfer *t) {
     return t->rq.path[strlen(t->rq.path) - 1] == '/';
 }
 
-/* The path that was asked for and, in a directory, a name from outside. A
- * server must not name a file X.part.meta: we would believe it later. */
+/* The path that was asked for and, in a directory, a name from outside: one
+ * like that of a .part or .meta we would believe later. */
 static int path_set(struct transfer *t, char **path, const char *name) {
-    static const char forbidden[] = ".part.meta";
     char safe[1024] = "";
-    size_t n;
+    char bare[sizeof safe];
 
     if (name)
         name_make_safe(safe, sizeof safe, name);
-    n = strlen(safe);
-    if (n >= sizeof forbidden - 1 &&
-        strcasecmp(safe + n - (sizeof forbidden - 1), forbidden) == 0)
-        safe[n - 5] = '_';
+    name_bare(bare, safe);
+    name = safe;
+    if (name_is_part(bare)) {
+        *strrchr(bare, '.') = '_';
+        name = bare;
+    }
     free(*path);
-    *path = text_join(t->rq.path, safe);
+    *path = text_join(t->rq.path, name);
     return *path ? 0 : fail_memory(t);
 }
 
 /* -- the .meta -------------------------------------------------------------
- * A line each for the URL, the validator and the length. */
-struct meta {
-    char text[4096]; /* what is longer isn't written, and so not resumed */
-    const char *url; /* "": the file is none of ours */
-    const char *validator;
-    int64_t length; /* of the whole document; -1: not known */
+ * Lines that say what the bytes of a .part belong to, and which .part that is;
+ * then a check for each MiB of it.
+ */
+enum {
+    META_URL,
+    META_VALIDATOR,
+    META_LENGTH,   /* of the whole document; -1: not known */
+    META_MODIFIED, /* Last-Modified */
+    META_ENCODING, /* Content-Encoding */
+    META_PART,     /* inode and birth of the .part */
+    META_ERA,      /* boot and mount in which it was written */
+    META_LINES,
+
+    ERA_SIZE = 60, /* bytes of that line: it is rewritten in its place */
+    RECORD_SIZE = 17
 };
 
-static ssize_t meta_text(const char *part, char *text, size_t room) {
+struct meta {
+    char text[4096]; /* what is longer isn't written, and so not resumed */
+    const char *line[META_LINES];
+    int64_t length;
+    size_t records; /* where the checks begin */
+};
+
+/* Is there a .meta? TORN: an empty one, as after a power cut. */
+enum found { ABSENT, FOREIGN, TORN, OURS };
+
+/* In the same boot, and on the same mount, what was written can be read. */
+static void era_of(const struct fetcher *f, int fd, char *era) {
+    char birth[40];
+    char mount[40];
+
+    file_birth(fd, birth, mount, sizeof mount);
+    snprintf(era, ERA_SIZE + 1, "%-36.36s %-23.23s", f->boot, mount);
+}
+
+static void part_identity(int fd, char *identity, size_t room) {
+    struct stat st = {0};
+    char birth[40];
+    char mount[40];
+
+    file_birth(fd, birth, mount, sizeof mount);
+    (void)fstat(fd, &st);
+    snprintf(identity, room, "%" PRIu64 " %s", (uint64_t)st.st_ino, birth);
+}
+
+static int meta_open(const char *part, int flags) {
     char *path = text_join(part, ".meta");
-    ssize_t n = -1;
     int fd = -1;
 
     if (path)
-        fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+        fd = open(path, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
     free(path);
-    if (fd < 0)
-        return -1;
-    n = read(fd, text, room);
-    close(fd);
-    return n;
+    if (fd >= 0 && !is_ours(fd)) {
+        close(fd);
+        return set_errno(EEXIST);
+    }
+    return fd;
 }
 
-/* False: there is none, or an empty one. */
-static bool meta_read(const char *part, struct meta *m) {
-    ssize_t n = meta_text(part, m->text, sizeof m->text - 1);
-    char *validator;
-    char *end = NULL;
+static bool meta_parse(struct meta *m, size_t size) {
+    char *s = m->text;
     const char *length;
 
-    if (n <= 0)
-        return false;
-    m->text[n] = '\0';
-    m->url = "";
-    validator = strchr(m->text, '\n');
-    if (validator)
-        end = strchr(validator + 1, '\n');
-    if (!end || strncasecmp(m->text, "http", 4) != 0)
-        return true;
-    *validator = '\0';
-    *end = '\0';
-    m->validator = validator + 1;
-    length = end + 1;
+    for (int i = 0; i < META_LINES; i++) {
+        char *end = memchr(s, '\n', size - (size_t)(s - m->text));
+
+        if (!end)
+            return false;
+        *end = '\0';
+        m->line[i] = s;
+        s = end + 1;
+    }
+    m->records = (size_t)(s - m->text);
+    length = m->line[META_LENGTH];
     m->length = text_number(&length);
-    if (*length == '\n' || strcmp(length, "-1\n") == 0)
-        m->url = m->text;
-    return true;
+    return strncasecmp(m->text, "http", 4) == 0 &&
+           strlen(m->line[META_ERA]) == ERA_SIZE;
+}
+
+static bool meta_stands(const char *part) {
+    char *path = text_join(part, ".meta");
+    struct stat st;
+    bool stands = path && lstat(path, &st) == 0;
+
+    free(path);
+    return stands;
+}
+
+static enum found meta_read(const char *part, struct meta *m) {
+    int fd = meta_open(part, O_RDONLY);
+    ssize_t n = -1;
+
+    if (fd < 0)
+        return errno != ENOENT && meta_stands(part) ? FOREIGN : ABSENT;
+    n = read(fd, m->text, sizeof m->text - 1);
+    close(fd);
+    if (n < 0)
+        return FOREIGN;
+    m->text[n] = '\0';
+    if (!*m->text)
+        return TORN;
+    return meta_parse(m, (size_t)n) ? OURS : FOREIGN;
 }
 
 static void meta_remove(struct body *b) {
@@ -3412,19 +3625,28 @@ static void meta_remove(struct body *b) {
         unlink(path);
     free(path);
     b->meta = false;
+    b->records = 0;
 }
 
-static int meta_create(const struct body *b) {
-    char *path = text_join(b->part, ".meta");
-    int fd = -1;
+static void check_begin(struct body *b) {
+    b->check = (struct check){{0}, 0, 0};
+}
 
-    if (path)
-        fd = open(path,
-                  O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK |
-                      O_CLOEXEC,
-                  0600);
-    free(path);
-    return fd;
+/* The lines of the .meta; 0: they are too long. */
+static size_t meta_text(struct transfer *t, char *text, size_t room) {
+    struct body *b = t->body;
+    const struct validators *v = &b->validators;
+    const char *proof = validator(b);
+    char identity[80];
+    char era[ERA_SIZE + 1];
+    int n;
+
+    part_identity(b->fd, identity, sizeof identity);
+    era_of(t->f, b->fd, era);
+    n = snprintf(text, room, "%s\n%s\n%" PRId64 "\n%s\n%s\n%s\n%s\n",
+                 shown_url(t), proof ? proof : "", b->length, v->modified,
+                 v->encoding, identity, era);
+    return n < (int)room ? (size_t)n : 0;
 }
 
 /* Written in one piece, while the .part is empty: so no bytes ever stand under
@@ -3432,22 +3654,128 @@ static int meta_create(const struct body *b) {
  * and can't be continued by another process. */
 static void meta_write(struct transfer *t) {
     struct body *b = t->body;
-    const char *proof = validator(b);
     struct meta m;
+    size_t n;
     int fd;
-    int n;
 
-    if (!b->meta && meta_read(b->part, &m) && !*m.url)
-        return; /* somebody else's */
-    fd = meta_create(b);
+    check_begin(b);
+    if (!b->meta && meta_read(b->part, &m) == FOREIGN)
+        return;
+    fd = meta_open(b->part, O_WRONLY | O_CREAT);
     if (fd < 0)
         return;
     b->meta = true;
-    n = snprintf(m.text, sizeof m.text, "%s\n%s\n%" PRId64 "\n", shown_url(t),
-                 proof ? proof : "", b->length);
-    if (n >= (int)sizeof m.text || write(fd, m.text, (size_t)n) != n)
+    n = meta_text(t, m.text, sizeof m.text);
+    if (n == 0 || ftruncate(fd, 0) < 0 || write(fd, m.text, n) != (ssize_t)n)
         meta_remove(b);
+    else
+        b->records = validator(b) ? n : 0;
     close(fd);
+}
+
+/* A part that is gone on with has been looked through: from now on all of it
+ * is of this boot. */
+static void meta_renew(struct transfer *t) {
+    struct body *b = t->body;
+    char era[ERA_SIZE + 1];
+    int fd = meta_open(b->part, O_WRONLY);
+
+    if (fd < 0)
+        return;
+    era_of(t->f, b->fd, era);
+    (void)!pwrite(fd, era, ERA_SIZE, (off_t)b->records - ERA_SIZE - 1);
+    close(fd);
+}
+
+/* -- checks ----------------------------------------------------------------
+ * Against a disk that lost bytes, not against an enemy: so quick, and no more
+ * than a word's worth of mixing for each eight bytes.
+ */
+
+static uint64_t mix(uint64_t lane, uint64_t word) {
+    lane = (lane ^ word) * 0x9e3779b97f4a7c15u;
+    return lane ^ lane >> 29;
+}
+
+/* The same on all machines: little-endian. */
+static uint64_t word_at(const unsigned char *s) {
+    uint64_t word = 0;
+
+    for (int i = 7; i >= 0; i--)
+        word = word << 8 | s[i];
+    return word;
+}
+
+static void check_byte(struct check *c, unsigned char byte) {
+    size_t lane = c->size / 8 % 4;
+
+    c->word |= (uint64_t)byte << 8 * (c->size % 8);
+    c->size++;
+    if (c->size % 8 != 0)
+        return;
+    c->lane[lane] = mix(c->lane[lane], c->word);
+    c->word = 0;
+}
+
+static void check_add(struct check *c, const char *data, size_t n) {
+    const unsigned char *s = (const unsigned char *)data;
+
+    for (; n > 0 && c->size % 32 != 0; n--)
+        check_byte(c, *s++);
+    for (; n >= 32; n -= 32) {
+        for (int i = 0; i < 4; i++)
+            c->lane[i] = mix(c->lane[i], word_at(s + 8 * i));
+        s += 32;
+        c->size += 32;
+    }
+    for (; n > 0; n--)
+        check_byte(c, *s++);
+}
+
+/* As a line of the .meta. */
+static void check_line(const struct check *c, char line[RECORD_SIZE + 1]) {
+    uint64_t sum = 0;
+
+    for (int i = 0; i < 4; i++)
+        sum = mix(sum, c->lane[i]);
+    snprintf(line, RECORD_SIZE + 1, "%016" PRIx64 "\n", sum);
+}
+
+/* Where the line stands of the MiB that ends there. */
+static off_t record_offset(const struct body *b, int64_t end) {
+    return (off_t)b->records + (off_t)(end / CHECKED - 1) * RECORD_SIZE;
+}
+
+static void check_store(const struct body *b) {
+    int fd = meta_open(b->part, O_WRONLY);
+    char line[RECORD_SIZE + 1];
+
+    if (fd < 0)
+        return;
+    check_line(&b->check, line);
+    (void)!pwrite(fd, line, RECORD_SIZE, record_offset(b, b->have));
+    close(fd);
+}
+
+static bool check_agrees(const struct body *b) {
+    int fd = meta_open(b->part, O_RDONLY);
+    char line[RECORD_SIZE + 1];
+    char found[RECORD_SIZE + 1] = "";
+    ssize_t n = -1;
+
+    if (fd < 0)
+        return false;
+    check_line(&b->check, line);
+    n = pread(fd, found, RECORD_SIZE, record_offset(b, b->have));
+    close(fd);
+    return n == RECORD_SIZE && strcmp(found, line) == 0;
+}
+
+/* The next bytes of the .part, up to the end of a MiB at most. */
+static void part_count(struct body *b, const char *data, size_t n) {
+    if (b->records)
+        check_add(&b->check, data, n);
+    b->have += (int64_t)n;
 }
 
 /* -- the .part ------------------------------------------------------------- */
@@ -3470,10 +3798,11 @@ static int move_up(int fd) {
 }
 
 /* Open a .part, and take its lock. -1 with EWOULDBLOCK: somebody writes it;
- * EEXIST: it is no plain file of ours, or renamed. */
+ * EEXIST: it is no plain file of ours, or renamed. What is appended leaves no
+ * hole if somebody shortens it: its size tells. */
 static int part_lock(const char *part, int flags) {
-    int fd =
-        open(part, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | flags, 0666);
+    const int usual = O_RDWR | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+    int fd = open(part, usual | flags, 0666);
     bool fresh = flags & O_EXCL;
     bool good = false;
     struct stat st;
@@ -3483,11 +3812,10 @@ static int part_lock(const char *part, int flags) {
         return -1;
     if (flock(fd, LOCK_EX | LOCK_NB) == 0 || (fresh && errno != EWOULDBLOCK)) {
         /* some file systems have no locks */
-        good = fstat(fd, &st) == 0;
         if (fresh)
-            good = good && st.st_size == 0;
+            good = fstat(fd, &st) == 0 && st.st_size == 0;
         else
-            good = good && st.st_uid == geteuid() && stands_as(fd, part);
+            good = is_ours(fd) && stands_as(fd, part);
     } else if (errno == EWOULDBLOCK)
         why = EWOULDBLOCK;
     if (good)
@@ -3528,12 +3856,12 @@ static bool part_is_written_here(struct fetcher *f, const char *part) {
 }
 
 /* Something is in the way of a .part: what now? */
-enum way { SAME_AGAIN, NEXT_NUMBER, NO_WAY };
+enum way { THIS_NUMBER, NEXT_NUMBER, NO_WAY };
 
 static enum way part_obstacle(struct transfer *t, char *part, bool ours) {
     switch (errno) {
     case ENOENT:
-        return make_directories(t, part) < 0 ? NO_WAY : SAME_AGAIN;
+        return make_directories(t, part) < 0 ? NO_WAY : THIS_NUMBER;
     case EWOULDBLOCK:
         if (part_is_written_here(t->f, part) || (in_directory(t) && !ours))
             return NEXT_NUMBER;
@@ -3559,30 +3887,43 @@ static int part_name(struct transfer *t, unsigned long number) {
     return b->part ? 0 : fail_memory(t);
 }
 
+static bool meta_is_of(const struct meta *m, const struct transfer *t) {
+    return strcmp(m->line[META_URL], shown_url(t)) == 0;
+}
+
+/* Is the .part at fd the one that its .meta speaks of? */
+static bool meta_is_about(const struct meta *m, int fd) {
+    char identity[80];
+
+    part_identity(fd, identity, sizeof identity);
+    return strcmp(m->line[META_PART], identity) == 0;
+}
+
 /* May the .part that is in the way be emptied and used? An empty one, unless
  * its .meta is somebody's own file. One with bytes must have a .meta of ours;
  * and what another URL left is only given up where its name was asked for. */
-static bool part_may_go(const struct transfer *t, int64_t size) {
+static bool part_may_go(const struct transfer *t, int fd) {
+    struct stat st;
     struct meta m;
-    bool meta = meta_read(t->body->part, &m);
+    enum found meta = meta_read(t->body->part, &m);
 
-    if (size == 0)
-        return !meta || *m.url;
-    if (!meta || !*m.url)
+    if (meta == FOREIGN || fstat(fd, &st) < 0)
         return false;
-    return !in_directory(t) || strcmp(m.url, shown_url(t)) == 0;
+    if (st.st_size == 0 || meta == TORN)
+        return true;
+    if (meta == ABSENT || !meta_is_about(&m, fd))
+        return false;
+    return !in_directory(t) || meta_is_of(&m, t);
 }
 
 /* The .meta goes after the bytes that it spoke of. */
 static int part_recycle(struct transfer *t) {
     struct body *b = t->body;
-    struct stat st;
     int fd = part_lock(b->part, 0);
 
     if (fd < 0)
         return -1;
-    if (fstat(fd, &st) == 0 && part_may_go(t, st.st_size) &&
-        ftruncate(fd, 0) == 0) {
+    if (part_may_go(t, fd) && ftruncate(fd, 0) == 0) {
         meta_remove(b);
         return fd;
     }
@@ -3594,81 +3935,153 @@ static int part_recycle(struct transfer *t) {
 static int part_open(struct transfer *t) {
     struct body *b = t->body;
     unsigned long number = 0;
-    enum way way;
+    enum way way = THIS_NUMBER;
 
-    do {
+    while (way != NO_WAY) {
         if (part_name(t, number) < 0)
             return -1;
         b->fd = part_lock(b->part, O_CREAT | O_EXCL);
-        if (b->fd < 0 && errno == EEXIST)
+        if (b->fd < 0 && errno == EEXIST) {
             b->fd = part_recycle(t);
+            if (b->fd < 0 && errno == ENOENT)
+                continue; /* it has just gone */
+        }
         if (b->fd >= 0)
             return 0;
         way = part_obstacle(t, b->part, false);
         if (way == NEXT_NUMBER)
             number++;
-    } while (way != NO_WAY);
+    }
     return -1;
 }
 
-static bool meta_is_of(const struct meta *m, const struct transfer *t) {
-    return strcmp(m->url, shown_url(t)) == 0;
-}
-
-static void body_adopt(struct body *b, const struct meta *m) {
+/* What there is of the document, if it may be continued: of another boot it has
+ * to be looked through from the beginning; of this one only from its last full
+ * MiB, to go on with its check. */
+static void body_adopt(struct transfer *t, const struct meta *m) {
+    struct body *b = t->body;
+    const char *proof = m->line[META_VALIDATOR];
     struct validators v = {"", "", "", ""};
+    char era[ERA_SIZE + 1];
     struct stat st;
 
-    if (is_strong(m->validator))
-        text_field(v.etag, sizeof v.etag, m->validator);
-    else
-        text_field(v.modified, sizeof v.modified, m->validator);
+    if (is_strong(proof))
+        text_field(v.etag, sizeof v.etag, proof);
+    text_field(v.modified, sizeof v.modified, m->line[META_MODIFIED]);
+    text_field(v.encoding, sizeof v.encoding, m->line[META_ENCODING]);
     b->validators = v;
-    b->modified_sure = v.modified[0] != '\0';
+    b->modified_sure = *proof && strcmp(proof, v.modified) == 0;
     b->dated = true;
     b->meta = true;
+    b->records = m->records;
     b->length = m->length;
-    if (fstat(b->fd, &st) == 0 && validator(b) &&
-        (m->length < 0 || st.st_size <= m->length))
-        b->have = st.st_size;
+    era_of(t->f, b->fd, era);
+    b->trusted = *t->f->boot && strcmp(era, m->line[META_ERA]) == 0;
+    if (!validator(b) || fstat(b->fd, &st) < 0 ||
+        (m->length >= 0 && st.st_size > m->length))
+        return;
+    b->unproved = st.st_size;
+    if (b->trusted)
+        b->have = st.st_size - st.st_size % CHECKED;
+}
+
+/* Is the .part of this name one to go on with? */
+static enum way part_adopt(struct transfer *t, bool *there) {
+    struct body *b = t->body;
+    struct meta m;
+    enum found meta = meta_read(b->part, &m);
+
+    *there = meta != ABSENT;
+    if (meta != OURS || !meta_is_of(&m, t))
+        return NEXT_NUMBER;
+    b->fd = part_lock(b->part, 0);
+    if (b->fd < 0 &&
+        errno == ENOENT) { /* killed after the rename: it is left */
+        meta_remove(b);
+        return NEXT_NUMBER;
+    }
+    if (b->fd < 0)
+        return part_obstacle(t, b->part, true);
+
+    /* What was read before the lock may be stale by now. */
+    if (meta_read(b->part, &m) == OURS && meta_is_of(&m, t) &&
+        meta_is_about(&m, b->fd)) {
+        body_adopt(t, &m);
+        return THIS_NUMBER;
+    }
+    close(b->fd);
+    b->fd = -1;
+    return NEXT_NUMBER;
 }
 
 /* Take up what an earlier run has left, if there is proof of what it is a part
- * of. */
+ * of. Its name has a number if there were others of that name: as long as
+ * there are such, or if one has become a file, we look further. */
 static int part_find(struct transfer *t) {
     struct body *b = t->body;
-    struct meta m;
+    unsigned long last = b->exists ? NUMBERS_TRIED : 1;
 
-    for (unsigned long number = 0; b->fd < 0; number++) {
+    for (unsigned long number = 0; number <= last; number++) {
+        enum way way;
+        bool there;
+
         if (part_name(t, number) < 0)
             return -1;
-        if (!meta_read(b->part, &m))
-            return 0;
-        if (!meta_is_of(&m, t))
-            continue;
-        b->fd = part_lock(b->part, 0);
-        if (b->fd >= 0)
-            break;
-        if (errno == ENOENT) /* killed after the rename: that is left */
-            meta_remove(b);
-        else if (part_obstacle(t, b->part, true) == NO_WAY)
-            return -1;
+        way = part_adopt(t, &there);
+        if (way != NEXT_NUMBER)
+            return way == NO_WAY ? -1 : 0;
+        if (there && last == number)
+            last++;
     }
-    /* What was read before the lock may be stale by now. */
-    if (meta_read(b->part, &m) && meta_is_of(&m, t))
-        body_adopt(b, &m);
     return 0;
 }
 
+/* One step of looking through what an earlier run has left: false when all is
+ * looked at. What stands behind the last MiB that agrees is fetched again. */
+static bool part_prove(struct transfer *t) {
+    struct body *b = t->body;
+    char data[PROVE_STEP];
+    size_t n = CHECKED - b->check.size;
+    ssize_t got;
+    bool good = true;
+
+    if (n > sizeof data)
+        n = sizeof data;
+    got = pread(b->fd, data, n, b->have);
+    if (got > 0)
+        part_count(b, data, (size_t)got);
+    if (b->check.size == CHECKED) {
+        good = b->trusted || check_agrees(b);
+        if (good)
+            check_begin(b);
+    }
+    if (good && got > 0 && b->have < b->unproved)
+        return true;
+    if (!b->trusted) {
+        b->have -= (int64_t)b->check.size;
+        check_begin(b);
+        meta_renew(t);
+    }
+    b->unproved = 0;
+    return false;
+}
+
 static int part_write(struct transfer *t, const char *data, size_t n) {
+    struct body *b = t->body;
+
     while (n > 0) {
-        ssize_t written = write(t->body->fd, data, n);
+        size_t room = CHECKED - b->check.size;
+        ssize_t written = write(b->fd, data, n < room ? n : room);
 
         if (written < 0 && errno == EINTR)
             continue;
         if (written < 0)
-            return fail_file(t, "write", t->body->part);
-        t->body->have += written;
+            return fail_file(t, "write", b->part);
+        part_count(b, data, (size_t)written);
+        if (b->check.size == CHECKED) {
+            check_store(b);
+            check_begin(b);
+        }
         data += written;
         n -= (size_t)written;
     }
@@ -3692,21 +4105,49 @@ static int part_spill(struct transfer *t) {
 
 /* -- the sink -------------------------------------------------------------- */
 
+/* A device, a FIFO, a socket, also behind a link: it has no other name that
+ * could become it. */
+static bool is_special(const char *path, mode_t mode) {
+    struct stat st;
+
+    if (S_ISLNK(mode) && stat(path, &st) == 0)
+        mode = st.st_mode;
+    return !S_ISREG(mode) && !S_ISDIR(mode) && !S_ISLNK(mode);
+}
+
+/* A repeating transfer replaces what it made, and nothing that was there. */
+static bool is_in_the_way(const struct transfer *t) {
+    return t->rq.every_ms && t->rq.existing == FETCHER_KEEP_BOTH &&
+           !t->body->placed;
+}
+
+static int fail_exists(struct transfer *t, const char *path) {
+    t->hopeless = true;
+    return fail(t, FETCHER_FILE, "%s exists, and is not replaced", path);
+}
+
 /* Is something there that we may not replace, or that makes fetching
  * needless? */
 static enum verdict file_look(struct transfer *t) {
-    const struct body *b = t->body;
+    struct body *b = t->body;
+    enum fetcher_existing existing = t->rq.existing;
     struct stat st;
 
-    if (b->placed || t->rq.existing == FETCHER_KEEP_BOTH ||
-        lstat(b->path, &st) < 0)
+    b->exists = lstat(b->path, &st) == 0;
+    if (b->placed || !b->exists)
         return GO_ON;
-    if (t->rq.existing == FETCHER_SKIP)
+    if (existing == FETCHER_SKIP)
         return NEEDLESS;
-    if (S_ISREG(st.st_mode) || S_ISLNK(st.st_mode))
-        return GO_ON;
-    fail(t, FETCHER_FILE, "%s is not a file", b->path);
-    return IMPOSSIBLE;
+    if (is_special(b->path, st.st_mode) ||
+        (existing == FETCHER_OVERWRITE && S_ISDIR(st.st_mode))) {
+        fail(t, FETCHER_FILE, "%s is not a file", b->path);
+        return IMPOSSIBLE;
+    }
+    if (is_in_the_way(t) && !in_directory(t)) {
+        fail_exists(t, b->path);
+        return IMPOSSIBLE;
+    }
+    return GO_ON;
 }
 
 /* The last of the URL's path, decoded first, to see "%2e%2e%2f" for what it
@@ -3741,6 +4182,16 @@ static int file_name(struct transfer *t) {
     return b->path ? 0 : fail_memory(t);
 }
 
+static void part_close(struct body *b) {
+    if (b->fd >= 0)
+        close(b->fd);
+    b->fd = -1;
+    b->have = 0;
+    b->unproved = 0;
+    b->meta = false;
+    b->validators = (struct validators){"", "", "", ""};
+}
+
 static enum verdict file_open(struct transfer *t) {
     struct body *b = t->body;
     enum verdict look;
@@ -3754,22 +4205,27 @@ static enum verdict file_open(struct transfer *t) {
         return look;
     if (part_find(t) < 0 && look == GO_ON)
         return IMPOSSIBLE;
-    t->code = FETCHER_OK; /* if it is skipped, it may be in use as well */
+    if (look == NEEDLESS) { /* it may be in use as well */
+        t->code = FETCHER_OK;
+        part_close(b);
+    }
     return look;
 }
 
 static int file_begin(struct transfer *t) {
     struct body *b = t->body;
     char name[600];
+    struct stat st;
 
     if (in_directory(t) && !b->placed &&
         disposition_name(t->attempt->head.disposition, name, sizeof name) &&
         path_set(t, &b->path, name) < 0)
         return -1;
+    if (is_in_the_way(t) && lstat(b->path, &st) == 0)
+        return fail_exists(t, b->path);
     if (b->fd < 0)
         return 0;
-    if (!b->data &&
-        (ftruncate(b->fd, b->have) < 0 || lseek(b->fd, b->have, SEEK_SET) < 0))
+    if (!b->data && ftruncate(b->fd, b->have) < 0)
         return fail_file(t, "cut", b->part);
     if (b->have == 0)
         meta_write(t);
@@ -3870,36 +4326,106 @@ static void part_set_time(struct transfer *t) {
 /* Is all of it on the disk, and the .part still ours? Some file systems tell
  * of a full disk only when a file is closed, but to close this one gives up
  * the lock: so a copy of the descriptor is closed, if there is room for one.
- * And while it grew, somebody may have put another file in its place. */
+ * And while it grew, somebody may have put another file in its place, or
+ * written to it. */
 static int part_verify(struct transfer *t) {
     const struct body *b = t->body;
     int copy = dup(b->fd);
+    struct stat st;
 
-    if (copy >= 0 && close(copy) < 0)
+    if (copy >= 0 && close(copy) < 0 && errno != EINTR)
         return fail_file(t, "write", b->part);
     if (!stands_as(b->fd, b->part))
         return fail(t, FETCHER_FILE, "%s was taken away", b->part);
+    if (fstat(b->fd, &st) < 0 || st.st_size != b->have || !is_ours(b->fd))
+        return fail(t, FETCHER_FILE, "%s was changed by somebody", b->part);
     return 0;
+}
+
+/* What replaces a file is as open to others as that was, no more: and has its
+ * owner, if we may give it away. */
+static void part_dress(struct transfer *t) {
+    const struct body *b = t->body;
+    struct stat st;
+    mode_t mode;
+
+    if (lstat(b->path, &st) < 0 || !S_ISREG(st.st_mode))
+        return;
+    mode = st.st_mode & 0777;
+    if (fchown(b->fd, st.st_uid, st.st_gid) < 0 &&
+        fchown(b->fd, (uid_t)-1, st.st_gid) < 0)
+        mode &= 0707;
+    (void)fchmod(b->fd, mode);
+}
+
+static int part_replace(struct transfer *t) {
+    const struct body *b = t->body;
+
+    if (file_look(t) == IMPOSSIBLE)
+        return -1;
+    part_dress(t);
+    return rename(b->part, b->path) < 0 ? fail_file(t, "make", b->path) : 0;
 }
 
 /* Give the whole .part the name that was asked for. */
 static int part_place(struct transfer *t) {
     const struct body *b = t->body;
 
-    if (b->placed || t->rq.existing == FETCHER_OVERWRITE) {
-        if (file_look(t) == IMPOSSIBLE)
-            return -1;
-        return rename(b->part, b->path) < 0 ? fail_file(t, "make", b->path) : 0;
-    }
-    if (t->rq.existing == FETCHER_KEEP_BOTH)
+    if (b->placed || t->rq.existing == FETCHER_OVERWRITE)
+        return part_replace(t);
+    if (t->rq.existing == FETCHER_KEEP_BOTH && !t->rq.every_ms)
         return place_beside(t);
     if (rename_new(b->part, b->path) == 0)
         return 0;
     if (errno != EEXIST)
         return fail_file(t, "make", b->path);
+    if (is_in_the_way(t))
+        return fail_exists(t, b->path);
     t->unchanged = true; /* to be skipped, but its name came late */
     unlink(b->part);
     return 0;
+}
+
+/* All of the .part to the disk before it gets its name; and then the name.
+ * This can block, for as long as the disk takes: it was asked for. */
+static int part_flush(struct transfer *t) {
+    const struct body *b = t->body;
+
+    if ((t->rq.flags & FETCHER_SYNC) && fdatasync(b->fd) < 0)
+        return fail_file(t, "flush", b->part);
+    return 0;
+}
+
+static int name_flush(struct transfer *t) {
+    const char *path = t->body->path;
+    const char *slash = strrchr(path, '/');
+    char *directory;
+    int result = -1;
+    int fd;
+
+    if (!(t->rq.flags & FETCHER_SYNC))
+        return 0;
+    directory = text_join(slash ? path : "./", "");
+    if (!directory)
+        return fail_memory(t);
+    strrchr(directory, '/')[1] = '\0';
+    fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    free(directory);
+    if (fd >= 0) {
+        result = fsync(fd);
+        close(fd);
+    }
+    return result < 0 ? fail_file(t, "flush", path) : 0;
+}
+
+/* A file that is called like a .part: what a .meta says of one is not of it. */
+static void stale_meta_remove(const char *path) {
+    char *meta = text_join(path, ".meta");
+    struct meta m;
+
+    if (meta && name_is_part(path) && meta_read(path, &m) == OURS)
+        unlink(meta);
+    free(meta);
 }
 
 static int file_commit(struct transfer *t) {
@@ -3914,15 +4440,18 @@ static int file_commit(struct transfer *t) {
         part_set_time(t);
     if (b->meta && part_verify(t) < 0) /* it has stood there for a while */
         return -1;
-    if (part_place(t) < 0)
+    if (part_flush(t) < 0 || part_place(t) < 0)
         return -1;
     if (b->meta)
         meta_remove(b);
+    stale_meta_remove(b->path);
     closed = close(b->fd);
     b->fd = -1;
+    if (closed < 0 && errno != EINTR)
+        return fail_file(t, "write", b->path);
     if (!t->unchanged)
         b->placed = true;
-    return closed < 0 ? fail_file(t, "write", b->path) : 0;
+    return name_flush(t);
 }
 
 static const struct sink file_sink = {file_open, file_begin, file_take,
@@ -3934,7 +4463,7 @@ static void part_leave(struct transfer *t) {
 
     if (b->data)
         (void)part_spill(t);
-    if ((b->have == 0 || !b->meta || !validator(b)) &&
+    if (!b->unproved && (b->have == 0 || !b->meta || !validator(b)) &&
         stands_as(b->fd, b->part)) {
         unlink(b->part);
         if (b->meta)
@@ -4133,7 +4662,8 @@ static void transfer_free(struct fetcher *f, struct transfer *t) {
  * go (false). */
 static bool round_end(struct fetcher *f, struct transfer *t) {
     bool last = !t->rq.every_ms || t->code == FETCHER_CANCELLED ||
-                t->code == FETCHER_BAD_URL;
+                t->code == FETCHER_BAD_URL ||
+                (t->code == FETCHER_FILE && t->hopeless);
 
     count_outcome(f, t);
     t->state = last ? FETCHER_ENDED : FETCHER_SLEEPING;
@@ -4241,26 +4771,26 @@ static int body_ready(struct transfer *t) {
     return 0;
 }
 
+static void flight_count(struct fetcher *f, struct transfer *t) {
+    t->in_flight = true;
+    f->running++;
+    t->host->running++;
+}
+
 static void flight_begin(struct fetcher *f, struct transfer *t) {
     if (!host_known(f, t->host)) {
         t->attempt->scout = true;
         t->host->looking++;
     }
     t->attempts++;
-    t->in_flight = true;
-    f->running++;
-    t->host->running++;
+    flight_count(f, t);
     tell_state(f, t, FETCHER_RUNNING);
 }
 
 static int transfer_launch(struct fetcher *f, struct transfer *t) {
     struct attempt *a;
 
-    if (!t->body)
-        t->body = body_new(t);
-    if (!t->body)
-        return fail_memory(t);
-    if (body_ready(t) < 0 || attempt_new(f, t) < 0)
+    if (attempt_new(f, t) < 0)
         return -1;
     a = t->attempt;
     flight_begin(f, t);
@@ -4274,10 +4804,15 @@ static int transfer_launch(struct fetcher *f, struct transfer *t) {
     socket_action(f, CURL_SOCKET_TIMEOUT, 0);
     if (!a->lookup && connected(a))
         host_found(a); /* by a connection that was there */
+    deadline_arm(f, t);
     return 0;
 }
 
+/* What an earlier run has left is looked through first: in steps, and with a
+ * place among those in flight. */
 static void transfer_start(struct fetcher *f, struct transfer *t) {
+    int result = -1;
+
     touch(f, t);
     t->code = FETCHER_OK;
     t->message[0] = '\0';
@@ -4290,10 +4825,17 @@ static void transfer_start(struct fetcher *f, struct transfer *t) {
     t->speed = 0;
     t->speed_bytes = 0;
     t->speed_since = f->loop.now;
-    if (transfer_launch(f, t) < 0)
-        schedule(f, t, ACT_END);
+    if (!t->body)
+        t->body = body_new(t);
+    if (!t->body)
+        fail_memory(t);
     else
-        deadline_arm(f, t);
+        result = body_ready(t);
+    if (result == 0 && t->body->unproved) {
+        flight_count(f, t);
+        schedule(f, t, ACT_PROVE);
+    } else if (result < 0 || transfer_launch(f, t) < 0)
+        schedule(f, t, ACT_END);
 }
 
 static void start_phase(struct fetcher *f) {
@@ -4389,6 +4931,16 @@ static void resume_now(struct fetcher *f, struct transfer *t) {
         enqueue(f, t, false);
 }
 
+/* When all is looked at, it waits again for its turn: the next one. */
+static void prove_step(struct fetcher *f, struct transfer *t) {
+    if (part_prove(t))
+        schedule(f, t, ACT_PROVE);
+    else {
+        transfer_stop(f, t);
+        enqueue(f, t, true);
+    }
+}
+
 static void run_actions(struct fetcher *f, struct transfer *t) {
     const unsigned hold = ACT_PAUSE | ACT_RESUME;
     unsigned actions = t->actions;
@@ -4406,8 +4958,12 @@ static void run_actions(struct fetcher *f, struct transfer *t) {
     } else if (actions & ACT_PAUSE) {
         if (t->state != FETCHER_PAUSED)
             pause_now(f, t);
-    } else if (actions & ACT_RESUME)
-        resume_now(f, t);
+    } else {
+        if (actions & ACT_RESUME)
+            resume_now(f, t);
+        if (actions & ACT_PROVE)
+            prove_step(f, t);
+    }
 }
 
 static void finish_phase(struct fetcher *f) {
@@ -4550,8 +5106,6 @@ static void request_defaults(struct fetcher_request *rq, bool memory) {
         rq->retries = RETRIES_USUAL;
     if (rq->path)
         rq->flags &= ~FETCHER_COMPRESSED;
-    if (rq->every_ms && rq->existing == FETCHER_KEEP_BOTH)
-        rq->existing = FETCHER_OVERWRITE;
 }
 
 /* What is wrong with a URL, at first sight? And has it to be made fit for the
@@ -4854,6 +5408,7 @@ struct fetcher *fetcher_new(void) {
         return NULL;
     }
     f->capacity = capacity_now();
+    boot_id(f->boot, sizeof f->boot);
     f->throttle_timer.call.cb = throttle_end;
     f->loop.network = network;
     if (loop_open(&f->loop, f) == 0 && curl_open(f) == 0 &&
@@ -5453,6 +6008,7 @@ struct settings {
     bool netrc;
     bool compressed;
     bool remote_time;
+    bool sync;
     bool no_clobber;
     bool overwrite;
     bool resume; /* --continue */
@@ -5521,6 +6077,8 @@ static const struct option {
     {'q', "quiet", NULL, FLAG, AT(quiet), "tell of failures only"},
     {'R', "remote-time", NULL, FLAG, AT(remote_time),
      "give files the time the server says"},
+    {0, "sync", NULL, FLAG, AT(sync),
+     "flush each file to the disk before it counts as done: slow"},
     {'X', "request", "METHOD", TEXT, AT(method), "send METHOD in place of GET"},
     {0, "retry", "N", COUNT, AT(retries),
      "try again N times what may pass (5)"},
@@ -5773,6 +6331,8 @@ static void options_apply(struct settings *s) {
         rq->existing = FETCHER_OVERWRITE;
     if (s->no_continue)
         rq->flags |= FETCHER_FRESH;
+    if (s->sync)
+        rq->flags |= FETCHER_SYNC;
     if (s->remote_time)
         rq->flags |= FETCHER_FILE_TIME;
     if (s->compressed)

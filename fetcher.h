@@ -124,6 +124,7 @@ enum fetcher_existing {
 #define FETCHER_FRESH      1u /* do not continue an earlier .part */
 #define FETCHER_FILE_TIME  2u /* set the file's time from Last-Modified */
 #define FETCHER_COMPRESSED 4u /* accept gzip &c.; never done for files */
+#define FETCHER_SYNC       8u /* flush a file to the disk: that blocks */
 
 /* All fields may be 0 but url; fill with designated initialisers (or memset).
  * Everything is copied by fetcher_start except what `arg` points to. */

@@ -1110,6 +1110,20 @@ static void write_file(const char *path, const char *text, size_t n) {
         die(path);
 }
 
+/* A .meta beside a .part, as of this boot. */
+static void write_meta(const char *part, const char *of, const char *proof, int64_t length) {
+    int fd = open(part, O_RDONLY);
+    char path[1000], identity[80], era[ERA_SIZE + 1], text[2000];
+    part_identity(fd, identity, sizeof identity);
+    era_of(f, fd, era);
+    snprintf(path, sizeof path, "%s.meta", part);
+    snprintf(text, sizeof text, "%s\n%s\n%" PRId64 "\n\n\n%s\n%s\n", of, proof, length, identity,
+             era);
+    write_file(path, text, strlen(text));
+    if (fd >= 0)
+        close(fd);
+}
+
 static void test_begin(void) {
     strcpy(work, "/tmp/fetcher-test-XXXXXX");
     if (!mkdtemp(work) || (f = fetcher_new()) == NULL)
@@ -3268,16 +3282,15 @@ static void test_post_unsent(void) {
 /* A 416 says that we have all there is; but of what? */
 static void test_complete(void) {
     struct outcome o;
-    char meta[300];
-    snprintf(meta, sizeof meta, "%s\n\"old\"\n100\n", url("/full?size=100&range=416"));
-    write_file(in_work("full.part.meta"), meta, strlen(meta));
-    write_file(in_work("full.part"), meta, 100);
+    char etag[40], old[100] = "of another document";
+    write_file(in_work("full.part"), old, 100);
+    write_meta(in_work("full.part"), url("/full?size=100&range=416"), "\"old\"", 100);
     o = FETCH(.url = url("/full?size=100&range=416"), .path = in_work("full"));
     is_code(o.code, FETCHER_OK, "all of another document");
     ok(file_is(in_work("full"), 100, "/full", 0), "is not taken for this one");
-    snprintf(meta, sizeof meta, "%s\n\"v%u\"\n100\n", url("/full?size=100"), seed_of("/full", 0));
-    write_file(in_work("again.part.meta"), meta, strlen(meta));
     rename(in_work("full"), in_work("again.part"));
+    snprintf(etag, sizeof etag, "\"v%u\"", seed_of("/full", 0));
+    write_meta(in_work("again.part"), url("/full?size=100"), etag, 100);
     o = FETCH(.url = url("/full?size=100"), .path = in_work("again"));
     is_code(o.code, FETCHER_OK, "all of this one");
     is_int(o.received, 0, "all of this one: nothing is fetched");
@@ -3820,15 +3833,14 @@ static void test_file_taken(void) {
 }
 
 static void test_file_existing(void) {
-    char meta[300], *path = in_work("file.bin");
+    char *path = in_work("file.bin");
     struct outcome o = FETCH(.url = url("/f?size=300000"), .path = path);
     forget(&o);
     o = FETCH(.url = url("/f?size=20"), .path = path, .existing = FETCHER_OVERWRITE);
     is_code(o.code, FETCHER_OK, "a file can be replaced");
     ok(file_is(path, 20, "/f", 0), "by what the server has");
     forget(&o);
-    snprintf(meta, sizeof meta, "%s\n\"etag\"\n5000000\n", url("/f?size=77"));
-    write_file(in_work("file.bin.part.meta"), meta, strlen(meta));
+    write_meta(in_work("file.bin.part"), url("/f?size=77"), "\"etag\"", 5000000);
     o = FETCH(.url = url("/f?size=77"), .path = path, .existing = FETCHER_SKIP);
     is_code(o.code, FETCHER_OK, "or what exists is skipped");
     ok(!o.changed, "which brings nothing new");
@@ -4036,7 +4048,7 @@ static void test_directory(void) {
         {"/.bashrc?size=10", "_bashrc"},
         {"/d?disposition=attachment;%%20filename=%%22n.txt%%22", "n.txt"},
         {"/e?disposition=attachment;%%20filename=../../evil", "evil"},
-        {"/e?disposition=attachment;filename=x.part", "x.part"},
+        {"/e?disposition=attachment;filename=x.part", "x_part"},
         {"/e?disposition=attachment;filename=x.part.meta", "x.part_meta"},
         {"/x.Part.META?size=10", "x.Part_META"},
         {"/%%1b%%5b2J?size=10", NULL},
@@ -4177,13 +4189,13 @@ static void test_beyond_4_gib(void) {
     static const int64_t size = 5000000000, there = 4999000000;
     struct outcome o;
     struct stat st = {.st_size = 0};
-    char meta[500];
+    char etag[40];
     unsigned char end[1000];
     int fd;
     const char *u = url("/huge?size=%" PRId64, size);
-    snprintf(meta, sizeof meta, "%s\n\"v%u\"\n%" PRId64 "\n", u, seed_of("/huge", 0), size);
+    snprintf(etag, sizeof etag, "\"v%u\"", seed_of("/huge", 0));
     write_file(in_work("huge.part"), "", 0);
-    write_file(in_work("huge.part.meta"), meta, strlen(meta));
+    write_meta(in_work("huge.part"), u, etag, size);
     if (truncate(in_work("huge.part"), there) < 0) {
         skip("a file of 5 GB", "there can't be one");
         return;
@@ -4249,6 +4261,377 @@ static void test_foreign_part(void) {
     is_file_text(in_work("notes.part.meta"), "mine", "left alone, too");
 }
 
+/* Overwrite n bytes of a file at a place, and nothing else of it. */
+static void patch(const char *path, int64_t at, const char *bytes, size_t n) {
+    int fd = open(path, O_WRONLY);
+    if (fd < 0 || pwrite(fd, bytes, n, at) != (ssize_t)n || close(fd) < 0)
+        die(path);
+}
+
+/* As if the machine had been started anew since. */
+static void another_boot(const char *part) {
+    char path[1000];
+    struct meta m;
+    if (meta_read(part, &m) != OURS)
+        die("no .meta of ours");
+    snprintf(path, sizeof path, "%s.meta", part);
+    patch(path, m.line[META_ERA] - m.text, "0123", 4);
+}
+
+enum { LONG = 4500000, CUT_AT = 3700000, MIB = 1048576 };
+
+/* A .part of three and a half MiB. */
+static const char *leave_part(const char *name) {
+    static char target[100];
+    struct outcome o;
+    snprintf(target, sizeof target, "/%s?size=%d&cut=%d&times=1", name, LONG, CUT_AT);
+    o = FETCH(.url = url("%s", target), .path = in_work(name), .retries = -1);
+    is_code(o.code, FETCHER_CUT_SHORT, "%s: a part is left", name);
+    forget(&o);
+    return target;
+}
+
+static void go_on(const char *target, const char *name, int64_t received, const char *why) {
+    struct outcome o = FETCH(.url = url("%s", target), .path = in_work(name));
+    is_code(o.code, FETCHER_OK, "%s: %s", why, o.message);
+    is_int(o.received, received, "%s: what came of it", why);
+    ok(file_is(in_work(name), LONG, target, 0), "%s: the file is as the server has it", why);
+    ok(!exists(o.path) || names_in(work) == 1, "%s: and alone there", why);
+    unlink(in_work(name));
+    forget(&o);
+}
+
+/* After a power cut bytes count as far as their checks agree. */
+static void test_boots(void) {
+    const char *target = leave_part("same");
+    go_on(target, "same", LONG - CUT_AT, "in the same boot all counts");
+    target = leave_part("cut");
+    another_boot(in_work("cut.part"));
+    go_on(target, "cut", LONG - 3 * MIB, "in another one all that has a check");
+    target = leave_part("lost");
+    another_boot(in_work("lost.part"));
+    patch(in_work("lost.part"), MIB + 5000, "\0\0\0\0", 4);
+    go_on(target, "lost", LONG - MIB, "as far as they agree");
+    target = leave_part("none");
+    another_boot(in_work("none.part"));
+    patch(in_work("none.part"), 3, "\0", 1);
+    go_on(target, "none", LONG, "or nothing");
+}
+
+/* The lines of the .meta may be lost as well. */
+static void test_boots_torn(void) {
+    const char *target = leave_part("torn");
+    struct meta m;
+    if (meta_read(in_work("torn.part"), &m) != OURS ||
+        truncate(in_work("torn.part.meta"), (off_t)m.records + 2 * RECORD_SIZE - 1) < 0)
+        die("truncate");
+    another_boot(in_work("torn.part"));
+    go_on(target, "torn", LONG - MIB, "a check that is cut off");
+    target = leave_part("zeros");
+    another_boot(in_work("zeros.part"));
+    patch(in_work("zeros.part.meta"), 0, "\0\0\0\0\0\0\0\0\0\0", 10);
+    go_on(target, "zeros", LONG, "lines that are lost");
+    target = leave_part("empty");
+    if (truncate(in_work("empty.part.meta"), 0) < 0)
+        die("truncate");
+    go_on(target, "empty", LONG, "a .meta that is empty");
+    target = leave_part("short");
+    another_boot(in_work("short.part"));
+    if (truncate(in_work("short.part"), 2 * MIB + 7) < 0)
+        die("truncate");
+    go_on(target, "short", LONG - 2 * MIB, "a .part that is shorter than its checks");
+}
+
+/* The checks stay right over pauses, retries and boots. */
+static void test_boots_often(void) {
+    char target[100];
+    struct outcome o;
+    int64_t received = 0;
+    snprintf(target, sizeof target, "/often?size=%d&cut=1000003&times=4", LONG);
+    for (int i = 0; i < 4; i++) {
+        o = FETCH(.url = url("%s", target), .path = in_work("often"), .retries = -1);
+        is_code(o.code, FETCHER_CUT_SHORT, "it is cut");
+        received += o.received;
+    }
+    another_boot(in_work("often.part"));
+    o = FETCH(.url = url("%s", target), .path = in_work("often"));
+    is_code(o.code, FETCHER_OK, "a file that took several turns: %s", o.message);
+    is_int(received, 4 * 1000003, "each went on where the last one stopped");
+    is_int(o.received, LONG - 3 * MIB, "and all that has a check still counts");
+    ok(file_is(in_work("often"), LONG, target, 0), "the file is as the server has it");
+}
+
+/* To look a .part through takes many steps, between which all else goes on. */
+static void test_boots_given_up(void) {
+    const char *target = leave_part("up");
+    struct outcome o = {0};
+    struct stat st = {.st_size = 0};
+    another_boot(in_work("up.part"));
+    fetcher_id id = fetcher_start(f, &(struct fetcher_request){.url = url("%s", target),
+                                                               .path = in_work("up"),
+                                                               .on_done = keep_outcome,
+                                                               .arg = &o});
+    const struct transfer *t = transfer_find(f, id);
+    until(t->body && t->body->unproved);
+    is_int(f->running, 1, "what is looked through has a place among those in flight");
+    fetcher_pause(f, id);
+    until(in_state(id, FETCHER_PAUSED));
+    is_int(f->running, 0, "which a pause gives back");
+    fetcher_resume(f, id);
+    fetcher_step(f, 0);
+    fetcher_cancel(f, id);
+    until(o.calls);
+    is_int(f->running, 0, "as an end does");
+    stat(in_work("up.part"), &st);
+    is_int(st.st_size, CUT_AT, "nothing is cut off before it was looked at");
+    go_on(target, "up", LONG - 3 * MIB, "it is gone on with later");
+}
+
+static void test_check(void) {
+    static char data[CHECKED];
+    struct check whole = {{0}, 0, 0}, parts = whole, other = whole;
+    char line[3][RECORD_SIZE + 1];
+    for (size_t i = 0; i < sizeof data; i++)
+        data[i] = (char)pattern(7, (int64_t)i);
+    check_add(&whole, data, sizeof data);
+    for (size_t at = 0, n = 1; at < sizeof data; at += n, n = n * 3 % 1009 + 1) {
+        n = at + n > sizeof data ? sizeof data - at : n;
+        check_add(&parts, data + at, n);
+    }
+    data[4096] ^= 1;
+    check_add(&other, data, sizeof data);
+    check_line(&whole, line[0]);
+    check_line(&parts, line[1]);
+    check_line(&other, line[2]);
+    is_text(line[1], line[0], "a check does not depend on the pieces");
+    ok(strcmp(line[2], line[0]) != 0, "but on each bit");
+    is_int((int64_t)strlen(line[0]), RECORD_SIZE, "it is a line");
+}
+
+/* A .meta speaks of one .part: not of another file that came under its name. */
+static void test_part_bound(void) {
+    const char *target = leave_part("bound");
+    char evil[2000];
+    struct outcome o;
+    memset(evil, 'E', sizeof evil);
+    write_file(in_work("evil"), evil, sizeof evil);
+    rename(in_work("evil"), in_work("bound.part"));
+    o = FETCH(.url = url("%s", target), .path = in_work("bound"));
+    is_code(o.code, FETCHER_OK, "a .part that is another file: %s", o.message);
+    is_int(o.received, LONG, "is not gone on with");
+    ok(file_is(in_work("bound"), LONG, target, 0), "the file is as the server has it");
+    struct stat st = {.st_size = 0};
+    stat(in_work("bound.part"), &st);
+    is_int(st.st_size, sizeof evil, "and that file is left alone");
+}
+
+/* Somebody gives a .part a second name, ... */
+static void test_part_linked(void) {
+    const char *target = leave_part("linked");
+    struct outcome o;
+    struct stat st = {.st_size = 0};
+    if (link(in_work("linked.part"), in_work("other")) < 0)
+        die("link");
+    o = FETCH(.url = url("%s", target), .path = in_work("linked"));
+    is_code(o.code, FETCHER_OK, "a .part with a second name: %s", o.message);
+    stat(in_work("other"), &st);
+    is_int(st.st_size, CUT_AT, "is not written to");
+}
+
+/* ... or writes to it. */
+static void test_part_written(void) {
+    for (int more = -1; more <= 1; more += 2) {
+        struct fetcher_info info;
+        struct outcome p = {0};
+        fetcher_id id = fetcher_start(
+            f, &(struct fetcher_request){.url = url("/touched%d?size=400000&slow=20000", more),
+                                         .path = in_work("touched"),
+                                         .on_done = keep_outcome,
+                                         .arg = &p});
+        until(fetcher_info(f, id, &info) == 0 && info.bytes > 100000);
+        if (more > 0)
+            patch(in_work("touched.part"), 400000, "x", 1);
+        until(p.calls || (fetcher_info(f, id, &info) == 0 && info.bytes > 300000));
+        if (more < 0 && truncate(in_work("touched.part"), 0) < 0)
+            die("truncate");
+        until(p.calls);
+        is_code(p.code, FETCHER_FILE, "one that somebody has written to: %s", p.message);
+        ok(!exists(in_work("touched")), "does not become the file");
+        unlink(in_work("touched.part"));
+        unlink(in_work("touched.part.meta"));
+        forget(&p);
+    }
+}
+
+/* Two URLs with one name: the second one's .part has a number, and is found by it, also when the
+ * first has become a file, or has gone. */
+static void test_part_numbered(void) {
+    for (int first = 0; first < 3; first++) {
+        char target[2][100], name[20];
+        struct outcome o = {0};
+        snprintf(name, sizeof name, "n%d.iso", first);
+        for (int i = 0; i < 2; i++)
+            snprintf(target[i], sizeof target[i],
+                     "/numbered%d-%d?size=400000&slow=%d&cut=%d&times=%d", first, i,
+                     i ? 50000 : 100, 300000, i);
+        fetcher_id id = fetcher_start(f, &(struct fetcher_request){.url = url("%s", target[0]),
+                                                                   .path = in_work(name),
+                                                                   .on_done = keep_outcome,
+                                                                   .arg = &o});
+        char part[40];
+        snprintf(part, sizeof part, "%s.part", name);
+        until(exists(in_work(part)));
+        struct outcome second =
+            FETCH(.url = url("%s", target[1]), .path = in_work(name), .retries = -1);
+        is_code(second.code, FETCHER_CUT_SHORT, "the second is cut: %s", second.message);
+        snprintf(part, sizeof part, "n%d (1).iso.part", first);
+        ok(exists(in_work(part)), "and has left a part with a number");
+        if (first == 0)
+            until(o.calls);
+        fetcher_cancel(f, id);
+        until(o.calls);
+        if (first == 1) {
+            unlink(in_work("n1.iso.part"));
+            unlink(in_work("n1.iso.part.meta"));
+        }
+        second = FETCH(.url = url("%s", target[1]), .path = in_work(name));
+        is_code(second.code, FETCHER_OK, "it is gone on with: %s", second.message);
+        is_int(second.received, 100000, "where it was");
+        ok(!exists(in_work(part)), "and no part with a number is left");
+        forget(&o);
+        forget(&second);
+    }
+}
+
+/* A name from outside never is that of a .part, not for a lax file system either; and what a .meta
+ * says is not of a file that was asked for under such a name. */
+static void test_part_names(void) {
+    static const char *const names[] = {
+        "x.part",      "x.PART.",         "x.part%20",
+        "x.part.%20.", "x.pa%E2%80%8Drt", "x.part%EF%B8%8F",
+        "x.part.meta", "x.part.meta.",    "x.p%C2%ADart.me%E2%81%A0ta"};
+    char dir[20];
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        struct outcome o;
+        snprintf(dir, sizeof dir, "%zu/", i);
+        o = FETCH(.url = url("/%s", names[i]), .path = in_work(dir));
+        is_code(o.code, FETCHER_OK, "%s: %s", names[i], o.message);
+        ok(strcasecmp(o.path + strlen(in_work(dir)), "x_part") == 0 ||
+               strcasecmp(o.path + strlen(in_work(dir)), "x.part_meta") == 0,
+           "is called %s", o.path + strlen(in_work(dir)));
+        forget(&o);
+    }
+    leave_part("asked");
+    rename(in_work("asked.part"), in_work("elsewhere"));
+    struct outcome o = FETCH(.url = url("/y?size=10"), .path = in_work("asked.part"));
+    is_code(o.code, FETCHER_OK, "a file that is asked for as a .part: %s", o.message);
+    ok(!exists(in_work("asked.part.meta")), "has no .meta");
+    forget(&o);
+}
+
+/* Names may have 255 bytes, a .part and a number included. */
+static void test_long_names(void) {
+    for (int size = 240; size <= 255; size += 5) {
+        char name[300], target[40];
+        struct outcome o;
+        memset(name, 'n', sizeof name);
+        strcpy(name + size - 4, ".iso");
+        snprintf(target, sizeof target, "/long%d?size=100000", size);
+        for (int i = 0; i < 2; i++) {
+            o = FETCH(.url = url("%s", target), .path = in_work(name));
+            is_code(o.code, FETCHER_OK, "a name of %d bytes: %s", size, o.message);
+            ok(file_is(o.path, 100000, target, 0), "the file is as the server has it");
+            has_text(o.path, i ? "n (1).iso" : "nnn.iso", "it has a name like it");
+            forget(&o);
+        }
+    }
+    char *name = name_numbered("d.tar/x.tar.gz", 1, "");
+    is_text(name, "d.tar/x (1).tar.gz", "an extension of two words stays together");
+    free(name);
+    name = name_numbered("x.tar", 1, ".part");
+    is_text(name, "x (1).tar.part", "and one of one word");
+    free(name);
+    name = name_numbered(".tar.gz", 1, "");
+    is_text(name, ".tar (1).gz", "a hidden name has none but the last");
+    free(name);
+}
+
+/* What replaces a file is as open as that was. */
+static void test_replaced_mode(void) {
+    struct stat st;
+    struct outcome o;
+    char *path = in_work("secret");
+    write_file(path, "old", 3);
+    chmod(path, 0600);
+    for (int size = 10; size <= 40000; size += 39990) {
+        o = FETCH(.url = url("/secret?size=%d", size), .path = path, .existing = FETCHER_OVERWRITE);
+        is_code(o.code, FETCHER_OK, "a file that only we may read is replaced: %s", o.message);
+        stat(path, &st);
+        is_int(st.st_mode & 0777, 0600, "and only we may read the new one");
+        forget(&o);
+    }
+    if (geteuid() != 0 || chown(path, 1, 1) < 0) {
+        skip("a file of another owner is replaced", "only root can");
+        return;
+    }
+    o = FETCH(.url = url("/secret?size=10"), .path = path, .existing = FETCHER_OVERWRITE);
+    stat(path, &st);
+    is_int(st.st_uid, 1, "it keeps its owner");
+    is_int(st.st_gid, 1, "and its group");
+    forget(&o);
+}
+
+/* Another user's .meta and .part are neither believed nor written to. */
+static void test_other_user(void) {
+    const char *target;
+    struct outcome o;
+    if (geteuid() != 0) {
+        skip("another user's files", "only root can make one");
+        return;
+    }
+    target = leave_part("theirs");
+    if (chown(in_work("theirs.part.meta"), 1, 1) < 0)
+        die("chown");
+    o = FETCH(.url = url("%s", target), .path = in_work("theirs"));
+    is_code(o.code, FETCHER_OK, "a .meta of another user: %s", o.message);
+    is_int(o.received, LONG, "is not believed");
+    ok(exists(in_work("theirs.part.meta")), "nor removed");
+    forget(&o);
+    write_file(in_work("planted.part.meta"), "", 0);
+    if (chown(in_work("planted.part.meta"), 1, 1) < 0)
+        die("chown");
+    o = FETCH(.url = url("/planted?size=400000&cut=200000"), .path = in_work("planted"),
+              .retries = -1);
+    is_file_text(in_work("planted.part.meta"), "", "an empty one is not written to");
+    forget(&o);
+}
+
+/* A FIFO, a device, a socket has no other name that could become it. */
+static void test_special(void) {
+    struct outcome o;
+    if (mkfifo(in_work("fifo"), 0600) < 0 || symlink("/dev/null", in_work("null")) < 0)
+        die("mkfifo");
+    for (int i = 0; i < 4; i++) {
+        o = FETCH(.url = url("/special"), .path = in_work(i % 2 ? "fifo" : "null"),
+                  .existing = i < 2 ? FETCHER_OVERWRITE : FETCHER_KEEP_BOTH);
+        is_code(o.code, FETCHER_FILE, "what is no plain file is refused: %s", o.message);
+        forget(&o);
+    }
+    is_int(names_in(work), 2, "and nothing stands beside it");
+}
+
+/* A time is set also if the .part was gone on with by its ETag. */
+static void test_time_of_part(void) {
+    struct stat st = {.st_mtime = 0};
+    const char *target = leave_part("timed");
+    struct outcome o =
+        FETCH(.url = url("%s", target), .path = in_work("timed"), .flags = FETCHER_FILE_TIME);
+    is_code(o.code, FETCHER_OK, "a file with a time: %s", o.message);
+    stat(in_work("timed"), &st);
+    is_int(st.st_mtime, 784111777, "has it");
+    forget(&o);
+}
+
 /* What one URL left must not become part of another. */
 static void test_taking_turns(void) {
     const char *a = "/A?size=900000&cut=300000&times=1", *b = "/B?size=900000&cut=400000&times=1";
@@ -4261,12 +4644,10 @@ static void test_taking_turns(void) {
 }
 
 static void test_skip_leftover(void) {
-    char meta[300];
     struct outcome o;
     write_file(in_work("kept"), "old", 3);
     write_file(in_work("kept.part"), "half", 4);
-    snprintf(meta, sizeof meta, "%s\n\"x\"\n9\n", url("/kept?size=9"));
-    write_file(in_work("kept.part.meta"), meta, strlen(meta));
+    write_meta(in_work("kept.part"), url("/kept?size=9"), "\"x\"", 9);
     int fd = open(in_work("kept.part"), O_RDWR);
     flock(fd, LOCK_EX);
     o = FETCH(.url = url("/kept?size=9"), .path = in_work("kept"), .existing = FETCHER_SKIP);
@@ -4344,31 +4725,16 @@ static void test_two_on_one_target(void) {
 }
 
 static const struct test files_tests[] = {
-    TEST(file),
-    TEST(file_taken),
-    TEST(file_existing),
-    TEST(no_locks),
-    TEST(slow_disk),
-    TEST(file_whole),
-    TEST(file_trouble),
-    TEST(file_foreign),
-    TEST(disk_full),
-    TEST(names),
-    TEST(dispositions),
-    TEST(directory),
-    TEST(beyond_4_gib),
-    TEST(part_replaced),
-    TEST(resume),
-    TEST(resume_case),
-    TEST(resume_foreign),
-    TEST(resume_refused),
-    TEST(resume_changed),
-    TEST(foreign_part),
-    TEST(taking_turns),
-    TEST(skip_leftover),
-    TEST(skip_late),
-    TEST(skip_repeated),
-    TEST(two_on_one_target),
+    TEST(file),           TEST(file_taken),     TEST(file_existing),  TEST(no_locks),
+    TEST(slow_disk),      TEST(file_whole),     TEST(file_trouble),   TEST(file_foreign),
+    TEST(disk_full),      TEST(names),          TEST(dispositions),   TEST(directory),
+    TEST(beyond_4_gib),   TEST(part_replaced),  TEST(resume),         TEST(resume_case),
+    TEST(resume_foreign), TEST(resume_refused), TEST(resume_changed), TEST(foreign_part),
+    TEST(taking_turns),   TEST(boots),          TEST(boots_torn),     TEST(boots_often),
+    TEST(boots_given_up), TEST(check),          TEST(part_bound),     TEST(part_linked),
+    TEST(part_written),   TEST(part_numbered),  TEST(part_names),     TEST(long_names),
+    TEST(replaced_mode),  TEST(other_user),     TEST(special),        TEST(time_of_part),
+    TEST(skip_leftover),  TEST(skip_late),      TEST(skip_repeated),  TEST(two_on_one_target),
 };
 
 /* -------------------------------------------------------------------------------------- Repeats */
