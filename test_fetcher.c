@@ -11,6 +11,7 @@
  * Contents
  *     TAP                    checks, and how they are told
  *     Memory that fails      in place of the system's
+ *     Calls that fail        likewise, of the files that a download makes
  *     A fetcher              that of the test, and how to turn its loop
  *     The server             for faults
  *     Helpers                a transfer, a file, a child process
@@ -31,9 +32,13 @@
  */
 #define _GNU_SOURCE       1
 #define _FILE_OFFSET_BITS 64
+#include <fcntl.h>
 #include <pthread.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static void *short_malloc(size_t size);
 static void *short_calloc(size_t count, size_t size);
@@ -41,7 +46,37 @@ static void *short_realloc(void *old, size_t size);
 static void short_free(void *old);
 
 #ifndef FETCHER_LOOP
+int faulty_open(const char *path, int flags, ...);
+int faulty_close(int fd);
+ssize_t faulty_read(int fd, void *data, size_t n);
+ssize_t faulty_pread(int fd, void *data, size_t n, off_t at);
+ssize_t faulty_write(int fd, const void *data, size_t n);
+ssize_t faulty_pwrite(int fd, const void *data, size_t n, off_t at);
+int faulty_ftruncate(int fd, off_t size);
+int faulty_fchmod(int fd, mode_t mode);
+int faulty_fsync(int fd);
+int faulty_fdatasync(int fd);
+int faulty_rename(const char *from, const char *to);
+int faulty_renameat2(int from_dir, const char *from, int to_dir, const char *to, unsigned flags);
+int faulty_link(const char *from, const char *to);
+int faulty_unlink(const char *path);
+
 #define FETCHER_MAIN
+/* Names, not calls: a field may be called open, and then is called otherwise everywhere. */
+#define open      faulty_open
+#define close     faulty_close
+#define read      faulty_read
+#define pread     faulty_pread
+#define write     faulty_write
+#define pwrite    faulty_pwrite
+#define ftruncate faulty_ftruncate
+#define fchmod    faulty_fchmod
+#define fsync     faulty_fsync
+#define fdatasync faulty_fdatasync
+#define rename    faulty_rename
+#define renameat2 faulty_renameat2
+#define link      faulty_link
+#define unlink    faulty_unlink
 #endif
 #define main                fetcher_main
 #define malloc(size)        short_malloc(size)
@@ -54,6 +89,20 @@ static void short_free(void *old);
 #undef calloc
 #undef realloc
 #undef free
+#undef open
+#undef close
+#undef read
+#undef pread
+#undef write
+#undef pwrite
+#undef ftruncate
+#undef fchmod
+#undef fsync
+#undef fdatasync
+#undef rename
+#undef renameat2
+#undef link
+#undef unlink
 
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -328,6 +377,131 @@ static char *short_strdup(const char *text) {
 static void short_free(void *old) {
     free(counted(old, -1));
 }
+
+#ifndef FETCHER_LOOP
+
+/* --------------------------------------------------------------------------------- Calls that fail
+ * What fetcher.c asks the system to do with files comes here. Calls are counted that are about a
+ * plain file, a directory, or a name; sockets, pipes and terminals are left alone.
+ */
+enum { SHORT_WRITE = -1 };
+
+static struct {
+    bool on;          /* count, and fail */
+    int error;        /* what is told; SHORT_WRITE: half is written, and only writes count */
+    long count, fail; /* the number of the one to fail; 0: none */
+    bool for_good;    /* it, and all after it */
+    const char *call; /* the first that failed; NULL: none has */
+} disk_fault;
+
+static bool is_on_disk(int fd) {
+    struct stat st;
+    return fstat(fd, &st) == 0 && (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode));
+}
+
+static bool call_fails(const char *call) {
+    disk_fault.count++;
+    if (disk_fault.fail == 0 || disk_fault.count < disk_fault.fail)
+        return false;
+    if (disk_fault.count > disk_fault.fail && !disk_fault.for_good)
+        return false;
+    if (!disk_fault.call)
+        disk_fault.call = call;
+    errno = disk_fault.error;
+    return true;
+}
+
+static bool name_fails(const char *call) {
+    return disk_fault.on && disk_fault.error != SHORT_WRITE && call_fails(call);
+}
+
+static bool fd_fails(const char *call, int fd) {
+    return disk_fault.on && disk_fault.error != SHORT_WRITE && is_on_disk(fd) && call_fails(call);
+}
+
+/* How much of it is to be written; -1: it fails. */
+static ssize_t may_write(const char *call, int fd, size_t n) {
+    if (!disk_fault.on || !is_on_disk(fd) || !call_fails(call))
+        return (ssize_t)n;
+    return disk_fault.error == SHORT_WRITE ? (ssize_t)(n + 1) / 2 : -1;
+}
+
+int faulty_open(const char *path, int flags, ...) {
+    int mode = 0;
+    va_list args;
+    va_start(args, flags);
+    if (flags & O_CREAT)
+        mode = va_arg(args, int);
+    va_end(args);
+    return name_fails("open") ? -1 : open(path, flags, (mode_t)mode);
+}
+
+/* One that fails has closed it all the same, as on Linux. */
+int faulty_close(int fd) {
+    bool bad = fd_fails("close", fd);
+    int result = close(fd);
+    return bad ? set_errno(disk_fault.error) : result;
+}
+
+ssize_t faulty_read(int fd, void *data, size_t n) {
+    return fd_fails("read", fd) ? -1 : read(fd, data, n);
+}
+
+ssize_t faulty_pread(int fd, void *data, size_t n, off_t at) {
+    return fd_fails("pread", fd) ? -1 : pread(fd, data, n, at);
+}
+
+ssize_t faulty_write(int fd, const void *data, size_t n) {
+    ssize_t most = may_write("write", fd, n);
+    return most < 0 ? -1 : write(fd, data, (size_t)most);
+}
+
+ssize_t faulty_pwrite(int fd, const void *data, size_t n, off_t at) {
+    ssize_t most = may_write("pwrite", fd, n);
+    return most < 0 ? -1 : pwrite(fd, data, (size_t)most, at);
+}
+
+int faulty_ftruncate(int fd, off_t size) {
+    return fd_fails("ftruncate", fd) ? -1 : ftruncate(fd, size);
+}
+
+int faulty_fchmod(int fd, mode_t mode) {
+    return fd_fails("fchmod", fd) ? -1 : fchmod(fd, mode);
+}
+
+/* While calls fail nothing is flushed: it takes long, and nothing can be seen of it. */
+int faulty_fsync(int fd) {
+    if (fd_fails("fsync", fd))
+        return -1;
+    return disk_fault.error ? 0 : fsync(fd);
+}
+
+#if defined _POSIX_SYNCHRONIZED_IO && _POSIX_SYNCHRONIZED_IO > 0
+int faulty_fdatasync(int fd) {
+    if (fd_fails("fdatasync", fd))
+        return -1;
+    return disk_fault.error ? 0 : fdatasync(fd);
+}
+#endif
+
+int faulty_rename(const char *from, const char *to) {
+    return name_fails("rename") ? -1 : rename(from, to);
+}
+
+#ifdef RENAME_NOREPLACE
+int faulty_renameat2(int from_dir, const char *from, int to_dir, const char *to, unsigned flags) {
+    return name_fails("renameat2") ? -1 : renameat2(from_dir, from, to_dir, to, flags);
+}
+#endif
+
+int faulty_link(const char *from, const char *to) {
+    return name_fails("link") ? -1 : link(from, to);
+}
+
+int faulty_unlink(const char *path) {
+    return name_fails("unlink") ? -1 : unlink(path);
+}
+#endif
 
 /* ------------------------------------------------------------------------------------ A fetcher */
 
@@ -3426,6 +3600,175 @@ static void test_disk_full(void) {
     child_free(&c);
 }
 
+/* -- calls that fail -- */
+
+/* A download into an empty directory, and what is there before. */
+struct disk_case {
+    const char *name;
+    int size;
+    const char *query;
+
+    enum { NOTHING, OLD_FILE, PART } before;
+
+    unsigned flags;
+    bool brief; /* it is long: two errors are enough */
+};
+
+/* What holds whatever fails. */
+enum disk_rule { WHOLE_OR_OLD, OK_IS_WHOLE, CLOSED, FILE_FAULT, HARMLESS, MENDED, ALONE, RULES };
+
+static const char *const disk_rules[] = {
+    [WHOLE_OR_OLD] = "under the name stands all of the new file, or what was there before",
+    [OK_IS_WHOLE] = "what ended well is whole under its name, and alone",
+    [CLOSED] = "no descriptor is left open",
+    [FILE_FAULT] = "it ends well, or as a fault of the file",
+    [HARMLESS] = "a write that is short or interrupted does no harm",
+    [MENDED] = "the next run ends well, and the file is right",
+    [ALONE] = "and nothing else is left",
+};
+
+static struct {
+    const struct disk_case *c;
+    char target[200];
+    int wrong[RULES]; /* how often a rule did not hold */
+    long runs;
+} disk;
+
+static void disk_holds(enum disk_rule rule, bool good, const struct outcome *o) {
+    if (good)
+        return;
+    if (disk.wrong[rule]++ < 5)
+        remark("%s: call %ld, %s, %s with %s, and it said \"%s\": not \"%s\"", disk.c->name,
+               disk_fault.fail, disk_fault.call,
+               disk_fault.for_good ? "and all after it fail" : "fails",
+               disk_fault.error == SHORT_WRITE ? "half" : strerror(disk_fault.error), o->message,
+               disk_rules[rule]);
+}
+
+static int files_open(void) {
+    int n = 0;
+    for (int fd = 0; fd < 256; fd++) /* files move up only when these are used */
+        if (is_on_disk(fd))
+            n++;
+    return n;
+}
+
+static struct outcome disk_fetch(enum fetcher_existing existing, int retries) {
+    return FETCH(.url = url("%s", disk.target), .path = in_work("disk/f"), .existing = existing,
+                 .retries = retries, .flags = disk.c->flags);
+}
+
+static void disk_begin(void) {
+    struct outcome o;
+    mkdir(in_work("disk"), 0777);
+    seen("%s", disk.target)->count = 0;
+    if (disk.c->before == OLD_FILE)
+        write_file(in_work("disk/f"), "old", 3);
+    if (disk.c->before == PART) {
+        o = disk_fetch(FETCHER_OVERWRITE, -1);
+        forget(&o);
+    }
+}
+
+static bool disk_is_new(void) {
+    return file_is(in_work("disk/f"), disk.c->size, disk.target, 0);
+}
+
+static void disk_check(const struct outcome *o) {
+    bool there = exists(in_work("disk/f")), whole = disk_is_new();
+    bool harmless =
+        disk_fault.error == SHORT_WRITE ||
+        (disk_fault.error == EINTR && disk_fault.call && strstr(disk_fault.call, "write"));
+    int left = disk_fault.call && strcmp(disk_fault.call, "unlink") == 0 ? 2 : 1;
+    if (disk.c->before == OLD_FILE)
+        disk_holds(WHOLE_OR_OLD, whole || file_has(in_work("disk/f"), "old"), o);
+    else
+        disk_holds(WHOLE_OR_OLD, whole || !there, o);
+    if (o->code == FETCHER_OK)
+        disk_holds(OK_IS_WHOLE, whole && (disk_fault.for_good || names_in(in_work("disk")) <= left),
+                   o);
+    disk_holds(FILE_FAULT, o->code == FETCHER_OK || o->code == FETCHER_FILE, o);
+    disk_holds(HARMLESS, !harmless || o->code == FETCHER_OK, o);
+}
+
+/* A small .part has no .meta. If it can't be removed, then, nobody knows whose it is. */
+static bool disk_is_stuck(void) {
+    return disk_fault.for_good && disk.c->size <= 16384;
+}
+
+/* A download in which a call fails, and then one in which none does. */
+static void disk_life(void) {
+    struct outcome o;
+    int before;
+    disk_begin();
+    before = files_open();
+    disk_fault.call = NULL;
+    disk_fault.count = 0;
+    disk_fault.on = true;
+    o = disk_fetch(disk.c->before == NOTHING ? FETCHER_KEEP_BOTH : FETCHER_OVERWRITE, 0);
+    disk_fault.on = false;
+    disk_holds(CLOSED, files_open() == before, &o);
+    disk_check(&o);
+    forget(&o);
+    o = disk_fetch(FETCHER_OVERWRITE, 0);
+    disk_holds(MENDED, o.code == FETCHER_OK && disk_is_new(), &o);
+    disk_holds(ALONE, names_in(in_work("disk")) == 1 || disk_is_stuck(), &o);
+    forget(&o);
+    nftw(in_work("disk"), remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    disk.runs++;
+}
+
+/* Each call in turn, until a life has none left to fail. */
+static void disk_lives(int error, bool for_good) {
+    const char *states = getenv("STATES"); /* under valgrind not each */
+    long whole, step;
+    disk_fault.error = error;
+    disk_fault.for_good = for_good;
+    disk_fault.fail = 0;
+    disk_life();
+    whole = disk_fault.count;
+    step = states ? whole / (atoi(states) / 20 + 1) + 1 : 1;
+    do {
+        disk_fault.fail += step;
+        disk_life();
+    } while (disk_fault.call && disk_fault.fail < 10000);
+}
+
+static void disk_case_fails(const struct disk_case *c) {
+    static const int errors[] = {ENOSPC, SHORT_WRITE, EIO, EROFS, EINTR, EMFILE};
+    memset(&disk, 0, sizeof disk);
+    disk.c = c;
+    snprintf(disk.target, sizeof disk.target, "/disk?size=%d%s", c->size, c->query);
+    for (int i = 0; i < (c->brief ? 2 : (int)COUNT_OF(errors)); i++) {
+        disk_lives(errors[i], false);
+        if (errors[i] != EINTR && errors[i] != SHORT_WRITE) /* these pass */
+            disk_lives(errors[i], true);
+    }
+    remark("%s: %ld times", c->name, disk.runs);
+    for (int i = 0; i < RULES; i++)
+        is_int(disk.wrong[i], 0, "%s, and a call fails: %s", c->name, disk_rules[i]);
+}
+
+static void test_file_calls_fail(void) {
+    static const struct disk_case cases[] = {
+        {"a small file", 5000, "", NOTHING, 0, false},
+        {"a large file", 50000, "", NOTHING, 0, false},
+        {"one that is cut and continued", 50000, "&cut=30000&times=1", NOTHING, 0, false},
+        {"a small file that replaces one", 5000, "", OLD_FILE, 0, false},
+        {"a large file that replaces one", 50000, "", OLD_FILE, 0, false},
+        {"one continued from a .part", 50000, "&cut=30000&times=1", PART, 0, false},
+        {"one over a MiB", 1300000, "&cut=1200000&times=1", NOTHING, 0, true},
+#ifdef FETCHER_SYNC
+        {"a small file, flushed", 5000, "", OLD_FILE, FETCHER_SYNC, false},
+        {"a large file, flushed", 50000, "", NOTHING, FETCHER_SYNC, false},
+#endif
+    };
+
+    for (size_t i = 0; i < COUNT_OF(cases); i++)
+        disk_case_fails(&cases[i]);
+    memset(&disk_fault, 0, sizeof disk_fault);
+}
+
 static void test_names(void) {
     static const struct {
         const char *from, *to;
@@ -3832,6 +4175,7 @@ static const struct test files_tests[] = {
     TEST(file_trouble),
     TEST(file_foreign),
     TEST(disk_full),
+    TEST(file_calls_fail),
     TEST(names),
     TEST(dispositions),
     TEST(directory),
