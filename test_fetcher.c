@@ -116,6 +116,7 @@ int faulty_unlink(const char *path);
 #include <sys/prctl.h>
 #endif
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/un.h>
@@ -3769,6 +3770,463 @@ static void test_file_calls_fail(void) {
     memset(&disk_fault, 0, sizeof disk_fault);
 }
 
+/* -- the power fails -- */
+
+/* A part of a document of nearly 5 MiB that was killed, and what became of it before it goes on. */
+enum damage { NO_DAMAGE, NULS, CUT_OFF, LONGER, META_EMPTY, META_NULS, META_HALF };
+
+struct reboot {
+    const char *name;
+    bool other_boot; /* since it was killed */
+    enum damage damage;
+    int64_t at;   /* where the damage begins */
+    int64_t most; /* bytes that may come once more; -1: it does not matter */
+};
+
+enum { REBOOT_SIZE = 5000000, REBOOT_PART = 3700000, MIB = 1048576 };
+
+static int64_t size_of(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 ? st.st_size : -1;
+}
+
+static bool shell(const char *format, ...) {
+    char script[3000];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(script, sizeof script, format, args);
+    va_end(args);
+    struct child c = SH(script);
+    bool good = c.status == 0;
+    child_free(&c);
+    return good;
+}
+
+#define BOOT_ID "/proc/sys/kernel/random/boot_id"
+
+/* Does this machine let us put another name of its boot into the place of its own? */
+static bool can_reboot(void) {
+    struct child c;
+    char script[3000];
+    const char *boot = in_work("boot");
+    bool can;
+    write_file(boot, "01234567-89ab-4cde-8f01-23456789abcd\n", 37);
+    snprintf(script, sizeof script,
+             "unshare -m sh -c 'mount --bind %s " BOOT_ID " && cat " BOOT_ID "'", boot);
+    c = SH(script);
+    can = c.status == 0 && strncmp(c.text[0], "01234567-", 9) == 0;
+    child_free(&c);
+    return can;
+}
+
+/* Fetch to a file, as if the machine had been booted since. */
+static struct child run_rebooted(const char *path, const char *target) {
+    static const char script[] = "mount --bind $0 " BOOT_ID " && exec ./fetcher -q -o \"$@\"";
+    const char *const argv[] = {"unshare",         "-m", "sh", "-c", script, in_work("boot"), path,
+                                url("%s", target), NULL};
+    return run_fed(argv, "", 0);
+}
+
+static void overwrite(const char *path, int64_t from, int64_t to) {
+    static const char nuls[65536];
+    FILE *file = fopen(path, "r+b");
+    if (!file || fseek(file, (long)from, SEEK_SET) != 0)
+        die(path);
+    for (size_t n = 0; from < to; from += (int64_t)n) {
+        n = to - from < (int64_t)sizeof nuls ? (size_t)(to - from) : sizeof nuls;
+        if (fwrite(nuls, 1, n, file) != n)
+            die(path);
+    }
+    fclose(file);
+}
+
+static void damage(const struct reboot *t, const char *part, const char *meta) {
+    int64_t size = size_of(meta);
+    int bad = 0;
+    if (t->damage == NULS)
+        overwrite(part, t->at, REBOOT_PART);
+    if (t->damage == CUT_OFF || t->damage == LONGER)
+        bad = truncate(part, t->at);
+    if (t->damage == META_EMPTY)
+        bad = truncate(meta, 0);
+    if (t->damage == META_NULS)
+        overwrite(meta, size / 2, size);
+    if (t->damage == META_HALF)
+        bad = truncate(meta, size / 2);
+    if (bad)
+        die("truncate");
+}
+
+/* Fetch as far as the server goes, and be killed. */
+static bool leave_part(const char *path, const char *part, const char *target) {
+    struct child c;
+    const char *const argv[] = {"./fetcher", "-q", "-o", path, url("%s", target), NULL};
+    child_start(&c, argv);
+    until(size_of(part) == REBOOT_PART);
+    kill(c.pid, SIGKILL);
+    child_wait(&c);
+    child_free(&c);
+    return is_int(size_of(part), REBOOT_PART, "one is killed, and leaves a part");
+}
+
+static void reboot_and_go_on(const struct reboot *t, int i) {
+    struct child c;
+    char path[100], part[110], meta[120], target[100];
+    int64_t sent;
+    snprintf(path, sizeof path, "%s/boot%d", work, i);
+    snprintf(part, sizeof part, "%s.part", path);
+    snprintf(meta, sizeof meta, "%s.part.meta", path);
+    snprintf(target, sizeof target, "/boot%d?size=%d&stall=%d&times=1", i, REBOOT_SIZE,
+             REBOOT_PART);
+    if (!leave_part(path, part, target))
+        return;
+    damage(t, part, meta);
+    seen("%s", target)->sent = 0;
+    c = t->other_boot ? run_rebooted(path, target) : RUN("-q", "-o", path, url("%s", target));
+    sent = seen("%s", target)->sent;
+    ok(said(&c, 0, ""), "%s: it goes on", t->name);
+    ok(file_is(path, REBOOT_SIZE, target, 0), "%s: the file is right", t->name);
+    if (t->most >= 0)
+        ok(sent <= t->most, "%s: %d bytes came, of at most %d", t->name, (int)sent, (int)t->most);
+    child_free(&c);
+}
+
+static void test_another_boot(void) {
+    static const struct reboot t[] = {
+        {"killed", false, NO_DAMAGE, 0, REBOOT_SIZE - REBOOT_PART},
+        {"rebooted", true, NO_DAMAGE, 0, REBOOT_SIZE - 3 * MIB},
+        {"rebooted, NULs at the end", true, NULS, 3 * MIB + 100, REBOOT_SIZE - 3 * MIB},
+        {"rebooted, NULs in the third MiB", true, NULS, 2 * MIB + 4096, REBOOT_SIZE - 2 * MIB},
+        {"rebooted, NULs all over", true, NULS, 0, -1},
+        {"rebooted, cut off", true, CUT_OFF, MIB + 5000, REBOOT_SIZE - MIB},
+        {"rebooted, longer by NULs", true, LONGER, 4 * MIB + 5000, REBOOT_SIZE - 3 * MIB},
+        {"rebooted, and the .meta empty", true, META_EMPTY, 0, -1},
+        {"rebooted, and NULs in the .meta", true, META_NULS, 0, -1},
+        {"rebooted, and half of the .meta", true, META_HALF, 0, -1},
+    };
+
+    if (!can_reboot()) {
+        skip("another boot", "no right to pretend one");
+        return;
+    }
+    for (size_t i = 0; i < COUNT_OF(t); i++)
+        reboot_and_go_on(&t[i], (int)i);
+}
+
+/* A disk of our own, in a file, which can lose its power: what the system has not written to it by
+ * then is gone. */
+struct disk_kind {
+    const char *name, *make, *options;
+};
+
+static const struct disk_kind disk_kinds[] = {
+    {"ext4", "mkfs.ext4 -q -F", "loop"},
+    {"ext4 without order", "mkfs.ext4 -q -F", "loop,data=writeback,noauto_da_alloc"},
+    {"ext4 without delay", "mkfs.ext4 -q -F", "loop,data=writeback,nodelalloc"},
+    {"xfs", "mkfs.xfs -q -f", "loop"},
+};
+
+static char mounted[100];                 /* where it stands */
+static const struct disk_kind *disk_kind; /* NULL: it is not mounted */
+
+static bool power_on(const struct disk_kind *kind) {
+    if (shell("mount -o %s %s/image %s", kind->options, work, mounted))
+        disk_kind = kind;
+    return disk_kind == kind;
+}
+
+static void power_off(void) {
+    if (!disk_kind)
+        return;
+    until(shell("umount %s", mounted));
+    disk_kind = NULL;
+}
+
+/* What the system has been made to write, and what it has not. */
+enum flush { NO_FLUSH, FLUSH_ALL, FLUSH_NAMES, FLUSH_DATA, FLUSHES };
+
+#ifdef __linux__
+#define SHUT_DOWN _IOR('X', 125, uint32_t)
+
+/* To flush a file takes the names and sizes of all to the disk, but not their data. */
+static void flush(enum flush what, const char *part) {
+    bool data = what == FLUSH_DATA, good = false;
+    int fd = data ? open(part, O_WRONLY) : open(in_work("mounted/other"), O_WRONLY | O_CREAT, 0666);
+    if (what == FLUSH_ALL)
+        good = syncfs(fd) == 0;
+    if (what == FLUSH_NAMES)
+        good = write(fd, "x", 1) == 1 && fsync(fd) == 0;
+    if (data)
+        good = sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER) == 0;
+    if (!good && what != NO_FLUSH)
+        remark("flush %d: %s", what, strerror(errno));
+    if (fd >= 0)
+        close(fd);
+}
+
+/* The power fails; with or without what is in the journal. */
+static bool power_cut(bool with_journal) {
+    uint32_t how = with_journal ? 1 : 2;
+    int fd = open(mounted, O_RDONLY), result;
+    if (fd < 0)
+        return false;
+    result = ioctl(fd, SHUT_DOWN, &how);
+    close(fd);
+    return result == 0;
+}
+#else
+static void flush(enum flush what, const char *part) {
+    (void)what, (void)part;
+}
+
+static bool power_cut(bool with_journal) {
+    (void)with_journal;
+    return false;
+}
+#endif
+
+/* An empty one, whose power can fail. */
+static bool disk_new(const struct disk_kind *kind) {
+    snprintf(mounted, sizeof mounted, "%s/mounted", work);
+    if (geteuid() == 0 &&
+        shell("rm -f %s/image && mkdir -p %s && truncate -s 320M %s/image && %s %s/image", work,
+              mounted, work, kind->make, work) &&
+        power_on(kind)) {
+        bool cut = power_cut(true);
+        power_off();
+        if (cut && power_on(kind))
+            return true;
+    }
+    skip(kind->name, "no right to mount one, or no such file system");
+    return false;
+}
+
+/* Then whoever ran is gone, and when it is back we see what is left. */
+static void power_fails(struct child *c, bool with_journal) {
+    const struct disk_kind *kind = disk_kind;
+    bool cut = power_cut(with_journal);
+    kill(c->pid, SIGKILL);
+    child_wait(c);
+    power_off();
+    if (!cut || !power_on(kind))
+        die("a power cut");
+}
+
+/* Of the connections that stall, let one say more. */
+static void serve_on(const char *target, int64_t to) {
+    for (struct conn *c = server.conns; c; c = c->next)
+        if (c->counter && strcmp(c->counter->target, target) == 0) {
+            c->end = to;
+            conn_watch(c, FETCHER_READ | FETCHER_WRITE);
+        }
+}
+
+/* When a download is cut, and what was written by then. */
+struct cut {
+    char target[100], path[120], part[130];
+    int64_t size, first, second; /* it stands here for a while, and here */
+    enum flush flushed[2];
+    bool with_journal;
+};
+
+static struct {
+    unsigned random;
+    int cuts, wrong, left, found[4];
+} power;
+
+static unsigned power_random(unsigned below) {
+    power.random = power.random * 1103515245 + 12345;
+    return (power.random >> 16) * 31 % below;
+}
+
+/* The first two are known to do harm: ext4 takes a size to the disk before the bytes. */
+static struct cut cut_new(int i) {
+    struct cut cut = {.size = 5000000};
+    cut.first = 1000000 + power_random(1500000);
+    cut.second = cut.first + 1 + power_random(i == 0 ? 16000 : 2000000);
+    cut.flushed[0] = i < 2 ? FLUSH_ALL : (enum flush)power_random(FLUSHES);
+    cut.flushed[1] = i < 2 ? FLUSH_NAMES : (enum flush)power_random(FLUSHES);
+    cut.with_journal = i < 2 ? i == 0 : power_random(2) == 0;
+    snprintf(cut.path, sizeof cut.path, "%s/cut%d/big", mounted, i);
+    snprintf(cut.part, sizeof cut.part, "%s.part", cut.path);
+    snprintf(cut.target, sizeof cut.target, "/cut%d?size=%d&stall=%d&times=1", i, (int)cut.size,
+             (int)cut.first);
+    seen("%s", cut.target)->count = 0;
+    return cut;
+}
+
+/* Is the .part what the server has sent? */
+enum found { PART_GONE, PART_RIGHT, PART_SHORT, PART_WRONG };
+
+static enum found part_found(const struct cut *cut) {
+    int64_t size = size_of(cut->part);
+    if (size < 0)
+        return PART_GONE;
+    if (!file_is(cut->part, size, cut->target, 0))
+        return PART_WRONG;
+    return size < cut->second ? PART_SHORT : PART_RIGHT;
+}
+
+/* Fetch to both places, and lose the power. */
+static bool cut_off(const struct cut *cut) {
+    struct child c;
+    bool there;
+    const char *const argv[] = {"./fetcher", "-q", "-o", cut->path, url("%s", cut->target), NULL};
+    child_start(&c, argv);
+    until(size_of(cut->part) == cut->first);
+    flush(cut->flushed[0], cut->part);
+    serve_on(cut->target, cut->second);
+    until(size_of(cut->part) == cut->second);
+    there = size_of(cut->part) == cut->second;
+    flush(cut->flushed[1], cut->part);
+    power_fails(&c, cut->with_journal);
+    child_free(&c);
+    return there;
+}
+
+/* What is fetched again must be right, whatever was left. */
+static void cut_and_go_on(int i) {
+    struct cut cut = cut_new(i);
+    bool there = cut_off(&cut);
+    enum found found = part_found(&cut);
+    struct child c = run_rebooted(cut.path, cut.target);
+    if (!there || !said(&c, 0, "") || !file_is(cut.path, cut.size, cut.target, 0)) {
+        power.wrong++;
+        remark("cut %d at %d and %d bytes (%s), flushed %d and %d, %s journal, found %d", i,
+               (int)cut.first, (int)cut.second, there ? "were there" : "did not come",
+               cut.flushed[0], cut.flushed[1], cut.with_journal ? "with" : "without", found);
+    }
+    if (exists(cut.part))
+        power.left++;
+    power.found[found]++;
+    power.cuts++;
+    child_free(&c);
+    shell("rm -rf %s/cut%d", mounted, i);
+}
+
+static void cut_disk(const struct disk_kind *kind, unsigned seed, int cuts) {
+    memset(&power, 0, sizeof power);
+    power.random = seed;
+    for (int i = 0; i < cuts; i++)
+        cut_and_go_on(i);
+    remark("%s: the .part was right %d times, short %d, wrong %d, gone %d; given up and left: %d",
+           kind->name, power.found[PART_RIGHT], power.found[PART_SHORT], power.found[PART_WRONG],
+           power.found[PART_GONE], power.left);
+    is_int(power.wrong, 0, "%s: the power fails %d times, and each file ends right", kind->name,
+           power.cuts);
+}
+
+/* POWER_CUTS in the environment is how many, all together. */
+static void test_power_cuts(void) {
+    const char *cuts = getenv("POWER_CUTS");
+    int kinds = (int)COUNT_OF(disk_kinds);
+    if (!can_reboot()) {
+        skip("power cuts", "no right to pretend another boot");
+        return;
+    }
+    for (int i = 0; i < kinds; i++)
+        if (disk_new(&disk_kinds[i])) {
+            cut_disk(&disk_kinds[i], 7 + (unsigned)i, (cuts ? atoi(cuts) : 12) / kinds);
+            power_off();
+        }
+}
+
+/* Many small files, of which the one called 0 replaces an older one. */
+enum { SMALL_FILES = 20 };
+
+static int small_size(int i) {
+    return 1000 + i * i * 700;
+}
+
+static const char *small_name(int i) {
+    char name[40];
+    snprintf(name, sizeof name, "mounted/small/s%d", i);
+    return in_work(name);
+}
+
+static bool small_is_new(int i) {
+    char target[20];
+    snprintf(target, sizeof target, "/s%d", i);
+    return file_is(small_name(i), small_size(i), target, 0);
+}
+
+static bool small_is_old(int i) {
+    return i == 0 && file_has(small_name(0), "old") && size_of(small_name(0)) == 3;
+}
+
+static int small_broken(void) {
+    int broken = 0;
+    for (int i = 0; i < SMALL_FILES; i++)
+        if ((i == 0 || exists(small_name(i))) && !small_is_new(i) && !small_is_old(i))
+            broken++;
+    return broken;
+}
+
+/* On a new disk, with the old one on it. */
+static void small_begin(struct child *c, const char *option) {
+    char list[3000] = "";
+    size_t used = 0;
+    for (int i = 0; i < SMALL_FILES; i++)
+        used += (size_t)snprintf(list + used, sizeof list - used, "%s s%d\n",
+                                 url("/s%d?size=%d&slow=20000", i, small_size(i)), i);
+    shell("rm -rf %s/small; mkdir %s/small", mounted, mounted);
+    write_file(small_name(0), "old", 3);
+    flush(FLUSH_ALL, NULL);
+    child_start(c, (const char *const[]){"./fetcher", "-i", "-", "--json", "--overwrite", "-d",
+                                         in_work("mounted/small"), "-j", "4", option, NULL});
+    (void)!write(c->in, list, used);
+    close(c->in);
+    c->in = -1;
+}
+
+/* The jobs have their numbers in the order of the list. */
+static bool small_is_told(const struct child *c, int i) {
+    char words[60];
+    snprintf(words, sizeof words, "{\"event\":\"done\",\"id\":%d,", i + 1);
+    return strstr(c->text[0], words) != NULL;
+}
+
+static void sync_until(const struct disk_kind *kind, int many) {
+    struct child c;
+    int told = 0, lied = 0;
+    small_begin(&c, "--sync");
+    until(times_in(c.text[0], "\"event\":\"done\"") >= many || !c.open[0]);
+    power_fails(&c, false);
+    for (int i = 0; i < SMALL_FILES; i++)
+        if (small_is_told(&c, i)) {
+            told++;
+            if (!small_is_new(i))
+                lied++;
+        }
+    ok(told >= many, "%s, with --sync: %d files or more are done before the power fails",
+       kind->name, many);
+    is_int(lied, 0, "%s: and they are whole behind it", kind->name);
+    is_int(small_broken(), 0, "%s: so is whatever stands under a name", kind->name);
+    child_free(&c);
+}
+
+/* Without: a finished file may be an empty one after the power failed. It is told, no more. */
+static void no_sync(const struct disk_kind *kind) {
+    struct child c;
+    small_begin(&c, NULL);
+    until(!c.open[0]);
+    flush(FLUSH_NAMES, NULL);
+    power_fails(&c, true);
+    remark("%s, without --sync: of %d files that were done %d are broken", kind->name,
+           times_in(c.text[0], "\"event\":\"done\""), small_broken());
+    child_free(&c);
+}
+
+static void test_power_sync(void) {
+    for (size_t i = 0; i < COUNT_OF(disk_kinds); i++)
+        if (disk_new(&disk_kinds[i])) {
+            no_sync(&disk_kinds[i]);
+            sync_until(&disk_kinds[i], SMALL_FILES / 2);
+            sync_until(&disk_kinds[i], SMALL_FILES);
+            power_off();
+        }
+}
+
 static void test_names(void) {
     static const struct {
         const char *from, *to;
@@ -4176,6 +4634,9 @@ static const struct test files_tests[] = {
     TEST(file_foreign),
     TEST(disk_full),
     TEST(file_calls_fail),
+    TEST(another_boot),
+    TEST(power_cuts),
+    TEST(power_sync),
     TEST(names),
     TEST(dispositions),
     TEST(directory),
@@ -5925,11 +6386,6 @@ static int entries_in(const char *session) {
     int n = text ? times_in(text, "\nadd http") : 0;
     free(text);
     return n;
-}
-
-static int64_t size_of(const char *path) {
-    struct stat st;
-    return stat(path, &st) == 0 ? st.st_size : -1;
 }
 
 static const char *session_name(int i, const char *suffix) {
