@@ -11,6 +11,7 @@
  * Contents
  *     TAP                    checks, and how they are told
  *     Memory that fails      in place of the system's
+ *     Calls that fail        likewise, of the files that a download makes
  *     A fetcher              that of the test, and how to turn its loop
  *     The server             for faults
  *     Helpers                a transfer, a file, a child process
@@ -31,9 +32,13 @@
  */
 #define _GNU_SOURCE       1
 #define _FILE_OFFSET_BITS 64
+#include <fcntl.h>
 #include <pthread.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static void *short_malloc(size_t size);
 static void *short_calloc(size_t count, size_t size);
@@ -41,7 +46,37 @@ static void *short_realloc(void *old, size_t size);
 static void short_free(void *old);
 
 #ifndef FETCHER_LOOP
+int faulty_open(const char *path, int flags, ...);
+int faulty_close(int fd);
+ssize_t faulty_read(int fd, void *data, size_t n);
+ssize_t faulty_pread(int fd, void *data, size_t n, off_t at);
+ssize_t faulty_write(int fd, const void *data, size_t n);
+ssize_t faulty_pwrite(int fd, const void *data, size_t n, off_t at);
+int faulty_ftruncate(int fd, off_t size);
+int faulty_fchmod(int fd, mode_t mode);
+int faulty_fsync(int fd);
+int faulty_fdatasync(int fd);
+int faulty_rename(const char *from, const char *to);
+int faulty_renameat2(int from_dir, const char *from, int to_dir, const char *to, unsigned flags);
+int faulty_link(const char *from, const char *to);
+int faulty_unlink(const char *path);
+
 #define FETCHER_MAIN
+/* Names, not calls: a field may be called open, and then is called otherwise everywhere. */
+#define open      faulty_open
+#define close     faulty_close
+#define read      faulty_read
+#define pread     faulty_pread
+#define write     faulty_write
+#define pwrite    faulty_pwrite
+#define ftruncate faulty_ftruncate
+#define fchmod    faulty_fchmod
+#define fsync     faulty_fsync
+#define fdatasync faulty_fdatasync
+#define rename    faulty_rename
+#define renameat2 faulty_renameat2
+#define link      faulty_link
+#define unlink    faulty_unlink
 #endif
 #define main                fetcher_main
 #define malloc(size)        short_malloc(size)
@@ -54,6 +89,20 @@ static void short_free(void *old);
 #undef calloc
 #undef realloc
 #undef free
+#undef open
+#undef close
+#undef read
+#undef pread
+#undef write
+#undef pwrite
+#undef ftruncate
+#undef fchmod
+#undef fsync
+#undef fdatasync
+#undef rename
+#undef renameat2
+#undef link
+#undef unlink
 
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -67,6 +116,7 @@ static void short_free(void *old);
 #include <sys/prctl.h>
 #endif
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/un.h>
@@ -328,6 +378,131 @@ static char *short_strdup(const char *text) {
 static void short_free(void *old) {
     free(counted(old, -1));
 }
+
+#ifndef FETCHER_LOOP
+
+/* --------------------------------------------------------------------------------- Calls that fail
+ * What fetcher.c asks the system to do with files comes here. Calls are counted that are about a
+ * plain file, a directory, or a name; sockets, pipes and terminals are left alone.
+ */
+enum { SHORT_WRITE = -1 };
+
+static struct {
+    bool on;          /* count, and fail */
+    int error;        /* what is told; SHORT_WRITE: half is written, and only writes count */
+    long count, fail; /* the number of the one to fail; 0: none */
+    bool for_good;    /* it, and all after it */
+    const char *call; /* the first that failed; NULL: none has */
+} disk_fault;
+
+static bool is_on_disk(int fd) {
+    struct stat st;
+    return fstat(fd, &st) == 0 && (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode));
+}
+
+static bool call_fails(const char *call) {
+    disk_fault.count++;
+    if (disk_fault.fail == 0 || disk_fault.count < disk_fault.fail)
+        return false;
+    if (disk_fault.count > disk_fault.fail && !disk_fault.for_good)
+        return false;
+    if (!disk_fault.call)
+        disk_fault.call = call;
+    errno = disk_fault.error;
+    return true;
+}
+
+static bool name_fails(const char *call) {
+    return disk_fault.on && disk_fault.error != SHORT_WRITE && call_fails(call);
+}
+
+static bool fd_fails(const char *call, int fd) {
+    return disk_fault.on && disk_fault.error != SHORT_WRITE && is_on_disk(fd) && call_fails(call);
+}
+
+/* How much of it is to be written; -1: it fails. */
+static ssize_t may_write(const char *call, int fd, size_t n) {
+    if (!disk_fault.on || !is_on_disk(fd) || !call_fails(call))
+        return (ssize_t)n;
+    return disk_fault.error == SHORT_WRITE ? (ssize_t)(n + 1) / 2 : -1;
+}
+
+int faulty_open(const char *path, int flags, ...) {
+    int mode = 0;
+    va_list args;
+    va_start(args, flags);
+    if (flags & O_CREAT)
+        mode = va_arg(args, int);
+    va_end(args);
+    return name_fails("open") ? -1 : open(path, flags, (mode_t)mode);
+}
+
+/* One that fails has closed it all the same, as on Linux. */
+int faulty_close(int fd) {
+    bool bad = fd_fails("close", fd);
+    int result = close(fd);
+    return bad ? set_errno(disk_fault.error) : result;
+}
+
+ssize_t faulty_read(int fd, void *data, size_t n) {
+    return fd_fails("read", fd) ? -1 : read(fd, data, n);
+}
+
+ssize_t faulty_pread(int fd, void *data, size_t n, off_t at) {
+    return fd_fails("pread", fd) ? -1 : pread(fd, data, n, at);
+}
+
+ssize_t faulty_write(int fd, const void *data, size_t n) {
+    ssize_t most = may_write("write", fd, n);
+    return most < 0 ? -1 : write(fd, data, (size_t)most);
+}
+
+ssize_t faulty_pwrite(int fd, const void *data, size_t n, off_t at) {
+    ssize_t most = may_write("pwrite", fd, n);
+    return most < 0 ? -1 : pwrite(fd, data, (size_t)most, at);
+}
+
+int faulty_ftruncate(int fd, off_t size) {
+    return fd_fails("ftruncate", fd) ? -1 : ftruncate(fd, size);
+}
+
+int faulty_fchmod(int fd, mode_t mode) {
+    return fd_fails("fchmod", fd) ? -1 : fchmod(fd, mode);
+}
+
+/* While calls fail nothing is flushed: it takes long, and nothing can be seen of it. */
+int faulty_fsync(int fd) {
+    if (fd_fails("fsync", fd))
+        return -1;
+    return disk_fault.error ? 0 : fsync(fd);
+}
+
+#if defined _POSIX_SYNCHRONIZED_IO && _POSIX_SYNCHRONIZED_IO > 0
+int faulty_fdatasync(int fd) {
+    if (fd_fails("fdatasync", fd))
+        return -1;
+    return disk_fault.error ? 0 : fdatasync(fd);
+}
+#endif
+
+int faulty_rename(const char *from, const char *to) {
+    return name_fails("rename") ? -1 : rename(from, to);
+}
+
+#ifdef RENAME_NOREPLACE
+int faulty_renameat2(int from_dir, const char *from, int to_dir, const char *to, unsigned flags) {
+    return name_fails("renameat2") ? -1 : renameat2(from_dir, from, to_dir, to, flags);
+}
+#endif
+
+int faulty_link(const char *from, const char *to) {
+    return name_fails("link") ? -1 : link(from, to);
+}
+
+int faulty_unlink(const char *path) {
+    return name_fails("unlink") ? -1 : unlink(path);
+}
+#endif
 
 /* ------------------------------------------------------------------------------------ A fetcher */
 
@@ -2936,7 +3111,7 @@ struct answers {
 
 #define HALF            "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nContent-Length: 10\r\n\r\n01234"
 #define WHOLE           "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nContent-Length: 10\r\n\r\n0123456789"
-#define PART            "HTTP/1.1 206 P\r\nETag: \"e\"\r\n"
+#define A_PART          "HTTP/1.1 206 P\r\nETag: \"e\"\r\n"
 #define REST            "Content-Range: bytes 5-9/10\r\n"
 #define NO_REST(status) "HTTP/1.1 " status "\r\nContent-Length: 0\r\n\r\n"
 
@@ -3059,77 +3234,77 @@ static void test_answer_lengths(void) {
 /* A 206 to a request for the rest. */
 static void test_answer_parts(void) {
     static const struct answers list[] = {
-        {"the rest", {HALF, PART REST "\r\n56789"}, FETCHER_OK, "0123456789", 2},
+        {"the rest", {HALF, A_PART REST "\r\n56789"}, FETCHER_OK, "0123456789", 2},
         {"with its length",
-         {HALF, PART REST "Content-Length: 5\r\n\r\n56789"},
+         {HALF, A_PART REST "Content-Length: 5\r\n\r\n56789"},
          FETCHER_OK,
          "0123456789",
          2},
         {"with another length",
-         {HALF, PART REST "Content-Length: 6\r\n\r\n567890", WHOLE},
+         {HALF, A_PART REST "Content-Length: 6\r\n\r\n567890", WHOLE},
          FETCHER_OK,
          "0123456789",
          3},
-        {"too long", {HALF, PART REST "\r\n56789X", WHOLE}, FETCHER_OK, "0123456789", 3},
+        {"too long", {HALF, A_PART REST "\r\n56789X", WHOLE}, FETCHER_OK, "0123456789", 3},
         {"all in place of the rest",
-         {HALF, PART REST "\r\n0123456789", WHOLE},
+         {HALF, A_PART REST "\r\n0123456789", WHOLE},
          FETCHER_OK,
          "0123456789",
          3},
         {"too long and cut",
-         {HALF, PART REST "\r\n0123456789", HALF, WHOLE},
+         {HALF, A_PART REST "\r\n0123456789", HALF, WHOLE},
          FETCHER_OK,
          "0123456789",
          4},
         {"compressed",
-         {HALF, PART REST "Content-Encoding: gzip\r\n\r\n56789", WHOLE},
+         {HALF, A_PART REST "Content-Encoding: gzip\r\n\r\n56789", WHOLE},
          FETCHER_OK,
          "0123456789",
          3},
         {"named identity",
-         {HALF, PART REST "Content-Encoding: identity\r\n\r\n56789"},
+         {HALF, A_PART REST "Content-Encoding: identity\r\n\r\n56789"},
          FETCHER_OK,
          "0123456789",
          2},
         {"of an unknown total",
-         {HALF, PART "Content-Range: bytes 5-9/*\r\n\r\n56789"},
+         {HALF, A_PART "Content-Range: bytes 5-9/*\r\n\r\n56789"},
          FETCHER_OK,
          "0123456789",
          2},
         {"less, of an unknown total",
-         {HALF, PART "Content-Range: bytes 5-6/*\r\n\r\n56",
-          PART "Content-Range: bytes 7-9/*\r\n\r\n789"},
+         {HALF, A_PART "Content-Range: bytes 5-6/*\r\n\r\n56",
+          A_PART "Content-Range: bytes 7-9/*\r\n\r\n789"},
          FETCHER_OK,
          "0123456789",
          3},
         {"of nothing known",
          {"HTTP/1.1 200 OK\r\nETag: \"e\"\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n",
-          PART "Content-Range: bytes 5-6/*\r\n\r\n56", WHOLE},
+          A_PART "Content-Range: bytes 5-6/*\r\n\r\n56", WHOLE},
          FETCHER_OK,
          "0123456789",
          3},
         {"beyond the end",
-         {HALF, PART "Content-Range: bytes 5-10/10\r\n\r\n567890", WHOLE},
+         {HALF, A_PART "Content-Range: bytes 5-10/10\r\n\r\n567890", WHOLE},
          FETCHER_OK,
          "0123456789",
          3},
         {"backwards",
-         {HALF, PART "Content-Range: bytes 5-4/10\r\n\r\n", WHOLE},
+         {HALF, A_PART "Content-Range: bytes 5-4/10\r\n\r\n", WHOLE},
          FETCHER_OK,
          "0123456789",
          3},
         {"two ranges",
-         {HALF, PART "Content-Range: bytes 5-5/10\r\n" REST "\r\n56789", WHOLE},
+         {HALF, A_PART "Content-Range: bytes 5-5/10\r\n" REST "\r\n56789", WHOLE},
          FETCHER_OK,
          "0123456789",
          3},
         {"a broken range",
-         {HALF, PART "Content-Range: bytes 5-9/10x\r\n\r\n56789", WHOLE},
+         {HALF, A_PART "Content-Range: bytes 5-9/10x\r\n\r\n56789", WHOLE},
          FETCHER_OK,
          "0123456789",
          3},
         {"all, and said so",
-         {HALF, PART "Content-Range: bytes 0-9/10\r\n\r\n0123456789"},
+         {HALF, A_PART "Content-Range: bytes 0-9/10\r\n\r\n0123456789"},
          FETCHER_OK,
          "0123456789",
          2},
@@ -3168,7 +3343,7 @@ static void test_answer_refused(void) {
         {"205", {HALF, NO_REST("205 Reset"), WHOLE}, FETCHER_OK, "0123456789", 3},
         {"304", {HALF, "HTTP/1.1 304 Not\r\n\r\n", WHOLE}, FETCHER_OK, "0123456789", 3},
         {"503 passes",
-         {HALF, NO_REST("503 Busy"), PART REST "\r\n56789"},
+         {HALF, NO_REST("503 Busy"), A_PART REST "\r\n56789"},
          FETCHER_OK,
          "0123456789",
          3},
@@ -3193,7 +3368,7 @@ static void test_answer_keeps(void) {
     body[sizeof body - 1] = '\0';
     snprintf(half, sizeof half, "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nContent-Length: 40000\r\n\r\n%s",
              body);
-    snprintf(rest, sizeof rest, PART "Content-Range: bytes 20000-39999/40000\r\n\r\n%s", body);
+    snprintf(rest, sizeof rest, A_PART "Content-Range: bytes 20000-39999/40000\r\n\r\n%s", body);
     scripted = (const char *const[]){half, NO_REST("403 No"), NO_REST("403 No"), rest, NULL};
     o = FETCH(.url = url("/script/kept"), .path = in_work("kept"), .retries = -1);
     is_code(o.code, FETCHER_CUT_SHORT, "one is cut");
@@ -3959,6 +4134,632 @@ static void test_disk_full(void) {
     child_free(&c);
 }
 
+/* -- calls that fail -- */
+
+/* A download into an empty directory, and what is there before. */
+struct disk_case {
+    const char *name;
+    int size;
+    const char *query;
+
+    enum { NOTHING, OLD_FILE, PART } before;
+
+    unsigned flags;
+    bool brief; /* it is long: two errors are enough */
+};
+
+/* What holds whatever fails. */
+enum disk_rule { WHOLE_OR_OLD, OK_IS_WHOLE, CLOSED, FILE_FAULT, HARMLESS, MENDED, ALONE, RULES };
+
+static const char *const disk_rules[] = {
+    [WHOLE_OR_OLD] = "under the name stands all of the new file, or what was there before",
+    [OK_IS_WHOLE] = "what ended well is whole under its name, and alone",
+    [CLOSED] = "no descriptor is left open",
+    [FILE_FAULT] = "it ends well, or as a fault of the file",
+    [HARMLESS] = "a write that is short or interrupted does no harm",
+    [MENDED] = "the next run ends well, and the file is right",
+    [ALONE] = "and nothing else is left",
+};
+
+static struct {
+    const struct disk_case *c;
+    char target[200];
+    int wrong[RULES]; /* how often a rule did not hold */
+    long runs;
+} disk;
+
+static void disk_holds(enum disk_rule rule, bool good, const struct outcome *o) {
+    if (good)
+        return;
+    if (disk.wrong[rule]++ < 5)
+        remark("%s: call %ld, %s, %s with %s, and it said \"%s\": not \"%s\"", disk.c->name,
+               disk_fault.fail, disk_fault.call,
+               disk_fault.for_good ? "and all after it fail" : "fails",
+               disk_fault.error == SHORT_WRITE ? "half" : strerror(disk_fault.error), o->message,
+               disk_rules[rule]);
+}
+
+static int files_open(void) {
+    int n = 0;
+    for (int fd = 0; fd < 256; fd++) /* files move up only when these are used */
+        if (is_on_disk(fd))
+            n++;
+    return n;
+}
+
+static struct outcome disk_fetch(enum fetcher_existing existing, int retries) {
+    return FETCH(.url = url("%s", disk.target), .path = in_work("disk/f"), .existing = existing,
+                 .retries = retries, .flags = disk.c->flags);
+}
+
+static void disk_begin(void) {
+    struct outcome o;
+    mkdir(in_work("disk"), 0777);
+    seen("%s", disk.target)->count = 0;
+    if (disk.c->before == OLD_FILE)
+        write_file(in_work("disk/f"), "old", 3);
+    if (disk.c->before == PART) {
+        o = disk_fetch(FETCHER_OVERWRITE, -1);
+        forget(&o);
+    }
+}
+
+static bool disk_is_new(void) {
+    return file_is(in_work("disk/f"), disk.c->size, disk.target, 0);
+}
+
+static void disk_check(const struct outcome *o) {
+    bool there = exists(in_work("disk/f")), whole = disk_is_new();
+    bool harmless =
+        disk_fault.error == SHORT_WRITE ||
+        (disk_fault.error == EINTR && disk_fault.call && strstr(disk_fault.call, "write"));
+    int left = disk_fault.call && strcmp(disk_fault.call, "unlink") == 0 ? 2 : 1;
+    if (disk.c->before == OLD_FILE)
+        disk_holds(WHOLE_OR_OLD, whole || file_has(in_work("disk/f"), "old"), o);
+    else
+        disk_holds(WHOLE_OR_OLD, whole || !there, o);
+    if (o->code == FETCHER_OK)
+        disk_holds(OK_IS_WHOLE, whole && (disk_fault.for_good || names_in(in_work("disk")) <= left),
+                   o);
+    disk_holds(FILE_FAULT, o->code == FETCHER_OK || o->code == FETCHER_FILE, o);
+    disk_holds(HARMLESS, !harmless || o->code == FETCHER_OK, o);
+}
+
+/* A small .part has no .meta. If it can't be removed, then, nobody knows whose it is. */
+static bool disk_is_stuck(void) {
+    return disk_fault.for_good && disk.c->size <= 16384;
+}
+
+/* A download in which a call fails, and then one in which none does. */
+static void disk_life(void) {
+    struct outcome o;
+    int before;
+    disk_begin();
+    before = files_open();
+    disk_fault.call = NULL;
+    disk_fault.count = 0;
+    disk_fault.on = true;
+    o = disk_fetch(disk.c->before == NOTHING ? FETCHER_KEEP_BOTH : FETCHER_OVERWRITE, 0);
+    disk_fault.on = false;
+    disk_holds(CLOSED, files_open() == before, &o);
+    disk_check(&o);
+    forget(&o);
+    o = disk_fetch(FETCHER_OVERWRITE, 0);
+    disk_holds(MENDED, o.code == FETCHER_OK && disk_is_new(), &o);
+    disk_holds(ALONE, names_in(in_work("disk")) == 1 || disk_is_stuck(), &o);
+    forget(&o);
+    nftw(in_work("disk"), remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    disk.runs++;
+}
+
+/* Each call in turn, until a life has none left to fail. */
+static void disk_lives(int error, bool for_good) {
+    const char *states = getenv("STATES"); /* under valgrind not each */
+    long whole, step;
+    disk_fault.error = error;
+    disk_fault.for_good = for_good;
+    disk_fault.fail = 0;
+    disk_life();
+    whole = disk_fault.count;
+    step = states ? whole / (atoi(states) / 20 + 1) + 1 : 1;
+    do {
+        disk_fault.fail += step;
+        disk_life();
+    } while (disk_fault.call && disk_fault.fail < 10000);
+}
+
+static void disk_case_fails(const struct disk_case *c) {
+    static const int errors[] = {ENOSPC, SHORT_WRITE, EIO, EROFS, EINTR, EMFILE};
+    memset(&disk, 0, sizeof disk);
+    disk.c = c;
+    snprintf(disk.target, sizeof disk.target, "/disk?size=%d%s", c->size, c->query);
+    for (int i = 0; i < (c->brief ? 2 : (int)COUNT_OF(errors)); i++) {
+        disk_lives(errors[i], false);
+        if (errors[i] != EINTR && errors[i] != SHORT_WRITE) /* these pass */
+            disk_lives(errors[i], true);
+    }
+    remark("%s: %ld times", c->name, disk.runs);
+    for (int i = 0; i < RULES; i++)
+        is_int(disk.wrong[i], 0, "%s, and a call fails: %s", c->name, disk_rules[i]);
+}
+
+static void test_file_calls_fail(void) {
+    static const struct disk_case cases[] = {
+        {"a small file", 5000, "", NOTHING, 0, false},
+        {"a large file", 50000, "", NOTHING, 0, false},
+        {"one that is cut and continued", 50000, "&cut=30000&times=1", NOTHING, 0, false},
+        {"a small file that replaces one", 5000, "", OLD_FILE, 0, false},
+        {"a large file that replaces one", 50000, "", OLD_FILE, 0, false},
+        {"one continued from a .part", 50000, "&cut=30000&times=1", PART, 0, false},
+        {"one over a MiB", 1300000, "&cut=1200000&times=1", NOTHING, 0, true},
+#ifdef FETCHER_SYNC
+        {"a small file, flushed", 5000, "", OLD_FILE, FETCHER_SYNC, false},
+        {"a large file, flushed", 50000, "", NOTHING, FETCHER_SYNC, false},
+#endif
+    };
+
+    for (size_t i = 0; i < COUNT_OF(cases); i++)
+        disk_case_fails(&cases[i]);
+    memset(&disk_fault, 0, sizeof disk_fault);
+}
+
+/* -- the power fails -- */
+
+/* A part of a document of nearly 5 MiB that was killed, and what became of it before it goes on. */
+enum damage { NO_DAMAGE, NULS, CUT_OFF, LONGER, META_EMPTY, META_NULS, META_HALF };
+
+struct reboot {
+    const char *name;
+    bool other_boot; /* since it was killed */
+    enum damage damage;
+    int64_t at;   /* where the damage begins */
+    int64_t most; /* bytes that may come once more; -1: it does not matter */
+};
+
+enum { REBOOT_SIZE = 5000000, REBOOT_PART = 3700000, MIB = 1048576 };
+
+static int64_t size_of(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 ? st.st_size : -1;
+}
+
+static bool shell(const char *format, ...) {
+    char script[3000];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(script, sizeof script, format, args);
+    va_end(args);
+    struct child c = SH(script);
+    bool good = c.status == 0;
+    child_free(&c);
+    return good;
+}
+
+#define BOOT_ID "/proc/sys/kernel/random/boot_id"
+
+/* Does this machine let us put another name of its boot into the place of its own? */
+static bool can_reboot(void) {
+    struct child c;
+    char script[3000];
+    const char *boot = in_work("boot");
+    bool can;
+    write_file(boot, "01234567-89ab-4cde-8f01-23456789abcd\n", 37);
+    snprintf(script, sizeof script,
+             "unshare -m sh -c 'mount --bind %s " BOOT_ID " && cat " BOOT_ID "'", boot);
+    c = SH(script);
+    can = c.status == 0 && strncmp(c.text[0], "01234567-", 9) == 0;
+    child_free(&c);
+    return can;
+}
+
+/* Fetch to a file, as if the machine had been booted since. */
+static struct child run_rebooted(const char *path, const char *target) {
+    static const char script[] = "mount --bind $0 " BOOT_ID " && exec ./fetcher -q -o \"$@\"";
+    const char *const argv[] = {"unshare",         "-m", "sh", "-c", script, in_work("boot"), path,
+                                url("%s", target), NULL};
+    return run_fed(argv, "", 0);
+}
+
+static void overwrite(const char *path, int64_t from, int64_t to) {
+    static const char nuls[65536];
+    FILE *file = fopen(path, "r+b");
+    if (!file || fseek(file, (long)from, SEEK_SET) != 0)
+        die(path);
+    for (size_t n = 0; from < to; from += (int64_t)n) {
+        n = to - from < (int64_t)sizeof nuls ? (size_t)(to - from) : sizeof nuls;
+        if (fwrite(nuls, 1, n, file) != n)
+            die(path);
+    }
+    fclose(file);
+}
+
+static void damage(const struct reboot *t, const char *part, const char *meta) {
+    int64_t size = size_of(meta);
+    int bad = 0;
+    if (t->damage == NULS)
+        overwrite(part, t->at, REBOOT_PART);
+    if (t->damage == CUT_OFF || t->damage == LONGER)
+        bad = truncate(part, t->at);
+    if (t->damage == META_EMPTY)
+        bad = truncate(meta, 0);
+    if (t->damage == META_NULS)
+        overwrite(meta, size / 2, size);
+    if (t->damage == META_HALF)
+        bad = truncate(meta, size / 2);
+    if (bad)
+        die("truncate");
+}
+
+/* Fetch as far as the server goes, and be killed. */
+static bool leave_part(const char *path, const char *part, const char *target) {
+    struct child c;
+    const char *const argv[] = {"./fetcher", "-q", "-o", path, url("%s", target), NULL};
+    child_start(&c, argv);
+    until(size_of(part) == REBOOT_PART);
+    kill(c.pid, SIGKILL);
+    child_wait(&c);
+    child_free(&c);
+    return is_int(size_of(part), REBOOT_PART, "one is killed, and leaves a part");
+}
+
+static void reboot_and_go_on(const struct reboot *t, int i) {
+    struct child c;
+    char path[100], part[110], meta[120], target[100];
+    int64_t sent;
+    snprintf(path, sizeof path, "%s/boot%d", work, i);
+    snprintf(part, sizeof part, "%s.part", path);
+    snprintf(meta, sizeof meta, "%s.part.meta", path);
+    snprintf(target, sizeof target, "/boot%d?size=%d&stall=%d&times=1", i, REBOOT_SIZE,
+             REBOOT_PART);
+    if (!leave_part(path, part, target))
+        return;
+    damage(t, part, meta);
+    seen("%s", target)->sent = 0;
+    c = t->other_boot ? run_rebooted(path, target) : RUN("-q", "-o", path, url("%s", target));
+    sent = seen("%s", target)->sent;
+    ok(said(&c, 0, ""), "%s: it goes on", t->name);
+    ok(file_is(path, REBOOT_SIZE, target, 0), "%s: the file is right", t->name);
+    if (t->most >= 0)
+        ok(sent <= t->most, "%s: %d bytes came, of at most %d", t->name, (int)sent, (int)t->most);
+    child_free(&c);
+}
+
+static void test_another_boot(void) {
+    static const struct reboot t[] = {
+        {"killed", false, NO_DAMAGE, 0, REBOOT_SIZE - REBOOT_PART},
+        {"rebooted", true, NO_DAMAGE, 0, REBOOT_SIZE - 3 * MIB},
+        {"rebooted, NULs at the end", true, NULS, 3 * MIB + 100, REBOOT_SIZE - 3 * MIB},
+        {"rebooted, NULs in the third MiB", true, NULS, 2 * MIB + 4096, REBOOT_SIZE - 2 * MIB},
+        {"rebooted, NULs all over", true, NULS, 0, -1},
+        {"rebooted, cut off", true, CUT_OFF, MIB + 5000, REBOOT_SIZE - MIB},
+        {"rebooted, longer by NULs", true, LONGER, 4 * MIB + 5000, REBOOT_SIZE - 3 * MIB},
+        {"rebooted, and the .meta empty", true, META_EMPTY, 0, -1},
+        {"rebooted, and NULs in the .meta", true, META_NULS, 0, -1},
+        {"rebooted, and half of the .meta", true, META_HALF, 0, -1},
+    };
+
+    if (!can_reboot()) {
+        skip("another boot", "no right to pretend one");
+        return;
+    }
+    for (size_t i = 0; i < COUNT_OF(t); i++)
+        reboot_and_go_on(&t[i], (int)i);
+}
+
+/* A disk of our own, in a file, which can lose its power: what the system has not written to it by
+ * then is gone. */
+struct disk_kind {
+    const char *name, *make, *options;
+};
+
+static const struct disk_kind disk_kinds[] = {
+    {"ext4", "mkfs.ext4 -q -F", "loop"},
+    {"ext4 without order", "mkfs.ext4 -q -F", "loop,data=writeback,noauto_da_alloc"},
+    {"ext4 without delay", "mkfs.ext4 -q -F", "loop,data=writeback,nodelalloc"},
+    {"xfs", "mkfs.xfs -q -f", "loop"},
+};
+
+static char mounted[100];                 /* where it stands */
+static const struct disk_kind *disk_kind; /* NULL: it is not mounted */
+
+static bool power_on(const struct disk_kind *kind) {
+    if (shell("mount -o %s %s/image %s", kind->options, work, mounted))
+        disk_kind = kind;
+    return disk_kind == kind;
+}
+
+static void power_off(void) {
+    if (!disk_kind)
+        return;
+    until(shell("umount %s", mounted));
+    disk_kind = NULL;
+}
+
+/* What the system has been made to write, and what it has not. */
+enum flush { NO_FLUSH, FLUSH_ALL, FLUSH_NAMES, FLUSH_DATA, FLUSHES };
+
+#ifdef __linux__
+#define SHUT_DOWN _IOR('X', 125, uint32_t)
+
+/* To flush a file takes the names and sizes of all to the disk, but not their data. */
+static void flush(enum flush what, const char *part) {
+    bool data = what == FLUSH_DATA, good = false;
+    int fd = data ? open(part, O_WRONLY) : open(in_work("mounted/other"), O_WRONLY | O_CREAT, 0666);
+    if (what == FLUSH_ALL)
+        good = syncfs(fd) == 0;
+    if (what == FLUSH_NAMES)
+        good = write(fd, "x", 1) == 1 && fsync(fd) == 0;
+    if (data)
+        good = sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER) == 0;
+    if (!good && what != NO_FLUSH)
+        remark("flush %d: %s", what, strerror(errno));
+    if (fd >= 0)
+        close(fd);
+}
+
+/* The power fails; with or without what is in the journal. */
+static bool power_cut(bool with_journal) {
+    uint32_t how = with_journal ? 1 : 2;
+    int fd = open(mounted, O_RDONLY), result;
+    if (fd < 0)
+        return false;
+    result = ioctl(fd, SHUT_DOWN, &how);
+    close(fd);
+    return result == 0;
+}
+#else
+static void flush(enum flush what, const char *part) {
+    (void)what, (void)part;
+}
+
+static bool power_cut(bool with_journal) {
+    (void)with_journal;
+    return false;
+}
+#endif
+
+/* An empty one, whose power can fail. */
+static bool disk_new(const struct disk_kind *kind) {
+    snprintf(mounted, sizeof mounted, "%s/mounted", work);
+    if (geteuid() == 0 &&
+        shell("rm -f %s/image && mkdir -p %s && truncate -s 320M %s/image && %s %s/image", work,
+              mounted, work, kind->make, work) &&
+        power_on(kind)) {
+        bool cut = power_cut(true);
+        power_off();
+        if (cut && power_on(kind))
+            return true;
+    }
+    skip(kind->name, "no right to mount one, or no such file system");
+    return false;
+}
+
+/* Then whoever ran is gone, and when it is back we see what is left. */
+static void power_fails(struct child *c, bool with_journal) {
+    const struct disk_kind *kind = disk_kind;
+    bool cut = power_cut(with_journal);
+    kill(c->pid, SIGKILL);
+    child_wait(c);
+    power_off();
+    if (!cut || !power_on(kind))
+        die("a power cut");
+}
+
+/* Of the connections that stall, let one say more. */
+static void serve_on(const char *target, int64_t to) {
+    for (struct conn *c = server.conns; c; c = c->next)
+        if (c->counter && strcmp(c->counter->target, target) == 0) {
+            c->end = to;
+            conn_watch(c, FETCHER_READ | FETCHER_WRITE);
+        }
+}
+
+/* When a download is cut, and what was written by then. */
+struct cut {
+    char target[100], path[120], part[130];
+    int64_t size, first, second; /* it stands here for a while, and here */
+    enum flush flushed[2];
+    bool with_journal;
+};
+
+static struct {
+    unsigned random;
+    int cuts, wrong, left, found[4];
+} power;
+
+static unsigned power_random(unsigned below) {
+    power.random = power.random * 1103515245 + 12345;
+    return (power.random >> 16) * 31 % below;
+}
+
+/* The first two are known to do harm: ext4 takes a size to the disk before the bytes. */
+static struct cut cut_new(int i) {
+    struct cut cut = {.size = 5000000};
+    cut.first = 1000000 + power_random(1500000);
+    cut.second = cut.first + 1 + power_random(i == 0 ? 16000 : 2000000);
+    cut.flushed[0] = i < 2 ? FLUSH_ALL : (enum flush)power_random(FLUSHES);
+    cut.flushed[1] = i < 2 ? FLUSH_NAMES : (enum flush)power_random(FLUSHES);
+    cut.with_journal = i < 2 ? i == 0 : power_random(2) == 0;
+    snprintf(cut.path, sizeof cut.path, "%s/cut%d/big", mounted, i);
+    snprintf(cut.part, sizeof cut.part, "%s.part", cut.path);
+    snprintf(cut.target, sizeof cut.target, "/cut%d?size=%d&stall=%d&times=1", i, (int)cut.size,
+             (int)cut.first);
+    seen("%s", cut.target)->count = 0;
+    return cut;
+}
+
+/* Is the .part what the server has sent? */
+enum part_state { PART_GONE, PART_RIGHT, PART_SHORT, PART_WRONG };
+
+static enum part_state part_found(const struct cut *cut) {
+    int64_t size = size_of(cut->part);
+    if (size < 0)
+        return PART_GONE;
+    if (!file_is(cut->part, size, cut->target, 0))
+        return PART_WRONG;
+    return size < cut->second ? PART_SHORT : PART_RIGHT;
+}
+
+/* Fetch to both places, and lose the power. */
+static bool cut_off(const struct cut *cut) {
+    struct child c;
+    bool there;
+    const char *const argv[] = {"./fetcher", "-q", "-o", cut->path, url("%s", cut->target), NULL};
+    child_start(&c, argv);
+    until(size_of(cut->part) == cut->first);
+    flush(cut->flushed[0], cut->part);
+    serve_on(cut->target, cut->second);
+    until(size_of(cut->part) == cut->second);
+    there = size_of(cut->part) == cut->second;
+    flush(cut->flushed[1], cut->part);
+    power_fails(&c, cut->with_journal);
+    child_free(&c);
+    return there;
+}
+
+/* What is fetched again must be right, whatever was left. */
+static void cut_and_go_on(int i) {
+    struct cut cut = cut_new(i);
+    bool there = cut_off(&cut);
+    enum part_state found = part_found(&cut);
+    struct child c = run_rebooted(cut.path, cut.target);
+    if (!there || !said(&c, 0, "") || !file_is(cut.path, cut.size, cut.target, 0)) {
+        power.wrong++;
+        remark("cut %d at %d and %d bytes (%s), flushed %d and %d, %s journal, found %d", i,
+               (int)cut.first, (int)cut.second, there ? "were there" : "did not come",
+               cut.flushed[0], cut.flushed[1], cut.with_journal ? "with" : "without", found);
+    }
+    if (exists(cut.part))
+        power.left++;
+    power.found[found]++;
+    power.cuts++;
+    child_free(&c);
+    shell("rm -rf %s/cut%d", mounted, i);
+}
+
+static void cut_disk(const struct disk_kind *kind, unsigned seed, int cuts) {
+    memset(&power, 0, sizeof power);
+    power.random = seed;
+    for (int i = 0; i < cuts; i++)
+        cut_and_go_on(i);
+    remark("%s: the .part was right %d times, short %d, wrong %d, gone %d; given up and left: %d",
+           kind->name, power.found[PART_RIGHT], power.found[PART_SHORT], power.found[PART_WRONG],
+           power.found[PART_GONE], power.left);
+    is_int(power.wrong, 0, "%s: the power fails %d times, and each file ends right", kind->name,
+           power.cuts);
+}
+
+/* POWER_CUTS in the environment is how many, all together. */
+static void test_power_cuts(void) {
+    const char *cuts = getenv("POWER_CUTS");
+    int kinds = (int)COUNT_OF(disk_kinds);
+    if (!can_reboot()) {
+        skip("power cuts", "no right to pretend another boot");
+        return;
+    }
+    for (int i = 0; i < kinds; i++)
+        if (disk_new(&disk_kinds[i])) {
+            cut_disk(&disk_kinds[i], 7 + (unsigned)i, (cuts ? atoi(cuts) : 12) / kinds);
+            power_off();
+        }
+}
+
+/* Many small files, of which the one called 0 replaces an older one. */
+enum { SMALL_FILES = 20 };
+
+static int small_size(int i) {
+    return 1000 + i * i * 700;
+}
+
+static const char *small_name(int i) {
+    char name[40];
+    snprintf(name, sizeof name, "mounted/small/s%d", i);
+    return in_work(name);
+}
+
+static bool small_is_new(int i) {
+    char target[20];
+    snprintf(target, sizeof target, "/s%d", i);
+    return file_is(small_name(i), small_size(i), target, 0);
+}
+
+static bool small_is_old(int i) {
+    return i == 0 && file_has(small_name(0), "old") && size_of(small_name(0)) == 3;
+}
+
+static int small_broken(void) {
+    int broken = 0;
+    for (int i = 0; i < SMALL_FILES; i++)
+        if ((i == 0 || exists(small_name(i))) && !small_is_new(i) && !small_is_old(i))
+            broken++;
+    return broken;
+}
+
+/* On a new disk, with the old one on it. */
+static void small_begin(struct child *c, const char *option) {
+    char list[3000] = "";
+    size_t used = 0;
+    for (int i = 0; i < SMALL_FILES; i++)
+        used += (size_t)snprintf(list + used, sizeof list - used, "%s s%d\n",
+                                 url("/s%d?size=%d&slow=20000", i, small_size(i)), i);
+    shell("rm -rf %s/small; mkdir %s/small", mounted, mounted);
+    write_file(small_name(0), "old", 3);
+    flush(FLUSH_ALL, NULL);
+    child_start(c, (const char *const[]){"./fetcher", "-i", "-", "--json", "--overwrite", "-d",
+                                         in_work("mounted/small"), "-j", "4", option, NULL});
+    (void)!write(c->in, list, used);
+    close(c->in);
+    c->in = -1;
+}
+
+/* The jobs have their numbers in the order of the list. */
+static bool small_is_told(const struct child *c, int i) {
+    char words[60];
+    snprintf(words, sizeof words, "{\"event\":\"done\",\"id\":%d,", i + 1);
+    return strstr(c->text[0], words) != NULL;
+}
+
+static void sync_until(const struct disk_kind *kind, int many) {
+    struct child c;
+    int told = 0, lied = 0;
+    small_begin(&c, "--sync");
+    until(times_in(c.text[0], "\"event\":\"done\"") >= many || !c.open[0]);
+    power_fails(&c, false);
+    for (int i = 0; i < SMALL_FILES; i++)
+        if (small_is_told(&c, i)) {
+            told++;
+            if (!small_is_new(i))
+                lied++;
+        }
+    ok(told >= many, "%s, with --sync: %d files or more are done before the power fails",
+       kind->name, many);
+    is_int(lied, 0, "%s: and they are whole behind it", kind->name);
+    is_int(small_broken(), 0, "%s: so is whatever stands under a name", kind->name);
+    child_free(&c);
+}
+
+/* Without: a finished file may be an empty one after the power failed. It is told, no more. */
+static void no_sync(const struct disk_kind *kind) {
+    struct child c;
+    small_begin(&c, NULL);
+    until(!c.open[0]);
+    flush(FLUSH_NAMES, NULL);
+    power_fails(&c, true);
+    remark("%s, without --sync: of %d files that were done %d are broken", kind->name,
+           times_in(c.text[0], "\"event\":\"done\""), small_broken());
+    child_free(&c);
+}
+
+static void test_power_sync(void) {
+    for (size_t i = 0; i < COUNT_OF(disk_kinds); i++)
+        if (disk_new(&disk_kinds[i])) {
+            no_sync(&disk_kinds[i]);
+            sync_until(&disk_kinds[i], SMALL_FILES / 2);
+            sync_until(&disk_kinds[i], SMALL_FILES);
+            power_off();
+        }
+}
+
 static void test_names(void) {
     static const struct {
         const char *from, *to;
@@ -4278,10 +5079,10 @@ static void another_boot(const char *part) {
     patch(path, m.line[META_ERA] - m.text, "0123", 4);
 }
 
-enum { LONG = 4500000, CUT_AT = 3700000, MIB = 1048576 };
+enum { LONG = 4500000, CUT_AT = 3700000 };
 
 /* A .part of three and a half MiB. */
-static const char *leave_part(const char *name) {
+static const char *leave_three(const char *name) {
     static char target[100];
     struct outcome o;
     snprintf(target, sizeof target, "/%s?size=%d&cut=%d&times=1", name, LONG, CUT_AT);
@@ -4303,16 +5104,16 @@ static void go_on(const char *target, const char *name, int64_t received, const 
 
 /* After a power cut bytes count as far as their checks agree. */
 static void test_boots(void) {
-    const char *target = leave_part("same");
+    const char *target = leave_three("same");
     go_on(target, "same", LONG - CUT_AT, "in the same boot all counts");
-    target = leave_part("cut");
+    target = leave_three("cut");
     another_boot(in_work("cut.part"));
     go_on(target, "cut", LONG - 3 * MIB, "in another one all that has a check");
-    target = leave_part("lost");
+    target = leave_three("lost");
     another_boot(in_work("lost.part"));
     patch(in_work("lost.part"), MIB + 5000, "\0\0\0\0", 4);
     go_on(target, "lost", LONG - MIB, "as far as they agree");
-    target = leave_part("none");
+    target = leave_three("none");
     another_boot(in_work("none.part"));
     patch(in_work("none.part"), 3, "\0", 1);
     go_on(target, "none", LONG, "or nothing");
@@ -4320,22 +5121,22 @@ static void test_boots(void) {
 
 /* The lines of the .meta may be lost as well. */
 static void test_boots_torn(void) {
-    const char *target = leave_part("torn");
+    const char *target = leave_three("torn");
     struct meta m;
     if (meta_read(in_work("torn.part"), &m) != OURS ||
         truncate(in_work("torn.part.meta"), (off_t)m.records + 2 * RECORD_SIZE - 1) < 0)
         die("truncate");
     another_boot(in_work("torn.part"));
     go_on(target, "torn", LONG - MIB, "a check that is cut off");
-    target = leave_part("zeros");
+    target = leave_three("zeros");
     another_boot(in_work("zeros.part"));
     patch(in_work("zeros.part.meta"), 0, "\0\0\0\0\0\0\0\0\0\0", 10);
     go_on(target, "zeros", LONG, "lines that are lost");
-    target = leave_part("empty");
+    target = leave_three("empty");
     if (truncate(in_work("empty.part.meta"), 0) < 0)
         die("truncate");
     go_on(target, "empty", LONG, "a .meta that is empty");
-    target = leave_part("short");
+    target = leave_three("short");
     another_boot(in_work("short.part"));
     if (truncate(in_work("short.part"), 2 * MIB + 7) < 0)
         die("truncate");
@@ -4363,7 +5164,7 @@ static void test_boots_often(void) {
 
 /* To look a .part through takes many steps, between which all else goes on. */
 static void test_boots_given_up(void) {
-    const char *target = leave_part("up");
+    const char *target = leave_three("up");
     struct outcome o = {0};
     struct stat st = {.st_size = 0};
     another_boot(in_work("up.part"));
@@ -4410,7 +5211,7 @@ static void test_check(void) {
 
 /* A .meta speaks of one .part: not of another file that came under its name. */
 static void test_part_bound(void) {
-    const char *target = leave_part("bound");
+    const char *target = leave_three("bound");
     char evil[2000];
     struct outcome o;
     memset(evil, 'E', sizeof evil);
@@ -4427,7 +5228,7 @@ static void test_part_bound(void) {
 
 /* Somebody gives a .part a second name, ... */
 static void test_part_linked(void) {
-    const char *target = leave_part("linked");
+    const char *target = leave_three("linked");
     struct outcome o;
     struct stat st = {.st_size = 0};
     if (link(in_work("linked.part"), in_work("other")) < 0)
@@ -4521,7 +5322,7 @@ static void test_part_names(void) {
            "is called %s", o.path + strlen(in_work(dir)));
         forget(&o);
     }
-    leave_part("asked");
+    leave_three("asked");
     rename(in_work("asked.part"), in_work("elsewhere"));
     struct outcome o = FETCH(.url = url("/y?size=10"), .path = in_work("asked.part"));
     is_code(o.code, FETCHER_OK, "a file that is asked for as a .part: %s", o.message);
@@ -4589,7 +5390,7 @@ static void test_other_user(void) {
         skip("another user's files", "only root can make one");
         return;
     }
-    target = leave_part("theirs");
+    target = leave_three("theirs");
     if (chown(in_work("theirs.part.meta"), 1, 1) < 0)
         die("chown");
     o = FETCH(.url = url("%s", target), .path = in_work("theirs"));
@@ -4623,7 +5424,7 @@ static void test_special(void) {
 /* A time is set also if the .part was gone on with by its ETag. */
 static void test_time_of_part(void) {
     struct stat st = {.st_mtime = 0};
-    const char *target = leave_part("timed");
+    const char *target = leave_three("timed");
     struct outcome o =
         FETCH(.url = url("%s", target), .path = in_work("timed"), .flags = FETCHER_FILE_TIME);
     is_code(o.code, FETCHER_OK, "a file with a time: %s", o.message);
@@ -4725,16 +5526,17 @@ static void test_two_on_one_target(void) {
 }
 
 static const struct test files_tests[] = {
-    TEST(file),           TEST(file_taken),     TEST(file_existing),  TEST(no_locks),
-    TEST(slow_disk),      TEST(file_whole),     TEST(file_trouble),   TEST(file_foreign),
-    TEST(disk_full),      TEST(names),          TEST(dispositions),   TEST(directory),
-    TEST(beyond_4_gib),   TEST(part_replaced),  TEST(resume),         TEST(resume_case),
-    TEST(resume_foreign), TEST(resume_refused), TEST(resume_changed), TEST(foreign_part),
-    TEST(taking_turns),   TEST(boots),          TEST(boots_torn),     TEST(boots_often),
-    TEST(boots_given_up), TEST(check),          TEST(part_bound),     TEST(part_linked),
-    TEST(part_written),   TEST(part_numbered),  TEST(part_names),     TEST(long_names),
-    TEST(replaced_mode),  TEST(other_user),     TEST(special),        TEST(time_of_part),
-    TEST(skip_leftover),  TEST(skip_late),      TEST(skip_repeated),  TEST(two_on_one_target),
+    TEST(file),           TEST(file_taken),      TEST(file_existing),  TEST(no_locks),
+    TEST(slow_disk),      TEST(file_whole),      TEST(file_trouble),   TEST(file_foreign),
+    TEST(disk_full),      TEST(file_calls_fail), TEST(another_boot),   TEST(power_cuts),
+    TEST(power_sync),     TEST(names),           TEST(dispositions),   TEST(directory),
+    TEST(beyond_4_gib),   TEST(part_replaced),   TEST(resume),         TEST(resume_case),
+    TEST(resume_foreign), TEST(resume_refused),  TEST(resume_changed), TEST(foreign_part),
+    TEST(taking_turns),   TEST(boots),           TEST(boots_torn),     TEST(boots_often),
+    TEST(boots_given_up), TEST(check),           TEST(part_bound),     TEST(part_linked),
+    TEST(part_written),   TEST(part_numbered),   TEST(part_names),     TEST(long_names),
+    TEST(replaced_mode),  TEST(other_user),      TEST(special),        TEST(time_of_part),
+    TEST(skip_leftover),  TEST(skip_late),       TEST(skip_repeated),  TEST(two_on_one_target),
 };
 
 /* -------------------------------------------------------------------------------------- Repeats */
@@ -6468,11 +7270,6 @@ static int entries_in(const char *session) {
     int n = text ? times_in(text, "\nadd http") : 0;
     free(text);
     return n;
-}
-
-static int64_t size_of(const char *path) {
-    struct stat st;
-    return stat(path, &st) == 0 ? st.st_size : -1;
 }
 
 static const char *session_name(int i, const char *suffix) {
