@@ -15,10 +15,10 @@
  *     A fetcher              that of the test, and how to turn its loop
  *     The server             for faults
  *     Helpers                a transfer, a file, a child process
- *     the suites             tools loop libcurl transfers files repeats caller, and of the program
- *                            commands sessions output options terminal window main; then promise
- *                            (scenes, each beside a plain libcurl loop), embed (in other programs)
- *                            and readme. Each ends in its table of tests
+ *     the suites             tools loop libcurl transfers files hostile repeats caller, and of the
+ *                            program commands sessions output options terminal window main; then
+ *                            promise (scenes, each beside a plain libcurl loop), embed (in other
+ *                            programs) and readme. Each ends in its table of tests
  *     Suites                 the table of them, and main()
  *
  * Fuzzing and measurements include this file: .ci/fuzz.c, .ci/bench.c.
@@ -5539,6 +5539,1405 @@ static const struct test files_tests[] = {
     TEST(skip_leftover),  TEST(skip_late),       TEST(skip_repeated),  TEST(two_on_one_target),
 };
 
+/* -------------------------------------------------------------------------------------- Hostile
+ * Whole means whole: a server sends each answer of a list as it is, cut at each byte, and with each
+ * line of its head changed. What is not whole must never end as FETCHER_OK, nor stand under a final
+ * name. What is whole must, with the right bytes. And a file that is to be replaced stays as it was
+ * until then.
+ *
+ *     bytes      what is sent
+ *     told       what the bytes of an answer mean: a small model of RFC 9112 and of Content-Range,
+ *                written without a look at the library
+ *     expected   what may come of a script, by that model
+ *     cases      a script, changed in one way, and its transfer; many run at once
+ *     scripts    what is sent, an answer for each request
+ *     changes    what is done to them
+ *
+ * A document of 40,000 bytes, of which the first 25,000 came, is continued. Whatever is made of the
+ * second answer, the .part must be as good as before: the next run, with an honest server, makes a
+ * right file of it.
+ *
+ * The server listens on a socket with a name: no port runs out, whatever their number. With STATES
+ * below 1000 so many of 1000 cases run; above it, each in each way and with more cuts.
+ */
+enum {
+    HOSTILE_SIZE = 40000,
+    HOSTILE_HAVE = 25000,
+    HOSTILE_RUNNING = 64, /* at once */
+    HOSTILE_REMARKS = 12, /* told of a script, unless STATES is set */
+    HOSTILE_USUAL = 1000  /* STATES, on no disk */
+};
+
+struct bytes {
+    char *data;
+    size_t size;
+};
+
+static void bytes_add(struct bytes *b, const void *data, size_t n) {
+    if ((b->data = realloc(b->data, b->size + n + 1)) == NULL)
+        die("realloc");
+    if (n > 0)
+        memcpy(b->data + b->size, data, n);
+    b->size += n;
+    b->data[b->size] = '\0';
+}
+
+static void bytes_add_text(struct bytes *b, const char *text) {
+    bytes_add(b, text, strlen(text));
+}
+
+static void bytes_free(struct bytes *b) {
+    free(b->data);
+    *b = (struct bytes){NULL, 0};
+}
+
+static bool bytes_are(const struct bytes *b, const char *data, size_t size) {
+    return data && b->size == size && (size == 0 || memcmp(b->data, data, size) == 0);
+}
+
+/* From there on; of the document, or of another one. Both are a byte longer than is told. */
+static const char *hostile_document(bool other, unsigned from) {
+    static char document[2][HOSTILE_SIZE + 1];
+    static bool made;
+    for (unsigned i = 0; !made && i < sizeof document[0]; i++) {
+        document[0][i] = (char)pattern(1, i);
+        document[1][i] = (char)pattern(2, i);
+    }
+    made = true;
+    return document[other] + from;
+}
+
+static void bytes_add_part(struct bytes *b, bool other, unsigned from, unsigned to) {
+    bytes_add(b, hostile_document(other, from), to - from);
+}
+
+/* In a text "{0-100}" stands for these bytes of the document, "{!0-100}" for those of another. */
+static struct bytes bytes_of(const char *text) {
+    struct bytes b = {NULL, 0};
+    bytes_add(&b, "", 0);
+    while (*text) {
+        size_t plain = strcspn(text, "{");
+        bytes_add(&b, text, plain);
+        text += plain;
+        if (*text == '{') {
+            bool other = text[1] == '!';
+            char *end;
+            unsigned from = (unsigned)strtoul(text + 1 + other, &end, 10);
+            bytes_add_part(&b, other, from, (unsigned)strtoul(end + 1, &end, 10));
+            text = end + 1;
+        }
+    }
+    return b;
+}
+
+/* -- what the bytes of an answer mean -- */
+
+enum { NOT_TOLD = -1, UNKNOWN_TOTAL = -2 }; /* of a number */
+
+#define BELIEVABLE (INT64_MAX / 100) /* a length */
+
+struct told {
+    int status;      /* 0: its line is not whole */
+    bool head;       /* the head is whole, ... */
+    bool ended;      /* ... and the body, as the head frames it */
+    bool invalid;    /* the frame makes no sense: it must be refused */
+    bool doubtful;   /* it may be refused, and may be believed */
+    bool chunked;    /* Transfer-Encoding, ... */
+    bool unknown;    /* ... which is something else */
+    bool coded;      /* Content-Encoding */
+    bool has_length; /* Content-Length, ... */
+    bool bad_length; /* ... which is none, or two that differ */
+    int64_t length;  /* NOT_TOLD */
+    int64_t first;   /* Content-Range: all three are NOT_TOLD if it makes no sense */
+    int64_t last;
+    int64_t total;      /* or UNKNOWN_TOTAL */
+    char range[100];    /* all of it, as it was told */
+    char etag[100];     /* "": not told */
+    char location[100]; /* likewise */
+    struct bytes body;  /* as far as it came, out of its chunks */
+};
+
+struct reader {
+    const char *at;
+    const char *end;
+};
+
+/* The next line, without its end; false: there is none that is whole. */
+static bool next_line(struct reader *r, char *line, size_t room) {
+    const char *s = r->at;
+    while (s + 1 < r->end && memcmp(s, "\r\n", 2) != 0)
+        s++;
+    if (s + 1 >= r->end)
+        return false;
+    snprintf(line, room, "%.*s", (int)(s - r->at), r->at);
+    r->at = s + 2;
+    return true;
+}
+
+/* A field, with the lines that continue it. */
+static bool next_field(struct reader *r, struct told *t, char *line, size_t room) {
+    if (!next_line(r, line, room))
+        return false;
+    while (*line && r->at < r->end && (*r->at == ' ' || *r->at == '\t')) {
+        size_t n = strlen(line);
+        t->doubtful = true;
+        if (!next_line(r, line + n, room - n))
+            return false;
+    }
+    return true;
+}
+
+/* Digits, and nothing else. */
+static int64_t told_number(const char **s) {
+    int64_t number = NOT_TOLD;
+    for (; isdigit((unsigned char)**s); ++*s) {
+        if (number < 0)
+            number = 0;
+        number = number > BELIEVABLE ? INT64_MAX : number * 10 + **s - '0';
+    }
+    return number;
+}
+
+static void told_length(struct told *t, const char *value) {
+    int64_t length = told_number(&value);
+    if (*value || length < 0 || (t->has_length && t->length != length))
+        t->bad_length = true;
+    t->has_length = true;
+    t->length = length;
+}
+
+/* A field that may come once; if it comes twice, which is meant? */
+static void told_once(struct told *t, char *kept, size_t room, const char *value) {
+    if (*kept && strcmp(kept, value) != 0)
+        t->doubtful = true;
+    snprintf(kept, room, "%s", value);
+}
+
+static bool skip_over(const char **s, char expected) {
+    if (**s != expected)
+        return false;
+    ++*s;
+    return true;
+}
+
+/* "bytes 10-19/100", where the last may be a star. */
+static void told_range(struct told *t, const char *s) {
+    if (*t->range && t->status != 200)
+        t->doubtful = true;
+    told_once(t, t->range, sizeof t->range, s);
+    t->first = t->last = t->total = NOT_TOLD;
+    if (strncasecmp(s, "bytes ", 6) != 0)
+        return;
+    s += 6;
+    int64_t first = NOT_TOLD, last = NOT_TOLD, total = UNKNOWN_TOTAL;
+    bool good = true;
+    if (!skip_over(&s, '*')) {
+        first = told_number(&s);
+        good = skip_over(&s, '-');
+        last = told_number(&s);
+        good = good && first >= 0 && last >= first;
+    }
+    good = good && skip_over(&s, '/');
+    if (!skip_over(&s, '*'))
+        total = told_number(&s);
+    if (!good || *s || total == NOT_TOLD || (total >= 0 && last >= total))
+        return;
+    t->doubtful = t->doubtful || last > BELIEVABLE || total > BELIEVABLE;
+    t->first = first;
+    t->last = last;
+    t->total = total;
+}
+
+static void told_field(struct told *t, char *line) {
+    char *colon = strchr(line, ':');
+    if (!colon)
+        return;
+    char *value = colon + 1 + strspn(colon + 1, " \t");
+    size_t name = (size_t)(colon - line);
+    while (name > 0 && line[name - 1] == ' ') {
+        t->doubtful = true;
+        name--;
+    }
+    line[name] = '\0';
+    for (size_t n = strlen(value); n > 0 && strchr(" \t", value[n - 1]); n--)
+        value[n - 1] = '\0';
+    if (strcasecmp(line, "Content-Length") == 0)
+        told_length(t, value);
+    else if (strcasecmp(line, "Content-Range") == 0)
+        told_range(t, value);
+    else if (strcasecmp(line, "ETag") == 0)
+        told_once(t, t->etag, sizeof t->etag, value);
+    else if (strcasecmp(line, "Location") == 0)
+        told_once(t, t->location, sizeof t->location, value);
+    else if (strcasecmp(line, "Content-Encoding") == 0)
+        t->coded = true;
+    else if (strcasecmp(line, "Transfer-Encoding") == 0) {
+        bool chunked = strcasecmp(value, "chunked") == 0;
+        t->doubtful = t->doubtful || t->chunked || !chunked;
+        t->chunked = t->chunked || chunked;
+        t->unknown = t->unknown || !chunked;
+    }
+}
+
+/* One head, of an answer or of what comes before it (1xx). */
+static void told_head(struct told *t, struct reader *r) {
+    char line[1000];
+    bool doubtful = t->doubtful;
+    *t = (struct told){.length = NOT_TOLD,
+                       .first = NOT_TOLD,
+                       .last = NOT_TOLD,
+                       .total = NOT_TOLD,
+                       .doubtful = doubtful};
+    if (!next_line(r, line, sizeof line) || strncmp(line, "HTTP/1.", 7) != 0)
+        return;
+    t->status = atoi(line + 9);
+    while (next_field(r, t, line, sizeof line)) {
+        if (!*line) {
+            t->head = true;
+            return;
+        }
+        told_field(t, line);
+    }
+}
+
+/* Behind the last chunk: lines, of no meaning to us, and an empty one. The last chunk ends the body
+ * (RFC 9112, 8), so that who misses only these may take it or not. */
+static void told_trailer(struct told *t, struct reader *r) {
+    char line[1000] = "x";
+    while (*line && next_line(r, line, sizeof line))
+        continue;
+    t->ended = true;
+    t->doubtful = t->doubtful || *line;
+}
+
+static void told_chunks(struct told *t, struct reader *r) {
+    char line[1000];
+    while (!t->ended && next_line(r, line, sizeof line)) {
+        char *end;
+        size_t size = strtoul(line, &end, 16);
+        size_t there = (size_t)(r->end - r->at);
+        t->invalid = !isxdigit((unsigned char)*line) || (*end && *end != ';');
+        if (t->invalid)
+            return;
+        if (size == 0) {
+            told_trailer(t, r);
+            return;
+        }
+        bytes_add(&t->body, r->at, size < there ? size : there);
+        if (there < size + 2)
+            return;
+        r->at += size;
+        t->invalid = memcmp(r->at, "\r\n", 2) != 0;
+        if (t->invalid)
+            return;
+        r->at += 2;
+    }
+}
+
+/* RFC 9112, 6.3. */
+static void told_body(struct told *t, struct reader *r) {
+    size_t there = (size_t)(r->end - r->at);
+    bytes_add(&t->body, "", 0);
+    if (t->status == 204 || t->status == 304) {
+        t->ended = true;
+        return;
+    }
+    if (t->chunked) {
+        t->doubtful = t->doubtful || t->bad_length || t->length > BELIEVABLE;
+        told_chunks(t, r);
+        return;
+    }
+    if (t->unknown) { /* then it goes on until the end */
+        t->ended = true;
+        bytes_add(&t->body, r->at, there);
+        return;
+    }
+    t->invalid = t->bad_length;
+    t->ended = !t->has_length || (int64_t)there >= t->length;
+    if (t->has_length && t->length >= 0 && t->ended)
+        there = (size_t)t->length;
+    bytes_add(&t->body, r->at, there);
+}
+
+/* Its body is to be freed. */
+static struct told told_of(const struct bytes *sent) {
+    struct told t = {0};
+    struct reader r = {sent->data, sent->data + sent->size};
+    do {
+        told_head(&t, &r);
+    } while (t.head && t.status >= 100 && t.status < 200);
+    if (t.head)
+        told_body(&t, &r);
+    return t;
+}
+
+static bool told_redirect(const struct told *t) {
+    return t->status >= 301 && t->status <= 308 && t->status != 304 && *t->location;
+}
+
+static bool told_as_whole(const struct told *t) {
+    return t->first == 0 && t->total > 0 && t->last == t->total - 1;
+}
+
+/* Is it the whole of a document, be it told as its only part? */
+static bool told_whole(const struct told *t) {
+    if (!t->head || !t->ended || t->invalid)
+        return false;
+    if (t->status == 206)
+        return told_as_whole(t) && (int64_t)t->body.size == t->total;
+    return t->status == 200 || t->status == 203;
+}
+
+/* -- what may come of it -- */
+
+enum { ANYWHERE = -2, WITHOUT_RANGE = -1 }; /* where a request begins */
+
+struct expected {
+    bool anything;          /* a server can lie so that nobody sees it */
+    bool ok;                /* it may end well, ... */
+    bool failure;           /* ... or not, ... */
+    enum fetcher_code code; /* ... with this; FETCHER_OK: any */
+    struct bytes body;      /* if it ends well: these bytes */
+    int requests;           /* in all; 0: any number */
+    int64_t third;          /* where the third begins */
+    int64_t next_run;       /* and the first one of the next run */
+};
+
+static void expect_failure(struct expected *e, enum fetcher_code code) {
+    e->failure = true;
+    e->code = code;
+}
+
+static void expect_bytes(struct expected *e, const struct bytes *body) {
+    e->ok = true;
+    bytes_add(&e->body, body->data, body->size);
+}
+
+static void expect_document(struct expected *e, int requests, int64_t third) {
+    e->ok = true;
+    bytes_add_part(&e->body, false, 0, HOSTILE_SIZE);
+    e->requests = requests;
+    e->third = third;
+}
+
+/* The answer has no document; this is how it fails, if its frame is right. */
+static void expect_none(struct expected *e, const struct told *t) {
+    bool sure = t->ended && !t->invalid && !t->doubtful;
+    if (!sure)
+        expect_failure(e, FETCHER_OK);
+    else if (t->status != 206)
+        expect_failure(e, FETCHER_HTTP);
+    else if (told_as_whole(t))
+        expect_failure(e, FETCHER_OK);
+    else
+        expect_failure(e, FETCHER_PROTOCOL);
+}
+
+/* What came is not all: that is known by its end, or else at once from its head. */
+static void expect_cut(struct expected *e, const struct told *t) {
+    bool sure = t->status && !t->bad_length && !t->doubtful && t->length <= BELIEVABLE;
+    expect_failure(e, sure ? FETCHER_CUT_SHORT : FETCHER_OK);
+}
+
+/* Of an answer that nothing is had of before. */
+static void expect_of(struct expected *e, const struct told *t) {
+    if (told_whole(t)) {
+        expect_bytes(e, &t->body);
+        if (t->doubtful)
+            expect_failure(e, FETCHER_OK);
+    } else if (!t->head || (!t->ended && (t->status == 200 || t->status == 203)))
+        expect_cut(e, t);
+    else
+        expect_none(e, t);
+}
+
+/* Of one answer, or of what it leads to. */
+static void expect_of_answers(struct expected *e, const struct bytes *answer, int answers) {
+    struct told t = told_of(&answer[0]);
+    if (answers > 1 && told_redirect(&t)) { /* libcurl may go there when it knows where */
+        bool sure = t.ended && !t.invalid && !t.doubtful;
+        bytes_free(&t.body);
+        t = told_of(&answer[1]);
+        expect_of(e, &t);
+        if (!sure)
+            expect_failure(e, FETCHER_OK);
+    } else
+        expect_of(e, &t);
+    bytes_free(&t.body);
+}
+
+/* Does the head of a 206 fit behind what came first? */
+static bool part_is_next(const struct told *t, const struct told *first) {
+    if (t->first != (int64_t)first->body.size || t->coded != first->coded)
+        return false;
+    if (*t->etag && strcmp(t->etag, first->etag) != 0)
+        return false;
+    if (first->length >= 0 && t->total >= 0 && t->total != first->length)
+        return false;
+    if (first->length >= 0 && t->last >= first->length)
+        return false;
+    return t->chunked || !t->has_length || t->length == t->last - t->first + 1;
+}
+
+/* Does a part that fits have other bytes than it says? Nobody could see that. */
+static bool part_lies(const struct told *t) {
+    return memcmp(t->body.data, hostile_document(false, (unsigned)t->first), t->body.size) != 0;
+}
+
+/* A part that fits ends well at its end, and goes on if there is more. One that is too short may
+ * be asked for the rest of it. */
+static void expect_of_next_part(struct expected *e, const struct told *t) {
+    bool short_of_it = (int64_t)t->body.size <= t->last - t->first;
+    bool all = t->last + 1 == (t->total >= 0 ? t->total : HOSTILE_SIZE);
+    bool right = t->total < 0 || t->total == HOSTILE_SIZE;
+    e->anything = part_lies(t);
+    if (short_of_it)
+        expect_failure(e, FETCHER_CUT_SHORT);
+    else if (!t->ended)
+        expect_failure(e, FETCHER_OK);
+    if (e->failure || !*t->etag) {
+        if (t->ended || !short_of_it)
+            expect_document(e, 0, ANYWHERE);
+    } else if (all)
+        expect_document(e, 2, ANYWHERE);
+    else
+        expect_document(e, right ? 3 : 0, t->last + 1);
+}
+
+/* One that doesn't fit makes us ask for the whole, once. */
+static void expect_of_part(struct expected *e, const struct told *t, const struct told *first) {
+    bool fits = part_is_next(t, first) && (int64_t)t->body.size <= t->last - t->first + 1;
+    if (t->doubtful || t->invalid || (!t->ended && !fits)) {
+        expect_document(e, 0, ANYWHERE);
+        expect_failure(e, FETCHER_OK);
+    } else if (fits)
+        expect_of_next_part(e, t);
+    else
+        expect_document(e, 3, WITHOUT_RANGE);
+}
+
+/* Of an answer to a request for the rest. */
+static void expect_of_rest(struct expected *e, const struct told *t, const struct told *first) {
+    if (first->coded || told_redirect(t)) {
+        expect_document(e, 0, ANYWHERE);
+        expect_failure(e, FETCHER_OK);
+    } else if (!t->head)
+        expect_cut(e, t);
+    else if (t->status == 206)
+        expect_of_part(e, t, first);
+    else if (t->status < 300)
+        expect_of(e, t);
+    else {
+        bool sure = t->status == 416 && t->ended && !t->invalid && !t->doubtful;
+        expect_document(e, sure ? 3 : 0, sure ? WITHOUT_RANGE : ANYWHERE);
+        if (!sure)
+            expect_failure(e, FETCHER_OK);
+    }
+    /* What brought nothing takes nothing away. */
+    bool error = t->status >= 300 && t->status != 416 && !told_redirect(t);
+    if (!first->coded && (!t->head || error || e->code == FETCHER_HTTP))
+        e->next_run = HOSTILE_HAVE;
+}
+
+/* -- cases -- */
+
+enum hostile_mode {
+    NEW_FILE,
+    REPLACED_FILE, /* there is an old one */
+    NEXT_RUN,      /* likewise; the first answer comes in one run, the second in the next */
+    IN_MEMORY,
+    HOSTILE_MODES
+};
+
+static const char *const hostile_modes[] = {"a new file", "a file replaced", "the next run's file",
+                                            "memory"};
+
+enum hostile_stage { FIRST_RUN, JUDGED_RUN, HONEST_RUN };
+
+/* What is sent: an answer, and maybe one to the request that it leads to. */
+struct script {
+    const char *name;
+    const char *answer[2];
+    bool continued; /* the first one is cut, and the second is to bring the rest */
+};
+
+struct hostile_case {
+    struct hostile_case *next;
+    const struct script *script;
+    struct bytes answer[2];
+    int answers;
+    char what[200]; /* was done to it */
+    enum hostile_mode mode;
+    enum hostile_stage stage;
+    int serial;
+    int conns;        /* that write something of it */
+    bool ended;       /* the last of its transfers */
+    int requests;     /* but those of the honest run */
+    int64_t range[8]; /* where each began */
+    int64_t next_run; /* and the first of the honest run */
+    struct expected expected;
+};
+
+struct hostile_conn {
+    struct hostile_case *of; /* NULL: not known yet */
+    char in[3000];
+    size_t used;
+    const char *at; /* what is to be written */
+    size_t left;
+    struct bytes own; /* it, if it is not of the case */
+};
+
+static struct {
+    char dir[64];   /* of the cases */
+    bool in_memory; /* it is on no disk */
+    int fd;
+    struct hostile_case *cases;
+    int running; /* cases */
+    int conns;
+    int serial;
+    int count; /* cases of this script, ... */
+    int wrong; /* ... and those that failed */
+} hostile;
+
+static void hostile_release(struct hostile_case *c) {
+    struct hostile_case **at = &hostile.cases;
+    if (!c->ended || c->conns > 0)
+        return;
+    while (*at != c)
+        at = &(*at)->next;
+    *at = c->next;
+    for (int i = 0; i < c->answers; i++)
+        bytes_free(&c->answer[i]);
+    bytes_free(&c->expected.body);
+    free(c);
+    hostile.running--;
+}
+
+static void hostile_close(struct hostile_conn *conn, int fd) {
+    (void)fetcher_watch(f, fd, 0, NULL, NULL);
+    close(fd);
+    hostile.conns--;
+    if (conn->of) {
+        conn->of->conns--;
+        hostile_release(conn->of);
+    }
+    bytes_free(&conn->own);
+    free(conn);
+}
+
+/* All, and then the end. */
+static void hostile_write(struct fetcher *on, int fd, int events, void *arg) {
+    struct hostile_conn *conn = arg;
+    ssize_t n = 0;
+    (void)on;
+    (void)events;
+    if (conn->left > 0)
+        n = write(fd, conn->at, conn->left);
+    if (n < 0 && errno == EAGAIN)
+        return;
+    if (n > 0) {
+        conn->at += n;
+        conn->left -= (size_t)n;
+    }
+    if (n < 0 || conn->left == 0)
+        hostile_close(conn, fd);
+}
+
+/* Right, whatever is asked for. */
+static struct bytes honest_answer(int64_t from) {
+    char text[300];
+    if (from >= HOSTILE_SIZE)
+        snprintf(text, sizeof text,
+                 "HTTP/1.1 416 No\r\nContent-Range: bytes */%d\r\nContent-Length: 0\r\n\r\n",
+                 HOSTILE_SIZE);
+    else if (from > 0)
+        snprintf(text, sizeof text,
+                 "HTTP/1.1 206 Part\r\nETag: \"e1\"\r\nContent-Range: bytes %d-%d/%d\r\n"
+                 "Content-Length: %d\r\n\r\n{%d-%d}",
+                 (int)from, HOSTILE_SIZE - 1, HOSTILE_SIZE, HOSTILE_SIZE - (int)from, (int)from,
+                 HOSTILE_SIZE);
+    else
+        snprintf(text, sizeof text,
+                 "HTTP/1.1 200 OK\r\nETag: \"e1\"\r\nContent-Length: %d\r\n\r\n{0-%d}",
+                 HOSTILE_SIZE, HOSTILE_SIZE);
+    return bytes_of(text);
+}
+
+static struct hostile_case *case_asked_for(const char *request) {
+    struct hostile_case *c = hostile.cases;
+    int serial = atoi(request + strcspn(request, "/") + 1);
+    while (c && c->serial != serial)
+        c = c->next;
+    return c;
+}
+
+/* Where the request begins; what is not of the present document gets the whole. */
+static int64_t range_asked_for(const char *request) {
+    char range[100], if_range[100];
+    request_header(request, "Range", range, sizeof range);
+    request_header(request, "If-Range", if_range, sizeof if_range);
+    if (!*range || strcmp(if_range, "\"e1\"") != 0)
+        return WITHOUT_RANGE;
+    return strtoll(range + strcspn(range, "=") + 1, NULL, 10);
+}
+
+/* The answers of the script come first. */
+static void hostile_answer(struct hostile_conn *conn, struct hostile_case *c) {
+    int64_t from = range_asked_for(conn->in);
+    const struct bytes *sent = &conn->own;
+    conn->of = c;
+    c->conns++;
+    if (c->stage == HONEST_RUN) {
+        if (c->next_run == ANYWHERE)
+            c->next_run = from;
+    } else {
+        if (c->requests < (int)COUNT_OF(c->range))
+            c->range[c->requests] = from;
+        c->requests++;
+    }
+    bool scripted = c->stage != HONEST_RUN && c->requests <= c->answers;
+    if (c->script->continued && c->requests == 2 && from == WITHOUT_RANGE)
+        scripted = false;
+    if (scripted)
+        sent = &c->answer[c->requests - 1];
+    else if (c->script->continued)
+        conn->own = honest_answer(from);
+    else
+        conn->own = bytes_of("HTTP/1.1 500 Not Asked For\r\nContent-Length: 0\r\n\r\n");
+    conn->at = sent->data;
+    conn->left = sent->size;
+}
+
+static void hostile_read(struct fetcher *on, int fd, int events, void *arg) {
+    struct hostile_conn *conn = arg;
+    struct hostile_case *c;
+    ssize_t n = read(fd, conn->in + conn->used, sizeof conn->in - 1 - conn->used);
+    (void)events;
+    if (n <= 0) {
+        hostile_close(conn, fd);
+        return;
+    }
+    conn->used += (size_t)n;
+    conn->in[conn->used] = '\0';
+    if (!strstr(conn->in, "\r\n\r\n"))
+        return;
+    if ((c = case_asked_for(conn->in)) == NULL)
+        die("a case is not known");
+    hostile_answer(conn, c);
+    if (fetcher_watch(on, fd, FETCHER_WRITE, hostile_write, conn) < 0)
+        die("watch");
+}
+
+static void hostile_accept(struct fetcher *on, int fd, int events, void *arg) {
+    struct hostile_conn *conn;
+    (void)events;
+    (void)arg;
+    if ((fd = accept(fd, NULL, NULL)) < 0)
+        return;
+    if ((conn = calloc(1, sizeof *conn)) == NULL || set_flags(fd, O_NONBLOCK) < 0 ||
+        fetcher_watch(on, fd, FETCHER_READ, hostile_read, conn) < 0)
+        die("accept");
+    hostile.conns++;
+}
+
+static void hostile_begin(void) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    hostile.serial = 0;
+    strcpy(hostile.dir, "/dev/shm/fetcher-test-XXXXXX");
+    hostile.in_memory = mkdtemp(hostile.dir) != NULL;
+    if (!hostile.in_memory)
+        strcpy(hostile.dir, work);
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", in_work("socket"));
+    hostile.fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (bind(hostile.fd, (struct sockaddr *)&address, sizeof address) < 0 ||
+        listen(hostile.fd, 1024) < 0 || set_flags(hostile.fd, O_NONBLOCK) < 0 ||
+        fetcher_watch(f, hostile.fd, FETCHER_READ, hostile_accept, NULL) < 0)
+        die("cannot listen");
+    fetcher_limit(f, 32, 32, 0);
+}
+
+static void hostile_end(void) {
+    until(!hostile.conns);
+    (void)fetcher_watch(f, hostile.fd, 0, NULL, NULL);
+    close(hostile.fd);
+    if (hostile.in_memory)
+        nftw(hostile.dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+/* By that socket, and a connection each. */
+static int hostile_setup(void *easy, void *arg) {
+    (void)arg;
+    curl_easy_setopt(easy, CURLOPT_PROXY, "");
+    curl_easy_setopt(easy, CURLOPT_FORBID_REUSE, 1L);
+    return curl_easy_setopt(easy, CURLOPT_UNIX_SOCKET_PATH, in_work("socket")) ? -1 : 0;
+}
+
+static void hostile_progress(struct fetcher *on, const struct fetcher_info *info, void *arg) {
+    (void)arg;
+    if (info->state == FETCHER_RETRYING)
+        (void)fetcher_resume(on, info->id);
+}
+
+/* -- the judgement -- */
+
+static char *case_file(const struct hostile_case *c, const char *suffix) {
+    static char path[4][200];
+    static int at;
+    at = (at + 1) % 4;
+    snprintf(path[at], sizeof path[at], "%s/%d%s", hostile.dir, c->serial, suffix);
+    return path[at];
+}
+
+static bool file_has_bytes(const char *path, const struct bytes *b) {
+    int64_t size;
+    char *data = slurp(path, &size);
+    bool same = data && bytes_are(b, data, (size_t)size);
+    free(data);
+    return same;
+}
+
+static bool has_old_file(const struct hostile_case *c) {
+    return c->mode == REPLACED_FILE || c->mode == NEXT_RUN;
+}
+
+/* What is wrong with what lies there? NULL: nothing. */
+static const char *files_wrong(const struct hostile_case *c, bool good, const struct bytes *body) {
+    struct bytes old = {(char *)(uintptr_t) "old", 3};
+    bool part = exists(case_file(c, "/f.part"));
+    int names = names_in(case_file(c, ""));
+    if (good && !file_has_bytes(case_file(c, "/f"), body))
+        return "other bytes stand under its name";
+    if (!good && has_old_file(c) && !file_has_bytes(case_file(c, "/f"), &old))
+        return "the old file is lost";
+    if (!good && !has_old_file(c) && exists(case_file(c, "/f")))
+        return "a file stands under its name";
+    if (part != exists(case_file(c, "/f.part.meta")))
+        return "a .part and its .meta are not together";
+    if (good && part)
+        return "a .part is left";
+    if (names != (good || has_old_file(c)) + 2 * part)
+        return "another name is left";
+    return NULL;
+}
+
+static const char *bytes_wrong(const struct hostile_case *c, const struct fetcher_result *r) {
+    if (c->mode != IN_MEMORY)
+        return files_wrong(c, r->code == FETCHER_OK, &c->expected.body);
+    if (r->code == FETCHER_OK && !bytes_are(&c->expected.body, r->data, r->size))
+        return "other bytes";
+    return NULL;
+}
+
+static const char *end_wrong(const struct hostile_case *c, const struct fetcher_result *r) {
+    const struct expected *e = &c->expected;
+    bool good = r->code == FETCHER_OK;
+    if (good && !e->ok)
+        return "it ended well";
+    if (!good && !e->failure)
+        return "it failed";
+    if (!good && !e->ok && e->code != FETCHER_OK && r->code != e->code)
+        return "it failed otherwise";
+    if (e->requests && c->requests != e->requests)
+        return "another number of requests";
+    if (e->third != ANYWHERE && c->range[2] != e->third)
+        return "the third request began elsewhere";
+    return bytes_wrong(c, r);
+}
+
+static const char *honest_wrong(const struct hostile_case *c, const struct fetcher_result *r) {
+    if (r->code != FETCHER_OK)
+        return "the next run failed";
+    if (c->expected.next_run != ANYWHERE && c->next_run != c->expected.next_run)
+        return "the next run began elsewhere";
+    struct bytes document = {NULL, 0};
+    bytes_add_part(&document, false, 0, HOSTILE_SIZE);
+    const char *wrong = files_wrong(c, true, &document);
+    bytes_free(&document);
+    return wrong ? "after the next run the file is wrong" : NULL;
+}
+
+static void hostile_blame(const struct hostile_case *c, const struct fetcher_result *r,
+                          const char *wrong) {
+    const struct expected *e = &c->expected;
+    char well[60] = "", badly[60] = "";
+    hostile.wrong++;
+    if (hostile.wrong > HOSTILE_REMARKS && !getenv("STATES"))
+        return;
+    if (e->ok)
+        snprintf(well, sizeof well, " ok with %zu bytes", e->body.size);
+    if (e->failure)
+        snprintf(badly, sizeof badly, " %s", e->code ? fetcher_strerror(e->code) : "a failure");
+    remark("%s, %s, into %s: %s. Got %s, %" PRId64 " bytes, %d requests: %s; expected%s%s%s",
+           c->script->name, c->what, hostile_modes[c->mode], wrong, fetcher_strerror(r->code),
+           r->bytes, c->requests, r->message, well, *well && *badly ? " or" : "", badly);
+}
+
+/* -- the run of a case -- */
+
+static void case_fetch(struct hostile_case *c);
+
+static void case_clear(const struct hostile_case *c) {
+    if (c->mode != IN_MEMORY)
+        nftw(case_file(c, ""), remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+static void case_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
+    struct hostile_case *c = arg;
+    const char *wrong = NULL;
+    (void)on;
+    if (ending)
+        return;
+    if (c->stage == JUDGED_RUN && !c->expected.anything)
+        wrong = end_wrong(c, r);
+    if (c->stage == HONEST_RUN && !c->expected.anything)
+        wrong = honest_wrong(c, r);
+    if (wrong)
+        hostile_blame(c, r, wrong);
+    bool last = c->stage == HONEST_RUN ||
+                (c->stage == JUDGED_RUN &&
+                 (wrong || r->code == FETCHER_OK || !c->script->continued || c->mode == IN_MEMORY));
+    if (last) {
+        case_clear(c);
+        c->ended = true;
+        hostile_release(c);
+        return;
+    }
+    c->stage++;
+    case_fetch(c);
+}
+
+static void case_fetch(struct hostile_case *c) {
+    char address[100];
+    struct fetcher_request rq = {.url = address,
+                                 .setup = hostile_setup,
+                                 .on_progress = hostile_progress,
+                                 .on_done = case_done,
+                                 .arg = c};
+    snprintf(address, sizeof address, "http://127.0.0.1/%d", c->serial);
+    if (c->mode != IN_MEMORY)
+        rq.path = case_file(c, "/f");
+    if (has_old_file(c))
+        rq.existing = FETCHER_OVERWRITE;
+    rq.retries = c->script->continued && c->mode != NEXT_RUN ? 1 : -1;
+    if (!fetcher_start(f, &rq))
+        die("fetcher_start");
+}
+
+static void case_expect(struct hostile_case *c) {
+    struct expected *e = &c->expected;
+    *e = (struct expected){.third = ANYWHERE, .next_run = ANYWHERE};
+    if (!c->script->continued) {
+        expect_of_answers(e, c->answer, c->answers);
+        return;
+    }
+    struct told first = told_of(&c->answer[0]), t = told_of(&c->answer[1]);
+    expect_of_rest(e, &t, &first);
+    bytes_free(&first.body);
+    bytes_free(&t.body);
+}
+
+/* Its answers are its own now. */
+static void case_start(const struct script *s, struct bytes *answer, const char *what,
+                       enum hostile_mode mode) {
+    struct hostile_case *c = calloc(1, sizeof *c);
+    if (!c)
+        die("calloc");
+    c->script = s;
+    for (; c->answers < 2 && answer[c->answers].data; c->answers++)
+        c->answer[c->answers] = answer[c->answers];
+    snprintf(c->what, sizeof c->what, "%s", what);
+    c->mode = mode;
+    c->stage = mode == NEXT_RUN && s->continued ? FIRST_RUN : JUDGED_RUN;
+    c->serial = ++hostile.serial;
+    c->next_run = ANYWHERE;
+    c->next = hostile.cases;
+    hostile.cases = c;
+    hostile.running++;
+    hostile.count++;
+    if (mode != IN_MEMORY && mkdir(case_file(c, ""), 0777) < 0)
+        die("mkdir");
+    if (has_old_file(c))
+        write_file(case_file(c, "/f"), "old", 3);
+    case_expect(c);
+    case_fetch(c);
+    until(hostile.running < HOSTILE_RUNNING);
+    if (hostile.running == HOSTILE_RUNNING)
+        die("no case ends");
+}
+
+/* -- what is done to the answers -- */
+
+enum change {
+    DROPPED,
+    DOUBLED,
+    IN_OTHER_CASE,
+    SPACE_BEFORE_COLON,
+    FOLDED,
+    MOVED_BEHIND,
+    EMPTIED,
+    ONE_MORE, /* this and what follows: of each number in the line */
+    ONE_LESS,
+    HUGE_NUMBER,
+    WRAPPED_NUMBER, /* the same, in 64 bits */
+    NEGATIVE,
+    SIGNED,
+    WITH_LETTER,
+    THEN_ANOTHER, /* both lines */
+    AFTER_ANOTHER,
+    CHANGES
+};
+
+static const char *const change_names[] = {
+    "dropped",
+    "doubled",
+    "in other case",
+    "a space before its colon",
+    "folded",
+    "moved behind",
+    "emptied",
+    "a number is one more",
+    "one less",
+    "huge",
+    "2 to the 64th more",
+    "negative",
+    "with a plus",
+    "with a letter",
+    "then another number",
+    "another number, then it",
+};
+
+struct span {
+    size_t begin;
+    size_t end; /* with its line end */
+};
+
+/* A line of the heads, but for those of the status. */
+static bool line_find(const struct bytes *sent, int number, struct span *line) {
+    struct reader r = {sent->data, sent->data + sent->size};
+    char text[1000];
+    const char *begin = r.at;
+    bool more = true;
+    while (more && next_line(&r, text, sizeof text)) {
+        bool status = strncmp(text, "HTTP/1.", 7) == 0;
+        if (*text && !status && number-- == 0) {
+            line->begin = (size_t)(begin - sent->data);
+            line->end = (size_t)(r.at - sent->data);
+            return true;
+        }
+        more = *text || strncmp(r.at, "HTTP/1.", 7) == 0;
+        begin = r.at;
+    }
+    return false;
+}
+
+static void number_text(char *to, size_t room, enum change change, unsigned long number) {
+    if (change == ONE_LESS)
+        snprintf(to, room, "%lu", number - 1);
+    else if (change == HUGE_NUMBER)
+        snprintf(to, room, "99999999999999999999");
+    else if (change == WRAPPED_NUMBER)
+        snprintf(to, room, "184467440737095%lu", 51616 + number);
+    else if (change == NEGATIVE)
+        snprintf(to, room, "-%lu", number);
+    else if (change == SIGNED)
+        snprintf(to, room, "+%lu", number);
+    else if (change == WITH_LETTER)
+        snprintf(to, room, "%lux", number);
+    else
+        snprintf(to, room, "%lu", number + 1);
+}
+
+/* The line with its n-th number changed; false: it has none. */
+static bool number_change(char *to, size_t room, const char *line, enum change change, int n) {
+    const char *s = strchr(line, ':'), *end = s;
+    char number[40];
+    do {
+        s = end + strcspn(end, "0123456789");
+        end = s + strspn(s, "0123456789");
+    } while (*s && n-- > 0);
+    if (!*s)
+        return false;
+    number_text(number, sizeof number, change, strtoul(s, NULL, 10));
+    snprintf(to, room, "%.*s%s%s", (int)(s - line), line, number, end);
+    return true;
+}
+
+/* What stands in its place, with line ends. */
+static void line_change(char *to, size_t room, const char *line, enum change change) {
+    int name = (int)strcspn(line, ":");
+    const char *value = line + name + 2;
+    *to = '\0';
+    switch (change) {
+    case DOUBLED:
+        snprintf(to, room, "%s%s", line, line);
+        break;
+    case IN_OTHER_CASE:
+        snprintf(to, room, "%s", line);
+        for (int i = 0; i < name; i++)
+            to[i] = (char)(isupper((unsigned char)to[i]) ? tolower((unsigned char)to[i])
+                                                         : toupper((unsigned char)to[i]));
+        break;
+    case SPACE_BEFORE_COLON:
+        snprintf(to, room, "%.*s : %s", name, line, value);
+        break;
+    case FOLDED:
+        snprintf(to, room, "%.*s:\r\n %s", name, line, value);
+        break;
+    case EMPTIED:
+        snprintf(to, room, "%.*s:\r\n", name, line);
+        break;
+    default: /* DROPPED, MOVED_BEHIND */
+        break;
+    }
+}
+
+/* Into the trailer; where there are no chunks that is more of the body, or nothing. */
+static void line_append(struct bytes *b, const char *line) {
+    bool chunked = b->size > 4 && memcmp(b->data + b->size - 4, "\r\n\r\n", 4) == 0;
+    if (chunked)
+        b->size -= 2;
+    bytes_add_text(b, line);
+    if (chunked)
+        bytes_add_text(b, "\r\n");
+}
+
+/* The n-th number of a line is changed, or the line itself; its data is NULL if there is none. */
+static struct bytes line_replace(const struct bytes *sent, struct span span, enum change change,
+                                 int n) {
+    char line[500], other[600], text[1200];
+    struct bytes b = {NULL, 0};
+    snprintf(line, sizeof line, "%.*s", (int)(span.end - span.begin), sent->data + span.begin);
+    if (change < ONE_MORE && n > 0)
+        return b;
+    if (change > ONE_MORE && change < THEN_ANOTHER && strchr(line, '"'))
+        return b; /* it is no number: one other text is enough */
+    if (change >= ONE_MORE && !number_change(other, sizeof other, line, change, n))
+        return b;
+    if (change == THEN_ANOTHER)
+        snprintf(text, sizeof text, "%s%s", line, other);
+    else if (change == AFTER_ANOTHER)
+        snprintf(text, sizeof text, "%s%s", other, line);
+    else if (change >= ONE_MORE)
+        snprintf(text, sizeof text, "%s", other);
+    else
+        line_change(text, sizeof text, line, change);
+    bytes_add(&b, sent->data, span.begin);
+    bytes_add_text(&b, text);
+    bytes_add(&b, sent->data + span.end, sent->size - span.end);
+    if (change == MOVED_BEHIND)
+        line_append(&b, line);
+    return b;
+}
+
+/* -- all cases of a script -- */
+
+static long hostile_states(void) {
+    const char *states = getenv("STATES");
+    if (states)
+        return atol(states);
+    return hostile.in_memory ? HOSTILE_USUAL : HOSTILE_USUAL / 5;
+}
+
+/* Is this case one of those? */
+static bool is_due(void) {
+    static long tried;
+    long states = hostile_states();
+    tried++;
+    return states >= HOSTILE_USUAL ||
+           tried * states / HOSTILE_USUAL != (tried - 1) * states / HOSTILE_USUAL;
+}
+
+/* The answer that varies, `sent`, is cut there. */
+static void start_cut(const struct script *s, const struct bytes *sent, size_t cut,
+                      const char *what, enum hostile_mode mode) {
+    int varies = s->continued ? 1 : 0;
+    struct bytes answer[2] = {{NULL, 0}, {NULL, 0}};
+    char words[200];
+    if (!is_due())
+        return;
+    if (s->answer[!varies])
+        answer[!varies] = bytes_of(s->answer[!varies]);
+    bytes_add(&answer[varies], sent->data, cut);
+    snprintf(words, sizeof words, "%s", what);
+    if (cut < sent->size)
+        snprintf(words, sizeof words, "%s, cut at %zu of %zu", what, cut, sent->size);
+    case_start(s, answer, words, mode);
+}
+
+/* One way after the other, or each: a case for each cut is enough, of one for each script not. */
+static void start_in_turn(const struct script *s, const struct bytes *sent, size_t cut,
+                          const char *what) {
+    static const enum hostile_mode fresh[] = {NEW_FILE, REPLACED_FILE, IN_MEMORY};
+
+    static unsigned turn;
+    turn++;
+    if (hostile_states() > HOSTILE_USUAL)
+        for (int mode = 0; mode < HOSTILE_MODES; mode++)
+            start_cut(s, sent, cut, what, (enum hostile_mode)mode);
+    else if (s->continued)
+        start_cut(s, sent, cut, what, (enum hostile_mode)(turn % HOSTILE_MODES));
+    else
+        start_cut(s, sent, cut, what, fresh[turn % COUNT_OF(fresh)]);
+}
+
+/* Each byte of the head and of the end, and of the body unless it is long. */
+static void start_all_cuts(const struct script *s, const struct bytes *sent) {
+    size_t step = hostile_states() > HOSTILE_USUAL ? 101 : 4999;
+    size_t head = (size_t)(strstr(sent->data, "\r\n\r\n") - sent->data) + 4;
+    for (size_t cut = 0; cut < sent->size; cut++) {
+        bool at_an_end = cut < head + 4 || cut + 12 > sent->size;
+        if (sent->size < 1000 || at_an_end || (cut - head) % step == 0)
+            start_in_turn(s, sent, cut, "as it is");
+    }
+}
+
+/* A line is changed; what comes is whole, or cut in the middle of the body, or loses a byte. */
+static bool start_changed(const struct script *s, const struct bytes *sent, struct span line,
+                          enum change change, int n) {
+    struct bytes b = line_replace(sent, line, change, n);
+    char what[150];
+    if (!b.data)
+        return false;
+    const char *told = change >= ONE_MORE ? b.data : sent->data;
+    told += line.begin;
+    snprintf(what, sizeof what, "\"%.*s\" %s", (int)strcspn(told, "\r"), told,
+             change_names[change]);
+    start_in_turn(s, &b, b.size, what);
+    start_in_turn(s, &b, b.size - 1, what);
+    start_in_turn(s, &b, b.size > 7000 ? b.size - 7000 : b.size - b.size / 12, what);
+    bytes_free(&b);
+    return true;
+}
+
+static void start_all_changes(const struct script *s, const struct bytes *sent) {
+    struct span line;
+    for (int i = 0; line_find(sent, i, &line); i++)
+        for (int change = 0; change < CHANGES; change++)
+            for (int n = 0; start_changed(s, sent, line, (enum change)change, n);)
+                n++;
+}
+
+static void hostile_script(const struct script *s) {
+    struct bytes sent = bytes_of(s->answer[s->continued ? 1 : 0]);
+    hostile.count = hostile.wrong = 0;
+    for (int mode = 0; mode < HOSTILE_MODES; mode++)
+        start_cut(s, &sent, sent.size, "as it is", (enum hostile_mode)mode);
+    start_all_cuts(s, &sent);
+    start_all_changes(s, &sent);
+    until(!hostile.running);
+    is_int(hostile.running, 0, "%s: all end", s->name);
+    is_int(hostile.wrong, 0, "%s, whole, cut and changed: %d cases come to the right end", s->name,
+           hostile.count);
+    bytes_free(&sent);
+}
+
+/* -- the scripts -- */
+
+#define LETTERS  "abcdefghijklmnopqrstuvwxyz"
+#define OK_HEAD  "HTTP/1.1 200 OK\r\nETag: \"e1\"\r\n"
+#define OK_ALL   OK_HEAD "Content-Length: 26\r\n\r\n" LETTERS
+#define CHUNKED  "Transfer-Encoding: chunked\r\n\r\n"
+#define MOVED_TO "Location: ?next\r\nContent-Length: 5\r\n\r\nthere"
+
+static const struct script whole_answers[] = {
+    {"200 with a length", {OK_ALL}, false},
+    {"200 until the end", {OK_HEAD "\r\n" LETTERS}, false},
+    {"200 with nothing", {OK_HEAD "Content-Length: 0\r\n\r\n"}, false},
+    {"HTTP/1.0 with a length", {"HTTP/1.0 200 OK\r\nContent-Length: 26\r\n\r\n" LETTERS}, false},
+    {"200 in chunks",
+     {OK_HEAD CHUNKED "a;x=\"y\"\r\nabcdefghij\r\n10;z\r\nklmnopqrstuvwxyz\r\n0\r\n\r\n"},
+     false},
+    {"200 in chunks with a trailer",
+     {OK_HEAD CHUNKED "1a\r\n" LETTERS "\r\n0;last\r\nX-Sum: 1\r\nETag: \"e2\"\r\n\r\n"},
+     false},
+    {"200 in chunks with a head as its trailer",
+     {OK_HEAD CHUNKED "1a\r\n" LETTERS "\r\n0\r\nHTTP/1.1 200 OK: x\r\nContent-Length: 3\r\n\r\n"},
+     false},
+    {"200 in chunks with an error as its trailer",
+     {OK_HEAD CHUNKED "1a\r\n" LETTERS "\r\n0\r\nHTTP/1.1 404 Not Found: x\r\n\r\n"},
+     false},
+    {"200 in chunks with a length too",
+     {OK_HEAD "Content-Length: 3\r\n" CHUNKED "1a\r\n" LETTERS "\r\n0\r\n\r\n"},
+     false},
+    {"200 of bytes that say they end", {OK_HEAD "Content-Length: 7\r\n\r\n0\r\n\r\n\r\n"}, false},
+    {"203", {"HTTP/1.1 203 Other\r\nContent-Length: 26\r\n\r\n" LETTERS}, false},
+    {"100 before 200", {"HTTP/1.1 100 Continue\r\n\r\n" OK_ALL}, false},
+    {"103 before 200",
+     {"HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\nContent-Length: 3\r\n\r\n" OK_ALL},
+     false},
+    {"301", {"HTTP/1.1 301 Moved\r\n" MOVED_TO, OK_ALL}, false},
+    {"302 in chunks",
+     {"HTTP/1.1 302 Found\r\nLocation: ?next\r\n" CHUNKED "5\r\nthere\r\n0\r\n\r\n", OK_ALL},
+     false},
+    {"302 to what is cut",
+     {"HTTP/1.1 302 Found\r\n" MOVED_TO, OK_HEAD "Content-Length: 27\r\n\r\n" LETTERS},
+     false},
+};
+
+static const struct script other_answers[] = {
+    {"201", {"HTTP/1.1 201 Created\r\nContent-Length: 26\r\n\r\n" LETTERS}, false},
+    {"202", {"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"}, false},
+    {"204", {"HTTP/1.1 204 No Content\r\nETag: \"e1\"\r\n\r\n"}, false},
+    {"205", {"HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n"}, false},
+    {"207", {"HTTP/1.1 207 Many\r\nContent-Length: 26\r\n\r\n" LETTERS}, false},
+    {"304 to no question", {"HTTP/1.1 304 Not Modified\r\nETag: \"e1\"\r\n\r\n"}, false},
+    {"404", {"HTTP/1.1 404 Not Found\r\nContent-Length: 26\r\n\r\n" LETTERS}, false},
+    {"416 to no range",
+     {"HTTP/1.1 416 No\r\nContent-Range: bytes */0\r\nContent-Length: 0\r\n\r\n"},
+     false},
+    {"300 without a place", {"HTTP/1.1 300 Many\r\nContent-Length: 26\r\n\r\n" LETTERS}, false},
+};
+
+#define PART_HEAD    "HTTP/1.1 206 Part\r\nETag: \"e1\"\r\n"
+#define PART_OF(x)   PART_HEAD "Content-Range: bytes " x "\r\n"
+#define LENGTH_IS(x) "Content-Length: " x "\r\n\r\n"
+#define PART_TYPE    "Content-Type: multipart/byteranges; boundary=x\r\n"
+#define PARTS(range) "--x\r\nContent-Range: bytes " range "\r\n\r\n{25000-40000}\r\n--x--\r\n"
+
+static const struct script unasked_parts[] = {
+    {"206 unasked, of all", {PART_OF("0-25/26") LENGTH_IS("26") LETTERS}, false},
+    {"206 unasked, of all, in chunks",
+     {PART_OF("0-25/26") CHUNKED "1a\r\n" LETTERS "\r\n0\r\n\r\n"},
+     false},
+    {"206 unasked, of all, until the end", {PART_OF("0-25/26") "\r\n" LETTERS}, false},
+    {"206 unasked, the first of more", {PART_OF("0-25/27") LENGTH_IS("26") LETTERS}, false},
+    {"206 unasked, the first of who knows", {PART_OF("0-25/*") LENGTH_IS("26") LETTERS}, false},
+    {"206 unasked, the last", {PART_OF("1-26/27") LENGTH_IS("26") LETTERS}, false},
+    {"206 unasked, of all, with less", {PART_OF("0-26/27") LENGTH_IS("26") LETTERS}, false},
+    {"206 unasked, without a range", {PART_HEAD LENGTH_IS("26") LETTERS}, false},
+    {"206 unasked, in parts",
+     {PART_HEAD PART_TYPE LENGTH_IS("68") "--x\r\nContent-Range: bytes 0-25/26\r\n\r\n" LETTERS
+                                          "\r\n--x--"},
+     false},
+};
+
+#define FIRST_HALF   OK_HEAD "Content-Length: 40000\r\n\r\n{0-25000}"
+#define FIRST_CHUNK  OK_HEAD CHUNKED "9c40\r\n{0-25000}"
+#define RIGHT_RANGE  "25000-39999/40000"
+#define REST(answer) {FIRST_HALF, answer}, true
+#define TAIL(answer) {FIRST_CHUNK, answer}, true
+
+static const struct script right_parts[] = {
+    {"the rest", REST(PART_OF(RIGHT_RANGE) LENGTH_IS("15000") "{25000-40000}")},
+    {"the rest in chunks",
+     REST(PART_OF(RIGHT_RANGE) CHUNKED "3a90\r\n{25000-39992}\r\n8;x\r\n{39992-40000}\r\n"
+                                       "0\r\nX-Sum: 1\r\n\r\n")},
+    {"the rest in chunks, with a head as its trailer",
+     REST(PART_OF(RIGHT_RANGE) CHUNKED "3a98\r\n{25000-40000}\r\n0\r\nHTTP/1.1 200 OK: x\r\n\r\n")},
+    {"the rest until the end", REST(PART_OF(RIGHT_RANGE) "\r\n{25000-40000}")},
+    {"the rest after a 100",
+     REST("HTTP/1.1 100 Continue\r\n\r\n" PART_OF(RIGHT_RANGE) LENGTH_IS("15000") "{25000-40000}")},
+    {"the rest of who knows", REST(PART_OF("25000-39999/*") LENGTH_IS("15000") "{25000-40000}")},
+    {"the rest but for some", REST(PART_OF("25000-29999/40000") LENGTH_IS("5000") "{25000-30000}")},
+    {"the rest without an ETag", REST("HTTP/1.1 206 Part\r\nContent-Range: bytes " RIGHT_RANGE
+                                      "\r\n" LENGTH_IS("15000") "{25000-40000}")},
+    {"the rest, after chunks", TAIL(PART_OF(RIGHT_RANGE) LENGTH_IS("15000") "{25000-40000}")},
+    {"the rest in chunks, after chunks",
+     TAIL(PART_OF(RIGHT_RANGE) CHUNKED "3a98\r\n{25000-40000}\r\n0\r\n\r\n")},
+};
+
+static const struct script wrong_parts[] = {
+    {"a 206 with all", REST(PART_OF("0-39999/40000") LENGTH_IS("40000") "{0-40000}")},
+    {"all, told as the rest", REST(PART_OF(RIGHT_RANGE) LENGTH_IS("40000") "{0-40000}")},
+    {"all, told as the rest, in chunks",
+     REST(PART_OF(RIGHT_RANGE) CHUNKED "9c40\r\n{0-40000}\r\n0\r\n\r\n")},
+    {"all, told as the rest, until the end", REST(PART_OF(RIGHT_RANGE) "\r\n{0-40000}")},
+    {"too much by its length", REST(PART_OF(RIGHT_RANGE) LENGTH_IS("15005") "{25000-40000}"
+                                                                            "12345")},
+    {"too much in chunks",
+     REST(PART_OF(RIGHT_RANGE) CHUNKED "3a98\r\n{25000-40000}\r\n5\r\n12345\r\n0\r\n\r\n")},
+    {"too much until the end", REST(PART_OF(RIGHT_RANGE) "\r\n{25000-40000}"
+                                                         "12345")},
+    {"too little by its length", REST(PART_OF(RIGHT_RANGE) LENGTH_IS("14995") "{25000-39995}")},
+    {"too little in chunks",
+     REST(PART_OF(RIGHT_RANGE) CHUNKED "3a93\r\n{25000-39995}\r\n0\r\n\r\n")},
+    {"too little until the end", REST(PART_OF(RIGHT_RANGE) "\r\n{25000-39995}")},
+    {"it begins before", REST(PART_OF("24999-39999/40000") LENGTH_IS("15001") "{24999-40000}")},
+    {"it begins behind", REST(PART_OF("25001-39999/40000") LENGTH_IS("14999") "{25001-40000}")},
+    {"it begins at 0", REST(PART_OF("0-14999/40000") LENGTH_IS("15000") "{0-15000}")},
+    {"of a longer one", REST(PART_OF("25000-40000/40001") LENGTH_IS("15001") "{!25000-40001}")},
+    {"of a shorter one", REST(PART_OF("25000-39998/39999") LENGTH_IS("14999") "{!25000-39999}")},
+    {"beyond the end", REST(PART_OF("25000-40000/40000") LENGTH_IS("15001") "{25000-40000}x")},
+    {"backwards", REST(PART_OF("25000-24999/40000") LENGTH_IS("0"))},
+    {"of lines",
+     REST(PART_HEAD "Content-Range: lines " RIGHT_RANGE "\r\n" LENGTH_IS("15000") "{25000-40000}")},
+    {"without a range", REST(PART_HEAD LENGTH_IS("15000") "{25000-40000}")},
+    {"in parts", REST(PART_HEAD PART_TYPE LENGTH_IS("15060") PARTS(RIGHT_RANGE))},
+    {"another ETag", REST("HTTP/1.1 206 Part\r\nETag: \"e2\"\r\nContent-Range: bytes " RIGHT_RANGE
+                          "\r\n" LENGTH_IS("15000") "{!25000-40000}")},
+    {"a weak ETag", REST("HTTP/1.1 206 Part\r\nETag: W/\"e1\"\r\nContent-Range: bytes " RIGHT_RANGE
+                         "\r\n" LENGTH_IS("15000") "{25000-40000}")},
+    {"gzip",
+     REST(PART_OF(RIGHT_RANGE) "Content-Encoding: gzip\r\n" LENGTH_IS("15000") "{!25000-40000}")},
+    {"a first part of gzip, then a plain rest",
+     {OK_HEAD "Content-Encoding: gzip\r\nContent-Length: 40000\r\n\r\n{!0-25000}",
+      PART_OF(RIGHT_RANGE) LENGTH_IS("15000") "{25000-40000}"},
+     true},
+    {"too much, after chunks",
+     TAIL(PART_OF(RIGHT_RANGE) CHUNKED "3a9d\r\n{25000-40000}12345\r\n0\r\n\r\n")},
+    {"too little, after chunks",
+     TAIL(PART_OF(RIGHT_RANGE) CHUNKED "3a93\r\n{25000-39995}\r\n0\r\n\r\n")},
+};
+
+static const struct script other_rests[] = {
+    {"the range is refused",
+     REST("HTTP/1.1 416 No\r\nContent-Range: bytes */40000\r\n" LENGTH_IS("0"))},
+    {"it is refused as if all were there",
+     REST("HTTP/1.1 416 No\r\nContent-Range: bytes */25000\r\n" LENGTH_IS("5") "sorry")},
+    {"it is refused, of less",
+     REST("HTTP/1.1 416 No\r\nContent-Range: bytes */24999\r\n" LENGTH_IS("0"))},
+    {"it is refused, of nothing", REST("HTTP/1.1 416 No\r\n" LENGTH_IS("0"))},
+    {"200 with the same", REST(OK_HEAD LENGTH_IS("40000") "{0-40000}")},
+    {"200 with another",
+     REST("HTTP/1.1 200 OK\r\nETag: \"e2\"\r\n" LENGTH_IS("30000") "{!0-30000}")},
+    {"200 with a small one", REST("HTTP/1.1 200 OK\r\nETag: \"e2\"\r\n" LENGTH_IS("26") LETTERS)},
+    {"200 with another in chunks",
+     REST("HTTP/1.1 200 OK\r\nETag: \"e2\"\r\n" CHUNKED "7530\r\n{!0-30000}\r\n0\r\n\r\n")},
+    {"200 with nothing, and the same ETag", REST(OK_HEAD LENGTH_IS("0"))},
+    {"200 with a range",
+     REST(OK_HEAD "Content-Range: bytes " RIGHT_RANGE "\r\n" LENGTH_IS("40000") "{0-40000}")},
+    {"204", REST("HTTP/1.1 204 No Content\r\nETag: \"e1\"\r\n\r\n")},
+    {"205", REST("HTTP/1.1 205 Reset Content\r\nETag: \"e1\"\r\n" LENGTH_IS("0"))},
+    {"201", REST("HTTP/1.1 201 Created\r\nETag: \"e1\"\r\n" LENGTH_IS("15000") "{25000-40000}")},
+    {"207", REST("HTTP/1.1 207 Many\r\nETag: \"e1\"\r\n" LENGTH_IS("15000") "{25000-40000}")},
+    {"302 to the rest", REST("HTTP/1.1 302 Found\r\n" MOVED_TO)},
+    {"304", REST("HTTP/1.1 304 Not Modified\r\nETag: \"e1\"\r\n\r\n")},
+    {"400", REST("HTTP/1.1 400 Bad Request\r\n" LENGTH_IS("5") "sorry")},
+    {"403", REST("HTTP/1.1 403 Forbidden\r\n" LENGTH_IS("5") "sorry")},
+    {"412", REST("HTTP/1.1 412 Precondition Failed\r\n" LENGTH_IS("5") "sorry")},
+    {"501", REST("HTTP/1.1 501 Not Implemented\r\n" LENGTH_IS("5") "sorry")},
+};
+
+static void hostile_scripts(const struct script *s, size_t count) {
+    usec begun = clock_us();
+    if (!(curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_UNIX_SOCKETS)) {
+        skip("hostile answers", "this libcurl knows no sockets with names");
+        return;
+    }
+    hostile_begin();
+    for (size_t i = 0; i < count; i++)
+        hostile_script(&s[i]);
+    hostile_end();
+    remark("%d cases, %.1f s", hostile.serial, MS(clock_us() - begun) / 1000);
+}
+
+#define HOSTILE_TEST(name)                                                                         \
+    static void test_##name(void) {                                                                \
+        hostile_scripts(name, COUNT_OF(name));                                                     \
+    }
+
+HOSTILE_TEST(whole_answers)
+HOSTILE_TEST(other_answers)
+HOSTILE_TEST(unasked_parts)
+HOSTILE_TEST(right_parts)
+HOSTILE_TEST(wrong_parts)
+HOSTILE_TEST(other_rests)
+
+static const struct test hostile_tests[] = {
+    TEST(whole_answers), TEST(other_answers), TEST(unasked_parts),
+    TEST(right_parts),   TEST(wrong_parts),   TEST(other_rests),
+};
+
 /* -------------------------------------------------------------------------------------- Repeats */
 
 /* A repeating transfer of every?size=3000, which changes after three rounds. */
@@ -10860,11 +12259,12 @@ static const struct suite {
     const struct test *tests;
     size_t count;
 } suites[] = {
-    SUITE(tools),    SUITE(loop),
+    SUITE(tools),   SUITE(loop),
 #ifndef FETCHER_LOOP
-    SUITE(libcurl),  SUITE(transfers), SUITE(files),   SUITE(repeats), SUITE(caller),
-    SUITE(commands), SUITE(sessions),  SUITE(output),  SUITE(options), SUITE(terminal),
-    SUITE(window),   SUITE(main),      SUITE(promise), SUITE(embed),   SUITE(readme),
+    SUITE(libcurl), SUITE(transfers), SUITE(files),    SUITE(hostile),
+    SUITE(repeats), SUITE(caller),    SUITE(commands), SUITE(sessions),
+    SUITE(output),  SUITE(options),   SUITE(terminal), SUITE(window),
+    SUITE(main),    SUITE(promise),   SUITE(embed),    SUITE(readme),
 #endif
 };
 

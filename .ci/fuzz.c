@@ -370,6 +370,8 @@ static struct {
 } fuzz_conn[64], fuzz_server;
 
 static int fuzz_conns;
+static int fuzz_answers; /* that were given, of this transfer */
+static struct bytes fuzz_sent;
 
 static void fuzz_write(struct fetcher *on, int fd, int events, void *arg) {
     static char many[8192], out[200000];
@@ -386,6 +388,7 @@ static void fuzz_write(struct fetcher *on, int fd, int events, void *arg) {
     }
     if (*at < end && stop == 0x1d)
         ++*at;
+    bytes_add(&fuzz_sent, out, n);
     if (n > 0 && write(fd, out, n) == (ssize_t)n && *at < end && stop == 0x1d)
         return;
     (void)fetcher_watch(on, fd, 0, NULL, NULL);
@@ -401,6 +404,7 @@ static void fuzz_read(struct fetcher *on, int fd, int events, void *arg) {
         shutdown(fd, SHUT_RDWR);
         return;
     }
+    fuzz_answers++;
     *at = fuzz_server.data; /* the next request gets the next answer */
     next = memchr(*at, 0x1e, (size_t)(fuzz_server.end - *at));
     fuzz_server.data = next ? next + 1 : NULL;
@@ -443,6 +447,9 @@ static void fuzz_done(struct fetcher *on, const struct fetcher_result *r, void *
 
 static struct outcome fuzz_fetch(struct fetcher_request rq) {
     struct outcome o = {.hasten = true};
+    bytes_free(&fuzz_sent);
+    bytes_add(&fuzz_sent, "", 0);
+    fuzz_answers = 0;
     f = fetcher_new();
     f->random = 1;
     rq.url = "http://127.0.0.1/name.ext";
@@ -514,6 +521,37 @@ static void must_be_same(const struct outcome *ram, const struct outcome *file, 
          "the same bytes in memory and in a file", file->path);
 }
 
+/* Is there but one way to read it? Else libcurl may have read it in another one. */
+static bool fuzz_is_plain(const struct told *t) {
+    struct reader r = {fuzz_sent.data, fuzz_sent.data + fuzz_sent.size};
+    char line[1000];
+    for (const char *s = r.at; s < r.end; s++)
+        if ((*s == '\n' && (s == r.at || s[-1] != '\r')) || (*s == '\r' && s[1] != '\n') || !*s)
+            return false;
+    if (t->doubtful || (t->chunked && t->invalid) || !next_line(&r, line, sizeof line) ||
+        strncmp(line, "HTTP/1.1 ", 9) != 0 || strspn(line + 9, "0123456789") != 3 ||
+        (line[12] && line[12] != ' ') || t->status != atoi(line + 9))
+        return false;
+    while (next_line(&r, line, sizeof line) && *line) {
+        size_t name = strspn(line, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-");
+        if (name == 0 || line[name] != ':' || strlen(line) > 900)
+            return false;
+    }
+    return true;
+}
+
+/* What came of one answer must be all of it. */
+static void must_be_whole(const struct outcome *o) {
+    if (o->code || fuzz_answers != 1)
+        return;
+    struct told t = told_of(&fuzz_sent);
+    if (fuzz_is_plain(&t)) {
+        must(told_whole(&t), "only what is whole ends well", fuzz_sent.data);
+        must(bytes_are(&t.body, o->data, o->size), "and it has these bytes", fuzz_sent.data);
+    }
+    bytes_free(&t.body);
+}
+
 static struct fetcher_request fuzz_request(unsigned mode) {
     struct fetcher_request rq = {0};
     rq.max_bytes = mode & 1 ? 1000 : 1000000;
@@ -532,6 +570,8 @@ static void fuzz_http(const uint8_t *data, size_t n) {
     fuzz_server.data = data + 1;
     fuzz_server.end = data + n;
     ram = fuzz_fetch(rq);
+    if (!(mode & 6)) /* a body as it is */
+        must_be_whole(&ram);
     rq.path = mode & 16 ? in_work("") : in_work("file");
     rq.flags |= FETCHER_FILE_TIME;
     if (mode & 32)
