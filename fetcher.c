@@ -1338,6 +1338,7 @@ struct head {
     bool ended;        /* by its empty line */
     bool judged;       /* the body has been given its place */
     bool coded;        /* Transfer-Encoding, which outdoes the length */
+    bool framing;      /* its last field says where the body ends */
     const char *wrong; /* what makes it worthless; NULL: nothing */
     int64_t length;    /* Content-Length */
     bool ranged;       /* Content-Range: ... */
@@ -2218,7 +2219,8 @@ static void read_length(struct head *h, const char *value) {
     while (good && *value) {
         int64_t length = text_number(&value);
 
-        good = length >= 0 && (h->length < 0 || length == h->length);
+        good = length >= 0 && length < INT64_MAX / 20 &&
+               (h->length < 0 || length == h->length);
         h->length = length;
         value += strspn(value, " \t");
         if (*value == ',')
@@ -2232,6 +2234,8 @@ static void read_length(struct head *h, const char *value) {
 
 static void read_coding(struct head *h, const char *value) {
     h->coded = true;
+    if (!*value)
+        h->wrong = "the answer's head is broken";
 }
 
 static void read_encoding(struct head *h, const char *value) {
@@ -2361,7 +2365,21 @@ static void head_end(struct attempt *a) {
         (void)curl_easy_setopt(a->easy, CURLOPT_CUSTOMREQUEST, NULL);
 }
 
+/* Two fields say where the body ends. libcurl leaves out their second line, if
+ * they are folded, and all of them if a space stands before the colon. */
+static void head_framing(struct head *h, const char *name) {
+    size_t n = strcspn(name, " \t");
+
+    if (n > 0)
+        h->framing =
+            (n == 14 && strncasecmp(name, "Content-Length", n) == 0) ||
+            (n == 17 && strncasecmp(name, "Transfer-Encoding", n) == 0);
+    if (h->framing && name[n])
+        h->wrong = "the answer's head is broken";
+}
+
 static void head_line(struct attempt *a, char *line) {
+    struct head *h = &a->head;
     long request = 0;
     char *colon;
 
@@ -2370,11 +2388,14 @@ static void head_line(struct attempt *a, char *line) {
         head_start(a, line, request);
         return;
     }
-    colon = strchr(line, ':');
-    if (!colon || a->head.ended)
+    if (h->ended)
         return;
-    *colon++ = '\0';
-    head_field(&a->head, line, colon + strspn(colon, " \t"));
+    colon = strchr(line, ':');
+    if (colon)
+        *colon++ = '\0';
+    head_framing(h, line);
+    if (colon)
+        head_field(h, line, colon + strspn(colon, " \t"));
 }
 
 /* A line, without a NUL. */
@@ -2541,7 +2562,7 @@ static int accept_whole(struct attempt *a) {
     struct transfer *t = a->transfer;
     struct body *b = t->body;
     const struct head *h = &a->head;
-    int64_t length = h->length;
+    int64_t length = h->status == 206 ? h->range.total : h->length;
     bool same = is_strong(h->validators.etag) &&
                 strcmp(h->validators.etag, b->validators.etag) == 0;
 
@@ -2558,6 +2579,8 @@ static int accept_whole(struct attempt *a) {
             return ask_again(a);
         b->no_etag = false;
     }
+    if (h->status == 206 && !(t->rq.flags & FETCHER_COMPRESSED))
+        a->to = length;
     return begin_anew(a, 0, length);
 }
 

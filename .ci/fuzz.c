@@ -545,6 +545,7 @@ static void must_be_whole(const struct outcome *o) {
     if (o->code || fuzz_answers != 1)
         return;
     struct told t = told_of(&fuzz_sent);
+    t.word = true;
     if (fuzz_is_plain(&t)) {
         must(told_whole(&t), "only what is whole ends well", fuzz_sent.data);
         must(bytes_are(&t.body, o->data, o->size), "and it has these bytes", fuzz_sent.data);
