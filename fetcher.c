@@ -5019,6 +5019,137 @@ static void out_printf(struct out *o, const char *format, ...) {
     out_puts(o, text);
 }
 
+/* -- passwords --------------------------------------------------------------
+ * A message repeats what somebody typed, and that may hold a password: in a
+ * URL, in what was to become one, in a proxy's. So what goes out for people to
+ * read is copied with "***" in its place. Rather too much is hidden than too
+ * little; but the names of files and the URLs of results are exact (and these
+ * without a password: the library sees to that).
+ */
+
+static const char *last_at(const char *from, const char *end) {
+    const char *at = NULL;
+
+    for (; from < end; from++) {
+        if (*from == '@')
+            at = from;
+    }
+    return at;
+}
+
+/* A number with an end, or nothing. */
+static bool is_port(const char *s, bool may_be_none) {
+    size_t n = strspn(s, "0123456789");
+
+    return (n > 0 || may_be_none) &&
+           (!s[n] || strchr(" \t\r\n/?#:,;.'\")", s[n]));
+}
+
+/* Where the password ends that follows a colon; NULL: there is none. It may
+ * hold what it should not, '@' or '/'; behind "//" a blank as well, and there
+ * its '@' may be missing, cut off or forgotten. What is looked for further on
+ * must not cost more the longer the text is. */
+static const char *password_end(const char *s, bool slashes) {
+    enum { FAR = 256 };
+
+    const char *part = s + strcspn(s, "/?# \t\r\n");
+    const char *far = s + strnlen(s, FAR);
+    const char *word = s + strcspn(s, " \t\r\n");
+    const char *at = last_at(s, part);
+
+    if (at)
+        return at;
+    if (is_port(s, slashes))
+        return NULL;
+    at = last_at(s, word < far ? word : far);
+    if (at || !slashes)
+        return at;
+    for (word = s; word < far && strncmp(word, "//", 2) != 0; word++) {
+        if (*word == '@')
+            at = word;
+    }
+    return at ? at : part;
+}
+
+/* The bytes of "[::1", whose colons part nothing. */
+static size_t address_size(const char *s) {
+    size_t n = strspn(s, "[0123456789abcdefABCDEF:.%");
+
+    return s[0] == '[' && s[n] == ']' ? n : 0;
+}
+
+/* The first password in a text, and its end; NULL: there is none. It follows
+ * the first colon of a word, or, behind "//", of an authority. */
+static const char *password_find(const char *s, const char **end) {
+    bool slashes = false;
+    bool over = false; /* this word has no place for one any more */
+
+    for (; *s; s++) {
+        if (strchr(" \t\r\n", *s))
+            slashes = over = false;
+        else if (s[0] == '/' && s[1] == '/') {
+            slashes = true;
+            over = false;
+            s += strspn(s, "/") - 1;
+            s += address_size(s + 1);
+        } else if (slashes && strchr("/?#", *s))
+            over = true;
+        else if (*s == ':' && !over && strncmp(s, "://", 3) != 0) {
+            over = true;
+            *end = password_end(s + 1, slashes);
+            if (*end && *end > s + 1)
+                return s + 1;
+        }
+    }
+    return NULL;
+}
+
+/* A copy of a text without its passwords; NULL: there is no memory for it. */
+static char *passwords_hide(const char *text) {
+    char *copy = malloc(3 * strlen(text) + 1);
+    char *to = copy;
+    const char *end;
+    const char *s;
+
+    if (!copy)
+        return NULL;
+    while ((s = password_find(text, &end)) != NULL) {
+        memcpy(to, text, (size_t)(s - text));
+        to += s - text;
+        memcpy(to, "***", 3);
+        to += 3;
+        text = end;
+    }
+    strcpy(to, text);
+    return copy;
+}
+
+/* A message of any length is formatted, cleared of passwords, and then cut;
+ * NULL: there is no memory for it. */
+static char *message_format(const char *format, va_list args) {
+    enum { LONGEST = 1000 };
+
+    char *hidden = NULL;
+    char *text;
+    va_list again;
+    int n;
+
+    va_copy(again, args);
+    n = vsnprintf(NULL, 0, format, again);
+    va_end(again);
+    text = n < 0 ? NULL : malloc((size_t)n + 1);
+    if (text) {
+        vsnprintf(text, (size_t)n + 1, format, args);
+        hidden = passwords_hide(text);
+    }
+    if (hidden && strlen(hidden) > LONGEST)
+        hidden[LONGEST] = '\0';
+    free(text);
+    return hidden;
+}
+
+/* -- texts and lines ------------------------------------------------------- */
+
 /* Text from outside, of any length, for the eye, ... */
 static void out_text(struct out *o, const char *text) {
     while (*text) {
@@ -5047,6 +5178,26 @@ static void out_json_text(struct out *o, const char *text) {
     }
 }
 
+/* What is said for people to read, of any length. */
+static void out_said(struct out *o, const char *text) {
+    char *hidden = passwords_hide(text);
+
+    out_text(o, hidden ? hidden : "out of memory");
+    free(hidden);
+}
+
+/* Only a file's name has to be exact, whatever it looks like. */
+static void out_json_said(struct out *o, const char *key, const char *text) {
+    char *hidden = NULL;
+
+    if (strcmp(key, "file") != 0) {
+        hidden = passwords_hide(text);
+        text = hidden ? hidden : "out of memory";
+    }
+    out_json_text(o, text);
+    free(hidden);
+}
+
 /* An object begins: an event, a number (0: none), keys and their texts (NULL:
  * none), a NULL. */
 static void out_json(struct out *o, const char *event, int64_t id, ...) {
@@ -5063,7 +5214,7 @@ static void out_json(struct out *o, const char *event, int64_t id, ...) {
         if (!text)
             continue;
         out_printf(o, ",\"%s\":\"", key);
-        out_json_text(o, text);
+        out_json_said(o, key, text);
         out_puts(o, "\"");
     }
     va_end(args);
@@ -5092,10 +5243,10 @@ static void complain(struct console *c, const char *what, const char *why) {
     if (red)
         out_puts(o, "\033[31m");
     out_puts(o, "fetcher: ");
-    out_text(o, what);
+    out_said(o, what);
     if (*what)
         out_puts(o, ": ");
-    out_text(o, why);
+    out_said(o, why);
     if (red)
         out_puts(o, "\033[m");
     line_end(c, o);
@@ -5107,14 +5258,15 @@ enum status { ALL_DONE, SOME_FAILED, BAD_USAGE, KILLED = 128 };
 /* One clear line, before the loop is there to print it; arguments come from
  * outside as well. */
 static enum status refuse(enum status status, const char *format, ...) {
-    char text[600];
     char clean[600];
+    char *text;
     va_list args;
 
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    text = message_format(format, args);
     va_end(args);
-    text_clean(clean, sizeof clean, text, '?');
+    text_clean(clean, sizeof clean, text ? text : "out of memory", '?');
+    free(text);
     fprintf(stderr, "fetcher: %s\n", clean);
     if (status == BAD_USAGE)
         fputs("Try fetcher --help.\n", stderr);
@@ -5346,7 +5498,7 @@ static enum status option_set(struct settings *s, const struct option *o,
         s->headers[s->header_count++] = value;
         return !strpbrk(value, "\r\n") && strpbrk(value, ":;")
                    ? ALL_DONE
-                   : refuse(BAD_USAGE, "not a header: %s", value);
+                   : refuse(BAD_USAGE, "--%s is not NAME: VALUE", o->name);
     default:
         return read_number(field, o, value);
     }
@@ -5371,7 +5523,7 @@ static enum status option_long(struct settings *s, char *name, char ***argv) {
     char *value = name[n] ? name + n + 1 : NULL;
 
     if (!o)
-        return refuse(BAD_USAGE, "unknown option --%s", name);
+        return refuse(BAD_USAGE, "unknown option --%.*s", (int)n, name);
     if (!o->arg && value)
         return refuse(BAD_USAGE, "--%s takes no value", o->name);
     if (o->arg && !value) {
@@ -5392,7 +5544,8 @@ static enum status option_letters(struct settings *s, char *letter,
         const struct option *o = option_find(*letter, NULL, 0);
 
         if (!o)
-            return refuse(BAD_USAGE, "unknown option -%s", letter);
+            return refuse(BAD_USAGE, "unknown option -%.*s",
+                          (int)utf8_length(letter), letter);
         if (o->arg) {
             char *value = letter[1] ? letter + 1 : *++*argv;
             if (!value)
@@ -5659,7 +5812,7 @@ static void fail_status(struct program *p) {
         p->status = SOME_FAILED;
 }
 
-/* What came of a command; text from outside may be in it. */
+/* What came of a command, without passwords; text from outside may be in it. */
 static void put_answer(struct program *p, bool good, int64_t number,
                        const char *text) {
     struct console *c = &p->console;
@@ -5684,25 +5837,27 @@ static void put_answer(struct program *p, bool good, int64_t number,
 
 static void reply(struct program *p, int64_t number, const char *format, ...) {
     bool silent = p->s.quiet || p->bare || p->source == &p->input[SESSION];
-    char text[1024];
+    char *text;
     va_list args;
 
     if (silent && !p->s.json)
         return;
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    text = message_format(format, args);
     va_end(args);
-    put_answer(p, true, number, text);
+    put_answer(p, true, number, text ? text : "out of memory");
+    free(text);
 }
 
 static void reject(struct program *p, const char *format, ...) {
-    char text[1024];
+    char *text;
     va_list args;
 
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    text = message_format(format, args);
     va_end(args);
-    put_answer(p, false, 0, text);
+    put_answer(p, false, 0, text ? text : "out of memory");
+    free(text);
     if (p->source == &p->input[SESSION])
         p->s.session = NULL; /* it stays as it is: nothing is lost */
     if (p->source == &p->input[PROMPT])
@@ -6272,9 +6427,9 @@ static bool do_list(struct program *p, struct job *j) {
     } else {
         out_printf(o, "%5" PRId64 "  ", j->id.key);
         out_text(o, name);
-        out_printf(o, "  %s  %s\n",
-                   size_text(size, sizeof size, (double)i.bytes),
-                   state + strspn(state, " "));
+        out_printf(o, "  %s  ", size_text(size, sizeof size, (double)i.bytes));
+        out_said(o, state + strspn(state, " "));
+        out_puts(o, "\n");
     }
     return true;
 }

@@ -6223,6 +6223,84 @@ static void test_password(void) {
     child_free(&c);
 }
 
+/* What a message makes of a text that somebody typed. */
+static void test_hidden_passwords(void) {
+    static const char *const t[][2] = {
+        {"http://u:PW@h/", "http://u:***@h/"},
+        {"'http://u:PW@h/x' and http://v:PW@w@i:80/?a=b:c", "'http://u:***@h/x' and "
+                                                            "http://v:***@i:80/?a=b:c"},
+        {"http://u:PW@h/,http://u:PW@i/", "http://u:***@h/,http://u:***@i/"},
+        {"u:PW@h:8080", "u:***@h:8080"},
+        {"--prxy=u:PW@h", "--prxy=u:***@h"},
+        {"//u:P@W@h", "//u:***@h"},
+        {"http://u:PW/W?W#W@h/", "http://u:***@h/"},
+        {"u:PW/W@h/", "u:***@h/"},
+        {"http://u:P W@h/ x", "http://u:***@h/ x"},
+        {"http://u:1@h/", "http://u:***@h/"},
+        {"http:/u:PW@h/", "http:***@h/"},
+        {"http:///u:PW@h/", "http:///u:***@h/"},
+        {"http:\\\\u:PW@h/", "http:***@h/"},
+        {"http://u:PW@[::1]:80/", "http://u:***@[::1]:80/"},
+        {"http://[abc:PW@h/", "http://[abc:***@h/"},
+        {"http://u:PW", "http://u:***"}, /* cut off */
+        {"http://h:80/@x http://h:/@x", "http://h:80/@x http://h:/@x"},
+        {"http://h:80: a@b", "http://h:80: a@b"},
+        {"http://[::1]:80/a@b http://[::1]/@", "http://[::1]:80/a@b http://[::1]/@"},
+        {"http://u@h/File:a@b", "http://u@h/File:a@b"},
+        {"http://u:@h/ a: b@c -:6", "http://u:@h/ a: b@c -:6"},
+        {"", ""},
+    };
+
+    for (size_t i = 0; i < COUNT_OF(t); i++) {
+        char *hidden = passwords_hide(t[i][0]);
+        is_text(hidden, t[i][1], "a message about %s", t[i][0]);
+        free(hidden);
+    }
+}
+
+/* Whatever is wrong with a line or an option, its passwords are not said. */
+static void test_unsaid_passwords(void) {
+    static const char *const lines[] = {
+        "every http://u:SECRET@h/ 1m",  "every \"http://u:SEC RET@h/\" 1m", "jobs u:SECRET@h",
+        "limit //u:SECRET@w@h/",        "pause http:/u:SECRET@h/",          "u:SECRET@host",
+        "http://u:SECRET@127.0.0.1:1/", "http://u:SECRET/@127.0.0.1:1/",
+    };
+    static const char *const option[][3] = {
+        {"-x", "http://u:SECRET@127.0.0.1:99999", "http://127.0.0.1:1/"},
+        {"-x", "foo://u:SECRET@127.0.0.1:1", "http://127.0.0.1:1/"},
+        {"-x", "http://u:SECRET@127.0.0.1:1", "http://127.0.0.1:1/"},
+        {"-j", "http://u:SECRET@h/"},
+        {"-m", "u:SECRET@h"},
+        {"--color", "//u:SECRET@w@h/", "http://a.b/"},
+        {"-i", "http://u:SECRET@h/"},
+        {"--trace", "http://u:SECRET@h/", "http://a.b/"},
+        {"--cookies", "http://u:SECRET@h/", "http://a.b/"},
+        {"--data", "@http://u:SECRET@h/", "http://a.b/"},
+        {"--prxy=http://u:SECRET@h/", "http://a.b/"},
+        {"--usr=u:SECRET", "http://a.b/"},
+        {"-qzu:SECRET", "http://a.b/"},
+        {"-H", "Authorization Bearer SECRET", "http://a.b/"},
+    };
+
+    for (size_t i = 0; i < 2 * COUNT_OF(lines); i++) {
+        const char *line = lines[i / 2];
+        struct child c = RUN_FED(line, strlen(line), "-i", "-", "--retry", "0", "-d", work,
+                                 i % 2 ? "--json" : "-v");
+        is_int(c.status, 1, "a line fails: %s", line);
+        ok(!strstr(c.text[0], "SEC") && !strstr(c.text[1], "SEC"), "and no password is said: %s%s",
+           c.text[0], c.text[1]);
+        child_free(&c);
+    }
+    for (size_t i = 0; i < 2 * COUNT_OF(option); i++) {
+        const char *const *o = option[i / 2];
+        struct child c = RUN(i % 2 ? "--json" : "-v", "--retry=0", o[0], o[1], o[2]);
+        ok(c.status == 1 || c.status == 2, "wrong: %s %s", o[0], o[1]);
+        ok(!strstr(c.text[0], "SECRET") && !strstr(c.text[1], "SECRET"),
+           "and no password is said: %s%s", c.text[0], c.text[1]);
+        child_free(&c);
+    }
+}
+
 /* Options that shape the request: our server sends it back. */
 static void test_options(void) {
     static const char *const part[][2] = {
@@ -6441,9 +6519,17 @@ static void test_bad_usage(void) {
 }
 
 static const struct test options_tests[] = {
-    TEST(options),        TEST(limiting_options), TEST(rate_option),
-    TEST(saving_options), TEST(login_options),    TEST(cookies_netrc_proxy),
-    TEST(help),           TEST(bad_usage),        TEST(password),
+    TEST(options),
+    TEST(limiting_options),
+    TEST(rate_option),
+    TEST(saving_options),
+    TEST(login_options),
+    TEST(cookies_netrc_proxy),
+    TEST(help),
+    TEST(bad_usage),
+    TEST(password),
+    TEST(hidden_passwords),
+    TEST(unsaid_passwords),
 };
 
 /* ---------------------------------------------------------------------------------------- Terminal
