@@ -9657,6 +9657,7 @@ int main(int argc, char **argv) {
     const char **headers = calloc(words, sizeof *headers);
     enum status status;
 
+    signal(SIGXFSZ, SIG_IGN); /* a file too large is an error of that file */
     descriptors_prepare();
     if (!p || !url || !headers)
         return (int)refuse(BAD_USAGE, "out of memory");

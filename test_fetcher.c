@@ -8264,9 +8264,22 @@ static void test_kill(void) {
        (double)sent / 1e6, 4. * size / 1e6);
 }
 
+/* A limit on the size of files (ulimit -f) is an error of a file, not the end of the program. */
+static void test_file_limit(void) {
+    char command[700];
+    struct child c;
+    snprintf(command, sizeof command, "ulimit -f 100; ./fetcher -d %s '%s' '%s'", work,
+             url("/large?size=900000"), url("/little?size=100"));
+    c = SH(command);
+    ok(said(&c, 1, "File too large"), "a file that may not be so large is told");
+    ok(file_is(in_work("little"), 100, "/little", 0), "and others are fetched");
+    ok(!exists(in_work("large")), "there is no half a file");
+    child_free(&c);
+}
+
 static const struct test main_tests[] = {
     TEST(program), TEST(program_output), TEST(signals),  TEST(kill),
-    TEST(faults),  TEST(slow_accept),    TEST(continue),
+    TEST(faults),  TEST(slow_accept),    TEST(continue), TEST(file_limit),
 };
 
 /* ------------------------------------------------------------------------------------- The promise
