@@ -5273,12 +5273,189 @@ static enum status refuse(enum status status, const char *format, ...) {
     return status;
 }
 
+/* -- doors: files of the program itself, which an option names --------------
+ * Another user may have put something else under the name: a link that leads
+ * to a file of ours, a file that he reads, a pipe that nobody reads. So a link
+ * is followed only if it is ours or root's, nothing is cut before it has been
+ * looked at, and no open waits. Where a name stands for a descriptor of ours,
+ * as /dev/stdout and /dev/fd/63 do, that is used as it is: what is behind it
+ * may be a file, which has been written to already.
+ */
+enum { LINKS_MOST = 40, PATH_ROOM = 4096 };
+
+struct door {
+    int fd;               /* the descriptor of ours that it is; -1: none */
+    bool process;         /* it stands in /proc: no place for a file */
+    char path[PATH_ROOM]; /* behind all links */
+    const char *why;      /* it is shut */
+};
+
+static int door_shut(struct door *d, const char *why) {
+    d->why = why;
+    return -1;
+}
+
+static bool is_trusted(uid_t uid) {
+    return uid == geteuid() || uid == 0;
+}
+
+/* Is it what takes all and has nothing? */
+static bool is_null(const struct stat *st) {
+    struct stat null;
+
+    return S_ISCHR(st->st_mode) && stat("/dev/null", &null) == 0 &&
+           S_ISCHR(null.st_mode) && st->st_rdev == null.st_rdev;
+}
+
+/* Does this directory, a name without links, hold our descriptors? */
+static bool holds_descriptors(const char *dir) {
+    static const char *const names[] = {"/proc/self/fd", "/dev/fd"};
+    bool holds = false;
+
+    for (size_t i = 0; i < COUNT_OF(names) && !holds; i++) {
+        char *real = realpath(names[i], NULL);
+
+        holds = real && strcmp(real, dir) == 0;
+        free(real);
+    }
+    return holds;
+}
+
+/* What does the directory of the path say of it? */
+static void door_look(struct door *d) {
+    char *name = strrchr(d->path, '/') + 1;
+    char first = *name;
+    const char *end = name;
+    int64_t number = text_number(&end);
+    char *dir;
+
+    *name = '\0';
+    dir = realpath(d->path, NULL);
+    *name = first;
+    d->process = dir && strncmp(dir, "/proc/", 6) == 0;
+    if (dir && number >= 0 && number <= INT_MAX && !*end &&
+        holds_descriptors(dir))
+        d->fd = (int)number;
+    free(dir);
+}
+
+/* To where a link leads. */
+static int door_enter(struct door *d) {
+    char to[PATH_ROOM];
+    size_t dir = 0;
+    ssize_t n = readlink(d->path, to, sizeof to - 1);
+
+    if (n < 0)
+        return door_shut(d, strerror(errno));
+    if (*to != '/')
+        dir = (size_t)(strrchr(d->path, '/') + 1 - d->path);
+    if (dir + (size_t)n >= sizeof d->path)
+        return door_shut(d, strerror(ENAMETOOLONG));
+    memcpy(d->path + dir, to, (size_t)n);
+    d->path[dir + (size_t)n] = '\0';
+    return 0;
+}
+
+/* Where does a name lead? A link in /proc itself can't be followed but by the
+ * system. */
+static int door_find(struct door *d, const char *name) {
+    struct stat st;
+
+    d->fd = -1;
+    d->process = false;
+    if (snprintf(d->path, sizeof d->path, "%s%s", *name == '/' ? "" : "./",
+                 name) >= (int)sizeof d->path)
+        return door_shut(d, strerror(ENAMETOOLONG));
+    for (int i = 0; i < LINKS_MOST; i++) {
+        door_look(d);
+        if (d->fd >= 0 || d->process || lstat(d->path, &st) < 0 ||
+            !S_ISLNK(st.st_mode))
+            return 0;
+        if (!is_trusted(st.st_uid))
+            return door_shut(d, "it is another user's link");
+        if (door_enter(d) < 0)
+            return -1;
+    }
+    return door_shut(d, strerror(ELOOP));
+}
+
+/* A descriptor for it, of which the caller has its own; -1: it is shut. */
+static int door_open(struct door *d, int flags, mode_t mode, struct stat *st) {
+    int fd = -1;
+
+    flags |= O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+    if (d->fd < 0)
+        fd = open(d->path, d->process ? flags : flags | O_NOFOLLOW, mode);
+    else if ((fcntl(d->fd, F_GETFL) & O_ACCMODE) == O_RDONLY)
+        errno = EBADF;
+    else
+        fd = fcntl(d->fd, F_DUPFD_CLOEXEC, 3);
+    if (fd >= 0 && fstat(fd, st) == 0)
+        return fd;
+    d->why = errno == ENXIO ? "nobody reads it" : strerror(errno);
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
+/* May this be written to from its beginning? */
+static int door_check(struct door *d, const struct stat *st) {
+    if (d->fd >= 0 || S_ISCHR(st->st_mode))
+        return 0;
+    if (!S_ISREG(st->st_mode) && !S_ISFIFO(st->st_mode))
+        return door_shut(d, "it is no file");
+    if (!is_trusted(st->st_uid))
+        return door_shut(d, "it is another user's");
+    if (S_ISREG(st->st_mode) && st->st_nlink > 1)
+        return door_shut(d, "it has another name as well");
+    return 0;
+}
+
+/* What an option names, opened to be written, and made if it isn't there. */
+static int door_write(struct door *d, const char *name, mode_t mode,
+                      struct stat *st) {
+    int fd = -1;
+
+    if (door_find(d, name) == 0)
+        fd = door_open(d, O_WRONLY | O_CREAT, mode, st);
+    if (fd < 0 || door_check(d, st) == 0)
+        return fd;
+    close(fd);
+    return -1;
+}
+
+enum leads { LEADS_TO_FILE, LEADS_TO_NOTHING, LEADS_TO_STREAM, LEADS_NOWHERE };
+
+/* To what does it lead, if data is to go there? */
+static enum leads door_leads(const struct door *d) {
+    struct stat st;
+
+    if (d->fd >= 0)
+        return LEADS_TO_STREAM;
+    if (stat(d->path, &st) < 0 || S_ISDIR(st.st_mode))
+        return LEADS_TO_FILE; /* that can't be made is told when it is tried */
+    if (S_ISREG(st.st_mode))
+        return d->process ? LEADS_NOWHERE : LEADS_TO_FILE;
+    if (is_null(&st))
+        return LEADS_TO_NOTHING;
+    return S_ISCHR(st.st_mode) || S_ISFIFO(st.st_mode) ? LEADS_TO_STREAM
+                                                       : LEADS_NOWHERE;
+}
+
+/* Output goes through a door. */
+static void out_enter(struct out *o, const struct door *d, int fd) {
+    o->fd = fd;
+    o->tty = isatty(fd);
+    if (d->fd >= 0)
+        out_open(o, fd);
+}
+
 /* =================================================================== Options
  * One table says all of an option: its letter, its name, where its value goes.
  */
 struct settings {
     struct fetcher_request rq; /* what each transfer asks for */
-    char *output;              /* FILE, - or /dev/null; NULL: from the name */
+    char *output;              /* FILE; -: stdout; NULL: from the name */
     char *dir;                 /* where files go; NULL: here */
     char *list;                /* a file of URLs and commands; -: stdin */
     char *agent;
@@ -5431,18 +5608,41 @@ static void copy_lines(FILE *from, FILE *to) {
     }
 }
 
+/* To read what an option names, without waiting for anybody: a pipe has to be
+ * one that we were given, as /dev/stdin. NULL: it is shut. */
+static FILE *door_read(struct door *d, const char *name) {
+    FILE *file;
+    struct stat st;
+    int fd = -1;
+
+    if (door_find(d, name) == 0 && d->fd >= 0)
+        fd = fcntl(d->fd, F_DUPFD_CLOEXEC, 3);
+    else
+        fd = open(name, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    file = fd < 0 ? NULL : fdopen(fd, "rb");
+    d->why = strerror(errno);
+    if (file && (d->fd >= 0 || (fstat(fd, &st) == 0 &&
+                                (S_ISREG(st.st_mode) || is_null(&st)))))
+        return file;
+    if (file) {
+        d->why = "it is no file";
+        fclose(file);
+    }
+    return NULL;
+}
+
 /* One --data after the other, joined by '&'; @FILE stands for what is in it. */
 static enum status read_data(char **data, const char *text) {
+    struct door d;
     FILE *file = NULL;
     FILE *to;
     char *all;
     size_t size;
 
     if (*text == '@') {
-        file = fopen(text + 1, "rb");
+        file = door_read(&d, text + 1);
         if (!file)
-            return refuse(BAD_USAGE, "cannot read %s: %s", text + 1,
-                          strerror(errno));
+            return refuse(BAD_USAGE, "cannot read %s: %s", text + 1, d.why);
     }
     to = open_memstream(&all, &size);
     if (to && *data && **data)
@@ -5584,6 +5784,18 @@ static bool is_directory(const char *path) {
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
+/* libcurl opens the certificates by their name, for each connection: what is
+ * no file would hold up everything. */
+static enum status cacert_check(const char *name) {
+    struct stat st;
+
+    if (stat(name, &st) < 0)
+        return refuse(BAD_USAGE, "cannot read %s: %s", name, strerror(errno));
+    if (!S_ISREG(st.st_mode) && !is_null(&st))
+        return refuse(BAD_USAGE, "cannot read %s: it is no file", name);
+    return ALL_DONE;
+}
+
 /* Do the options go together? */
 static enum status options_check(const struct settings *s, char **url) {
     if (s->output && is_directory(s->output))
@@ -5595,9 +5807,6 @@ static enum status options_check(const struct settings *s, char **url) {
                       strerror(errno));
     if (s->output && (s->list || s->session || !url[0] || url[1]))
         return refuse(BAD_USAGE, "-o names one file, and so takes one URL");
-    if (is_dash(s->output) && (s->json || s->rq.every_ms || s->remote_time))
-        return refuse(BAD_USAGE, "-o - leaves no room for --json, --every or "
-                                 "--remote-time");
     if (s->resume && s->no_continue)
         return refuse(BAD_USAGE,
                       "--continue and --no-continue contradict each other");
@@ -5609,7 +5818,7 @@ static enum status options_check(const struct settings *s, char **url) {
     if (s->color && !listed(s->color, "auto always never"))
         return refuse(BAD_USAGE, "--color: auto, always or never, not %s",
                       s->color);
-    return ALL_DONE;
+    return s->cacert ? cacert_check(s->cacert) : ALL_DONE;
 }
 
 /* What the transfers ask for is put together of the options. */
@@ -5754,7 +5963,10 @@ struct program {
     bool bare;             /* the command is just a URL: no answer */
     usec began;            /* of the program */
     CURLSH *cookies;
-    FILE *trace;
+    struct out *stream;    /* where -o leads, if not to a file: stdout, ... */
+    struct out stream_own; /* ... or a pipe or a device */
+    bool discards;         /* it leads to /dev/null */
+    struct out trace;
 };
 
 struct command {
@@ -6081,7 +6293,7 @@ static void tell_line(struct program *p, struct out *o,
 
 static void job_tell(struct program *p, const struct job *j,
                      const struct fetcher_result *r) {
-    bool to_stdout = is_dash(p->s.output);
+    bool to_stdout = p->stream == &p->console.out;
     struct out *o = line_out(&p->console, to_stdout);
 
     if (p->s.json)
@@ -6163,13 +6375,13 @@ static void job_progress(struct fetcher *f, const struct fetcher_info *info,
     }
 }
 
-/* Back-pressure: while the reader of stdout is slow, the transfer waits. */
+/* Back-pressure: while the reader of a stream is slow, the transfer waits. */
 static int job_data(struct fetcher *f, const void *data, size_t size,
                     void *arg) {
     struct program *p = ((struct job *)arg)->p;
-    struct out *o = &p->console.out;
+    struct out *o = p->stream;
 
-    if (!is_dash(p->s.output)) /* -o /dev/null */
+    if (p->discards)
         return 0;
     if (out_full(o))
         return FETCHER_PAUSE;
@@ -6236,7 +6448,7 @@ static fetcher_id job_request(struct program *p, struct job *j) {
     rq.arg = j;
     if (job_setup(NULL, j) < 0) /* else handles may be used again */
         rq.setup = job_setup;
-    if (p->s.output && listed(p->s.output, "- /dev/null"))
+    if (p->stream || p->discards)
         rq.on_data = job_data;
     else
         path = job_path(&p->s, j->name ? j->name : "");
@@ -6313,14 +6525,32 @@ static bool escapes(const char *name) {
     return false;
 }
 
+/* Or is what stands under it no file? Nothing may take the place of a link to
+ * a device, or into /proc. */
+static bool is_no_file(struct program *p, const char *name) {
+    char *path = job_path(&p->s, name);
+    struct door d;
+    struct stat st;
+    bool bad = path && lstat(path, &st) == 0 && !S_ISREG(st.st_mode) &&
+               door_find(&d, path) == 0 && door_leads(&d) != LEADS_TO_FILE;
+
+    free(path);
+    return bad;
+}
+
 static void add(struct program *p, const char *url, const char *name,
                 int64_t every_ms) {
+    bool checked = p->source == &p->input[SESSION]; /* when it was added */
     struct job *j;
 
     if (name && !*name)
         name = NULL;
-    if (name && p->source != &p->input[SESSION] && escapes(name)) {
+    if (name && !checked && escapes(name)) {
         reject(p, "the name leads out of the directory");
+        return;
+    }
+    if (name && !checked && is_no_file(p, name)) {
+        reject(p, "%s is no file", name);
         return;
     }
     j = job_start(p, url, name, every_ms);
@@ -6841,11 +7071,11 @@ static void do_work(struct fetcher *f, void *arg) {
 }
 
 /* With -o there is one download, which its reader may have paused. */
-static void stdout_drained(struct fetcher *f, void *arg) {
+static void stream_drained(struct fetcher *f, void *arg) {
     struct program *p = arg;
     struct node *n = tree_first(p->model.jobs);
 
-    if (n && p->s.output) {
+    if (n && p->stream && !p->stream->was_full) {
         struct job *j = container_of(n, struct job, id);
 
         if (job_info(&p->model, j).state == FETCHER_PAUSED)
@@ -8036,12 +8266,19 @@ static void give_up(struct fetcher *f, void *arg) {
     fetcher_stop(f);
 }
 
+static bool outputs_wait(const struct program *p) {
+    const struct console *c = &p->console;
+
+    return c->out.watched || c->err.watched || p->stream_own.watched ||
+           p->trace.watched;
+}
+
 static void interrupted(struct fetcher *f, void *arg) {
     struct program *p = arg;
 
     p->status = (enum status)(KILLED + (int)tty.seen);
     leave(p);
-    if (p->console.out.watched) /* its reader has stopped? */
+    if (outputs_wait(p)) /* a reader has stopped? */
         (void)fetcher_timer(f, 500, give_up, p);
     if (!p->s.quiet)
         complain(&p->console, "interrupted",
@@ -8128,7 +8365,9 @@ static bool view_wanted(struct program *p) {
         return false;
     if (!term || !*term || strcmp(term, "dumb") == 0)
         return false;
-    if (c->out.tty && (is_dash(s->output) || (is_dash(s->list) && isatty(0))))
+    if (c->out.tty && is_dash(s->list) && isatty(0))
+        return false;
+    if (p->stream && p->stream->tty)
         return false;
     return true;
 }
@@ -9316,7 +9555,7 @@ static void window_begin(struct program *p) {
     v->redraw = true;
     v->prompt.stays = true;
     v->out = &p->console.out;
-    if (p->s.json || is_dash(p->s.output))
+    if (p->s.json || p->stream == &p->console.out)
         v->out = &p->console.err;
     v->show = window_show;
     v->off = window_off;
@@ -9354,28 +9593,133 @@ static enum status window_open(struct program *p) {
  * All is put together, run, and taken apart again.
  */
 
-static void trace(struct fetcher *f, const char *line, void *to) {
-    fprintf(to, "%s\n", line);
+/* What its reader does not take in time is lost: the loop waits for none. */
+static void trace(struct fetcher *f, const char *line, void *arg) {
+    struct out *o = arg;
+
+    if (o->used >= OUT_FULL)
+        return;
+    out_puts(o, line);
+    out_puts(o, "\n");
+    if (o->tty || o->used >= PIPE_BUF)
+        out_flush(f, o);
+}
+
+static enum status trace_open(struct program *p) {
+    struct door d;
+    struct stat st;
+    int fd;
+
+    if (!p->s.trace)
+        return ALL_DONE;
+    fd = door_write(&d, p->s.trace, 0666, &st);
+    if (fd >= 0 && d.fd < 0 && S_ISREG(st.st_mode) && ftruncate(fd, 0) < 0) {
+        d.why = strerror(errno);
+        close(fd);
+        fd = -1;
+    }
+    if (fd < 0)
+        return refuse(SOME_FAILED, "cannot write %s: %s", p->s.trace, d.why);
+    out_enter(&p->trace, &d, fd);
+    return ALL_DONE;
+}
+
+static enum status stream_enter(struct program *p, struct door *d) {
+    struct stat st;
+    int fd = door_open(d, O_WRONLY, 0, &st);
+
+    if (fd < 0)
+        return refuse(SOME_FAILED, "cannot write to %s: %s", p->s.output,
+                      d->why);
+    out_enter(&p->stream_own, d, fd);
+    p->stream = &p->stream_own;
+    return ALL_DONE;
+}
+
+/* What leads to a file is the library's, which follows no link. */
+static enum status stream_find(struct program *p) {
+    char *path = job_path(&p->s, p->s.output);
+    struct door d;
+    enum leads leads = LEADS_TO_FILE;
+
+    if (path && door_find(&d, path) == 0)
+        leads = door_leads(&d);
+    free(path);
+    p->discards =
+        leads == LEADS_TO_NOTHING || strcmp(p->s.output, "/dev/null") == 0;
+    if (p->discards || leads == LEADS_TO_FILE)
+        return ALL_DONE;
+    if (leads == LEADS_NOWHERE)
+        return refuse(SOME_FAILED, "cannot write to %s: it is no file",
+                      p->s.output);
+    if (d.fd == 1 || d.fd == 2)
+        p->stream = d.fd == 1 ? &p->console.out : &p->console.err;
+    return p->stream ? ALL_DONE : stream_enter(p, &d);
+}
+
+static enum status stream_open(struct program *p) {
+    const struct settings *s = &p->s;
+    enum status status = ALL_DONE;
+
+    if (is_dash(s->output))
+        p->stream = &p->console.out;
+    else if (s->output)
+        status = stream_find(p);
+    if (!p->stream || status)
+        return status;
+    if (s->rq.every_ms || s->remote_time ||
+        (s->json && p->stream == &p->console.out))
+        return refuse(BAD_USAGE,
+                      "-o %s leaves no room for --json, --every or "
+                      "--remote-time",
+                      s->output);
+    return ALL_DONE;
+}
+
+/* Before we have descriptors of our own, which a name could stand for. */
+static enum status outputs_open(struct program *p) {
+    enum status status;
+
+    p->stream_own.fd = -1;
+    p->trace.fd = -1;
+    status = stream_open(p);
+    return status ? status : trace_open(p);
+}
+
+/* libcurl opens them by their name: so this has to be one in whose place
+ * nobody else can put anything. */
+static int cookies_check(struct door *d, const char *name) {
+    struct stat st;
+    int fd = door_write(d, name, 0600, &st);
+
+    if (fd < 0)
+        return -1;
+    close(fd);
+    if (d->fd >= 0 || (!S_ISREG(st.st_mode) && !is_null(&st)))
+        return door_shut(d, "it is no file");
+    return 0;
 }
 
 /* Cookies are read and written once, by a handle of their own; if it is NULL,
  * libcurl refuses. */
 static enum status cookies_move(struct program *p, bool save) {
-    int fd = open(p->s.cookies, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-    CURL *e = curl_easy_init();
-    unsigned bad = fd < 0; /* it can't be written */
+    struct door d;
+    unsigned bad = 0;
+    CURL *e;
 
-    if (fd >= 0)
-        close(fd);
+    if (cookies_check(&d, p->s.cookies) < 0)
+        return refuse(BAD_USAGE, "cannot use %s for cookies: %s", p->s.cookies,
+                      d.why);
     if (!p->cookies)
         p->cookies = curl_share_init();
     bad |=
         curl_share_setopt(p->cookies, CURLSHOPT_SHARE, CURL_LOCK_DATA_COOKIE);
+    e = curl_easy_init();
     SET(SHARE, p->cookies);
     if (save)
-        SET(COOKIEJAR, p->s.cookies);
+        SET(COOKIEJAR, d.path);
     else {
-        SET(COOKIEFILE, p->s.cookies);
+        SET(COOKIEFILE, d.path);
         SET(COOKIELIST, "RELOAD");
     }
     curl_easy_cleanup(e);
@@ -9451,10 +9795,14 @@ static enum status inputs_open(struct program *p) {
 
 /* What is left to say is waited for; after a signal for half a second. */
 static void outputs_drain(struct program *p) {
-    struct console *c = &p->console;
     usec end = 0;
 
-    while (c->out.watched || c->err.watched) {
+    fetcher_trace(p->f, NULL, NULL);
+    out_flush(p->f, &p->console.out);
+    out_flush(p->f, &p->console.err);
+    out_flush(p->f, &p->stream_own);
+    out_flush(p->f, &p->trace);
+    while (outputs_wait(p)) {
         if (p->suspending)
             suspend_now(p);
         if (tty.seen && !end)
@@ -9479,23 +9827,36 @@ static void put_farewell(struct program *p) {
                    st.done, st.failed);
 }
 
+static bool output_good(struct program *p, struct out *o, const char *name) {
+    char what[300];
+
+    if (!out_broken(o))
+        return true;
+    snprintf(what, sizeof what, "cannot write to %s", name);
+    complain(&p->console, what, strerror(o->error));
+    return false;
+}
+
 /* Was all that there was to write written? */
 static bool outputs_good(struct program *p) {
-    struct out *o = &p->console.out;
-    bool good = !out_broken(o);
+    struct out *out = &p->console.out;
+    bool good = output_good(p, out, "standard output");
 
-    if (!good)
-        complain(&p->console, "cannot write to standard output",
-                 strerror(o->error));
-    if (p->trace) {
-        if (ferror(p->trace))
-            good = false;
-        if (fclose(p->trace) != 0)
-            good = false;
-    }
+    if (p->stream && p->stream != out &&
+        !output_good(p, p->stream, p->s.output))
+        good = false;
+    if (p->s.trace && !output_good(p, &p->trace, p->s.trace))
+        good = false;
     if (p->s.cookies && cookies_move(p, true) != ALL_DONE)
         good = false;
     return good;
+}
+
+static void outputs_free(struct program *p) {
+    free(p->console.out.data);
+    free(p->console.err.data);
+    free(p->stream_own.data);
+    free(p->trace.data);
 }
 
 static void view_free(struct view *v) {
@@ -9517,8 +9878,6 @@ static enum status program_close(struct program *p) {
     p->console.changed = NULL; /* a frame would bring the view back */
     if (p->view)
         p->view->show = NULL;
-    out_flush(p->f, &p->console.out);
-    out_flush(p->f, &p->console.err);
     outputs_drain(p);
     if (!outputs_good(p))
         p->status = SOME_FAILED;
@@ -9534,8 +9893,7 @@ static enum status program_close(struct program *p) {
         curl_share_cleanup(p->cookies);
     if (p->session.last)
         fclose(p->session.last);
-    free(p->console.out.data);
-    free(p->console.err.data);
+    outputs_free(p);
     return p->status;
 }
 
@@ -9548,7 +9906,9 @@ static void console_open(struct program *p) {
     c->quiet = p->s.quiet;
     out_open(&c->out, 1);
     out_open(&c->err, 2);
-    c->out.drained = (struct call){stdout_drained, p};
+    c->out.drained = (struct call){stream_drained, p};
+    if (p->stream)
+        p->stream->drained = c->out.drained;
 }
 
 /* The terminal's view, or the window; what follows from there being one. */
@@ -9605,10 +9965,14 @@ static enum status program_work(struct program *p, char **url) {
 
 static enum status program_run(struct program *p, char **url) {
     struct settings *s = &p->s;
+    enum status status;
 
     if (options_check(s, url) != ALL_DONE)
         return BAD_USAGE;
     options_apply(s);
+    status = outputs_open(p);
+    if (status)
+        return status;
     p->f = fetcher_new();
     if (!p->f)
         return refuse(BAD_USAGE, "cannot start: %s", strerror(errno));
@@ -9618,13 +9982,8 @@ static enum status program_run(struct program *p, char **url) {
     p->model.f = p->f;
     p->model.sampled = fetcher_now(p->f);
     console_open(p);
-    if (s->trace) {
-        p->trace = fopen(s->trace, "w");
-        if (!p->trace)
-            return refuse(SOME_FAILED, "cannot write %s: %s", s->trace,
-                          strerror(errno));
-        fetcher_trace(p->f, trace, p->trace);
-    }
+    if (s->trace)
+        fetcher_trace(p->f, trace, &p->trace);
     (void)set_limits(p, (int)s->jobs, (int)s->per_host, s->rate);
     if (s->cookies && cookies_move(p, false) != ALL_DONE)
         return BAD_USAGE;
