@@ -5424,7 +5424,44 @@ static int door_write(struct door *d, const char *name, mode_t mode,
     return -1;
 }
 
-enum leads { LEADS_TO_FILE, LEADS_TO_NOTHING, LEADS_TO_STREAM, LEADS_NOWHERE };
+/* Does a directory's name go by a link that another user has put where all may
+ * put one, as in /tmp? (Some systems don't follow such a link anyway.) */
+static bool is_planted(const char *name, size_t n) {
+    char *path = text_join(name, "/");
+    char *s = path;
+    struct stat dir = {0};
+    struct stat st;
+    bool planted = false;
+
+    (void)stat(*name == '/' ? "/" : ".", &dir);
+    while (s && !planted && (size_t)(s - path) < n) {
+        s += strspn(s, "/");
+        s += strcspn(s, "/");
+        if (!*s)
+            break;
+        *s = '\0';
+        planted = lstat(path, &st) == 0 && S_ISLNK(st.st_mode) &&
+                  !is_trusted(st.st_uid) && (dir.st_mode & S_ISVTX);
+        (void)stat(path, &dir);
+        *s = '/';
+    }
+    free(path);
+    return planted;
+}
+
+static bool is_planted_above(const char *name) {
+    const char *slash = strrchr(name, '/');
+
+    return slash && is_planted(name, (size_t)(slash - name));
+}
+
+enum leads {
+    LEADS_TO_FILE,
+    LEADS_TO_NOTHING,
+    LEADS_TO_STREAM,
+    LEADS_NOWHERE,
+    LEADS_ASTRAY
+};
 
 /* To what does it lead, if data is to go there? */
 static enum leads door_leads(const struct door *d) {
@@ -5805,6 +5842,11 @@ static enum status options_check(const struct settings *s, char **url) {
     if (s->dir && access(s->dir, W_OK | X_OK) < 0 && errno != ENOENT)
         return refuse(BAD_USAGE, "cannot write to %s: %s", s->dir,
                       strerror(errno));
+    if (s->dir && is_planted(s->dir, strlen(s->dir)))
+        return refuse(BAD_USAGE,
+                      "cannot write to %s: another user's link leads "
+                      "there",
+                      s->dir);
     if (s->output && (s->list || s->session || !url[0] || url[1]))
         return refuse(BAD_USAGE, "-o names one file, and so takes one URL");
     if (s->resume && s->no_continue)
@@ -6538,6 +6580,14 @@ static bool is_no_file(struct program *p, const char *name) {
     return bad;
 }
 
+static bool is_led_astray(struct program *p, const char *name) {
+    char *path = job_path(&p->s, name);
+    bool astray = path && strchr(name, '/') && is_planted_above(path);
+
+    free(path);
+    return astray;
+}
+
 static void add(struct program *p, const char *url, const char *name,
                 int64_t every_ms) {
     bool checked = p->source == &p->input[SESSION]; /* when it was added */
@@ -6545,7 +6595,7 @@ static void add(struct program *p, const char *url, const char *name,
 
     if (name && !*name)
         name = NULL;
-    if (name && !checked && escapes(name)) {
+    if (name && !checked && (escapes(name) || is_led_astray(p, name))) {
         reject(p, "the name leads out of the directory");
         return;
     }
@@ -9644,14 +9694,17 @@ static enum status stream_find(struct program *p) {
 
     if (path && door_find(&d, path) == 0)
         leads = door_leads(&d);
+    if (path && is_planted_above(path))
+        leads = LEADS_ASTRAY;
     free(path);
     p->discards =
         leads == LEADS_TO_NOTHING || strcmp(p->s.output, "/dev/null") == 0;
     if (p->discards || leads == LEADS_TO_FILE)
         return ALL_DONE;
-    if (leads == LEADS_NOWHERE)
-        return refuse(SOME_FAILED, "cannot write to %s: it is no file",
-                      p->s.output);
+    if (leads == LEADS_NOWHERE || leads == LEADS_ASTRAY)
+        return refuse(SOME_FAILED, "cannot write to %s: %s", p->s.output,
+                      leads == LEADS_ASTRAY ? "another user's link leads there"
+                                            : "it is no file");
     if (d.fd == 1 || d.fd == 2)
         p->stream = d.fd == 1 ? &p->console.out : &p->console.err;
     return p->stream ? ALL_DONE : stream_enter(p, &d);

@@ -6700,6 +6700,33 @@ static void try_anothers(const char *option, int status) {
     mkdir(work, 0700);
 }
 
+/* Nor do directories go by such links, where anybody can put them. */
+static void try_led_astray(void) {
+    struct child c;
+    char list[300];
+    if (mkdir(in_work("secret"), 0700) < 0 || mkdir(in_work("tmp"), 0700) < 0 ||
+        mkdir(in_work("d"), 0700) < 0 || chmod(in_work("tmp"), 01777) < 0 ||
+        symlink("../secret", in_work("tmp/way")) < 0 || symlink("../d", in_work("tmp/my")) < 0 ||
+        lchown(in_work("tmp/way"), 1, 1) < 0)
+        die("way");
+    c = RUN("-d", in_work("tmp/way/"), url("/x?size=9"));
+    ok(said(&c, 2, "another user's link leads there"), "-d by another user's link");
+    child_free(&c);
+    c = RUN("-o", in_work("tmp/way/x"), url("/x?size=9"));
+    ok(said(&c, 1, "another user's link leads there"), "-o by another user's link");
+    child_free(&c);
+    snprintf(list, sizeof list, "%s way/x\n%s my/x\n", url("/x?size=9"), url("/x?size=9"));
+    c = RUN_FED(list, strlen(list), "-i", "-", "-d", in_work("tmp"));
+    ok(said(&c, 1, "-:1: the name leads out"), "a list's name by another user's link");
+    child_free(&c);
+    c = RUN("-d", in_work("tmp/my"), "-o", "y", url("/x?size=9"));
+    is_int(c.status, 0, "one's own link is followed");
+    child_free(&c);
+    is_int(names_in(in_work("secret")), 0, "nothing is written there");
+    ok(file_is(in_work("d/x"), 9, "/x", 0) && file_is(in_work("d/y"), 9, "/x", 0),
+       "but where one's own links lead");
+}
+
 static void test_anothers(void) {
     if (geteuid() != 0) {
         skip("another user's files", "not root");
@@ -6707,6 +6734,7 @@ static void test_anothers(void) {
     }
     try_anothers("--trace", 1);
     try_anothers("--cookies", 2);
+    try_led_astray();
 }
 
 static void ready_pipes(void) {
