@@ -6737,6 +6737,32 @@ static void test_anothers(void) {
     try_led_astray();
 }
 
+/* Names by which nothing can be opened. */
+static void test_odd_names(void) {
+    char longest[5000];
+    struct child c;
+    memset(longest, 'a', sizeof longest - 1);
+    longest[sizeof longest - 1] = '\0';
+    if (symlink("round", in_work("round")) < 0 || symlink(longest + 1000, in_work("long")) < 0)
+        die("symlink");
+    c = RUN("--trace", in_work("round"), "http://a.b/");
+    ok(said(&c, 1, "/round: Too many"), "--trace to a link to itself");
+    child_free(&c);
+    c = RUN("--trace", in_work("long"), "http://a.b/");
+    ok(said(&c, 1, "/long: File name too long"), "--trace to a long link");
+    child_free(&c);
+    c = RUN("--trace", longest, "http://a.b/");
+    ok(said(&c, 1, "aaa"), "--trace to a long name");
+    child_free(&c);
+    c = RUN("--trace", work, "http://a.b/");
+    ok(said(&c, 1, ": Is a directory"), "--trace to a directory");
+    child_free(&c);
+    c = RUN("--cacert", in_work("none"), "http://a.b/");
+    ok(said(&c, 2, "/none: No such file"), "--cacert of no file");
+    child_free(&c);
+    is_int(names_in(work), 2, "and nothing is made");
+}
+
 static void ready_pipes(void) {
     char command[1500];
     struct child c;
@@ -6814,6 +6840,7 @@ static const struct test options_tests[] = {
     TEST(unsaid_passwords),
     TEST(anothers),
     TEST(unready_pipes),
+    TEST(odd_names),
 };
 
 /* ---------------------------------------------------------------------------------------- Terminal
