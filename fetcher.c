@@ -5896,6 +5896,137 @@ static void out_printf(struct out *o, const char *format, ...) {
     out_puts(o, text);
 }
 
+/* -- passwords --------------------------------------------------------------
+ * A message repeats what somebody typed, and that may hold a password: in a
+ * URL, in what was to become one, in a proxy's. So what goes out for people to
+ * read is copied with "***" in its place. Rather too much is hidden than too
+ * little; but the names of files and the URLs of results are exact (and these
+ * without a password: the library sees to that).
+ */
+
+static const char *last_at(const char *from, const char *end) {
+    const char *at = NULL;
+
+    for (; from < end; from++) {
+        if (*from == '@')
+            at = from;
+    }
+    return at;
+}
+
+/* A number with an end, or nothing. */
+static bool is_port(const char *s, bool may_be_none) {
+    size_t n = strspn(s, "0123456789");
+
+    return (n > 0 || may_be_none) &&
+           (!s[n] || strchr(" \t\r\n/?#:,;.'\")", s[n]));
+}
+
+/* Where the password ends that follows a colon; NULL: there is none. It may
+ * hold what it should not, '@' or '/'; behind "//" a blank as well, and there
+ * its '@' may be missing, cut off or forgotten. What is looked for further on
+ * must not cost more the longer the text is. */
+static const char *password_end(const char *s, bool slashes) {
+    enum { FAR = 256 };
+
+    const char *part = s + strcspn(s, "/?# \t\r\n");
+    const char *far = s + strnlen(s, FAR);
+    const char *word = s + strcspn(s, " \t\r\n");
+    const char *at = last_at(s, part);
+
+    if (at)
+        return at;
+    if (is_port(s, slashes))
+        return NULL;
+    at = last_at(s, word < far ? word : far);
+    if (at || !slashes)
+        return at;
+    for (word = s; word < far && strncmp(word, "//", 2) != 0; word++) {
+        if (*word == '@')
+            at = word;
+    }
+    return at ? at : part;
+}
+
+/* The bytes of "[::1", whose colons part nothing. */
+static size_t address_size(const char *s) {
+    size_t n = strspn(s, "[0123456789abcdefABCDEF:.%");
+
+    return s[0] == '[' && s[n] == ']' ? n : 0;
+}
+
+/* The first password in a text, and its end; NULL: there is none. It follows
+ * the first colon of a word, or, behind "//", of an authority. */
+static const char *password_find(const char *s, const char **end) {
+    bool slashes = false;
+    bool over = false; /* this word has no place for one any more */
+
+    for (; *s; s++) {
+        if (strchr(" \t\r\n", *s))
+            slashes = over = false;
+        else if (s[0] == '/' && s[1] == '/') {
+            slashes = true;
+            over = false;
+            s += strspn(s, "/") - 1;
+            s += address_size(s + 1);
+        } else if (slashes && strchr("/?#", *s))
+            over = true;
+        else if (*s == ':' && !over && strncmp(s, "://", 3) != 0) {
+            over = true;
+            *end = password_end(s + 1, slashes);
+            if (*end && *end > s + 1)
+                return s + 1;
+        }
+    }
+    return NULL;
+}
+
+/* A copy of a text without its passwords; NULL: there is no memory for it. */
+static char *passwords_hide(const char *text) {
+    char *copy = malloc(3 * strlen(text) + 1);
+    char *to = copy;
+    const char *end;
+    const char *s;
+
+    if (!copy)
+        return NULL;
+    while ((s = password_find(text, &end)) != NULL) {
+        memcpy(to, text, (size_t)(s - text));
+        to += s - text;
+        memcpy(to, "***", 3);
+        to += 3;
+        text = end;
+    }
+    strcpy(to, text);
+    return copy;
+}
+
+/* A message of any length is formatted, cleared of passwords, and then cut;
+ * NULL: there is no memory for it. */
+static char *message_format(const char *format, va_list args) {
+    enum { LONGEST = 1000 };
+
+    char *hidden = NULL;
+    char *text;
+    va_list again;
+    int n;
+
+    va_copy(again, args);
+    n = vsnprintf(NULL, 0, format, again);
+    va_end(again);
+    text = n < 0 ? NULL : malloc((size_t)n + 1);
+    if (text) {
+        vsnprintf(text, (size_t)n + 1, format, args);
+        hidden = passwords_hide(text);
+    }
+    if (hidden && strlen(hidden) > LONGEST)
+        hidden[LONGEST] = '\0';
+    free(text);
+    return hidden;
+}
+
+/* -- texts and lines ------------------------------------------------------- */
+
 /* Text from outside, of any length, for the eye, ... */
 static void out_text(struct out *o, const char *text) {
     while (*text) {
@@ -5924,6 +6055,26 @@ static void out_json_text(struct out *o, const char *text) {
     }
 }
 
+/* What is said for people to read, of any length. */
+static void out_said(struct out *o, const char *text) {
+    char *hidden = passwords_hide(text);
+
+    out_text(o, hidden ? hidden : "out of memory");
+    free(hidden);
+}
+
+/* Only a file's name has to be exact, whatever it looks like. */
+static void out_json_said(struct out *o, const char *key, const char *text) {
+    char *hidden = NULL;
+
+    if (strcmp(key, "file") != 0) {
+        hidden = passwords_hide(text);
+        text = hidden ? hidden : "out of memory";
+    }
+    out_json_text(o, text);
+    free(hidden);
+}
+
 /* An object begins: an event, a number (0: none), keys and their texts (NULL:
  * none), a NULL. */
 static void out_json(struct out *o, const char *event, int64_t id, ...) {
@@ -5940,7 +6091,7 @@ static void out_json(struct out *o, const char *event, int64_t id, ...) {
         if (!text)
             continue;
         out_printf(o, ",\"%s\":\"", key);
-        out_json_text(o, text);
+        out_json_said(o, key, text);
         out_puts(o, "\"");
     }
     va_end(args);
@@ -5969,10 +6120,10 @@ static void complain(struct console *c, const char *what, const char *why) {
     if (red)
         out_puts(o, "\033[31m");
     out_puts(o, "fetcher: ");
-    out_text(o, what);
+    out_said(o, what);
     if (*what)
         out_puts(o, ": ");
-    out_text(o, why);
+    out_said(o, why);
     if (red)
         out_puts(o, "\033[m");
     line_end(c, o);
@@ -5984,18 +6135,233 @@ enum status { ALL_DONE, SOME_FAILED, BAD_USAGE, KILLED = 128 };
 /* One clear line, before the loop is there to print it; arguments come from
  * outside as well. */
 static enum status refuse(enum status status, const char *format, ...) {
-    char text[600];
     char clean[600];
+    char *text;
     va_list args;
 
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    text = message_format(format, args);
     va_end(args);
-    text_clean(clean, sizeof clean, text, '?');
+    text_clean(clean, sizeof clean, text ? text : "out of memory", '?');
+    free(text);
     fprintf(stderr, "fetcher: %s\n", clean);
     if (status == BAD_USAGE)
         fputs("Try fetcher --help.\n", stderr);
     return status;
+}
+
+/* -- doors: files of the program itself, which an option names --------------
+ * Another user may have put something else under the name: a link that leads
+ * to a file of ours, a file that he reads, a pipe that nobody reads. So a link
+ * is followed only if it is ours or root's, nothing is cut before it has been
+ * looked at, and no open waits. Where a name stands for a descriptor of ours,
+ * as /dev/stdout and /dev/fd/63 do, that is used as it is: what is behind it
+ * may be a file, which has been written to already.
+ */
+enum { LINKS_MOST = 40, PATH_ROOM = 4096 };
+
+struct door {
+    int fd;               /* the descriptor of ours that it is; -1: none */
+    bool process;         /* it stands in /proc: no place for a file */
+    char path[PATH_ROOM]; /* behind all links */
+    const char *why;      /* it is shut */
+};
+
+static int door_shut(struct door *d, const char *why) {
+    d->why = why;
+    return -1;
+}
+
+static bool is_trusted(uid_t uid) {
+    return uid == geteuid() || uid == 0;
+}
+
+/* Is it what takes all and has nothing? */
+static bool is_null(const struct stat *st) {
+    struct stat null;
+
+    return S_ISCHR(st->st_mode) && stat("/dev/null", &null) == 0 &&
+           S_ISCHR(null.st_mode) && st->st_rdev == null.st_rdev;
+}
+
+/* Does this directory, a name without links, hold our descriptors? */
+static bool holds_descriptors(const char *dir) {
+    static const char *const names[] = {"/proc/self/fd", "/dev/fd"};
+    bool holds = false;
+
+    for (size_t i = 0; i < COUNT_OF(names) && !holds; i++) {
+        char *real = realpath(names[i], NULL);
+
+        holds = real && strcmp(real, dir) == 0;
+        free(real);
+    }
+    return holds;
+}
+
+/* What does the directory of the path say of it? */
+static void door_look(struct door *d) {
+    char *name = strrchr(d->path, '/') + 1;
+    char first = *name;
+    const char *end = name;
+    int64_t number = text_number(&end);
+    char *dir;
+
+    *name = '\0';
+    dir = realpath(d->path, NULL);
+    *name = first;
+    d->process = dir && strncmp(dir, "/proc/", 6) == 0;
+    if (dir && number >= 0 && number <= INT_MAX && !*end &&
+        holds_descriptors(dir))
+        d->fd = (int)number;
+    free(dir);
+}
+
+/* To where a link leads. */
+static int door_enter(struct door *d) {
+    char to[PATH_ROOM];
+    size_t dir = 0;
+    ssize_t n = readlink(d->path, to, sizeof to - 1);
+
+    if (n < 0)
+        return door_shut(d, strerror(errno));
+    if (*to != '/')
+        dir = (size_t)(strrchr(d->path, '/') + 1 - d->path);
+    if (dir + (size_t)n >= sizeof d->path)
+        return door_shut(d, strerror(ENAMETOOLONG));
+    memcpy(d->path + dir, to, (size_t)n);
+    d->path[dir + (size_t)n] = '\0';
+    return 0;
+}
+
+/* Where does a name lead? A link in /proc itself can't be followed but by the
+ * system. */
+static int door_find(struct door *d, const char *name) {
+    struct stat st;
+
+    d->fd = -1;
+    d->process = false;
+    if (snprintf(d->path, sizeof d->path, "%s%s", *name == '/' ? "" : "./",
+                 name) >= (int)sizeof d->path)
+        return door_shut(d, strerror(ENAMETOOLONG));
+    for (int i = 0; i < LINKS_MOST; i++) {
+        door_look(d);
+        if (d->fd >= 0 || d->process || lstat(d->path, &st) < 0 ||
+            !S_ISLNK(st.st_mode))
+            return 0;
+        if (!is_trusted(st.st_uid))
+            return door_shut(d, "it is another user's link");
+        if (door_enter(d) < 0)
+            return -1;
+    }
+    return door_shut(d, strerror(ELOOP));
+}
+
+/* A descriptor for it, of which the caller has its own; -1: it is shut. */
+static int door_open(struct door *d, int flags, mode_t mode, struct stat *st) {
+    int fd = -1;
+
+    flags |= O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+    if (d->fd < 0)
+        fd = open(d->path, d->process ? flags : flags | O_NOFOLLOW, mode);
+    else if ((fcntl(d->fd, F_GETFL) & O_ACCMODE) == O_RDONLY)
+        errno = EBADF;
+    else
+        fd = fcntl(d->fd, F_DUPFD_CLOEXEC, 3);
+    if (fd >= 0 && fstat(fd, st) == 0)
+        return fd;
+    d->why = errno == ENXIO ? "nobody reads it" : strerror(errno);
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
+/* May this be written to from its beginning? */
+static int door_check(struct door *d, const struct stat *st) {
+    if (d->fd >= 0 || S_ISCHR(st->st_mode))
+        return 0;
+    if (!S_ISREG(st->st_mode) && !S_ISFIFO(st->st_mode))
+        return door_shut(d, "it is no file");
+    if (!is_trusted(st->st_uid))
+        return door_shut(d, "it is another user's");
+    if (S_ISREG(st->st_mode) && st->st_nlink > 1)
+        return door_shut(d, "it has another name as well");
+    return 0;
+}
+
+/* What an option names, opened to be written, and made if it isn't there. */
+static int door_write(struct door *d, const char *name, mode_t mode,
+                      struct stat *st) {
+    int fd = -1;
+
+    if (door_find(d, name) == 0)
+        fd = door_open(d, O_WRONLY | O_CREAT, mode, st);
+    if (fd < 0 || door_check(d, st) == 0)
+        return fd;
+    close(fd);
+    return -1;
+}
+
+/* Does a directory's name go by a link that another user has put where all may
+ * put one, as in /tmp? (Some systems don't follow such a link anyway.) */
+static bool is_planted(const char *name, size_t n) {
+    char *path = text_join(name, "/");
+    char *s = path;
+    struct stat dir = {0};
+    struct stat st;
+    bool planted = false;
+
+    (void)stat(*name == '/' ? "/" : ".", &dir);
+    while (s && !planted && (size_t)(s - path) < n) {
+        s += strspn(s, "/");
+        s += strcspn(s, "/");
+        if (!*s)
+            break;
+        *s = '\0';
+        planted = lstat(path, &st) == 0 && S_ISLNK(st.st_mode) &&
+                  !is_trusted(st.st_uid) && (dir.st_mode & S_ISVTX);
+        (void)stat(path, &dir);
+        *s = '/';
+    }
+    free(path);
+    return planted;
+}
+
+static bool is_planted_above(const char *name) {
+    const char *slash = strrchr(name, '/');
+
+    return slash && is_planted(name, (size_t)(slash - name));
+}
+
+enum leads {
+    LEADS_TO_FILE,
+    LEADS_TO_NOTHING,
+    LEADS_TO_STREAM,
+    LEADS_NOWHERE,
+    LEADS_ASTRAY
+};
+
+/* To what does it lead, if data is to go there? */
+static enum leads door_leads(const struct door *d) {
+    struct stat st;
+
+    if (d->fd >= 0)
+        return LEADS_TO_STREAM;
+    if (stat(d->path, &st) < 0 || S_ISDIR(st.st_mode))
+        return LEADS_TO_FILE; /* that can't be made is told when it is tried */
+    if (S_ISREG(st.st_mode))
+        return d->process ? LEADS_NOWHERE : LEADS_TO_FILE;
+    if (is_null(&st))
+        return LEADS_TO_NOTHING;
+    return S_ISCHR(st.st_mode) || S_ISFIFO(st.st_mode) ? LEADS_TO_STREAM
+                                                       : LEADS_NOWHERE;
+}
+
+/* Output goes through a door. */
+static void out_enter(struct out *o, const struct door *d, int fd) {
+    o->fd = fd;
+    o->tty = isatty(fd);
+    if (d->fd >= 0)
+        out_open(o, fd);
 }
 
 /* =================================================================== Options
@@ -6003,7 +6369,7 @@ static enum status refuse(enum status status, const char *format, ...) {
  */
 struct settings {
     struct fetcher_request rq; /* what each transfer asks for */
-    char *output;              /* FILE, - or /dev/null; NULL: from the name */
+    char *output;              /* FILE; -: stdout; NULL: from the name */
     char *dir;                 /* where files go; NULL: here */
     char *list;                /* a file of URLs and commands; -: stdin */
     char *agent;
@@ -6159,18 +6525,41 @@ static void copy_lines(FILE *from, FILE *to) {
     }
 }
 
+/* To read what an option names, without waiting for anybody: a pipe has to be
+ * one that we were given, as /dev/stdin. NULL: it is shut. */
+static FILE *door_read(struct door *d, const char *name) {
+    FILE *file;
+    struct stat st;
+    int fd = -1;
+
+    if (door_find(d, name) == 0 && d->fd >= 0)
+        fd = fcntl(d->fd, F_DUPFD_CLOEXEC, 3);
+    else
+        fd = open(name, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    file = fd < 0 ? NULL : fdopen(fd, "rb");
+    d->why = strerror(errno);
+    if (file && (d->fd >= 0 || (fstat(fd, &st) == 0 &&
+                                (S_ISREG(st.st_mode) || is_null(&st)))))
+        return file;
+    if (file) {
+        d->why = "it is no file";
+        fclose(file);
+    }
+    return NULL;
+}
+
 /* One --data after the other, joined by '&'; @FILE stands for what is in it. */
 static enum status read_data(char **data, const char *text) {
+    struct door d;
     FILE *file = NULL;
     FILE *to;
     char *all;
     size_t size;
 
     if (*text == '@') {
-        file = fopen(text + 1, "rb");
+        file = door_read(&d, text + 1);
         if (!file)
-            return refuse(BAD_USAGE, "cannot read %s: %s", text + 1,
-                          strerror(errno));
+            return refuse(BAD_USAGE, "cannot read %s: %s", text + 1, d.why);
     }
     to = open_memstream(&all, &size);
     if (to && *data && **data)
@@ -6226,7 +6615,7 @@ static enum status option_set(struct settings *s, const struct option *o,
         s->headers[s->header_count++] = value;
         return !strpbrk(value, "\r\n") && strpbrk(value, ":;")
                    ? ALL_DONE
-                   : refuse(BAD_USAGE, "not a header: %s", value);
+                   : refuse(BAD_USAGE, "--%s is not NAME: VALUE", o->name);
     default:
         return read_number(field, o, value);
     }
@@ -6251,7 +6640,7 @@ static enum status option_long(struct settings *s, char *name, char ***argv) {
     char *value = name[n] ? name + n + 1 : NULL;
 
     if (!o)
-        return refuse(BAD_USAGE, "unknown option --%s", name);
+        return refuse(BAD_USAGE, "unknown option --%.*s", (int)n, name);
     if (!o->arg && value)
         return refuse(BAD_USAGE, "--%s takes no value", o->name);
     if (o->arg && !value) {
@@ -6272,7 +6661,8 @@ static enum status option_letters(struct settings *s, char *letter,
         const struct option *o = option_find(*letter, NULL, 0);
 
         if (!o)
-            return refuse(BAD_USAGE, "unknown option -%s", letter);
+            return refuse(BAD_USAGE, "unknown option -%.*s",
+                          (int)utf8_length(letter), letter);
         if (o->arg) {
             char *value = letter[1] ? letter + 1 : *++*argv;
             if (!value)
@@ -6311,6 +6701,18 @@ static bool is_directory(const char *path) {
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
+/* libcurl opens the certificates by their name, for each connection: what is
+ * no file would hold up everything. */
+static enum status cacert_check(const char *name) {
+    struct stat st;
+
+    if (stat(name, &st) < 0)
+        return refuse(BAD_USAGE, "cannot read %s: %s", name, strerror(errno));
+    if (!S_ISREG(st.st_mode) && !is_null(&st))
+        return refuse(BAD_USAGE, "cannot read %s: it is no file", name);
+    return ALL_DONE;
+}
+
 /* Do the options go together? */
 static enum status options_check(const struct settings *s, char **url) {
     if (s->output && is_directory(s->output))
@@ -6320,11 +6722,13 @@ static enum status options_check(const struct settings *s, char **url) {
     if (s->dir && access(s->dir, W_OK | X_OK) < 0 && errno != ENOENT)
         return refuse(BAD_USAGE, "cannot write to %s: %s", s->dir,
                       strerror(errno));
+    if (s->dir && is_planted(s->dir, strlen(s->dir)))
+        return refuse(BAD_USAGE,
+                      "cannot write to %s: another user's link leads "
+                      "there",
+                      s->dir);
     if (s->output && (s->list || s->session || !url[0] || url[1]))
         return refuse(BAD_USAGE, "-o names one file, and so takes one URL");
-    if (is_dash(s->output) && (s->json || s->rq.every_ms || s->remote_time))
-        return refuse(BAD_USAGE, "-o - leaves no room for --json, --every or "
-                                 "--remote-time");
     if (s->resume && s->no_continue)
         return refuse(BAD_USAGE,
                       "--continue and --no-continue contradict each other");
@@ -6336,7 +6740,7 @@ static enum status options_check(const struct settings *s, char **url) {
     if (s->color && !listed(s->color, "auto always never"))
         return refuse(BAD_USAGE, "--color: auto, always or never, not %s",
                       s->color);
-    return ALL_DONE;
+    return s->cacert ? cacert_check(s->cacert) : ALL_DONE;
 }
 
 /* What the transfers ask for is put together of the options. */
@@ -6483,7 +6887,10 @@ struct program {
     bool bare;             /* the command is just a URL: no answer */
     usec began;            /* of the program */
     CURLSH *cookies;
-    FILE *trace;
+    struct out *stream;    /* where -o leads, if not to a file: stdout, ... */
+    struct out stream_own; /* ... or a pipe or a device */
+    bool discards;         /* it leads to /dev/null */
+    struct out trace;
 };
 
 struct command {
@@ -6541,7 +6948,7 @@ static void fail_status(struct program *p) {
         p->status = SOME_FAILED;
 }
 
-/* What came of a command; text from outside may be in it. */
+/* What came of a command, without passwords; text from outside may be in it. */
 static void put_answer(struct program *p, bool good, int64_t number,
                        const char *text) {
     struct console *c = &p->console;
@@ -6566,25 +6973,27 @@ static void put_answer(struct program *p, bool good, int64_t number,
 
 static void reply(struct program *p, int64_t number, const char *format, ...) {
     bool silent = p->s.quiet || p->bare || p->source == &p->input[SESSION];
-    char text[1024];
+    char *text;
     va_list args;
 
     if (silent && !p->s.json)
         return;
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    text = message_format(format, args);
     va_end(args);
-    put_answer(p, true, number, text);
+    put_answer(p, true, number, text ? text : "out of memory");
+    free(text);
 }
 
 static void reject(struct program *p, const char *format, ...) {
-    char text[1024];
+    char *text;
     va_list args;
 
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    text = message_format(format, args);
     va_end(args);
-    put_answer(p, false, 0, text);
+    put_answer(p, false, 0, text ? text : "out of memory");
+    free(text);
     if (p->source == &p->input[SESSION])
         p->s.session = NULL; /* it stays as it is: nothing is lost */
     if (p->source == &p->input[PROMPT])
@@ -6808,7 +7217,7 @@ static void tell_line(struct program *p, struct out *o,
 
 static void job_tell(struct program *p, const struct job *j,
                      const struct fetcher_result *r) {
-    bool to_stdout = is_dash(p->s.output);
+    bool to_stdout = p->stream == &p->console.out;
     struct out *o = line_out(&p->console, to_stdout);
 
     if (p->s.json)
@@ -6890,13 +7299,13 @@ static void job_progress(struct fetcher *f, const struct fetcher_info *info,
     }
 }
 
-/* Back-pressure: while the reader of stdout is slow, the transfer waits. */
+/* Back-pressure: while the reader of a stream is slow, the transfer waits. */
 static int job_data(struct fetcher *f, const void *data, size_t size,
                     void *arg) {
     struct program *p = ((struct job *)arg)->p;
-    struct out *o = &p->console.out;
+    struct out *o = p->stream;
 
-    if (!is_dash(p->s.output)) /* -o /dev/null */
+    if (p->discards)
         return 0;
     if (out_full(o))
         return FETCHER_PAUSE;
@@ -6963,7 +7372,7 @@ static fetcher_id job_request(struct program *p, struct job *j) {
     rq.arg = j;
     if (job_setup(NULL, j) < 0) /* else handles may be used again */
         rq.setup = job_setup;
-    if (p->s.output && listed(p->s.output, "- /dev/null"))
+    if (p->stream || p->discards)
         rq.on_data = job_data;
     else
         path = job_path(&p->s, j->name ? j->name : "");
@@ -7040,14 +7449,40 @@ static bool escapes(const char *name) {
     return false;
 }
 
+/* Or is what stands under it no file? Nothing may take the place of a link to
+ * a device, or into /proc. */
+static bool is_no_file(struct program *p, const char *name) {
+    char *path = job_path(&p->s, name);
+    struct door d;
+    struct stat st;
+    bool bad = path && lstat(path, &st) == 0 && !S_ISREG(st.st_mode) &&
+               door_find(&d, path) == 0 && door_leads(&d) != LEADS_TO_FILE;
+
+    free(path);
+    return bad;
+}
+
+static bool is_led_astray(struct program *p, const char *name) {
+    char *path = job_path(&p->s, name);
+    bool astray = path && strchr(name, '/') && is_planted_above(path);
+
+    free(path);
+    return astray;
+}
+
 static void add(struct program *p, const char *url, const char *name,
                 int64_t every_ms) {
+    bool checked = p->source == &p->input[SESSION]; /* when it was added */
     struct job *j;
 
     if (name && !*name)
         name = NULL;
-    if (name && p->source != &p->input[SESSION] && escapes(name)) {
+    if (name && !checked && (escapes(name) || is_led_astray(p, name))) {
         reject(p, "the name leads out of the directory");
+        return;
+    }
+    if (name && !checked && is_no_file(p, name)) {
+        reject(p, "%s is no file", name);
         return;
     }
     j = job_start(p, url, name, every_ms);
@@ -7154,9 +7589,9 @@ static bool do_list(struct program *p, struct job *j) {
     } else {
         out_printf(o, "%5" PRId64 "  ", j->id.key);
         out_text(o, name);
-        out_printf(o, "  %s  %s\n",
-                   size_text(size, sizeof size, (double)i.bytes),
-                   state + strspn(state, " "));
+        out_printf(o, "  %s  ", size_text(size, sizeof size, (double)i.bytes));
+        out_said(o, state + strspn(state, " "));
+        out_puts(o, "\n");
     }
     return true;
 }
@@ -7568,11 +8003,11 @@ static void do_work(struct fetcher *f, void *arg) {
 }
 
 /* With -o there is one download, which its reader may have paused. */
-static void stdout_drained(struct fetcher *f, void *arg) {
+static void stream_drained(struct fetcher *f, void *arg) {
     struct program *p = arg;
     struct node *n = tree_first(p->model.jobs);
 
-    if (n && p->s.output) {
+    if (n && p->stream && !p->stream->was_full) {
         struct job *j = container_of(n, struct job, id);
 
         if (job_info(&p->model, j).state == FETCHER_PAUSED)
@@ -8763,12 +9198,19 @@ static void give_up(struct fetcher *f, void *arg) {
     fetcher_stop(f);
 }
 
+static bool outputs_wait(const struct program *p) {
+    const struct console *c = &p->console;
+
+    return c->out.watched || c->err.watched || p->stream_own.watched ||
+           p->trace.watched;
+}
+
 static void interrupted(struct fetcher *f, void *arg) {
     struct program *p = arg;
 
     p->status = (enum status)(KILLED + (int)tty.seen);
     leave(p);
-    if (p->console.out.watched) /* its reader has stopped? */
+    if (outputs_wait(p)) /* a reader has stopped? */
         (void)fetcher_timer(f, 500, give_up, p);
     if (!p->s.quiet)
         complain(&p->console, "interrupted",
@@ -8855,7 +9297,9 @@ static bool view_wanted(struct program *p) {
         return false;
     if (!term || !*term || strcmp(term, "dumb") == 0)
         return false;
-    if (c->out.tty && (is_dash(s->output) || (is_dash(s->list) && isatty(0))))
+    if (c->out.tty && is_dash(s->list) && isatty(0))
+        return false;
+    if (p->stream && p->stream->tty)
         return false;
     return true;
 }
@@ -10043,7 +10487,7 @@ static void window_begin(struct program *p) {
     v->redraw = true;
     v->prompt.stays = true;
     v->out = &p->console.out;
-    if (p->s.json || is_dash(p->s.output))
+    if (p->s.json || p->stream == &p->console.out)
         v->out = &p->console.err;
     v->show = window_show;
     v->off = window_off;
@@ -10081,28 +10525,136 @@ static enum status window_open(struct program *p) {
  * All is put together, run, and taken apart again.
  */
 
-static void trace(struct fetcher *f, const char *line, void *to) {
-    fprintf(to, "%s\n", line);
+/* What its reader does not take in time is lost: the loop waits for none. */
+static void trace(struct fetcher *f, const char *line, void *arg) {
+    struct out *o = arg;
+
+    if (o->used >= OUT_FULL)
+        return;
+    out_puts(o, line);
+    out_puts(o, "\n");
+    if (o->tty || o->used >= PIPE_BUF)
+        out_flush(f, o);
+}
+
+static enum status trace_open(struct program *p) {
+    struct door d;
+    struct stat st;
+    int fd;
+
+    if (!p->s.trace)
+        return ALL_DONE;
+    fd = door_write(&d, p->s.trace, 0666, &st);
+    if (fd >= 0 && d.fd < 0 && S_ISREG(st.st_mode) && ftruncate(fd, 0) < 0) {
+        d.why = strerror(errno);
+        close(fd);
+        fd = -1;
+    }
+    if (fd < 0)
+        return refuse(SOME_FAILED, "cannot write %s: %s", p->s.trace, d.why);
+    out_enter(&p->trace, &d, fd);
+    return ALL_DONE;
+}
+
+static enum status stream_enter(struct program *p, struct door *d) {
+    struct stat st;
+    int fd = door_open(d, O_WRONLY, 0, &st);
+
+    if (fd < 0)
+        return refuse(SOME_FAILED, "cannot write to %s: %s", p->s.output,
+                      d->why);
+    out_enter(&p->stream_own, d, fd);
+    p->stream = &p->stream_own;
+    return ALL_DONE;
+}
+
+/* What leads to a file is the library's, which follows no link. */
+static enum status stream_find(struct program *p) {
+    char *path = job_path(&p->s, p->s.output);
+    struct door d;
+    enum leads leads = LEADS_TO_FILE;
+
+    if (path && door_find(&d, path) == 0)
+        leads = door_leads(&d);
+    if (path && is_planted_above(path))
+        leads = LEADS_ASTRAY;
+    free(path);
+    p->discards =
+        leads == LEADS_TO_NOTHING || strcmp(p->s.output, "/dev/null") == 0;
+    if (p->discards || leads == LEADS_TO_FILE)
+        return ALL_DONE;
+    if (leads == LEADS_NOWHERE || leads == LEADS_ASTRAY)
+        return refuse(SOME_FAILED, "cannot write to %s: %s", p->s.output,
+                      leads == LEADS_ASTRAY ? "another user's link leads there"
+                                            : "it is no file");
+    if (d.fd == 1 || d.fd == 2)
+        p->stream = d.fd == 1 ? &p->console.out : &p->console.err;
+    return p->stream ? ALL_DONE : stream_enter(p, &d);
+}
+
+static enum status stream_open(struct program *p) {
+    const struct settings *s = &p->s;
+    enum status status = ALL_DONE;
+
+    if (is_dash(s->output))
+        p->stream = &p->console.out;
+    else if (s->output)
+        status = stream_find(p);
+    if (!p->stream || status)
+        return status;
+    if (s->rq.every_ms || s->remote_time ||
+        (s->json && p->stream == &p->console.out))
+        return refuse(BAD_USAGE,
+                      "-o %s leaves no room for --json, --every or "
+                      "--remote-time",
+                      s->output);
+    return ALL_DONE;
+}
+
+/* Before we have descriptors of our own, which a name could stand for. */
+static enum status outputs_open(struct program *p) {
+    enum status status;
+
+    p->stream_own.fd = -1;
+    p->trace.fd = -1;
+    status = stream_open(p);
+    return status ? status : trace_open(p);
+}
+
+/* libcurl opens them by their name: so this has to be one in whose place
+ * nobody else can put anything. */
+static int cookies_check(struct door *d, const char *name) {
+    struct stat st;
+    int fd = door_write(d, name, 0600, &st);
+
+    if (fd < 0)
+        return -1;
+    close(fd);
+    if (d->fd >= 0 || (!S_ISREG(st.st_mode) && !is_null(&st)))
+        return door_shut(d, "it is no file");
+    return 0;
 }
 
 /* Cookies are read and written once, by a handle of their own; if it is NULL,
  * libcurl refuses. */
 static enum status cookies_move(struct program *p, bool save) {
-    int fd = open(p->s.cookies, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-    CURL *e = curl_easy_init();
-    unsigned bad = fd < 0; /* it can't be written */
+    struct door d;
+    unsigned bad = 0;
+    CURL *e;
 
-    if (fd >= 0)
-        close(fd);
+    if (cookies_check(&d, p->s.cookies) < 0)
+        return refuse(BAD_USAGE, "cannot use %s for cookies: %s", p->s.cookies,
+                      d.why);
     if (!p->cookies)
         p->cookies = curl_share_init();
     bad |=
         curl_share_setopt(p->cookies, CURLSHOPT_SHARE, CURL_LOCK_DATA_COOKIE);
+    e = curl_easy_init();
     SET(SHARE, p->cookies);
     if (save)
-        SET(COOKIEJAR, p->s.cookies);
+        SET(COOKIEJAR, d.path);
     else {
-        SET(COOKIEFILE, p->s.cookies);
+        SET(COOKIEFILE, d.path);
         SET(COOKIELIST, "RELOAD");
     }
     curl_easy_cleanup(e);
@@ -10178,10 +10730,14 @@ static enum status inputs_open(struct program *p) {
 
 /* What is left to say is waited for; after a signal for half a second. */
 static void outputs_drain(struct program *p) {
-    struct console *c = &p->console;
     usec end = 0;
 
-    while (c->out.watched || c->err.watched) {
+    fetcher_trace(p->f, NULL, NULL);
+    out_flush(p->f, &p->console.out);
+    out_flush(p->f, &p->console.err);
+    out_flush(p->f, &p->stream_own);
+    out_flush(p->f, &p->trace);
+    while (outputs_wait(p)) {
         if (p->suspending)
             suspend_now(p);
         if (tty.seen && !end)
@@ -10206,23 +10762,36 @@ static void put_farewell(struct program *p) {
                    st.done, st.failed);
 }
 
+static bool output_good(struct program *p, struct out *o, const char *name) {
+    char what[300];
+
+    if (!out_broken(o))
+        return true;
+    snprintf(what, sizeof what, "cannot write to %s", name);
+    complain(&p->console, what, strerror(o->error));
+    return false;
+}
+
 /* Was all that there was to write written? */
 static bool outputs_good(struct program *p) {
-    struct out *o = &p->console.out;
-    bool good = !out_broken(o);
+    struct out *out = &p->console.out;
+    bool good = output_good(p, out, "standard output");
 
-    if (!good)
-        complain(&p->console, "cannot write to standard output",
-                 strerror(o->error));
-    if (p->trace) {
-        if (ferror(p->trace))
-            good = false;
-        if (fclose(p->trace) != 0)
-            good = false;
-    }
+    if (p->stream && p->stream != out &&
+        !output_good(p, p->stream, p->s.output))
+        good = false;
+    if (p->s.trace && !output_good(p, &p->trace, p->s.trace))
+        good = false;
     if (p->s.cookies && cookies_move(p, true) != ALL_DONE)
         good = false;
     return good;
+}
+
+static void outputs_free(struct program *p) {
+    free(p->console.out.data);
+    free(p->console.err.data);
+    free(p->stream_own.data);
+    free(p->trace.data);
 }
 
 static void view_free(struct view *v) {
@@ -10244,8 +10813,6 @@ static enum status program_close(struct program *p) {
     p->console.changed = NULL; /* a frame would bring the view back */
     if (p->view)
         p->view->show = NULL;
-    out_flush(p->f, &p->console.out);
-    out_flush(p->f, &p->console.err);
     outputs_drain(p);
     if (!outputs_good(p))
         p->status = SOME_FAILED;
@@ -10261,8 +10828,7 @@ static enum status program_close(struct program *p) {
         curl_share_cleanup(p->cookies);
     if (p->session.last)
         fclose(p->session.last);
-    free(p->console.out.data);
-    free(p->console.err.data);
+    outputs_free(p);
     return p->status;
 }
 
@@ -10275,7 +10841,9 @@ static void console_open(struct program *p) {
     c->quiet = p->s.quiet;
     out_open(&c->out, 1);
     out_open(&c->err, 2);
-    c->out.drained = (struct call){stdout_drained, p};
+    c->out.drained = (struct call){stream_drained, p};
+    if (p->stream)
+        p->stream->drained = c->out.drained;
 }
 
 /* The terminal's view, or the window; what follows from there being one. */
@@ -10332,10 +10900,14 @@ static enum status program_work(struct program *p, char **url) {
 
 static enum status program_run(struct program *p, char **url) {
     struct settings *s = &p->s;
+    enum status status;
 
     if (options_check(s, url) != ALL_DONE)
         return BAD_USAGE;
     options_apply(s);
+    status = outputs_open(p);
+    if (status)
+        return status;
     p->f = fetcher_new();
     if (!p->f)
         return refuse(BAD_USAGE, "cannot start: %s", strerror(errno));
@@ -10345,13 +10917,8 @@ static enum status program_run(struct program *p, char **url) {
     p->model.f = p->f;
     p->model.sampled = fetcher_now(p->f);
     console_open(p);
-    if (s->trace) {
-        p->trace = fopen(s->trace, "w");
-        if (!p->trace)
-            return refuse(SOME_FAILED, "cannot write %s: %s", s->trace,
-                          strerror(errno));
-        fetcher_trace(p->f, trace, p->trace);
-    }
+    if (s->trace)
+        fetcher_trace(p->f, trace, &p->trace);
     (void)set_limits(p, (int)s->jobs, (int)s->per_host, s->rate);
     if (s->cookies && cookies_move(p, false) != ALL_DONE)
         return BAD_USAGE;
@@ -10384,6 +10951,7 @@ int main(int argc, char **argv) {
     const char **headers = calloc(words, sizeof *headers);
     enum status status;
 
+    signal(SIGXFSZ, SIG_IGN); /* a file too large is an error of that file */
     descriptors_prepare();
     if (!p || !url || !headers)
         return (int)refuse(BAD_USAGE, "out of memory");

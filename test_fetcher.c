@@ -9305,9 +9305,162 @@ static void test_closed_output(void) {
     stdin_is_left();
 }
 
+static bool is_link(const char *path) {
+    struct stat st;
+    return lstat(path, &st) == 0 && S_ISLNK(st.st_mode);
+}
+
+/* A name that leads to one of our descriptors is written to as that is, also if it's a file; and
+ * the name stays. (Not tried with /dev/stdout itself: a mistake would stay in /dev.) */
+static void write_on(const char *to, const char *how) {
+    char command[900];
+    struct child c;
+    int64_t size;
+    char *data;
+    if (symlink(to, in_work("way")) < 0)
+        die("symlink");
+    snprintf(command, sizeof command,
+             "{ echo a; ./fetcher -q -o %s %s '%s'; echo $?; } >%s 3>&1 2>&1", in_work("way"), how,
+             url("/fd?size=300000"), in_work("all"));
+    c = SH(command);
+    child_free(&c);
+    data = slurp(in_work("all"), &size);
+    if (is_int(size, 300004, "-o %s %s writes on, where another has written", to, how)) {
+        ok(is_content(data + 2, 300000, "/fd", 0), "what has come");
+        is_text(data + 300002, "0\n", "and others write behind it");
+    }
+    free(data);
+    ok(is_link(in_work("way")), "the name stays a link");
+    is_int(names_in(work), 2, "and nothing is beside it");
+    unlink(in_work("way"));
+    unlink(in_work("all"));
+}
+
+static void bad_descriptors(void) {
+    char command[900];
+    struct child c = RUN("-o", "/proc/self/fd/1", "--json", "http://a.b/");
+    ok(said(&c, 2, "-o /proc/self/fd/1 leaves no room for --json"), "stdout has no room for more");
+    child_free(&c);
+    c = RUN("-o", "/proc/self/fd/199", "http://a.b/");
+    ok(said(&c, 1, "cannot write to /proc/self/fd/199: Bad file"), "-o to no descriptor");
+    child_free(&c);
+    c = SH("./fetcher -o /proc/self/fd/3 http://a.b/ 3<README.md");
+    ok(said(&c, 1, "cannot write to /proc/self/fd/3: Bad file"), "-o to one that is read from");
+    child_free(&c);
+    snprintf(command, sizeof command,
+             "exec 3>%s; (exec 3>&-; ./fetcher -o /proc/$$/fd/3 http://a.b/); :", in_work("other"));
+    c = SH(command);
+    ok(said(&c, 0, "it is no file"), "-o to a file of another process's");
+    child_free(&c);
+}
+
+static void test_output_descriptor(void) {
+    static const char *const name[] = {"/proc/self/fd/1", "/proc/self/fd/3", "/proc/self/fd/2"};
+    struct child c;
+    if (access("/proc/self/fd/2", F_OK) < 0) {
+        skip("-o to a descriptor", "no /proc");
+        return;
+    }
+    for (size_t i = 0; i < COUNT_OF(name); i++) {
+        write_on(name[i], "");
+        write_on(name[i], "--overwrite");
+    }
+    c = RUN("-o", "/proc/self/fd/1", url("/fd?size=300000"));
+    is_int(c.status, 0, "-o to stdout, a pipe");
+    if (is_int(c.size[0], 300000, "has all of it"))
+        ok(is_content(c.text[0], 300000, "/fd", 0), "as it was sent");
+    is_text(c.text[1], "", "and nothing is said");
+    child_free(&c);
+    bad_descriptors();
+}
+
+/* A named pipe is written to as stdout is: its reader may take its time, and go away. */
+static void test_output_pipe(void) {
+    char path[700], command[2500];
+    const char *argv[] = {"./fetcher", "-o", path, url("/piped?size=20000000"), NULL};
+    struct child c;
+    int fd;
+    snprintf(path, sizeof path, "%s", in_work("pipe"));
+    if (mkfifo(path, 0600) < 0)
+        die("mkfifo");
+    c = RUN("-o", path, "http://a.b/");
+    ok(said(&c, 1, "pipe: nobody reads it"), "a pipe without a reader is not waited for");
+    is_int(times_in(c.text[1], "\n"), 1, "that is one line");
+    child_free(&c);
+    snprintf(command, sizeof command,
+             "exec 3<>%s; head -c 300000 %s >%s & ./fetcher --overwrite -o %s '%s'; echo $?; wait",
+             path, path, in_work("copy"), path, url("/p?size=300000"));
+    c = SH(command);
+    has_text(c.text[0], ": 293.0 KiB in ", "what comes of it is told on stdout");
+    has_text(c.text[0], "\n0\n", "and it ends well");
+    ok(file_is(in_work("copy"), 300000, "/p", 0), "its reader has all of it");
+    is_int(names_in(work), 2, "and nothing is beside it");
+    child_free(&c);
+    fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    child_start(&c, argv);
+    until(seen("/piped?size=20000000")->sent > 300000);
+    for (int i = 0; i < 50; i++)
+        fetcher_step(f, 10);
+    ok(seen("/piped?size=20000000")->sent < 15000000, "a reader that doesn't read is waited for");
+    close(fd);
+    child_wait(&c);
+    ok(said(&c, 1, "cannot write to /tmp/fetcher-test-"), "and missed when it goes away");
+    has_text(c.text[1], "/pipe: Broken pipe\n", "by its name");
+    child_free(&c);
+}
+
+/* Devices, under any name, are not replaced, and nothing is put beside them. */
+static void test_output_device(void) {
+    struct child c;
+    if (symlink("/dev/null", in_work("null")) < 0 || symlink("/dev/full", in_work("full")) < 0)
+        die("symlink");
+    c = RUN("-o", in_work("null"), "--overwrite", url("/d?size=900000"));
+    is_int(c.status, 0, "-o to a link to /dev/null");
+    child_free(&c);
+    c = RUN("-d", work, "-o", "null", url("/d?size=900000"));
+    is_int(c.status, 0, "-o to it in a directory");
+    is_int(seen("/d?size=900000")->sent, 1800000, "all was fetched");
+    child_free(&c);
+    if (access("/dev/full", W_OK) < 0)
+        skip("-o to a full device", "no /dev/full");
+    else {
+        c = RUN("-o", in_work("full"), "--overwrite", url("/d?size=9000"));
+        ok(said(&c, 1, "/full: No space left"), "-o to a full device");
+        child_free(&c);
+    }
+    ok(is_link(in_work("null")) && is_link(in_work("full")), "the names stay");
+    is_int(names_in(work), 2, "and nothing is beside them");
+}
+
+/* A list's names are of files. */
+static void test_listed_devices(void) {
+    static const char *const told[] = {"-:1: pipe is no file", "-:2: null is no file",
+                                       "-:3: out is no file"};
+    char list[2000];
+    struct child c;
+    if (mkfifo(in_work("pipe"), 0600) < 0 || symlink("/dev/null", in_work("null")) < 0 ||
+        symlink("/proc/self/fd/1", in_work("out")) < 0)
+        die("symlink");
+    for (int i = 0; i < 2; i++) {
+        snprintf(list, sizeof list, "%s pipe\n%s null\n%s out\n%s good%d\n", url("/no"), url("/no"),
+                 url("/no"), url("/good?size=9"), i);
+        c = RUN_FED(list, strlen(list), "-i", "-", "-d", work, i ? "--overwrite" : "-v");
+        is_int(c.status, 1, "what is no file fails a list");
+        for (size_t n = 0; n < COUNT_OF(told); n++)
+            has_text(c.text[1], told[n], "it is told: %s", told[n]);
+        is_int(times_in(c.text[1], "\n"), 3, "and nothing else");
+        child_free(&c);
+    }
+    is_int(seen("/no")->count, 0, "and not fetched");
+    ok(file_is(in_work("good1"), 9, "/good", 0), "others are");
+    ok(is_link(in_work("null")) && is_link(in_work("out")), "links stay");
+    is_int(names_in(work), 5, "and nothing is beside them");
+}
+
 static const struct test output_tests[] = {
-    TEST(back_pressure),    TEST(json),          TEST(stopped_reader), TEST(interrupted_output),
-    TEST(interrupted_open), TEST(closed_output),
+    TEST(back_pressure),    TEST(json),           TEST(stopped_reader),    TEST(interrupted_output),
+    TEST(interrupted_open), TEST(closed_output),  TEST(output_descriptor), TEST(output_pipe),
+    TEST(output_device),    TEST(listed_devices),
 };
 
 /* -------------------------------------------------------------------------------------- Options */
@@ -9328,6 +9481,84 @@ static void test_password(void) {
     c = SH(command);
     is_int(c.status, 1, "and not written");
     child_free(&c);
+}
+
+/* What a message makes of a text that somebody typed. */
+static void test_hidden_passwords(void) {
+    static const char *const t[][2] = {
+        {"http://u:PW@h/", "http://u:***@h/"},
+        {"'http://u:PW@h/x' and http://v:PW@w@i:80/?a=b:c", "'http://u:***@h/x' and "
+                                                            "http://v:***@i:80/?a=b:c"},
+        {"http://u:PW@h/,http://u:PW@i/", "http://u:***@h/,http://u:***@i/"},
+        {"u:PW@h:8080", "u:***@h:8080"},
+        {"--prxy=u:PW@h", "--prxy=u:***@h"},
+        {"//u:P@W@h", "//u:***@h"},
+        {"http://u:PW/W?W#W@h/", "http://u:***@h/"},
+        {"u:PW/W@h/", "u:***@h/"},
+        {"http://u:P W@h/ x", "http://u:***@h/ x"},
+        {"http://u:1@h/", "http://u:***@h/"},
+        {"http:/u:PW@h/", "http:***@h/"},
+        {"http:///u:PW@h/", "http:///u:***@h/"},
+        {"http:\\\\u:PW@h/", "http:***@h/"},
+        {"http://u:PW@[::1]:80/", "http://u:***@[::1]:80/"},
+        {"http://[abc:PW@h/", "http://[abc:***@h/"},
+        {"http://u:PW", "http://u:***"}, /* cut off */
+        {"http://h:80/@x http://h:/@x", "http://h:80/@x http://h:/@x"},
+        {"http://h:80: a@b", "http://h:80: a@b"},
+        {"http://[::1]:80/a@b http://[::1]/@", "http://[::1]:80/a@b http://[::1]/@"},
+        {"http://u@h/File:a@b", "http://u@h/File:a@b"},
+        {"http://u:@h/ a: b@c -:6", "http://u:@h/ a: b@c -:6"},
+        {"", ""},
+    };
+
+    for (size_t i = 0; i < COUNT_OF(t); i++) {
+        char *hidden = passwords_hide(t[i][0]);
+        is_text(hidden, t[i][1], "a message about %s", t[i][0]);
+        free(hidden);
+    }
+}
+
+/* Whatever is wrong with a line or an option, its passwords are not said. */
+static void test_unsaid_passwords(void) {
+    static const char *const lines[] = {
+        "every http://u:SECRET@h/ 1m",  "every \"http://u:SEC RET@h/\" 1m", "jobs u:SECRET@h",
+        "limit //u:SECRET@w@h/",        "pause http:/u:SECRET@h/",          "u:SECRET@host",
+        "http://u:SECRET@127.0.0.1:1/", "http://u:SECRET/@127.0.0.1:1/",
+    };
+    static const char *const option[][3] = {
+        {"-x", "http://u:SECRET@127.0.0.1:99999", "http://127.0.0.1:1/"},
+        {"-x", "foo://u:SECRET@127.0.0.1:1", "http://127.0.0.1:1/"},
+        {"-x", "http://u:SECRET@127.0.0.1:1", "http://127.0.0.1:1/"},
+        {"-j", "http://u:SECRET@h/"},
+        {"-m", "u:SECRET@h"},
+        {"--color", "//u:SECRET@w@h/", "http://a.b/"},
+        {"-i", "http://u:SECRET@h/"},
+        {"--trace", "http://u:SECRET@h/", "http://a.b/"},
+        {"--cookies", "http://u:SECRET@h/", "http://a.b/"},
+        {"--data", "@http://u:SECRET@h/", "http://a.b/"},
+        {"--prxy=http://u:SECRET@h/", "http://a.b/"},
+        {"--usr=u:SECRET", "http://a.b/"},
+        {"-qzu:SECRET", "http://a.b/"},
+        {"-H", "Authorization Bearer SECRET", "http://a.b/"},
+    };
+
+    for (size_t i = 0; i < 2 * COUNT_OF(lines); i++) {
+        const char *line = lines[i / 2];
+        struct child c = RUN_FED(line, strlen(line), "-i", "-", "--retry", "0", "-d", work,
+                                 i % 2 ? "--json" : "-v");
+        is_int(c.status, 1, "a line fails: %s", line);
+        ok(!strstr(c.text[0], "SEC") && !strstr(c.text[1], "SEC"), "and no password is said: %s%s",
+           c.text[0], c.text[1]);
+        child_free(&c);
+    }
+    for (size_t i = 0; i < 2 * COUNT_OF(option); i++) {
+        const char *const *o = option[i / 2];
+        struct child c = RUN(i % 2 ? "--json" : "-v", "--retry=0", o[0], o[1], o[2]);
+        ok(c.status == 1 || c.status == 2, "wrong: %s %s", o[0], o[1]);
+        ok(!strstr(c.text[0], "SECRET") && !strstr(c.text[1], "SECRET"),
+           "and no password is said: %s%s", c.text[0], c.text[1]);
+        child_free(&c);
+    }
 }
 
 /* Options that shape the request: our server sends it back. */
@@ -9547,10 +9778,176 @@ static void test_bad_usage(void) {
     }
 }
 
+/* Somebody else's files and links, in a directory that all may write to. */
+static void try_anothers(const char *option, int status) {
+    static const char *const name[] = {"theirs", "their-link", "hard"};
+    struct child c;
+    char told[100];
+    write_file(in_work("mine"), "# mine\n", 7);
+    write_file(in_work("theirs"), "# theirs\n", 9);
+    if (link(in_work("mine"), in_work("hard")) < 0 || symlink("mine2", in_work("their-link")) < 0 ||
+        symlink("new", in_work("my-link")) < 0 || chown(in_work("theirs"), 1, 1) < 0 ||
+        lchown(in_work("their-link"), 1, 1) < 0)
+        die("chown");
+    write_file(in_work("mine2"), "# mine\n", 7);
+    for (size_t i = 0; i < COUNT_OF(name); i++) {
+        c = RUN(option, in_work(name[i]), "-q", "-o", "/dev/null", url("/x?cookie=a"));
+        snprintf(told, sizeof told, "%s%s", name[i], status == 1 ? ": it " : " for cookies: it ");
+        ok(said(&c, status, told), "%s %s: %s", option, name[i], c.text[1]);
+        child_free(&c);
+    }
+    ok(file_has(in_work("mine"), "# mine\n") && file_has(in_work("mine2"), "# mine\n") &&
+           file_has(in_work("theirs"), "# theirs\n"),
+       "%s: nothing is cut", option);
+    c = RUN(option, in_work("my-link"), "-q", "-o", "/dev/null", url("/x"));
+    is_int(c.status, 0, "%s: one's own link may be used", option);
+    ok(exists(in_work("new")) && exists(in_work("my-link")), "%s: and is followed", option);
+    child_free(&c);
+    nftw(work, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    mkdir(work, 0700);
+}
+
+/* Nor do directories go by such links, where anybody can put them. */
+static void try_led_astray(void) {
+    struct child c;
+    char list[300];
+    if (mkdir(in_work("secret"), 0700) < 0 || mkdir(in_work("tmp"), 0700) < 0 ||
+        mkdir(in_work("d"), 0700) < 0 || chmod(in_work("tmp"), 01777) < 0 ||
+        symlink("../secret", in_work("tmp/way")) < 0 || symlink("../d", in_work("tmp/my")) < 0 ||
+        lchown(in_work("tmp/way"), 1, 1) < 0)
+        die("way");
+    c = RUN("-d", in_work("tmp/way/"), url("/x?size=9"));
+    ok(said(&c, 2, "another user's link leads there"), "-d by another user's link");
+    child_free(&c);
+    c = RUN("-o", in_work("tmp/way/x"), url("/x?size=9"));
+    ok(said(&c, 1, "another user's link leads there"), "-o by another user's link");
+    child_free(&c);
+    snprintf(list, sizeof list, "%s way/x\n%s my/x\n", url("/x?size=9"), url("/x?size=9"));
+    c = RUN_FED(list, strlen(list), "-i", "-", "-d", in_work("tmp"));
+    ok(said(&c, 1, "-:1: the name leads out"), "a list's name by another user's link");
+    child_free(&c);
+    c = RUN("-d", in_work("tmp/my"), "-o", "y", url("/x?size=9"));
+    is_int(c.status, 0, "one's own link is followed");
+    child_free(&c);
+    is_int(names_in(in_work("secret")), 0, "nothing is written there");
+    ok(file_is(in_work("d/x"), 9, "/x", 0) && file_is(in_work("d/y"), 9, "/x", 0),
+       "but where one's own links lead");
+}
+
+static void test_anothers(void) {
+    if (geteuid() != 0) {
+        skip("another user's files", "not root");
+        return;
+    }
+    try_anothers("--trace", 1);
+    try_anothers("--cookies", 2);
+    try_led_astray();
+}
+
+/* Names by which nothing can be opened. */
+static void test_odd_names(void) {
+    char longest[5000];
+    struct child c;
+    memset(longest, 'a', sizeof longest - 1);
+    longest[sizeof longest - 1] = '\0';
+    if (symlink("round", in_work("round")) < 0 || symlink(longest + 1000, in_work("long")) < 0)
+        die("symlink");
+    c = RUN("--trace", in_work("round"), "http://a.b/");
+    ok(said(&c, 1, "/round: Too many"), "--trace to a link to itself");
+    child_free(&c);
+    c = RUN("--trace", in_work("long"), "http://a.b/");
+    ok(said(&c, 1, "/long: File name too long"), "--trace to a long link");
+    child_free(&c);
+    c = RUN("--trace", longest, "http://a.b/");
+    ok(said(&c, 1, "aaa"), "--trace to a long name");
+    child_free(&c);
+    c = RUN("--trace", work, "http://a.b/");
+    ok(said(&c, 1, ": Is a directory"), "--trace to a directory");
+    child_free(&c);
+    c = RUN("--cacert", in_work("none"), "http://a.b/");
+    ok(said(&c, 2, "/none: No such file"), "--cacert of no file");
+    child_free(&c);
+    is_int(names_in(work), 2, "and nothing is made");
+}
+
+static void ready_pipes(void) {
+    char command[1500];
+    struct child c;
+    snprintf(command, sizeof command,
+             "exec 3<>%s; ./fetcher -q --trace %s -o /dev/null '%s'; echo $?; head -n 1 <&3",
+             in_work("pipe"), in_work("pipe"), url("/x"));
+    c = SH(command);
+    begins_with(c.text[0], "0\nturn 1: slept ", "--trace to a pipe that somebody reads");
+    child_free(&c);
+    snprintf(command, sizeof command, "echo a=b | ./fetcher --data @/dev/stdin -o - '%s'",
+             url("/echo"));
+    c = SH(command);
+    has_text(c.text[0], "\r\n\r\na=b", "--data of a pipe that was handed down");
+    child_free(&c);
+    snprintf(command, sizeof command, "./fetcher -q --trace /dev/stderr -o /dev/null '%s'",
+             url("/x"));
+    c = SH(command);
+    begins_with(c.text[1], "turn 1: slept ", "--trace to a descriptor");
+    child_free(&c);
+    c = RUN("--cookies", "/dev/null", "-o", "/dev/null", url("/x"));
+    is_int(c.status, 0, "--cookies /dev/null keeps none");
+    child_free(&c);
+    if (access("/dev/full", W_OK) < 0) {
+        skip("a full disk is told by --trace", "no /dev/full");
+        return;
+    }
+    c = RUN("-q", "--trace", "/dev/full", "-o", "/dev/null", url("/x"));
+    ok(said(&c, 1, "cannot write to /dev/full: No space"), "a full disk is told by --trace");
+    child_free(&c);
+}
+
+/* Nobody is waited for at the start. */
+static void test_unready_pipes(void) {
+    static const struct {
+        const char *option, *words;
+        int status;
+    } t[] = {
+        {"--trace", "pipe: nobody reads it", 1},
+        {"--cookies", "pipe for cookies: nobody reads it", 2},
+        {"--cacert", "pipe: it is no file", 2},
+        {"--data", "pipe: it is no file", 2},
+        {"--cacert", "pipe: it is no file", 2},
+        {"--data", "pipe: it is no file", 2},
+        {"--cookies", "pipe for cookies: it is no file", 2},
+    };
+
+    char at[700];
+    struct child c;
+    int fd = -1;
+    if (mkfifo(in_work("pipe"), 0600) < 0)
+        die("mkfifo");
+    for (size_t i = 0; i < COUNT_OF(t); i++) {
+        snprintf(at, sizeof at, "%s%s", strcmp(t[i].option, "--data") ? "" : "@", in_work("pipe"));
+        if (i == 4) /* with somebody at its other end */
+            fd = open(in_work("pipe"), O_RDWR | O_CLOEXEC);
+        c = RUN(t[i].option, at, "http://a.b/");
+        ok(said(&c, t[i].status, t[i].words), "%s: %s", t[i].option, t[i].words);
+        child_free(&c);
+    }
+    close(fd);
+    ready_pipes();
+}
+
 static const struct test options_tests[] = {
-    TEST(options),        TEST(limiting_options), TEST(rate_option),
-    TEST(saving_options), TEST(login_options),    TEST(cookies_netrc_proxy),
-    TEST(help),           TEST(bad_usage),        TEST(password),
+    TEST(options),
+    TEST(limiting_options),
+    TEST(rate_option),
+    TEST(saving_options),
+    TEST(login_options),
+    TEST(cookies_netrc_proxy),
+    TEST(help),
+    TEST(bad_usage),
+    TEST(password),
+    TEST(hidden_passwords),
+    TEST(unsaid_passwords),
+    TEST(anothers),
+    TEST(unready_pipes),
+    TEST(odd_names),
 };
 
 /* ---------------------------------------------------------------------------------------- Terminal
@@ -11285,9 +11682,22 @@ static void test_kill(void) {
        (double)sent / 1e6, 4. * size / 1e6);
 }
 
+/* A limit on the size of files (ulimit -f) is an error of a file, not the end of the program. */
+static void test_size_limit(void) {
+    char command[700];
+    struct child c;
+    snprintf(command, sizeof command, "ulimit -f 100; ./fetcher -d %s '%s' '%s'", work,
+             url("/large?size=900000"), url("/little?size=100"));
+    c = SH(command);
+    ok(said(&c, 1, "File too large"), "a file that may not be so large is told");
+    ok(file_is(in_work("little"), 100, "/little", 0), "and others are fetched");
+    ok(!exists(in_work("large")), "there is no half a file");
+    child_free(&c);
+}
+
 static const struct test main_tests[] = {
     TEST(program), TEST(program_output), TEST(signals),  TEST(kill),
-    TEST(faults),  TEST(slow_accept),    TEST(continue),
+    TEST(faults),  TEST(slow_accept),    TEST(continue), TEST(size_limit),
 };
 
 /* ------------------------------------------------------------------------------------- The promise
