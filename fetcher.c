@@ -5482,6 +5482,7 @@ void fetcher_free(struct fetcher *f) {
 #include <locale.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/wait.h>
 #include <termios.h>
 #include <wchar.h>
 
@@ -5507,8 +5508,7 @@ struct job { /* a row: a transfer, or one that has failed */
     struct program *p;
     struct node id;      /* key: its number */
     struct node row;     /* as it is shown: running, waiting, failed */
-    fetcher_id transfer; /* 0: it has failed */
-    uint64_t saved;      /* in the session file of this number */
+    fetcher_id transfer; /* 0: it has failed, or is yet to be restored */
     int64_t every_ms;    /* 0: once */
     int priority;
     bool paused;  /* is to be */
@@ -5533,6 +5533,11 @@ struct model {
     int64_t received;      /* bytes until then */
     int64_t speed[SPEEDS]; /* bytes in a second, the newest first */
 };
+
+/* Has it been read in a session, and not yet been started? */
+static bool job_pending(const struct job *j) {
+    return !j->transfer && !j->failed;
+}
 
 static struct job *row_job(struct node *n) {
     return n ? container_of(n, struct job, row) : NULL;
@@ -6846,15 +6851,22 @@ struct input { /* lines of commands */
 
 enum source { SESSION, LIST, PROMPT, INPUTS };
 
-struct session {     /* the file that is being written */
-    FILE *file;      /* NULL: none is */
-    FILE *last;      /* the one before: it holds the lock */
-    struct node at;  /* the row that comes next */
-    uint64_t number; /* of the file */
-    unsigned long line;
-    bool armed; /* a timer for it runs */
-    bool dirty; /* something has changed since it was begun */
-    bool told;  /* that it can't be written */
+struct session {
+    int fd;            /* stands under the name, and is locked */
+    int64_t size;      /* of that file, in bytes */
+    int64_t grown;     /* of these, behind the last snapshot */
+    int64_t enough;    /* to grow by, until another is worth it */
+    struct out lines;  /* are yet to be appended */
+    struct out since;  /* those since the fork: to go behind the new one */
+    struct out buffer; /* of who writes a snapshot */
+    char *fresh;       /* the name of a snapshot until it is whole */
+    int fresh_fd;      /* -1: it has its name */
+    pid_t writer;      /* writes it; 0: there is none */
+    int writer_fd;     /* a socket to it */
+    fetcher_id timer;  /* 0: there is nothing to try later */
+    bool reading;      /* what it says is being read: none is appended */
+    bool restoring;    /* that, or what was read is being started */
+    bool told;         /* that it can't be written */
 };
 
 struct sweep {                     /* a command for all downloads */
@@ -6875,7 +6887,7 @@ struct program {
     struct view *view;     /* the terminal's or the window's; NULL: none */
     fetcher_id work_timer; /* 0: nothing is to be done */
     uint64_t refused;      /* lines */
-    uint64_t base;         /* jobs in a session count from here */
+    char **url;            /* the next of the command line, NULL at last */
     int firsts;            /* how often one was put first */
     enum status status;    /* at the exit */
     bool closing;          /* give all up, and end */
@@ -6906,7 +6918,7 @@ struct command {
 };
 
 static void do_work(struct fetcher *f, void *arg);
-static void session_save(struct fetcher *f, void *arg);
+static void session_tick(struct fetcher *f, void *arg);
 
 /* There is something to do: in the next turn. */
 static void wake(struct program *p) {
@@ -6976,7 +6988,7 @@ static void reply(struct program *p, int64_t number, const char *format, ...) {
     char *text;
     va_list args;
 
-    if (silent && !p->s.json)
+    if ((silent && !p->s.json) || p->session.reading)
         return;
     va_start(args, format);
     text = message_format(format, args);
@@ -7002,153 +7014,494 @@ static void reject(struct program *p, const char *format, ...) {
     fail_status(p);
 }
 
-/* -- the session: what is left to do, as commands -------------------------- */
+/* -- the session: what is left to do, as commands --------------------------
+ * The file is a snapshot, a command for each download in the order of their
+ * numbers, and behind it a line for each thing that has happened since: so it
+ * is exact at any moment, and whoever is killed fetches nothing twice. To be
+ * read it is carried out: "cancel 7" stands for each way in which number 7
+ * came to its end.
+ *
+ * When what has been appended outweighs the snapshot, a forked child writes a
+ * new one from the memory that it was forked with. So nothing is copied, the
+ * loop never waits for the disk, and a child that hangs hangs alone. Meanwhile
+ * lines go into the old file and are kept for the new one, which takes the
+ * name and the lock of the old one in one step, when the child says that it is
+ * on the disk.
+ *
+ * A line is written when a file has its name. Who is killed between these two,
+ * some microseconds, fetches that one once more. Lines are not forced to the
+ * disk: a power cut may cost those of the last half minute, no more.
+ */
+enum {
+    SESSION_GROWS = 65536, /* bytes, at least, until a snapshot */
+    WRITER_CLOSES = 65536  /* descriptors; the limit may be a billion */
+};
 
-static void session_touch(struct program *p) {
+static const char session_head[] = "# fetcher: a session, lines: ";
+static const char session_next[] = "# next ";
+
+static void session_later(struct program *p, int64_t ms) {
+    if (!p->session.timer)
+        p->session.timer = fetcher_timer(p->f, ms, session_tick, p);
+}
+
+static void session_failed(struct program *p, int error) {
+    const char *why = strerror(error);
+
+    if (error == EEXIST)
+        why = "another user's file stands in the way of its .new";
+    if (!p->session.told)
+        complain(&p->console, p->s.session, why);
+    p->session.told = true;
+    fail_status(p);
+}
+
+/* To fork costs 50 us for a thousand downloads, to write more, and the lines
+ * keep the session exact: so it is done only when half of the file is
+ * lines. */
+static int64_t growth_for(int64_t snapshot) {
+    return snapshot > SESSION_GROWS ? snapshot : SESSION_GROWS;
+}
+
+static bool session_due(const struct session *s) {
+    return s->grown > s->enough && !s->writer && !s->restoring;
+}
+
+/* All of it or nothing, for half a line would spoil the next one. */
+static int write_at(int fd, const struct out *o, int64_t at) {
+    ssize_t n;
+
+    if (o->error)
+        return set_errno(o->error);
+    n = pwrite(fd, o->data, o->used, at);
+    if (n == (ssize_t)o->used)
+        return 0;
+    if (n >= 0)
+        errno = ENOSPC;
+    if (n > 0 && ftruncate(fd, at) < 0)
+        errno = EIO;
+    return -1;
+}
+
+/* Lines that can't be written wait for a better time, in their order. */
+static void session_append(struct program *p) {
     struct session *s = &p->session;
 
-    if (!p->s.session || p->closing)
+    if (write_at(s->fd, &s->lines, s->size) < 0) {
+        session_failed(p, errno);
+        session_later(p, 1000);
         return;
-    s->dirty = true;
-    if (!s->armed)
-        s->armed = fetcher_timer(p->f, 1000, session_save, p) != 0;
+    }
+    s->size += (int64_t)s->lines.used;
+    s->grown += (int64_t)s->lines.used;
+    s->lines.used = 0;
+    s->told = false;
+    if (session_due(s)) /* a turn later: here a change is half made */
+        session_later(p, 0);
+}
+
+/* What the lines hold behind `from` is new. */
+static void session_put(struct program *p, size_t from) {
+    struct session *s = &p->session;
+
+    if (s->writer)
+        out_add(&s->since, s->lines.data + from, s->lines.used - from);
+    session_append(p);
 }
 
 /* At a line's end a CR would be none of the name. */
-static void write_word(FILE *file, const char *word) {
-    for (putc(' ', file); *word; word++) {
+static void write_word(struct out *o, const char *word) {
+    for (out_puts(o, " "); *word; word++) {
         if (strchr(" \t\"'\\", *word))
-            putc('\\', file);
-        putc(*word, file);
+            out_puts(o, "\\");
+        out_add(o, word, 1);
     }
     if (word[-1] == '\r')
-        putc(' ', file);
+        out_puts(o, " ");
 }
 
 /* What no line can hold is left out: it has failed, or the next start would. */
-static void session_job(struct program *p, struct job *j) {
-    struct session *s = &p->session;
+static bool storable(const struct job *j) {
     size_t n = strlen(j->url) + (j->name ? strlen(j->name) : 0);
 
-    if (j->saved == s->number || !*j->url || strpbrk(j->url, "\r\n") ||
-        2 * n + 100 > INPUT_ROOM)
-        return;
-    j->saved = s->number;
-    if (j->every_ms)
-        fprintf(s->file, "every %.3f", (double)j->every_ms / 1000);
-    else
-        fputs("add", s->file);
-    write_word(s->file, j->url);
-    if (j->name)
-        write_word(s->file, j->name);
-    fputs("\n", s->file);
-    s->line++;
-    if (j->paused)
-        fprintf(s->file, "pause %lu\n", s->line);
+    return *j->url && !strpbrk(j->url, "\r\n") && 2 * n + 100 <= INPUT_ROOM;
 }
 
-static int session_begin(struct program *p, const char *path) {
-    struct session *s = &p->session;
+static void write_job(struct out *o, const struct job *j) {
+    if (j->every_ms)
+        out_printf(o, "every %.3f", (double)j->every_ms / 1000);
+    else
+        out_puts(o, "add");
+    write_word(o, j->url);
+    if (j->name)
+        write_word(o, j->name);
+    out_puts(o, "\n");
+}
+
+static void write_number(struct out *o, const char *verb, int64_t number) {
+    out_printf(o, "%s%" PRId64 "\n", verb, number);
+}
+
+static bool session_writes(const struct program *p) {
+    return p->s.session && !p->session.reading;
+}
+
+/* Something has happened to a download: said by the command that would make it
+ * happen. */
+static void session_note(struct program *p, const char *verb,
+                         const struct job *j) {
+    struct out *o = &p->session.lines;
+    size_t from = o->used;
+
+    if (!session_writes(p) || !storable(j))
+        return;
+    out_printf(o, "%s %" PRId64 "\n", verb, j->id.key);
+    session_put(p, from);
+}
+
+/* There is a new one, of the highest number so far. */
+static void session_add(struct program *p, const struct job *j) {
+    struct out *o = &p->session.lines;
+    size_t from = o->used;
+
+    if (!session_writes(p))
+        return;
+    if (storable(j))
+        write_job(o, j);
+    else
+        write_number(o, session_next, j->id.key + 1);
+    session_put(p, from);
+}
+
+/* "# next 7": the numbers between are those of downloads that have ended. */
+static void session_number(struct program *p, const char *line) {
+    size_t n = sizeof session_next - 1;
+    const char *end = line + n;
+    int64_t number;
+
+    if (strncmp(line, session_next, n) != 0)
+        return;
+    number = text_number(&end);
+    if (!*end && number > (int64_t)p->model.last_number &&
+        number < INT64_MAX / 20)
+        p->model.last_number = (uint64_t)number - 1;
+}
+
+struct snapshot {
+    int fd;
+    int64_t size;  /* bytes that are in it */
+    int64_t lines; /* in these */
+    int64_t next;  /* the number of what is added next */
+    struct out *to;
+};
+
+static void snapshot_flush(struct snapshot *s) {
+    struct out *o = s->to;
+
+    if (write_at(s->fd, o, s->size) < 0)
+        o->error = errno;
+    for (size_t i = 0; i < o->used; i++) {
+        if (o->data[i] == '\n')
+            s->lines++;
+    }
+    s->size += (int64_t)o->used;
+    o->used = 0;
+}
+
+static void snapshot_next(struct snapshot *s, int64_t number) {
+    if (s->next != number)
+        write_number(s->to, session_next, number);
+    s->next = number;
+}
+
+static void snapshot_job(struct snapshot *s, const struct job *j) {
+    if (!storable(j))
+        return;
+    snapshot_next(s, j->id.key);
+    s->next++;
+    write_job(s->to, j);
+    if (j->paused)
+        write_number(s->to, "pause ", j->id.key);
+    if (s->to->used >= OUT_FULL)
+        snapshot_flush(s);
+}
+
+/* Of those that were put first the one after that of this priority. */
+static struct job *put_first_after(struct model *m, int priority) {
+    static const enum fetcher_state state[] = {FETCHER_RUNNING, FETCHER_PAUSED,
+                                               FETCHER_WAITING, FETCHER_ENDED};
+    struct job *best = NULL;
+
+    for (size_t i = 0; i < COUNT_OF(state); i++) {
+        struct job *j =
+            row_job(tree_bound(m->rows, row_key(state[i], priority), 0, true));
+
+        if (j && j->priority > priority &&
+            (!best || j->priority < best->priority))
+            best = j;
+    }
+    return best;
+}
+
+/* The first line tells how many follow: then a part of it is known as such. Its
+ * room is kept until they have been counted. */
+static void snapshot_head(struct snapshot *s) {
+    out_printf(s->to, "%s%-10" PRId64 "\n", session_head, s->lines - 1);
+}
+
+static int snapshot_write(struct program *p, int fd) {
+    struct out *o = &p->session.buffer;
+    struct snapshot s = {.fd = fd, .next = 1, .to = o};
+    struct node *n = tree_first(p->model.jobs);
+    struct job *j = put_first_after(&p->model, 0);
+
+    o->used = 0;
+    o->error = 0;
+    snapshot_head(&s);
+    for (; n; n = tree_next(p->model.jobs, n))
+        snapshot_job(&s, container_of(n, struct job, id));
+    for (; j; j = put_first_after(&p->model, j->priority)) {
+        if (storable(j))
+            write_number(o, "first ", j->id.key);
+    }
+    snapshot_next(&s, (int64_t)p->model.last_number + 1);
+    snapshot_flush(&s);
+    s.size = 0;
+    snapshot_head(&s);
+    snapshot_flush(&s);
+    return o->error ? set_errno(o->error) : fsync(fd);
+}
+
+/* A new file, that nobody else has. One that an earlier run has left is
+ * removed, but not somebody else's, nor is that written to. */
+static int fresh_open(struct session *s) {
+    const int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+    size_t room =
+        OUT_FULL + INPUT_ROOM + 4096; /* a child should allocate none */
+    struct stat st;
     int fd;
 
-    (void)unlink(path);
-    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return -1;
-    s->file = fdopen(fd, "w");
-    if (!s->file)
+    if (!s->buffer.data) {
+        s->buffer.data = malloc(room);
+        s->buffer.room = s->buffer.data ? room : 0;
+    }
+    fd = open(s->fresh, flags, 0600);
+    if (fd < 0 && errno == EEXIST && lstat(s->fresh, &st) == 0) {
+        if (st.st_uid != geteuid())
+            return set_errno(EEXIST);
+        if (unlink(s->fresh) < 0)
+            return -1;
+        fd = open(s->fresh, flags, 0600);
+    }
+    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0) {
         close(fd);
-    if (!s->file || flock(fd, LOCK_EX | LOCK_NB) < 0)
+        unlink(s->fresh);
         return -1;
-    fputs("# fetcher: a session\n", s->file);
-    s->at.key = INT64_MIN;
-    s->at.seq = 0;
-    s->line = 0;
-    s->number++;
-    s->dirty = false;
+    }
+    return fd;
+}
+
+static void fresh_drop(struct session *s) {
+    close(s->fresh_fd);
+    unlink(s->fresh);
+    s->fresh_fd = -1;
+}
+
+/* A snapshot is on the disk. With what has happened since it is the session. */
+static int fresh_adopt(struct program *p) {
+    struct session *s = &p->session;
+    int64_t size = lseek(s->fresh_fd, 0, SEEK_END);
+
+    if (!p->s.session || size < 0 ||
+        write_at(s->fresh_fd, &s->since, size) < 0 ||
+        rename(s->fresh, p->s.session) < 0)
+        return -1;
+    close(s->fd);
+    s->fd = s->fresh_fd;
+    s->fresh_fd = -1;
+    s->grown = (int64_t)s->since.used;
+    s->size = size + s->grown;
+    s->enough = growth_for(size);
+    s->lines.used = 0; /* they are in it, one way or the other */
+    s->told = false;
     return 0;
 }
 
-static int session_end(struct program *p, const char *path) {
+/* The child has a copy of all our memory and descriptors. It closes these at
+ * once, for they hold locks and connections that may outlive us, and holds the
+ * old file by its name: then to set its blocks free, which takes long, is left
+ * to the child's end. It stays until it is adopted, or we are no more. */
+static void writer_run(struct program *p, int heard) {
     struct session *s = &p->session;
+    char c = 0;
 
-    if (fflush(s->file) || ferror(s->file) || rename(path, p->s.session) < 0)
+    for (int fd = 0; fd < WRITER_CLOSES; fd++) {
+        if (fd != s->fresh_fd && fd != heard)
+            close(fd);
+    }
+    (void)open(p->s.session, O_RDONLY | O_NOFOLLOW);
+    if (snapshot_write(p, s->fresh_fd) < 0)
+        _exit(errno);
+    if (write(heard, &c, 1) == 1 && read(heard, &c, 1) == 0 &&
+        stands_as(s->fresh_fd, s->fresh))
+        unlink(s->fresh);
+    _exit(0);
+}
+
+/* An errno, or 0 if its snapshot has been adopted. It has said its last word,
+ * so this is not waited for. */
+static int writer_end(struct program *p) {
+    struct session *s = &p->session;
+    int status = 0;
+    bool good = s->fresh_fd < 0;
+
+    (void)fetcher_watch(p->f, s->writer_fd, 0, NULL, NULL);
+    close(s->writer_fd);
+    while (waitpid(s->writer, &status, 0) < 0 && errno == EINTR)
+        continue;
+    s->writer = 0;
+    if (good)
+        return 0;
+    fresh_drop(s);
+    s->enough = 2 * s->grown; /* not again at once */
+    return WIFEXITED(status) && WEXITSTATUS(status) ? WEXITSTATUS(status) : EIO;
+}
+
+/* A byte says that all is on the disk; the end of file that it is no more. */
+static void writer_says(struct fetcher *f, int fd, int events, void *arg) {
+    struct program *p = arg;
+    char c;
+    int error;
+
+    if (read(fd, &c, 1) == 1) {
+        if (fresh_adopt(p) < 0)
+            session_failed(p, errno);
+        shutdown(fd, SHUT_WR);
+        return;
+    }
+    error = writer_end(p);
+    if (error)
+        session_failed(p, error);
+}
+
+/* Its signals stay blocked: those of a terminal are meant for us. */
+static int writer_fork(struct program *p, int heard) {
+    sigset_t all;
+    sigset_t old;
+
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, &old);
+    p->session.writer = fork();
+    if (p->session.writer == 0)
+        writer_run(p, heard);
+    sigprocmask(SIG_SETMASK, &old, NULL);
+    if (p->session.writer > 0)
+        return 0;
+    p->session.writer = 0;
+    return -1;
+}
+
+static int writer_start(struct program *p) {
+    struct session *s = &p->session;
+    int pair[2];
+
+    s->fresh_fd = fresh_open(s);
+    if (s->fresh_fd < 0)
         return -1;
-    if (s->last)
-        fclose(s->last);
-    s->last = s->file;
-    s->file = NULL;
-    return 0;
+    s->since.used = 0;
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) < 0)
+        return -1;
+    s->writer_fd = pair[0];
+    if (set_flags(pair[0], 0) == 0 && set_flags(pair[1], 0) == 0 &&
+        fetcher_watch(p->f, pair[0], FETCHER_READ, writer_says, p) == 0 &&
+        writer_fork(p, pair[1]) == 0)
+        return close(pair[1]);
+    (void)fetcher_watch(p->f, pair[0], 0, NULL, NULL);
+    close(pair[0]);
+    close(pair[1]);
+    return -1;
 }
 
-enum saved { SAVED, SAVING, SAVE_FAILED };
-
-/* Another file takes the name and the lock of the session when it is whole:
- * written in slices, at most once a second from its beginning. */
-static enum saved session_slice(struct program *p, const char *path, usec end) {
-    struct session *s = &p->session;
-    struct node *n;
-
-    if (!s->file && session_begin(p, path) < 0)
-        return SAVE_FAILED;
-    while ((n = lower_bound(p->model.rows, s->at.key, s->at.seq)) != NULL) {
-        if (clock_us() >= end)
-            return SAVING;
-        s->at.key = n->key;
-        s->at.seq = n->seq + 1;
-        session_job(p, row_job(n));
-    }
-    return session_end(p, path) < 0 ? SAVE_FAILED : SAVED;
-}
-
-static void session_drop(struct program *p) {
-    if (p->session.file)
-        fclose(p->session.file);
-    p->session.file = NULL;
-}
-
-static enum saved session_write(struct program *p, usec end) {
-    char *path = text_join(p->s.session, ".new");
-    enum saved saved = path ? session_slice(p, path, end) : SAVE_FAILED;
-
-    if (saved == SAVE_FAILED) {
-        if (!p->session.told)
-            complain(&p->console, p->s.session, strerror(errno));
-        session_drop(p);
-        fail_status(p);
-    }
-    p->session.told = saved == SAVE_FAILED;
-    free(path);
-    return saved;
-}
-
-/* While the old one is still being read there is nothing to write. */
-static void session_save(struct fetcher *f, void *arg) {
+static void session_tick(struct fetcher *f, void *arg) {
     struct program *p = arg;
     struct session *s = &p->session;
-    bool reads = input_left(&p->input[SESSION]);
-    enum saved saved = SAVING;
 
-    s->armed = false;
-    if (!p->s.session) /* given up meanwhile */
-        return;
-    if (!reads)
-        saved = session_write(p, clock_us() + SLICE_INPUT_US);
-    if (saved == SAVING)
-        s->armed = fetcher_timer(f, reads ? 1000 : 0, session_save, p) != 0;
-    else if (saved == SAVE_FAILED || s->dirty)
-        session_touch(p);
-}
-
-/* At the end at once, and from the beginning: what is half written may be
- * old. */
-static void session_save_all(struct program *p) {
+    s->timer = 0;
     if (!p->s.session)
         return;
-    session_drop(p);
-    if (!input_left(&p->input[SESSION]))
-        (void)session_write(p, FOREVER);
+    if (s->lines.used > 0)
+        session_append(p);
+    if (!session_due(s) || writer_start(p) == 0)
+        return;
+    session_failed(p, errno);
+    s->enough = 2 * s->grown;
+    if (s->fresh_fd >= 0)
+        fresh_drop(s);
+}
+
+static void session_restored(struct program *p) {
+    p->session.restoring = false;
+    if (session_due(&p->session))
+        session_later(p, 0);
+}
+
+/* A rename lasts when its directory is on the disk too. */
+static void sync_directory(const char *path) {
+    char *dir = text_join(path, "");
+    char *slash = dir ? strrchr(dir, '/') : NULL;
+    int fd;
+
+    if (slash)
+        slash[1] = '\0';
+    fd = open(slash ? dir : ".", O_RDONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        (void)fsync(fd);
+        close(fd);
+    }
+    free(dir);
+}
+
+/* At the end the process itself writes the last one, however long it takes. */
+static int session_replace(struct program *p) {
+    struct session *s = &p->session;
+    int error;
+
+    s->fresh_fd = fresh_open(s);
+    if (s->fresh_fd < 0)
+        return -1;
+    s->since.used = 0;
+    if (snapshot_write(p, s->fresh_fd) == 0 && fresh_adopt(p) == 0) {
+        sync_directory(p->s.session);
+        return 0;
+    }
+    error = errno;
+    fresh_drop(s);
+    return set_errno(error);
+}
+
+/* Should a child still be at work, what it has may be old. */
+static void session_close(struct program *p) {
+    struct session *s = &p->session;
+
+    if (s->writer) {
+        kill(s->writer, SIGKILL);
+        (void)writer_end(p);
+    }
+    if (!p->model.jobs) /* the next run counts from 1 */
+        p->model.last_number = 0;
+    if (p->s.session && s->grown + (int64_t)s->lines.used > 0 &&
+        session_replace(p) < 0)
+        session_failed(p, errno);
     p->s.session = NULL;
+}
+
+static void session_free(struct session *s) {
+    free(s->fresh);
+    free(s->lines.data);
+    free(s->since.data);
+    free(s->buffer.data);
+    if (s->fd > 0)
+        close(s->fd);
 }
 
 /* -- downloads: a transfer's events become rows and lines ------------------ */
@@ -7157,15 +7510,12 @@ static void row_place(struct program *p, struct job *j,
                       enum fetcher_state state) {
     if (!p->model.shown)
         return;
-    if (p->session.file)
-        session_job(p, j); /* before it moves behind the writer's back */
     row_put(&p->model, j, state);
     changed(&p->console);
 }
 
 static void job_free(struct program *p, struct job *j) {
     job_remove(&p->model, j);
-    session_touch(p);
     changed(&p->console);
 }
 
@@ -7258,12 +7608,16 @@ static void job_done(struct fetcher *f, const struct fetcher_result *r,
 
     if (failed)
         fail_status(p);
+    if (r->last && !failed) /* before somebody is told */
+        session_note(p, "cancel", j);
     job_tell(p, j, r);
     if (r->last) {
         if (j->paused)
             p->model.paused--;
-        if (r->code != FETCHER_CANCELLED) /* what we leave stays paused */
-            j->paused = false;
+        if (j->paused && r->code != FETCHER_CANCELLED) {
+            j->paused = false; /* what we leave stays paused */
+            session_note(p, "resume", j);
+        }
         if (j->every_ms)
             p->model.repeating--;
         if (failed && p->model.keeps)
@@ -7395,7 +7749,6 @@ static bool job_launch(struct program *p, struct job *j) {
     j->failed = NULL;
     j->paused = false;
     row_place(p, j, FETCHER_WAITING);
-    session_touch(p);
     return true;
 }
 
@@ -7415,6 +7768,17 @@ static struct job *job_new(struct program *p, const char *url,
     return j;
 }
 
+static void job_enter(struct model *m, struct job *j) {
+    tree_add(&m->jobs, &j->id);
+    m->count++;
+    m->last_number++;
+}
+
+static void start_failed(struct program *p) {
+    complain(&p->console, "cannot start a transfer", strerror(errno));
+    p->status = SOME_FAILED;
+}
+
 static struct job *job_start(struct program *p, const char *url,
                              const char *name, int64_t every_ms) {
     struct job *j = job_new(p, url, name);
@@ -7422,15 +7786,28 @@ static struct job *job_start(struct program *p, const char *url,
     if (j)
         j->every_ms = every_ms;
     if (!j || !job_launch(p, j)) {
-        complain(&p->console, "cannot start a transfer", strerror(errno));
-        p->status = SOME_FAILED;
+        start_failed(p);
         free(j);
         return NULL;
     }
-    tree_add(&p->model.jobs, &j->id);
-    p->model.count++;
-    p->model.last_number++;
+    job_enter(&p->model, j);
+    session_add(p, j);
     return j;
+}
+
+/* What a session says is started when all of it has been read, for it may say
+ * later that this has ended. */
+static void job_read(struct program *p, const char *url, const char *name,
+                     int64_t every_ms) {
+    struct job *j = job_new(p, url, name);
+
+    if (!j) {
+        start_failed(p);
+        p->s.session = NULL; /* it stays as it is */
+        return;
+    }
+    j->every_ms = every_ms;
+    job_enter(&p->model, j);
 }
 
 /* -- what the commands do -------------------------------------------------- */
@@ -7470,25 +7847,32 @@ static bool is_led_astray(struct program *p, const char *name) {
     return astray;
 }
 
+static void job_added(struct program *p, const struct job *j) {
+    reply(p, j->id.key, "added %" PRId64 ": %s", j->id.key,
+          job_info(&p->model, j).url);
+}
+
 static void add(struct program *p, const char *url, const char *name,
                 int64_t every_ms) {
-    bool checked = p->source == &p->input[SESSION]; /* when it was added */
     struct job *j;
 
     if (name && !*name)
         name = NULL;
-    if (name && !checked && (escapes(name) || is_led_astray(p, name))) {
+    if (p->session.reading) {
+        job_read(p, url, name, every_ms);
+        return;
+    }
+    if (name && (escapes(name) || is_led_astray(p, name))) {
         reject(p, "the name leads out of the directory");
         return;
     }
-    if (name && !checked && is_no_file(p, name)) {
+    if (name && is_no_file(p, name)) {
         reject(p, "%s is no file", name);
         return;
     }
     j = job_start(p, url, name, every_ms);
     if (j)
-        reply(p, j->id.key, "added %" PRId64 ": %s", j->id.key,
-              job_info(&p->model, j).url);
+        job_added(p, j);
 }
 
 static void do_add(struct program *p, char **word) {
@@ -7600,30 +7984,31 @@ static bool job_pause(struct program *p, struct job *j) {
     if (!j->paused)
         p->model.paused++;
     j->paused = true;
-    session_touch(p);
-    return fetcher_pause(p->f, j->transfer) == 0;
+    session_note(p, "pause", j);
+    return job_pending(j) || fetcher_pause(p->f, j->transfer) == 0;
 }
 
 static bool job_resume(struct program *p, struct job *j) {
-    if (j->paused)
+    if (j->paused) {
         p->model.paused--;
+        session_note(p, "resume", j);
+    }
     j->paused = false;
-    session_touch(p);
-    return fetcher_resume(p->f, j->transfer) == 0;
+    return job_pending(j) || fetcher_resume(p->f, j->transfer) == 0;
 }
 
 static bool do_pause(struct program *p, struct job *j) {
-    return j->transfer && !j->paused && job_pause(p, j);
+    return !j->failed && !j->paused && job_pause(p, j);
 }
 
 static bool do_retry(struct program *p, struct job *j) {
-    if (!j->transfer)
+    if (j->failed)
         return job_launch(p, j);
     return job_info(&p->model, j).state == FETCHER_RETRYING && job_resume(p, j);
 }
 
 static bool do_resume(struct program *p, struct job *j) {
-    if (!j->transfer)
+    if (j->failed)
         return false;
     if (j->paused || job_info(&p->model, j).state == FETCHER_SLEEPING)
         return job_resume(p, j);
@@ -7636,6 +8021,9 @@ static bool do_cancel(struct program *p, struct job *j) {
         return fetcher_cancel(p->f, j->transfer) == 0;
     if (p->closing)
         return false;
+    if (j->paused)
+        p->model.paused--;
+    session_note(p, "cancel", j);
     job_free(p, j);
     return true;
 }
@@ -7644,14 +8032,37 @@ static bool do_first(struct program *p, struct job *j) {
     j->priority = ++p->firsts;
     if (j->transfer)
         (void)fetcher_priority(p->f, j->transfer, j->priority);
-    row_place(p, j, job_info(&p->model, j).state);
-    session_touch(p);
+    if (!job_pending(j))
+        row_place(p, j, job_info(&p->model, j).state);
+    session_note(p, "first", j);
     return true;
 }
 
 static bool do_clear(struct program *p, struct job *j) {
-    return !j->transfer && do_cancel(p, j);
+    return j->failed && do_cancel(p, j);
 }
+
+static bool do_restore(struct program *p, struct job *j) {
+    bool paused = j->paused;
+
+    if (!job_pending(j))
+        return false;
+    if (!job_launch(p, j)) {
+        start_failed(p);
+        return false;
+    }
+    j->paused = paused;
+    if (paused)
+        (void)fetcher_pause(p->f, j->transfer);
+    job_added(p, j);
+    return true;
+}
+
+static const struct command all_restored = {
+    .name = "restore",
+    .apply = do_restore,
+    .done = "restored",
+};
 
 static const struct command all_given_up = {
     .name = "cancel",
@@ -7661,7 +8072,7 @@ static const struct command all_given_up = {
 
 /* Give all up, and end: what is there of a file is kept. */
 static void leave(struct program *p) {
-    if (input_left(&p->input[SESSION])) /* half read: it stays as it is */
+    if (p->session.restoring) /* it stays as it is */
         p->s.session = NULL;
     for (int i = 0; i < INPUTS; i++) {
         p->input[i].eof = true;
@@ -7770,15 +8181,13 @@ static bool is_url(const char *word) {
     return strpbrk(word, ":/.?") || strcmp(word, "localhost") == 0;
 }
 
-/* To the download of one number. Those in a session count from its first. */
+/* To the download of one number. */
 static void command_apply(struct program *p, const struct command *c,
                           const char *which) {
     const char *end = which;
     int64_t number = text_number(&end);
     struct node *n = NULL;
 
-    if (number > 0 && p->source == &p->input[SESSION])
-        number += (int64_t)p->base;
     if (!*end)
         n = tree_find(p->model.jobs, (uint64_t)number);
     if (!n)
@@ -7849,6 +8258,8 @@ static void line_run(struct program *p, char *line, size_t n) {
         reject(p, "a NUL is in the line");
     else if (line[strspn(line, " \t")] != '#')
         command_line(p, line);
+    else if (p->session.reading)
+        session_number(p, line);
 }
 
 /* Take a line out of what has been read. False: there is none, or it would add
@@ -7935,6 +8346,29 @@ static bool output_waits(struct program *p) {
            (above && above->used >= OUT_FULL);
 }
 
+/* Has all of the session been read? Then what it holds is started, ... */
+static bool session_read(struct program *p) {
+    struct session *s = &p->session;
+    bool whole = s->reading && !input_left(&p->input[SESSION]) && !p->closing;
+
+    if (!whole && !s->reading && s->restoring)
+        session_restored(p); /* no sweep is left of it */
+    if (!whole)
+        return false;
+    s->reading = false;
+    p->source = &p->input[SESSION];
+    p->sweep = (struct sweep){&all_restored, 0, 0};
+    return true;
+}
+
+/* ... and then what the command line holds. */
+static bool url_start(struct program *p) {
+    if (p->closing || !p->url || !*p->url)
+        return false;
+    (void)job_start(p, *p->url++, p->s.output, p->s.rq.every_ms);
+    return true;
+}
+
 /* The next piece of work. False: there is none to be had now. */
 static bool work_one(struct program *p) {
     if (!p->closing && output_waits(p))
@@ -7943,6 +8377,8 @@ static bool work_one(struct program *p) {
         sweep_one(p);
         return true;
     }
+    if (session_read(p) || (!p->session.reading && url_start(p)))
+        return true;
     for (int i = 0; i < INPUTS; i++) {
         struct input *in = &p->input[i];
 
@@ -7966,6 +8402,8 @@ static void end_if_done(struct program *p) {
             return;
     }
     if ((p->prompting && !p->closing) || p->sweep.command)
+        return;
+    if (!p->closing && (p->session.restoring || (p->url && *p->url)))
         return;
     if (left == 0)
         fetcher_stop(p->f);
@@ -10683,39 +11121,140 @@ static enum status list_open(struct program *p) {
     return ALL_DONE;
 }
 
-/* Is this file a session, and nobody else's? -1 with errno. */
-static int session_check(int fd, const char *name) {
+/* What speaks against using this file as our session? NULL: nothing. */
+static const char *session_owner(int fd, const char *name) {
     struct stat st;
 
-    if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0 || fstat(fd, &st) < 0)
-        return -1;
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0 || fstat(fd, &st) < 0)
+        return errno == EWOULDBLOCK ? "another fetcher does" : strerror(errno);
     if (!S_ISREG(st.st_mode))
-        return set_errno(EINVAL);
-    return stands_as(fd, name) ? 0 : set_errno(EWOULDBLOCK);
+        return "it is no regular file";
+    if (!stands_as(fd, name)) /* it was replaced at this moment */
+        return "another fetcher does";
+    if (st.st_uid != geteuid())
+        return "it belongs to another user";
+    if (st.st_nlink != 1)
+        return "it has another name too";
+    if (st.st_mode & (S_IWGRP | S_IWOTH))
+        return "others may write to it";
+    return NULL;
+}
+
+struct scan {      /* of a session's bytes, before any is believed */
+    int64_t size;  /* looked at */
+    int64_t lines; /* whole ones, without a NUL */
+    int64_t whole; /* the bytes of these */
+    int64_t said;  /* that follow, says the first; -1: it says nothing */
+    int64_t kept;  /* the bytes of these, and the first: the snapshot's */
+    bool nul;
+};
+
+static void scan_lines(struct scan *c, const char *text, size_t n) {
+    const char *nul = memchr(text, '\0', n);
+    const char *end = nul ? nul : text + n;
+    const char *s = text;
+
+    while (!c->nul && (s = memchr(s, '\n', (size_t)(end - s))) != NULL) {
+        s++;
+        c->lines++;
+        c->whole = c->size + (s - text);
+        if (c->lines == c->said + 1)
+            c->kept = c->whole;
+    }
+    if (nul)
+        c->nul = true;
+    c->size += (int64_t)n;
+}
+
+/* How many lines does a snapshot say that it has? */
+static int64_t scan_head(const char *text) {
+    const char *end = text + sizeof session_head - 1;
+
+    if (strncmp(text, session_head, sizeof session_head - 1) != 0)
+        return -1;
+    return text_number(&end);
+}
+
+/* The whole file is looked at: a million lines take 20 ms. A snapshot must have
+ * all its lines; behind it a power cut may have left anything, which is cut
+ * off at the first line that isn't whole. What somebody wrote by hand must be
+ * whole. NULL, or what is wrong. */
+static const char *session_scan(struct input *in, struct scan *c) {
+    ssize_t n;
+
+    *c = (struct scan){.said = -1};
+    while ((n = pread(in->fd, in->text, sizeof in->text - 1, c->size)) > 0) {
+        in->text[n] = '\0';
+        if (c->size == 0 && strncmp(in->text, "# fetcher", 9) != 0)
+            return "it is not a session of fetcher's";
+        if (c->size == 0)
+            c->said = scan_head(in->text);
+        scan_lines(c, in->text, (size_t)n);
+    }
+    if (n < 0)
+        return strerror(errno);
+    if (c->size == 0)
+        return "it is empty; to begin a new one remove it";
+    if (c->lines <= c->said || (c->said < 0 && c->whole < c->size))
+        return c->nul ? "it is torn: a NUL is in it"
+                      : "it is torn: lines are missing, or an end of line";
+    return NULL;
+}
+
+static const char *session_make(struct program *p) {
+    struct out *o = &p->session.lines;
+
+    out_printf(o, "%s%-10d\n", session_head, 0);
+    session_append(p);
+    return o->used || fsync(p->session.fd) < 0 ? "it can't be written" : NULL;
+}
+
+/* NULL, or what is wrong with it. */
+static const char *session_take(struct program *p, bool made) {
+    struct session *s = &p->session;
+    struct input *in = &p->input[SESSION];
+    const char *fault = session_owner(in->fd, in->name);
+    struct scan c;
+
+    s->fd = in->fd;
+    s->fresh = text_join(in->name, ".new");
+    if (!s->fresh)
+        return strerror(ENOMEM);
+    if (!fault && made)
+        fault = session_make(p);
+    if (!fault)
+        fault = session_scan(in, &c);
+    if (fault)
+        return fault;
+    s->size = c.whole;
+    s->grown = c.whole - c.kept;
+    s->enough = c.said < 0 ? 0 : growth_for(c.kept);
+    if (c.whole == c.size)
+        return NULL;
+    complain(&p->console, in->name, "its end was torn, and is cut off");
+    return ftruncate(in->fd, c.whole) < 0 ? strerror(errno) : NULL;
 }
 
 static enum status session_open(struct program *p) {
+    const int flags = O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
     struct input *in = &p->input[SESSION];
-    char first[10] = "";
-    ssize_t n = -1;
+    const char *fault;
+    bool made;
 
     in->name = p->s.session;
     in->eof = !in->name;
     in->ready = true;
     if (!in->name)
         return ALL_DONE;
-    in->fd = open(in->name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (session_check(in->fd, in->name) == 0)
-        n = pread(in->fd, first, sizeof first - 1, 0);
-    if (n < 0 && errno == EWOULDBLOCK)
-        return refuse(SOME_FAILED, "cannot use %s: another fetcher does",
-                      in->name);
-    if (n < 0)
-        return refuse(SOME_FAILED, "cannot use %s: %s", in->name,
-                      strerror(errno));
-    if (n > 0 && strcmp(first, "# fetcher") != 0)
-        return refuse(SOME_FAILED, "%s is not a session of fetcher's",
-                      in->name);
+    in->fd = open(in->name, flags | O_CREAT | O_EXCL, 0600);
+    made = in->fd >= 0;
+    if (!made && errno == EEXIST)
+        in->fd = open(in->name, flags);
+    fault = in->fd < 0 ? strerror(errno) : session_take(p, made);
+    if (fault)
+        return refuse(SOME_FAILED, "cannot use %s: %s", in->name, fault);
+    p->session.reading = true;
+    p->session.restoring = true;
     return ALL_DONE;
 }
 
@@ -10806,7 +11345,7 @@ static void view_free(struct view *v) {
 static enum status program_close(struct program *p) {
     struct model *m = &p->model;
 
-    session_save_all(p);
+    session_close(p);
     if (p->view)
         p->view->off(p);
     put_farewell(p);
@@ -10826,8 +11365,7 @@ static enum status program_close(struct program *p) {
         view_free(p->view);
     if (p->cookies)
         curl_share_cleanup(p->cookies);
-    if (p->session.last)
-        fclose(p->session.last);
+    session_free(&p->session);
     outputs_free(p);
     return p->status;
 }
@@ -10889,9 +11427,7 @@ static enum status program_work(struct program *p, char **url) {
         complain(&p->console, "warning",
                  "this libcurl has no asynchronous resolver: a slow name "
                  "blocks all");
-    for (; *url; url++)
-        (void)job_start(p, *url, p->s.output, p->s.rq.every_ms);
-    p->base = p->model.last_number;
+    p->url = url;
     signals_set(on_signal, ENDING, SUSPENDING);
     wake(p);
     main_loop(p);

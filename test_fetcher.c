@@ -8739,7 +8739,8 @@ static void check_written_session(void) {
     const char *session = in_work("session");
     struct child other;
     is_private(session, "a session is private");
-    ok(file_has(session, "# fetcher: a session\nadd http://"), "and made of commands");
+    ok(file_has(session, "# fetcher: a session, lines: 0 "), "and begins with a snapshot");
+    ok(file_has(session, "\nadd http://"), "and made of commands");
     ok(file_has(session, "f\\ 3\n"), "with the names of the files");
     ok(file_has(session, "pause 12\n"), "and with what is paused");
     other = RUN("--session", session);
@@ -8788,22 +8789,17 @@ static void test_session(void) {
     child_free(&c);
 }
 
-/* Do the entries stand in the order of the queue? The one that runs may stand anywhere. */
+/* By their numbers stand the entries, and behind them what was put first. */
 static void is_queue(const char *text) {
-    static const int queue[] = {2, 3, 1, 4};
-    const char *at[5];
+    const char *last = text;
     char line[300];
     for (int i = 0; i < 5; i++) {
         snprintf(line, sizeof line, "every %d.000 http://127.0.0.1:%d/order%d", (i + 1) * 60,
                  server.port, i);
-        has_text(text, line, "an interrupt keeps the session: entry %d", i);
-        at[i] = text ? strstr(text, line) : NULL;
+        last = last ? strstr(last, line) : NULL;
+        ok(last, "an interrupt keeps the session: entry %d", i);
     }
-    for (size_t i = 1; i < COUNT_OF(queue); i++) {
-        const char *before = at[queue[i - 1]], *behind = at[queue[i]];
-        ok(before && behind && before < behind, "in the order of the queue: %d before %d",
-           queue[i - 1], queue[i]);
-    }
+    has_text(last, "\nfirst 4\nfirst 3\n", "with what was put first");
 }
 
 static void test_session_order(void) {
@@ -8826,6 +8822,17 @@ static void test_session_order(void) {
     text = slurp(session, &(int64_t){0});
     is_queue(text);
     free(text);
+    child_free(&c);
+    for (int i = 0; i < 5; i++)
+        seen("/order%d?stall=head", i)->count = 0;
+    child_start(&c, argv);
+    until(seen("/order2?stall=head")->count > 0);
+    is_int(seen("/order3?stall=head")->count, 0, "what was put first last is the first again");
+    ok(talk(&c, "cancel 3", "3 cancelled"), "numbers stay what they were");
+    until(seen("/order3?stall=head")->count > 0);
+    is_int(seen("/order0?stall=head")->count, 0, "then the other one that was put first");
+    kill(c.pid, SIGTERM);
+    child_wait(&c);
     child_free(&c);
 }
 
@@ -9025,6 +9032,11 @@ static void refused_sessions(const char *session) {
          "nor is one taken that only begins like ours"},
         {"# fetcher: a session\nadd \"http://a.b/\n", "bad:2: a quote is not closed", "add \"http",
          "what can't be read is told"},
+        {"", "it is empty", "", "an empty file is refused"},
+        {"# fetcher: a session\nadd http://127.0.0.1:1/", "it is torn", "0.0.1:1/",
+         "one without its last end of line is refused"},
+        {"# fetcher: a session, lines: 2         \nadd http://127.0.0.1:1/\n", "it is torn",
+         ":1/\n", "one that lacks lines is refused"},
     };
 
     for (size_t i = 0; i < COUNT_OF(t); i++) {
@@ -9033,6 +9045,7 @@ static void refused_sessions(const char *session) {
         c = run_with_session(session, url("/x?size=3"));
         ok(said(&c, 1, t[i].words), "%s", t[i].name);
         ok(file_has(session, t[i].kept), "and nothing of it is lost");
+        is_int(size_of(session), (int64_t)strlen(t[i].text), "nor is anything added");
         child_free(&c);
     }
 }
@@ -9060,10 +9073,324 @@ static void test_bad_sessions(void) {
     is_private(session, "and the file is private");
 }
 
+/* What does the scan say of so many bytes? */
+static const char *scan_of(const char *session, const char *text, size_t n, struct scan *c) {
+    static struct input in;
+    write_file(session, text, n);
+    in.fd = open(session, O_RDONLY | O_CLOEXEC);
+    const char *fault = session_scan(&in, c);
+    close(in.fd);
+    return fault;
+}
+
+static const char torn_text[] = "# fetcher: a session, lines: 4         \n"
+                                "# next 3\nadd http://127.0.0.1:1/a b\npause 3\n"
+                                "add http://127.0.0.1:1/c\n";
+static const char torn_tail[] = "add http://127.0.0.1:1/d\ncancel 3\n";
+
+/* Cut at any byte, or with NULs from there on, as a power cut leaves a file. */
+static void test_session_torn(void) {
+    char session[300], text[400];
+    size_t n = sizeof torn_text - 1, all = n + sizeof torn_tail - 1;
+    int cut = 0, nuls = 0, tails = 0;
+    struct scan c;
+    snprintf(session, sizeof session, "%s", in_work("torn"));
+    for (size_t i = 0; i <= all; i++) {
+        snprintf(text, sizeof text, "%s%s", torn_text, torn_tail);
+        const char *fault = scan_of(session, text, i, &c);
+        size_t whole = i;
+        while (whole > 0 && text[whole - 1] != '\n')
+            whole--;
+        cut += i < n && fault;
+        tails += i >= n && !fault && c.whole == (int64_t)whole && c.kept == (int64_t)n;
+        memset(text + i, 0, all - i);
+        fault = scan_of(session, text, all, &c);
+        nuls += i < n && fault;
+        tails += i >= n && !fault && c.whole == (int64_t)whole;
+    }
+    is_int(cut, (int)n, "a snapshot that is cut anywhere is known as torn");
+    is_int(nuls, (int)n, "and one that ends in NULs is");
+    is_int(tails, 2 * (int)(all - n + 1), "behind it whole lines are believed, and no others");
+}
+
+static void test_session_tail(void) {
+    struct child c;
+    char session[300], text[700];
+    int n = snprintf(text, sizeof text,
+                     "# fetcher: a session, lines: 2         \nadd %s\nadd %s\ncancel 1\ncanc",
+                     url("/tail1?size=5"), url("/tail2?status=404"));
+    snprintf(session, sizeof session, "%s", in_work("tail"));
+    write_file(session, text, (size_t)n);
+    c = RUN("--session", session, "-d", work);
+    ok(said(&c, 1, "its end was torn, and is cut off"), "half a line at the end is ignored");
+    is_int(seen("/tail1?size=5")->count, 0, "what ended is not begun");
+    is_int(seen("/tail2?status=404")->count, 1, "but the rest is");
+    ok(file_has(session, "lines: 2 "), "the next session is whole");
+    ok(file_has(session, "# next 2\nadd http://"), "and numbers are kept");
+    child_free(&c);
+}
+
+/* A session of somebody else is refused, and not touched. */
+static void is_refused(const char *session, const char *words, const char *name) {
+    struct child c = run_with_session(session, url("/foreign?size=3"));
+    ok(said(&c, 1, words), "%s", name);
+    is_int(seen("/foreign?size=3")->count + seen("/planted?size=3")->count, 0,
+           "and nothing is fetched");
+    child_free(&c);
+}
+
+static void test_session_foreign(void) {
+    char session[300], text[300];
+    int n = snprintf(text, sizeof text, "# fetcher: a session\nadd %s\n", url("/planted?size=3"));
+    snprintf(session, sizeof session, "%s", in_work("foreign"));
+    write_file(session, text, (size_t)n);
+    chmod(session, 0664);
+    is_refused(session, "others may write to it", "one that a group may write is refused");
+    chmod(session, 0602);
+    is_refused(session, "others may write to it", "one that all may write is refused");
+    chmod(session, 0644);
+    if (link(session, in_work("twin")) < 0)
+        die("link");
+    is_refused(session, "it has another name too", "a hard link is refused");
+    unlink(in_work("twin"));
+    if (mkfifo(in_work("fifo"), 0600) < 0)
+        die("mkfifo");
+    is_refused(in_work("fifo"), "it is no regular file", "a FIFO is refused");
+    if (geteuid() != 0 || chown(session, 65534, 0) < 0)
+        skip("session_foreign", "only root can give a file away");
+    else
+        is_refused(session, "it belongs to another user", "another user's is refused");
+    ok(file_has(session, text), "all are as they were");
+}
+
+/* What stands where a snapshot is to be written is never written through. */
+static void test_session_in_the_way(void) {
+    struct child c;
+    char session[300], fresh[310];
+    snprintf(session, sizeof session, "%s", in_work("way"));
+    snprintf(fresh, sizeof fresh, "%s.new", session);
+    write_file(in_work("precious"), "precious", 8);
+    if (symlink("precious", fresh) < 0)
+        die("symlink");
+    c = run_with_session(session, url("/way?size=3"));
+    is_int(c.status, 0, "a link of ours in the way of a snapshot is removed");
+    ok(!exists(fresh), "and gone");
+    child_free(&c);
+    if (symlink("precious", fresh) < 0 || lchown(fresh, 65534, 0) < 0)
+        skip("session_in_the_way", "only root can give a file away");
+    else {
+        c = run_with_session(session, url("/way?size=3"));
+        ok(said(&c, 1, "another user's file stands in the way"), "another user's is told of");
+        ok(exists(fresh), "and left alone");
+        child_free(&c);
+    }
+    is_int(size_of(in_work("precious")), 8, "what a link leads to is not touched");
+}
+
+/* Where no file may grow over 40 KiB, nothing can be appended to one of 60, nor a snapshot be
+ * written. */
+static void test_session_full(void) {
+    struct child c;
+    char session[300], script[500], *text = malloc(100000);
+    int n = sprintf(text, "# fetcher: a session\n");
+    while (n < 60000)
+        n += sprintf(text + n, "add http://127.0.0.1:%d/full?stall=head\n", server.port);
+    snprintf(session, sizeof session, "%s", in_work("full"));
+    write_file(session, text, (size_t)n);
+    snprintf(script, sizeof script,
+             "trap '' XFSZ; ulimit -f 80; exec ./fetcher -j 1 -d %s --session %s -i -", work,
+             session);
+    child_start(&c, (const char *const[]){"sh", "-c", script, NULL});
+    until(c.text[1] && strstr(c.text[1], "/full: "));
+    ok(!exists(in_work("full.new")), "a snapshot that failed is removed");
+    ok(talk(&c, "cancel 9", "9 cancelled"), "and the program goes on");
+    ok(talk(&c, "quit", "bye"), "to its end");
+    child_wait(&c);
+    is_int(c.status, 1, "a session that can't be written is a failure");
+    is_int(times_in(c.text[1], "/full: "), 1, "it is told once");
+    is_int(size_of(session), n, "the session is as it was");
+    ok(file_has(session, text), "to the last byte");
+    ok(!exists(in_work("full.new")), "and no half of another is left");
+    child_free(&c);
+    free(text);
+}
+
+enum { KILLED_FILES = 300, MOST_KILLS = 60 };
+
+/* Those of which it was said that they are done: how often they were asked for. */
+static int said_done[KILLED_FILES];
+
+static struct counter *killed_file(int i) {
+    return seen("/k%d?size=20000", i);
+}
+
+static void note_done(const struct child *c) {
+    char line[40];
+    for (int i = 0; i < KILLED_FILES; i++) {
+        snprintf(line, sizeof line, "/k%d: ", i);
+        if (c->text[0] && strstr(c->text[0], line))
+            said_done[i] = killed_file(i)->count;
+    }
+}
+
+static int copies_in(const char *dir) {
+    DIR *d = opendir(dir);
+    struct dirent *e;
+    int n = 0;
+    while (d && (e = readdir(d)) != NULL)
+        n += strstr(e->d_name, " (") != NULL;
+    if (d)
+        closedir(d);
+    return n;
+}
+
+static void write_killed(const char *session) {
+    char *text = malloc(100000);
+    int n = sprintf(text, "# fetcher: a session\n");
+    for (int i = 0; i < KILLED_FILES; i++)
+        n += sprintf(text + n, "add %s\n", url("/k%d?size=20000", i));
+    write_file(session, text, (size_t)n);
+    free(text);
+    memset(said_done, 0, sizeof said_done);
+}
+
+/* Run it until so many more requests have come, and kill it; or to its end. Is it at its end? */
+static bool run_killed(const char *session, int requests) {
+    int before = server.requests;
+    struct child c;
+    child_start(&c,
+                (const char *const[]){"./fetcher", "--session", session, "-d", in_work("k"), NULL});
+    until(server.requests >= before + requests || (!c.open[0] && !c.open[1]));
+    kill(c.pid, SIGKILL);
+    child_wait(&c);
+    note_done(&c);
+    bool ended = c.status != 1000 + SIGKILL;
+    if (ended)
+        is_int(c.status, 0, "in the end it ends well");
+    child_free(&c);
+    return ended;
+}
+
+/* Killed again and again, it fetches nothing twice of which it has said that it is done. It may
+ * die between a file's name and the line in the session, so a kill may cost one copy, no more. */
+static void test_session_kills(void) {
+    char session[300];
+    int kills = 0, again = 0, whole = 0;
+    snprintf(session, sizeof session, "%s", in_work("kills"));
+    write_killed(session);
+    while (kills < MOST_KILLS && !run_killed(session, 1 + rand() % 40))
+        kills++;
+    for (int i = 0; i < KILLED_FILES; i++) {
+        char name[40], target[40];
+        snprintf(name, sizeof name, "k/k%d", i);
+        snprintf(target, sizeof target, "/k%d", i);
+        whole += file_is(in_work(name), 20000, target, 0);
+        again += said_done[i] > 0 && killed_file(i)->count > said_done[i];
+    }
+    is_int(whole, KILLED_FILES, "after %d kills all files are whole", kills);
+    is_int(again, 0, "what was said to be done was not asked for again");
+    ok(copies_in(in_work("k")) <= kills,
+       "of what was not, at most one in a kill is there twice: %d", copies_in(in_work("k")));
+    ok(kills > 3, "it was killed more than three times: %d", kills);
+    ok(!exists(in_work("kills.new")), "and nothing else is left");
+}
+
+static double longest_wait(const struct child *c) {
+    const char *at = strstr(c->text[0], "longest wait ");
+    double ms = -1;
+    if (at)
+        sscanf(at, "longest wait %lf", &ms);
+    return ms;
+}
+
+/* A session of 100,000, of which a snapshot is made at once: start it, until that is begun. */
+static void start_forks(struct child *c, const char *session) {
+    enum { ROWS = 100000 };
+
+    char fresh[310], *text = malloc(ROWS * 60);
+    int n = sprintf(text, "# fetcher: a session\n");
+    for (int i = 0; i < ROWS; i++)
+        n += sprintf(text + n, "add http://127.0.0.1:%d/forks%d?stall=head\n", server.port, i);
+    write_file(session, text, (size_t)n);
+    free(text);
+    snprintf(fresh, sizeof fresh, "%s.new", session);
+    child_start(c, (const char *const[]){"./fetcher", "--session", session, "-i", "-", "-j", "1",
+                                         "-d", work, NULL});
+    until(size_of(fresh) > 0);
+}
+
+/* A snapshot is written by a child: the loop goes on, and what happens meanwhile is in it too. */
+static void test_session_forks(void) {
+    struct child c, other;
+    char session[300], *text;
+    snprintf(session, sizeof session, "%s", in_work("forks"));
+    start_forks(&c, session);
+    ok(talk(&c, "cancel 70000", "70000 cancelled"), "it listens while a snapshot is written");
+    ok(talk(&c, "pause 7", "7 paused"), "and obeys");
+    until(!exists(in_work("forks.new")));
+    ok(talk(&c, "stats", "longest wait"), "it tells how long it was deaf");
+    ok(longest_wait(&c) < 100, "not long: %.1f ms", longest_wait(&c));
+    other = RUN("--session", session);
+    ok(said(&other, 1, "another fetcher does"), "the new one is locked like the old one");
+    child_free(&other);
+    kill(c.pid, SIGKILL);
+    child_wait(&c);
+    child_free(&c);
+    text = slurp(session, &(int64_t){0});
+    ok(strncmp(text, "# fetcher: a session, lines: 1", 30) == 0, "the snapshot has the name");
+    ok(strstr(text, "\ncancel 70000\n") || !strstr(text, "/forks69999?"),
+       "with what was cancelled meanwhile");
+    has_text(text, "\npause 7\n", "and what was paused");
+    free(text);
+}
+
+/* The child that it leaves behind holds nothing that the next one needs. */
+static void test_session_orphan(void) {
+    struct child c;
+    char session[300];
+    snprintf(session, sizeof session, "%s", in_work("orphan"));
+    start_forks(&c, session);
+    kill(c.pid, SIGKILL);
+    child_wait(&c);
+    child_free(&c);
+    c = RUN_FED("quit\n", 5, "--session", session, "-i", "-", "-j", "1", "-d", work);
+    ok(said(&c, 1, ""), "killed while it writes a snapshot, it can be started again at once");
+    has_text(c.text[0], "bye", "and has its session");
+    is_int(entries_in(session), 100000, "which is whole");
+    ok(!exists(in_work("orphan.new")), "and nothing else is left");
+    child_free(&c);
+}
+
+/* Lines are appended for what is added, so the file grows; and is replaced. */
+static void test_session_fed(void) {
+    struct child c;
+    char session[300], line[1400];
+    snprintf(session, sizeof session, "%s", in_work("fed"));
+    child_start(
+        &c, (const char *const[]){"./fetcher", "--session", session, "-i", "-", "-d", work, NULL});
+    snprintf(line, sizeof line, "add %s", url("/fed?stall=head"));
+    ok(talk(&c, line, "added 1"), "one is added");
+    ok(file_has(session, "/fed?stall=head\n"), "and stands in the session at once");
+    for (int i = 0; i < 70; i++) {
+        char number[20];
+        snprintf(line, sizeof line, "add %s%01000d", url("/fed?status=404&a="), 0);
+        snprintf(number, sizeof number, "cancel %d", i + 2);
+        tell_child(&c, line);
+        tell_child(&c, number);
+    }
+    until(file_has(session, "lines: ") && !file_has(session, "lines: 0 "));
+    ok(file_has(session, "/fed?stall=head\n"), "a snapshot has it too");
+    kill(c.pid, SIGKILL);
+    child_wait(&c);
+    child_free(&c);
+}
+
 static const struct test sessions_tests[] = {
-    TEST(session),         TEST(session_order), TEST(session_long),  TEST(session_ends),
-    TEST(session_numbers), TEST(session_names), TEST(session_whole), TEST(session_huge),
-    TEST(session_raced),   TEST(session_crash), TEST(bad_sessions),
+    TEST(session),         TEST(session_order),   TEST(session_long),       TEST(session_ends),
+    TEST(session_numbers), TEST(session_names),   TEST(session_whole),      TEST(session_huge),
+    TEST(session_raced),   TEST(session_crash),   TEST(bad_sessions),       TEST(session_torn),
+    TEST(session_tail),    TEST(session_foreign), TEST(session_in_the_way), TEST(session_full),
+    TEST(session_kills),   TEST(session_forks),   TEST(session_fed),        TEST(session_orphan),
 };
 
 /* --------------------------------------------------------------------------------------- Output */

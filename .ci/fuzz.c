@@ -220,43 +220,48 @@ static void fuzz_end(struct program *p) {
 static char *fuzz_session(const char *text, size_t n, bool session) {
     struct program *p = fuzz_program();
     struct input *in = &p->input[session ? SESSION : LIST];
+    struct session *s = &p->session;
     int64_t size = 0;
     if (n >= sizeof in->text)
         n = sizeof in->text - 1;
     memcpy(in->text, text, n);
     in->end = n;
-    p->s.session = in_work("session");
+    s->reading = s->restoring = session;
     fuzz_turn(p);
     must(!input_left(in) || p->f->loop.stopped, "all lines are taken", in->text + in->begin);
     char *saved = NULL;
     unlink(in_work("session"));
     p->s.session = p->closing ? NULL : in_work("session");
-    session_save_all(p);
-    if (p->session.last)
+    s->fresh = text_join(in_work("session"), ".new");
+    s->grown = 1;
+    s->fd = -1;
+    session_close(p);
+    if (s->fd >= 0)
         saved = slurp(in_work("session"), &size);
     fuzz_end(p);
     return saved;
 }
 
 static void fuzz_lines(const uint8_t *data, size_t n) {
-    char *text = fuzz_text(data, n), *line = fuzz_text(data, n), *word[4], *again[4], *written,
-         *saved, *second;
-    size_t size;
+    char *text = fuzz_text(data, n), *line = fuzz_text(data, n), *word[4], *again[4], *saved,
+         *second;
     int words = words_split(line, word, 4);
-    FILE *file = open_memstream(&written, &size);
+    struct out out = {.fd = -1};
     must(words >= -1, "a number of words", text);
     bool whole = words > 0 && words <= 4;
     for (int i = 0; whole && i < words; i++)
         whole = *word[i] != '\0';
     for (int i = 0; whole && i < words; i++)
-        write_word(file, word[i]);
-    fclose(file);
-    must(!whole || words_split(written, again, 4) == words,
+        write_word(&out, word[i]);
+    out_add(&out, "", 1);
+    must(!whole || words_split(out.data, again, 4) == words,
          "as many words are read as were written", text);
     for (int i = 0; whole && i < words; i++)
         must(strcmp(word[i], again[i]) == 0, "the word that was written", word[i]);
     saved = fuzz_session(text, n, false);
-    if (saved && strlen(saved) < LINE_LONGEST) {
+    /* One without downloads may forget what the next number was. */
+    bool some = saved && (strstr(saved, "\nadd ") || strstr(saved, "\nevery "));
+    if (some && strlen(saved) < LINE_LONGEST) {
         second = fuzz_session(saved, strlen(saved), true);
         if (!second || strcmp(saved, second))
             fprintf(stderr, "after:\n%s", second ? second : "(none)\n");
@@ -265,7 +270,7 @@ static void fuzz_lines(const uint8_t *data, size_t n) {
         free(second);
     }
     free(saved);
-    free(written);
+    free(out.data);
     free(line);
     free(text);
 }
