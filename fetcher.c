@@ -1338,7 +1338,7 @@ struct head {
     bool ended;        /* by its empty line */
     bool judged;       /* the body has been given its place */
     bool coded;        /* Transfer-Encoding, which outdoes the length */
-    bool framing;      /* its last field says where the body ends */
+    bool folded;       /* the field that is read has more than one line */
     const char *wrong; /* what makes it worthless; NULL: nothing */
     int64_t length;    /* Content-Length */
     bool ranged;       /* Content-Range: ... */
@@ -1347,6 +1347,7 @@ struct head {
     struct validators validators;
     char reason[80]; /* "Not Found" */
     char disposition[600];
+    char field[1024]; /* the last one, which the next line may continue */
 };
 
 /* One request on the wire. */
@@ -2353,11 +2354,52 @@ static void head_start(struct attempt *a, const char *line, long request) {
     text_clean(h->reason, sizeof h->reason, line, '?');
 }
 
+/* libcurl leaves out what follows the first line of a folded field, and all of
+ * a field with a space before its colon. That matters where it is to find the
+ * end of the body by it. */
+static bool is_framing(const char *name, size_t n) {
+    return (n == 14 && strncasecmp(name, "Content-Length", n) == 0) ||
+           (n == 17 && strncasecmp(name, "Transfer-Encoding", n) == 0);
+}
+
+static void field_end(struct head *h) {
+    char *name = h->field;
+    size_t n = strcspn(name, " \t:");
+    char *value = name + n + strspn(name + n, " \t");
+
+    if ((h->folded || value > name + n) && is_framing(name, n))
+        h->wrong = "the answer's head is broken";
+    if (*value == ':') {
+        value++;
+        value += strspn(value, " \t");
+        name[n] = '\0';
+        head_field(h, name, value);
+    }
+    *name = '\0';
+    h->folded = false;
+}
+
+/* A line that begins with white space continues the field before (RFC 9112,
+ * 5.2). */
+static void field_line(struct head *h, const char *line) {
+    size_t n;
+
+    if (*line != ' ' && *line != '\t') {
+        field_end(h);
+        text_field(h->field, sizeof h->field, line);
+        return;
+    }
+    n = strlen(h->field);
+    h->folded = true;
+    snprintf(h->field + n, sizeof h->field - n, "%s", line);
+}
+
 /* What a 303 leads to is asked for by a GET, whatever the method was (RFC 9110,
  * 15.4.4): libcurl would keep one that it does not know. */
 static void head_end(struct attempt *a) {
     struct head *h = &a->head;
 
+    field_end(h);
     h->ended = true;
     if (h->coded)
         h->length = -1;
@@ -2365,37 +2407,14 @@ static void head_end(struct attempt *a) {
         (void)curl_easy_setopt(a->easy, CURLOPT_CUSTOMREQUEST, NULL);
 }
 
-/* Two fields say where the body ends. libcurl leaves out their second line, if
- * they are folded, and all of them if a space stands before the colon. */
-static void head_framing(struct head *h, const char *name) {
-    size_t n = strcspn(name, " \t");
-
-    if (n > 0)
-        h->framing =
-            (n == 14 && strncasecmp(name, "Content-Length", n) == 0) ||
-            (n == 17 && strncasecmp(name, "Transfer-Encoding", n) == 0);
-    if (h->framing && name[n])
-        h->wrong = "the answer's head is broken";
-}
-
-static void head_line(struct attempt *a, char *line) {
-    struct head *h = &a->head;
+static void head_line(struct attempt *a, const char *line) {
     long request = 0;
-    char *colon;
 
     curl_easy_getinfo(a->easy, CURLINFO_REDIRECT_COUNT, &request);
-    if (strncmp(line, "HTTP/", 5) == 0 && head_is_due(a, request)) {
+    if (strncmp(line, "HTTP/", 5) == 0 && head_is_due(a, request))
         head_start(a, line, request);
-        return;
-    }
-    if (h->ended)
-        return;
-    colon = strchr(line, ':');
-    if (colon)
-        *colon++ = '\0';
-    head_framing(h, line);
-    if (colon)
-        head_field(h, line, colon + strspn(colon, " \t"));
+    else if (!a->head.ended)
+        field_line(&a->head, line);
 }
 
 /* A line, without a NUL. */

@@ -5771,7 +5771,7 @@ static void told_field(struct told *t, char *line) {
     else if (strcasecmp(line, "Location") == 0)
         told_once(t, t->location, sizeof t->location, value);
     else if (strcasecmp(line, "Content-Encoding") == 0)
-        t->coded = true;
+        t->coded = *value && strcasecmp(value, "identity") != 0;
     else if (strcasecmp(line, "Transfer-Encoding") == 0) {
         bool chunked = strcasecmp(value, "chunked") == 0;
         t->doubtful = t->doubtful || t->chunked || !chunked;
@@ -5880,9 +5880,13 @@ static bool told_as_whole(const struct told *t) {
     return t->first == 0 && t->total > 0 && t->last == t->total - 1;
 }
 
+static bool told_document(const struct told *t) {
+    return t->status == 200 || t->status == 203;
+}
+
 static bool told_welcome(const struct told *t) {
     bool success = t->status >= 200 && t->status < 300 && t->status != 206;
-    return t->word ? success : t->status == 200 || t->status == 203;
+    return t->word ? success : told_document(t);
 }
 
 /* Is it the whole of a document, be it told as its only part? */
@@ -6028,6 +6032,13 @@ static void expect_of_part(struct expected *e, const struct told *t, const struc
         expect_document(e, told_as_whole(t) ? 0 : 3, told_as_whole(t) ? ANYWHERE : WITHOUT_RANGE);
 }
 
+/* Does a whole say that it is the same document, of another length? */
+static bool contradicts(const struct told *t, const struct told *first) {
+    bool told = t->has_length && !t->chunked && !t->unknown && told_document(t);
+    return told && t->length != first->length && *t->etag == '"' &&
+           strcmp(t->etag, first->etag) == 0;
+}
+
 /* Of an answer to a request for the rest. */
 static void expect_of_rest(struct expected *e, const struct told *t, const struct told *first) {
     if (first->coded || told_redirect(t)) {
@@ -6037,7 +6048,13 @@ static void expect_of_rest(struct expected *e, const struct told *t, const struc
         expect_cut(e, t);
     else if (t->status == 206)
         expect_of_part(e, t, first);
-    else if (t->status < 300)
+    else if (contradicts(t, first)) {
+        bool seen = t->ended || t->body.size > 0;
+        bool sure = seen && !t->invalid && !t->doubtful && t->length <= BELIEVABLE;
+        expect_document(e, sure ? 3 : 0, sure ? WITHOUT_RANGE : ANYWHERE);
+        if (!sure)
+            expect_failure(e, FETCHER_OK);
+    } else if (told_document(t))
         expect_of(e, t);
     else {
         bool sure = t->status == 416 && t->ended && !t->invalid && !t->doubtful;
