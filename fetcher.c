@@ -1214,6 +1214,111 @@ static bool stands_as(int fd, const char *path) {
            other.st_ino == st.st_ino;
 }
 
+/* -- passwords --------------------------------------------------------------
+ * A message repeats what somebody typed, and that may hold a password: in a
+ * URL, in what was to become one, in a proxy's. So what goes out for people to
+ * read is copied with "***" in its place. Rather too much is hidden than too
+ * little; but the names of files and the URLs of results are exact (and these
+ * without a password: url_shown() sees to that).
+ */
+
+static const char *last_at(const char *from, const char *end) {
+    const char *at = NULL;
+
+    for (; from < end; from++) {
+        if (*from == '@')
+            at = from;
+    }
+    return at;
+}
+
+/* A number with an end, or nothing. */
+static bool is_port(const char *s, bool may_be_none) {
+    size_t n = strspn(s, "0123456789");
+
+    return (n > 0 || may_be_none) &&
+           (!s[n] || strchr(" \t\r\n/?#:,;.'\")", s[n]));
+}
+
+/* Where the password ends that follows a colon; NULL: there is none. It may
+ * hold what it should not, '@' or '/'; behind "//" a blank as well, and there
+ * its '@' may be missing, cut off or forgotten. What is looked for further on
+ * must not cost more the longer the text is. */
+static const char *password_end(const char *s, bool slashes) {
+    enum { FAR = 256 };
+
+    const char *part = s + strcspn(s, "/?# \t\r\n");
+    const char *far = s + strnlen(s, FAR);
+    const char *word = s + strcspn(s, " \t\r\n");
+    const char *at = last_at(s, part);
+
+    if (at)
+        return at;
+    if (is_port(s, slashes))
+        return NULL;
+    at = last_at(s, word < far ? word : far);
+    if (at || !slashes)
+        return at;
+    for (word = s; word < far && strncmp(word, "//", 2) != 0; word++) {
+        if (*word == '@')
+            at = word;
+    }
+    return at ? at : part;
+}
+
+/* The bytes of "[::1", whose colons part nothing. */
+static size_t address_size(const char *s) {
+    size_t n = strspn(s, "[0123456789abcdefABCDEF:.%");
+
+    return s[0] == '[' && s[n] == ']' ? n : 0;
+}
+
+/* The first password in a text, and its end; NULL: there is none. It follows
+ * the first colon of a word, or, behind "//", of an authority. */
+static const char *password_find(const char *s, const char **end) {
+    bool slashes = false;
+    bool over = false; /* this word has no place for one any more */
+
+    for (; *s; s++) {
+        if (strchr(" \t\r\n", *s))
+            slashes = over = false;
+        else if (s[0] == '/' && s[1] == '/') {
+            slashes = true;
+            over = false;
+            s += strspn(s, "/") - 1;
+            s += address_size(s + 1);
+        } else if (slashes && strchr("/?#", *s))
+            over = true;
+        else if (*s == ':' && !over && strncmp(s, "://", 3) != 0) {
+            over = true;
+            *end = password_end(s + 1, slashes);
+            if (*end && *end > s + 1)
+                return s + 1;
+        }
+    }
+    return NULL;
+}
+
+/* A copy of a text without its passwords; NULL: there is no memory for it. */
+static char *passwords_hide(const char *text) {
+    char *copy = malloc(3 * strlen(text) + 1);
+    char *to = copy;
+    const char *end;
+    const char *s;
+
+    if (!copy)
+        return NULL;
+    while ((s = password_find(text, &end)) != NULL) {
+        memcpy(to, text, (size_t)(s - text));
+        to += s - text;
+        memcpy(to, "***", 3);
+        to += 3;
+        text = end;
+    }
+    strcpy(to, text);
+    return copy;
+}
+
 /* ================================================================= The nouns
  * Who owns whom, and for how long:
  *
@@ -1552,16 +1657,19 @@ static void touch(struct fetcher *f, const struct transfer *t) {
  * outside. Returns -1. */
 static int fail(struct transfer *t, enum fetcher_code code, const char *format,
                 ...) {
-    char text[2 * sizeof t->message];
+    char text[4 * sizeof t->message];
     va_list args;
+    char *hidden;
 
     if (t->code != FETCHER_OK)
         return -1;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    hidden = passwords_hide(text);
     t->code = code;
-    text_clean(t->message, sizeof t->message, text, '?');
+    text_clean(t->message, sizeof t->message, hidden ? hidden : "", '?');
+    free(hidden);
     return -1;
 }
 
@@ -4147,11 +4255,39 @@ static int part_spill(struct transfer *t) {
 
 /* -- the sink -------------------------------------------------------------- */
 
+/* A link such as /dev/stdout, through which a program finds what it has open:
+ * all programs would miss it. */
+static bool leads_to_descriptor(const char *path) {
+    enum { LINKS_MOST = 40 };
+
+    char at[4096];
+    char to[4096];
+
+    snprintf(at, sizeof at, "%s", path);
+    for (int i = 0; i < LINKS_MOST; i++) {
+        char *name = strrchr(at, '/');
+        ssize_t n = readlink(at, to, sizeof to - 1);
+        size_t dir = 0;
+
+        if (n <= 0)
+            return false;
+        to[n] = '\0';
+        if (name && *to != '/')
+            dir = (size_t)(name + 1 - at);
+        snprintf(at + dir, sizeof at - dir, "%s", to);
+        if (strncmp(at, "/proc/", 6) == 0 || strncmp(at, "/dev/fd/", 8) == 0)
+            return true;
+    }
+    return true;
+}
+
 /* A device, a FIFO, a socket, also behind a link: it has no other name that
  * could become it. */
 static bool is_special(const char *path, mode_t mode) {
     struct stat st;
 
+    if (S_ISLNK(mode) && leads_to_descriptor(path))
+        return true;
     if (S_ISLNK(mode) && stat(path, &st) == 0)
         mode = st.st_mode;
     return !S_ISREG(mode) && !S_ISDIR(mode) && !S_ISLNK(mode);
@@ -5918,111 +6054,6 @@ static void out_printf(struct out *o, const char *format, ...) {
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
     out_puts(o, text);
-}
-
-/* -- passwords --------------------------------------------------------------
- * A message repeats what somebody typed, and that may hold a password: in a
- * URL, in what was to become one, in a proxy's. So what goes out for people to
- * read is copied with "***" in its place. Rather too much is hidden than too
- * little; but the names of files and the URLs of results are exact (and these
- * without a password: the library sees to that).
- */
-
-static const char *last_at(const char *from, const char *end) {
-    const char *at = NULL;
-
-    for (; from < end; from++) {
-        if (*from == '@')
-            at = from;
-    }
-    return at;
-}
-
-/* A number with an end, or nothing. */
-static bool is_port(const char *s, bool may_be_none) {
-    size_t n = strspn(s, "0123456789");
-
-    return (n > 0 || may_be_none) &&
-           (!s[n] || strchr(" \t\r\n/?#:,;.'\")", s[n]));
-}
-
-/* Where the password ends that follows a colon; NULL: there is none. It may
- * hold what it should not, '@' or '/'; behind "//" a blank as well, and there
- * its '@' may be missing, cut off or forgotten. What is looked for further on
- * must not cost more the longer the text is. */
-static const char *password_end(const char *s, bool slashes) {
-    enum { FAR = 256 };
-
-    const char *part = s + strcspn(s, "/?# \t\r\n");
-    const char *far = s + strnlen(s, FAR);
-    const char *word = s + strcspn(s, " \t\r\n");
-    const char *at = last_at(s, part);
-
-    if (at)
-        return at;
-    if (is_port(s, slashes))
-        return NULL;
-    at = last_at(s, word < far ? word : far);
-    if (at || !slashes)
-        return at;
-    for (word = s; word < far && strncmp(word, "//", 2) != 0; word++) {
-        if (*word == '@')
-            at = word;
-    }
-    return at ? at : part;
-}
-
-/* The bytes of "[::1", whose colons part nothing. */
-static size_t address_size(const char *s) {
-    size_t n = strspn(s, "[0123456789abcdefABCDEF:.%");
-
-    return s[0] == '[' && s[n] == ']' ? n : 0;
-}
-
-/* The first password in a text, and its end; NULL: there is none. It follows
- * the first colon of a word, or, behind "//", of an authority. */
-static const char *password_find(const char *s, const char **end) {
-    bool slashes = false;
-    bool over = false; /* this word has no place for one any more */
-
-    for (; *s; s++) {
-        if (strchr(" \t\r\n", *s))
-            slashes = over = false;
-        else if (s[0] == '/' && s[1] == '/') {
-            slashes = true;
-            over = false;
-            s += strspn(s, "/") - 1;
-            s += address_size(s + 1);
-        } else if (slashes && strchr("/?#", *s))
-            over = true;
-        else if (*s == ':' && !over && strncmp(s, "://", 3) != 0) {
-            over = true;
-            *end = password_end(s + 1, slashes);
-            if (*end && *end > s + 1)
-                return s + 1;
-        }
-    }
-    return NULL;
-}
-
-/* A copy of a text without its passwords; NULL: there is no memory for it. */
-static char *passwords_hide(const char *text) {
-    char *copy = malloc(3 * strlen(text) + 1);
-    char *to = copy;
-    const char *end;
-    const char *s;
-
-    if (!copy)
-        return NULL;
-    while ((s = password_find(text, &end)) != NULL) {
-        memcpy(to, text, (size_t)(s - text));
-        to += s - text;
-        memcpy(to, "***", 3);
-        to += 3;
-        text = end;
-    }
-    strcpy(to, text);
-    return copy;
 }
 
 /* A message of any length is formatted, cleared of passwords, and then cut;

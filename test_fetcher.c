@@ -5421,6 +5421,37 @@ static void test_special(void) {
     is_int(names_in(work), 2, "and nothing stands beside it");
 }
 
+/* Nor has a link by which a descriptor is found, and behind which is a file. */
+static void test_descriptor_link(void) {
+    int fd = open(in_work("behind"), O_RDWR | O_CREAT, 0600);
+    char target[64];
+    struct stat st = {.st_mode = 0};
+    snprintf(target, sizeof target, "/proc/self/fd/%d", fd);
+    if (symlink(target, in_work("link")) < 0 || symlink("link", in_work("links")) < 0)
+        die("symlink");
+    for (int i = 0; i < 2; i++) {
+        const char *name = in_work(i ? "links" : "link");
+        struct outcome o = FETCH(.url = url("/x"), .path = name, .existing = FETCHER_OVERWRITE);
+        is_code(o.code, FETCHER_FILE, "no file takes the place of a descriptor: %s", o.message);
+        ok(lstat(name, &st) == 0 && S_ISLNK(st.st_mode), "the link is there");
+        forget(&o);
+    }
+    close(fd);
+}
+
+/* A failed transfer's message shows no password, be it that of a proxy. */
+static void test_passwords_in_messages(void) {
+    struct outcome o;
+    setenv("http_proxy", "http://me:sec ret@127.0.0.1:1/", 1);
+    setenv("no_proxy", "", 1);
+    o = FETCH(.url = "http://example.test/", .retries = -1);
+    unsetenv("http_proxy");
+    unsetenv("no_proxy");
+    ok(o.code != FETCHER_OK && *o.message, "a broken proxy fails: %s", o.message);
+    ok(!strstr(o.message, "sec ret"), "and its password is not told");
+    forget(&o);
+}
+
 /* A time is set also if the .part was gone on with by its ETag. */
 static void test_time_of_part(void) {
     struct stat st = {.st_mtime = 0};
@@ -5526,17 +5557,52 @@ static void test_two_on_one_target(void) {
 }
 
 static const struct test files_tests[] = {
-    TEST(file),           TEST(file_taken),      TEST(file_existing),  TEST(no_locks),
-    TEST(slow_disk),      TEST(file_whole),      TEST(file_trouble),   TEST(file_foreign),
-    TEST(disk_full),      TEST(file_calls_fail), TEST(another_boot),   TEST(power_cuts),
-    TEST(power_sync),     TEST(names),           TEST(dispositions),   TEST(directory),
-    TEST(beyond_4_gib),   TEST(part_replaced),   TEST(resume),         TEST(resume_case),
-    TEST(resume_foreign), TEST(resume_refused),  TEST(resume_changed), TEST(foreign_part),
-    TEST(taking_turns),   TEST(boots),           TEST(boots_torn),     TEST(boots_often),
-    TEST(boots_given_up), TEST(check),           TEST(part_bound),     TEST(part_linked),
-    TEST(part_written),   TEST(part_numbered),   TEST(part_names),     TEST(long_names),
-    TEST(replaced_mode),  TEST(other_user),      TEST(special),        TEST(time_of_part),
-    TEST(skip_leftover),  TEST(skip_late),       TEST(skip_repeated),  TEST(two_on_one_target),
+    TEST(file),
+    TEST(file_taken),
+    TEST(file_existing),
+    TEST(no_locks),
+    TEST(slow_disk),
+    TEST(file_whole),
+    TEST(file_trouble),
+    TEST(file_foreign),
+    TEST(disk_full),
+    TEST(file_calls_fail),
+    TEST(another_boot),
+    TEST(power_cuts),
+    TEST(power_sync),
+    TEST(names),
+    TEST(dispositions),
+    TEST(directory),
+    TEST(beyond_4_gib),
+    TEST(part_replaced),
+    TEST(resume),
+    TEST(resume_case),
+    TEST(resume_foreign),
+    TEST(resume_refused),
+    TEST(resume_changed),
+    TEST(foreign_part),
+    TEST(taking_turns),
+    TEST(boots),
+    TEST(boots_torn),
+    TEST(boots_often),
+    TEST(boots_given_up),
+    TEST(check),
+    TEST(part_bound),
+    TEST(part_linked),
+    TEST(part_written),
+    TEST(part_numbered),
+    TEST(part_names),
+    TEST(long_names),
+    TEST(replaced_mode),
+    TEST(other_user),
+    TEST(special),
+    TEST(descriptor_link),
+    TEST(passwords_in_messages),
+    TEST(time_of_part),
+    TEST(skip_leftover),
+    TEST(skip_late),
+    TEST(skip_repeated),
+    TEST(two_on_one_target),
 };
 
 /* -------------------------------------------------------------------------------------- Hostile
