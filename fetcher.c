@@ -5667,6 +5667,7 @@ struct job { /* a row: a transfer, or one that has failed */
     int64_t every_ms;    /* 0: once */
     int priority;
     bool paused;  /* is to be */
+    bool made;    /* the file that it repeats is its own */
     char *failed; /* its URL, fit for the eye; and why, behind the NUL */
     char *name;   /* stands behind the URL; NULL: none was given */
     char url[];
@@ -7089,6 +7090,7 @@ enum {
 
 static const char session_head[] = "# fetcher: a session, lines: ";
 static const char session_next[] = "# next ";
+static const char session_made[] = "# made ";
 
 static void session_later(struct program *p, int64_t ms) {
     if (!p->session.timer)
@@ -7223,18 +7225,31 @@ static void session_add(struct program *p, const struct job *j) {
     session_put(p, from);
 }
 
-/* "# next 7": the numbers between are those of downloads that have ended. */
-static void session_number(struct program *p, const char *line) {
-    size_t n = sizeof session_next - 1;
+/* The number behind a word; -1: it is another word. */
+static int64_t number_behind(const char *line, const char *word) {
+    size_t n = strlen(word);
     const char *end = line + n;
     int64_t number;
 
-    if (strncmp(line, session_next, n) != 0)
-        return;
+    if (strncmp(line, word, n) != 0)
+        return -1;
     number = text_number(&end);
-    if (!*end && number > (int64_t)p->model.last_number &&
-        number < INT64_MAX / 20)
-        p->model.last_number = (uint64_t)number - 1;
+    return *end ? -1 : number;
+}
+
+/* "# next 7": the numbers between are those of downloads that have ended.
+ * "# made 7": what this one repeats has its file, and may replace it. */
+static void session_remark(struct program *p, const char *line) {
+    int64_t next = number_behind(line, session_next);
+    int64_t made = number_behind(line, session_made);
+    struct node *n = NULL;
+
+    if (next > (int64_t)p->model.last_number && next < INT64_MAX / 20)
+        p->model.last_number = (uint64_t)next - 1;
+    if (made > 0)
+        n = tree_find(p->model.jobs, (uint64_t)made);
+    if (n)
+        container_of(n, struct job, id)->made = true;
 }
 
 struct snapshot {
@@ -7270,6 +7285,8 @@ static void snapshot_job(struct snapshot *s, const struct job *j) {
     snapshot_next(s, j->id.key);
     s->next++;
     write_job(s->to, j);
+    if (j->made)
+        write_number(s->to, session_made, j->id.key);
     if (j->paused)
         write_number(s->to, "pause ", j->id.key);
     if (s->to->used >= OUT_FULL)
@@ -7660,6 +7677,10 @@ static void job_done(struct fetcher *f, const struct fetcher_result *r,
         fail_status(p);
     if (r->last && !failed) /* before somebody is told */
         session_note(p, "cancel", j);
+    else if (j->every_ms && !failed && r->path && !j->made) {
+        j->made = true;
+        session_note(p, "# made", j);
+    }
     job_tell(p, j, r);
     if (r->last) {
         if (j->paused)
@@ -7774,6 +7795,8 @@ static fetcher_id job_request(struct program *p, struct job *j) {
     rq.on_progress = job_progress;
     rq.on_done = job_done;
     rq.arg = j;
+    if (j->made && rq.existing == FETCHER_KEEP_BOTH)
+        rq.existing = FETCHER_OVERWRITE;
     if (job_setup(NULL, j) < 0) /* else handles may be used again */
         rq.setup = job_setup;
     if (p->stream || p->discards)
@@ -8309,7 +8332,7 @@ static void line_run(struct program *p, char *line, size_t n) {
     else if (line[strspn(line, " \t")] != '#')
         command_line(p, line);
     else if (p->session.reading)
-        session_number(p, line);
+        session_remark(p, line);
 }
 
 /* Take a line out of what has been read. False: there is none, or it would add

@@ -9468,12 +9468,44 @@ static void test_session_fed(void) {
     child_free(&c);
 }
 
+/* What is repeated replaces the file that it made, in this run or in an earlier one, and no other. */
+static void test_session_repeats(void) {
+    struct child c;
+    char session[300], line[300];
+    snprintf(session, sizeof session, "%s", in_work("repeats"));
+    snprintf(line, sizeof line, "every 1h %s page", url("/repeats?size=1000"));
+    write_file(in_work("page"), "precious", 8);
+    const char *const arguments[] = {"./fetcher", "--session", session, "-i",
+                                     "-",         "-d",        work,    NULL};
+    child_start(&c, arguments);
+    ok(talk(&c, line, "page exists, and is not replaced"), "a file that was there is not touched");
+    ok(talk(&c, "cancel all", "cancelled"), "the repetition has ended");
+    is_file_text(in_work("page"), "precious", "and has left it as it was");
+    unlink(in_work("page"));
+    for (int i = 0; i < 3; i++) {
+        ok(i ? talk(&c, "", "page: 1000 bytes") : talk(&c, line, "page: 1000 bytes"),
+           "what is repeated brings its file");
+        until(file_has(session, "# made "));
+        ok(file_has(session, "# made "), "and the session knows whose it is");
+        if (i < 2)
+            kill(c.pid, SIGKILL);
+        else
+            ok(talk(&c, "quit", "bye"), "the end");
+        child_wait(&c);
+        child_free(&c);
+        if (i < 2)
+            child_start(&c, arguments);
+    }
+    ok(file_has(session, "# made "), "a snapshot knows it as well");
+}
+
 static const struct test sessions_tests[] = {
     TEST(session),         TEST(session_order),   TEST(session_long),       TEST(session_ends),
     TEST(session_numbers), TEST(session_names),   TEST(session_whole),      TEST(session_huge),
     TEST(session_raced),   TEST(session_crash),   TEST(bad_sessions),       TEST(session_torn),
     TEST(session_tail),    TEST(session_foreign), TEST(session_in_the_way), TEST(session_full),
     TEST(session_kills),   TEST(session_forks),   TEST(session_fed),        TEST(session_orphan),
+    TEST(session_repeats),
 };
 
 /* --------------------------------------------------------------------------------------- Output */
