@@ -114,7 +114,9 @@ const char *fetcher_strerror(enum fetcher_code code);
 
 #define FETCHER_PAUSE 1 /* on_data: not now */
 
-/* What if the file exists already? */
+/* What if the file exists already? One that is replaced passes its mode on,
+ * and its owner where that may be. What is no plain file (a directory, a
+ * device, a FIFO, also behind a link) is never replaced: FETCHER_FILE. */
 enum fetcher_existing {
     FETCHER_KEEP_BOTH, /* the new one becomes "name (1).ext" */
     FETCHER_OVERWRITE, /* it is replaced, in one step */
@@ -124,7 +126,11 @@ enum fetcher_existing {
 #define FETCHER_FRESH      1u /* do not continue an earlier .part */
 #define FETCHER_FILE_TIME  2u /* set the file's time from Last-Modified */
 #define FETCHER_COMPRESSED 4u /* accept gzip &c.; never done for files */
-#define FETCHER_SYNC       8u /* flush a file to the disk: that blocks */
+
+/* A file is on the disk, under its name, before on_done, and so outlives a
+ * power cut. That blocks, for as long as the disk takes; without it a file
+ * that was done in the last half minute may stand empty after one. */
+#define FETCHER_SYNC 8u
 
 /* All fields may be 0 but url; fill with designated initialisers (or memset).
  * Everything is copied by fetcher_start except what `arg` points to. */
@@ -139,11 +145,16 @@ struct fetcher_request {
      * made safe. Missing directories are made. The data is collected in
      * "NAME.part" and NAME appears only when it is whole. Beside a .part
      * stands "NAME.part.meta", by which a later transfer, of this process or
-     * another, goes on; a .part that can't be continued is removed.
+     * another, goes on; a .part that can't be continued is removed. If the
+     * machine was started anew since, the .part is proved first, by a check
+     * for each MiB, and cut off where it is not what was written.
      * NULL: to on_data if there is one, else into memory. */
     const char *path;
 
-    const char *method;         /* NULL: GET, or POST if there is a body */
+    /* NULL: GET, or POST if there is a body. Redirects are followed by RFC
+     * 9110, 15.4: 303 makes a GET of it, 301 and 302 make one of a POST; any
+     * other keeps its method and body. */
+    const char *method;
     const char *const *headers; /* "Name: value", the last one NULL */
     const void *body;           /* to send; may hold NULs */
     size_t body_size;           /* 0 with a body: it is a string */
@@ -151,7 +162,9 @@ struct fetcher_request {
     /* Called with each piece of the body, which belongs to the library and is
      * gone after the call. Return 0: taken. FETCHER_PAUSE: nothing was taken;
      * the piece comes again after fetcher_resume. Negative: end the transfer
-     * with FETCHER_REFUSED. Only the body of a 2xx answer comes here. */
+     * with FETCHER_REFUSED. Only the body of a 2xx answer comes here. What
+     * was taken can't be taken back: a retry goes on behind it, if the server
+     * proves the document the same; else there is none. */
     int (*on_data)(struct fetcher *f, const void *data, size_t size, void *arg);
 
     /* Called when the transfer begins an attempt, is to be tried again, sleeps
@@ -173,7 +186,9 @@ struct fetcher_request {
      * (ETag, else Last-Modified): an unchanged document is not sent again and
      * its file is not touched. No failure ends the repetition: it backs off,
      * and goes on until it is cancelled. Rounds missed while the machine or
-     * the process was stopped are not made up for. A file is replaced. */
+     * the process was stopped are not made up for. Each round replaces the
+     * file of the one before. With FETCHER_KEEP_BOTH the first makes it, and
+     * if there is one already, that ends the repetition (FETCHER_FILE). */
     int64_t every_ms;
 
     /* Most bytes of body to accept; 0: 64 MiB into memory, no limit
@@ -196,8 +211,8 @@ struct fetcher_request {
      * Retry-After (seconds or a date, at most an hour) holds back every
      * transfer to that host. A retry goes on behind the bytes that are there,
      * if the server proves that they are the same. A method other than GET,
-     * HEAD, PUT, DELETE, OPTIONS is tried again only if no connection came
-     * about or the status asks for it (429, 503). */
+     * HEAD, PUT, DELETE, OPTIONS is tried again only if nothing of it went
+     * out, or if it was answered by 429 or 503, without a redirect before. */
     int retries;
 
     enum fetcher_existing existing;

@@ -9468,7 +9468,7 @@ static void test_session_fed(void) {
     child_free(&c);
 }
 
-/* What is repeated replaces the file that it made, in this run or in an earlier one, and no other. */
+/* What is repeated replaces the file that it made, in this run or an earlier one, and no other. */
 static void test_session_repeats(void) {
     struct child c;
     char session[300], line[300];
