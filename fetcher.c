@@ -195,6 +195,29 @@ enum {
     MASK_HTTP_HTTPS = 3            /* CURLPROTO_HTTP | CURLPROTO_HTTPS */
 };
 
+/* Its newer errors, likewise. */
+enum {
+    ERROR_PROXY = 97,     /* 7.73: a SOCKS proxy refuses */
+    ERROR_TOO_LARGE = 100 /* 8.6: a line of the head */
+};
+
+/* Has a SOCKS proxy refused us for good: for our name, our password, or what we
+ * want of it? (7.73) */
+static bool proxy_rejects(CURL *easy) {
+    enum {
+        INFO = 0x200000 + 59,
+        NO_AUTH = 12,
+        NOT_ALLOWED = 23,
+        REJECTED = 33
+    };
+
+    CURLINFO info = (CURLINFO)INFO;
+    long why = 0;
+
+    (void)(curl_easy_getinfo)(easy, info, &why);
+    return why == NO_AUTH || why == NOT_ALLOWED || why == REJECTED;
+}
+
 /* What a libcurl does that others don't. */
 struct quirks {
     /* 8.20.0 forgets to read its wake-up descriptor after a lookup, and the
@@ -1384,7 +1407,9 @@ struct host {
     bool tls;               /* https */
     bool shares;            /* many share a connection: HTTP/2 */
     usec known;             /* its address is known until then */
-    usec rest;              /* until then it wants to be left alone */
+    usec rest;              /* until then it wants to be left alone, ... */
+    int64_t counted_key;    /* ... and who waits has seen its time count: in */
+    uint64_t counted_seq;   /* the queue's order, from there on not yet */
 };
 
 /* A check of bytes as they come: of the last MiB that isn't full. */
@@ -1448,9 +1473,9 @@ struct head {
     int64_t length;    /* Content-Length */
     bool ranged;       /* Content-Range: ... */
     struct content_range range; /* ... this */
-    usec retry_after;           /* from now */
     struct validators validators;
     char reason[80]; /* "Not Found" */
+    char retry_after[60];
     char disposition[600];
     char field[1024]; /* the last one, which the next line may continue */
 };
@@ -1530,7 +1555,9 @@ struct transfer {
     int attempts;        /* of this round */
     int failures;        /* in this round */
     int failed_rounds;   /* in a row */
-    usec began;          /* this round's first attempt, on the serving clock */
+    bool counting;       /* the time for this round, ... */
+    usec began;          /* ... since then, on the serving clock */
+    usec rest;           /* the server asked not to be asked until then */
     usec round;          /* when this round was due, without jitter */
     usec progressed;     /* when on_progress was last called */
     usec speed_since;    /* since then ... */
@@ -2081,9 +2108,44 @@ static void host_forget(struct fetcher *f, struct host *h) {
     free(h);
 }
 
-static void host_rested(struct fetcher *f, void *arg) {
-    host_place(f, arg);
-    host_forget(f, arg);
+static usec limit_us(int64_t ms) {
+    return ms < 0 ? FOREVER : usec_of_ms(ms);
+}
+
+/* The time for all attempts of a round counts from now on, or does already. */
+static void time_count(struct fetcher *f, struct transfer *t) {
+    if (!t->counting)
+        t->began = serving(f);
+    t->counting = true;
+}
+
+/* When, on the loop's clock, the time for all attempts is over. */
+static usec total_due(const struct fetcher *f, const struct transfer *t) {
+    return f->loop.now + limit_us(t->rq.total_ms) - (serving(f) - t->began);
+}
+
+/* While a host rests, the time of those that wait for it counts. There may be a
+ * million: some at a time. */
+static void host_due(struct fetcher *f, void *arg) {
+    struct host *h = arg;
+
+    for (int i = 0; i < 256 && h->rest > f->loop.now; i++) {
+        struct node *n = lower_bound(h->queue, h->counted_key, h->counted_seq);
+        struct transfer *t = container_of(n, struct transfer, queued);
+
+        if (!n) {
+            timer_arm(&f->loop, &h->timer, h->rest);
+            return;
+        }
+        h->counted_key = n->key;
+        h->counted_seq = n->seq + 1;
+        time_count(f, t);
+        timer_arm(&f->loop, &t->timer, total_due(f, t));
+    }
+    if (h->rest > f->loop.now)
+        timer_arm(&f->loop, &h->timer, f->loop.now);
+    host_place(f, h);
+    host_forget(f, h);
 }
 
 /* Literal addresses and localhost need no lookup. */
@@ -2106,7 +2168,7 @@ static struct host *host_get(struct fetcher *f, const char *origin) {
     h->name.key = (int64_t)hash;
     h->ready.seq = ++f->loop.serial;
     h->ready_in = f->ready;
-    h->timer.call = (struct call){host_rested, h};
+    h->timer.call = (struct call){host_due, h};
     h->tls = strncmp(origin, "https", 5) == 0;
     h->numeric = is_numeric(strstr(origin, "://") + 3);
     tree_add(&f->hosts, &h->name);
@@ -2135,15 +2197,6 @@ static struct host *host_next(struct fetcher *f) {
     }
 }
 
-static usec limit_us(int64_t ms) {
-    return ms < 0 ? FOREVER : usec_of_ms(ms);
-}
-
-/* When, on the loop's clock, the time for all attempts is over. */
-static usec total_due(const struct fetcher *f, const struct transfer *t) {
-    return f->loop.now + limit_us(t->rq.total_ms) - (serving(f) - t->began);
-}
-
 static void tell_state(struct fetcher *f, struct transfer *t,
                        enum fetcher_state state) {
     struct fetcher_info info;
@@ -2166,7 +2219,9 @@ static void enqueue(struct fetcher *f, struct transfer *t, bool in_front) {
     f->waiting++;
     host_place(f, t->host);
     t->state = FETCHER_WAITING;
-    if (t->attempts > 0)
+    if (t->host->rest > f->loop.now)
+        time_count(f, t);
+    if (t->counting)
         timer_arm(&f->loop, &t->timer, total_due(f, t));
     if (!f->loop.busy)
         f->loop.more = true;
@@ -2301,23 +2356,33 @@ static char *url_shown(const char *url) {
  * One reader for all versions: libcurl's own, of 7.83, only answers when the
  * head is whole. */
 
-/* Seconds or a date, and an hour at most: a far date must not overflow. */
-static usec read_retry_after(const char *s) {
+/* A date in the forms of RFC 9110, 5.6.7, which begin with the day's name:
+ * libcurl takes much more for a date. -1: it is none. */
+static time_t http_date(const char *s) {
+    char day[4] = "";
+
+    memcpy(day, s, strnlen(s, sizeof day - 1));
+    if (!listed(day, "Mon Tue Wed Thu Fri Sat Sun"))
+        return -1;
+    return curl_getdate(s, NULL);
+}
+
+/* Seconds or a date, which counts from the answer's own, since clocks differ;
+ * and an hour at most. -1: neither. */
+static usec read_retry_after(const char *s, const char *answered) {
     int64_t seconds = text_number(&s);
 
-    if (seconds < 0) {
-        time_t date = curl_getdate(s, NULL);
+    if (seconds < 0 || *s) {
+        time_t date = http_date(s);
+        time_t from = http_date(answered);
+
         if (date < 0)
             return -1;
-        seconds = (int64_t)date - (int64_t)time(NULL);
+        seconds = (int64_t)date - (int64_t)(from < 0 ? time(NULL) : from);
     }
     if (seconds > 3600)
         return HOUR_US;
     return seconds > 0 ? seconds * 1000000 : 0;
-}
-
-static void read_rest(struct head *h, const char *value) {
-    h->retry_after = read_retry_after(value);
 }
 
 /* One that is repeated is the same each time, here and in a list such as
@@ -2399,7 +2464,7 @@ static const struct {
     {"Date", HEAD_TEXT(validators.date)},
     {"Last-Modified", HEAD_TEXT(validators.modified)},
     {"Content-Disposition", HEAD_TEXT(disposition)},
-    {"Retry-After", read_rest, 0, 0},
+    {"Retry-After", HEAD_TEXT(retry_after)},
     {"Transfer-Encoding", read_coding, 0, 0},
     {"Content-Encoding", read_encoding, 0, 0},
     {"Content-Length", read_length, 0, 0},
@@ -2433,6 +2498,45 @@ static int read_status(const char *line) {
     return s[3] && s[3] != ' ' ? -1 : (int)text_number(&s);
 }
 
+/* What a status means, for a server that leaves it out, as HTTP/2 does. */
+static const char *reason_of(int status) {
+    static const struct {
+        int status;
+        const char *reason;
+    } reasons[] = {{400, "Bad Request"},
+                   {401, "Unauthorized"},
+                   {402, "Payment Required"},
+                   {403, "Forbidden"},
+                   {404, "Not Found"},
+                   {405, "Method Not Allowed"},
+                   {406, "Not Acceptable"},
+                   {407, "Proxy Authentication Required"},
+                   {408, "Request Timeout"},
+                   {409, "Conflict"},
+                   {410, "Gone"},
+                   {412, "Precondition Failed"},
+                   {413, "Content Too Large"},
+                   {414, "URI Too Long"},
+                   {415, "Unsupported Media Type"},
+                   {416, "Range Not Satisfiable"},
+                   {421, "Misdirected Request"},
+                   {425, "Too Early"},
+                   {429, "Too Many Requests"},
+                   {451, "Unavailable For Legal Reasons"},
+                   {500, "Internal Server Error"},
+                   {501, "Not Implemented"},
+                   {502, "Bad Gateway"},
+                   {503, "Service Unavailable"},
+                   {504, "Gateway Timeout"},
+                   {505, "HTTP Version Not Supported"}};
+
+    for (size_t i = 0; i < COUNT_OF(reasons); i++) {
+        if (reasons[i].status == status)
+            return reasons[i].reason;
+    }
+    return status < 400 ? "is no document" : "is an error";
+}
+
 /* A line that begins with "HTTP/" is a field like others, or a trailer, unless
  * a head is due: one at the beginning, one after each 1xx, and one more for
  * each redirect that is followed (or login that is tried). */
@@ -2451,15 +2555,16 @@ static void head_start(struct attempt *a, const char *line, long request) {
 
     if (h->status) /* the handle has seen a redirect */
         a->reusable = false;
-    *h = (struct head){
-        .request = request, .length = -1, .range = NO_RANGE, .retry_after = -1};
+    *h = (struct head){.request = request, .length = -1, .range = NO_RANGE};
     h->status = read_status(line);
     if (h->status < 0)
         h->wrong = "the answer's first line is broken";
-    host->shares = host->tls && line[5] >= '2';
+    if (request == 0) /* else it is another host's */
+        host->shares = host->tls && line[5] >= '2';
     line += strcspn(line, " ");
     line += strspn(line, " 0123456789");
-    text_clean(h->reason, sizeof h->reason, line, '?');
+    text_clean(h->reason, sizeof h->reason, *line ? line : reason_of(h->status),
+               '?');
 }
 
 /* libcurl leaves out what follows the first line of a folded field, and all of
@@ -2765,15 +2870,51 @@ static int accept_no_range(struct attempt *a) {
     return a->complete ? 0 : ask_whole(a);
 }
 
-/* The host is left alone for as long as it asked for. */
-static void host_cool(struct fetcher *f, struct host *h, usec retry_after) {
-    usec rest = f->loop.now + retry_after;
+/* Who gave this answer: a redirect may have led elsewhere. */
+static struct host *host_answering(const struct attempt *a) {
+    const char *wrong = NULL;
+    struct host *h = a->transfer->host;
+    char *url = NULL;
 
-    if (retry_after < 0 || rest <= h->rest)
-        return;
-    h->rest = rest;
-    timer_arm(&f->loop, &h->timer, rest);
-    host_place(f, h);
+    if (a->head.request > 0)
+        curl_easy_getinfo(a->easy, CURLINFO_EFFECTIVE_URL, &url);
+    if (url)
+        h = url_host(a->f, url, &wrong);
+    return h ? h : a->transfer->host;
+}
+
+/* The host is left alone for as long as it asked for; and those that wait for
+ * it see their time go by. False: that was known. */
+static bool host_cool(struct fetcher *f, struct host *h, usec until) {
+    bool news = h->rest <= f->loop.now;
+
+    if (until > h->rest) {
+        h->rest = until;
+        h->counted_key = INT64_MIN;
+        h->counted_seq = 0;
+        timer_arm(&f->loop, &h->timer, f->loop.now);
+        host_place(f, h);
+    }
+    return news;
+}
+
+/* By these statuses a server may ask for a rest (RFC 9110, 10.2.3; RFC 6585);
+ * 403 some use so, for one request. Returns how long, if that is news. */
+static usec take_rest(struct attempt *a) {
+    struct transfer *t = a->transfer;
+    const struct head *h = &a->head;
+    usec rest = read_retry_after(h->retry_after, h->validators.date);
+    bool news = true;
+
+    if (h->status != 403 && h->status != 413 && h->status != 429 &&
+        h->status != 503)
+        return 0;
+    if (rest < 0)
+        return 0;
+    t->rest = a->f->loop.now + rest;
+    if (h->status != 403)
+        news = host_cool(a->f, host_answering(a), t->rest);
+    return news ? rest : 0;
 }
 
 /* May a request be sent again, though the server may have acted on it? */
@@ -2785,6 +2926,8 @@ static bool is_harmless(const struct transfer *t) {
 static bool status_passes(const struct transfer *t, int status) {
     char text[16];
 
+    if (t->rest && is_harmless(t))
+        return true;
     snprintf(text, sizeof text, "%d", status);
     return listed(text,
                   is_harmless(t) ? "408 425 429 500 502 503 504" : "429 503");
@@ -2797,13 +2940,17 @@ static int accept_error(struct attempt *a) {
     struct transfer *t = a->transfer;
     struct body *b = t->body;
     const struct head *h = &a->head;
+    usec rest = take_rest(a);
 
     if (h->status == 416 && a->from)
         return accept_no_range(a);
     if (a->from && !status_passes(t, h->status))
         return ask_whole(a);
-    fail(t, FETCHER_HTTP, "%d %s", h->status, h->reason);
-    host_cool(a->f, t->host, h->retry_after);
+    if (rest > 0)
+        fail(t, FETCHER_HTTP, "%d %s; the server asks to wait %g s", h->status,
+             h->reason, MS(rest) / 1000);
+    else
+        fail(t, FETCHER_HTTP, "%d %s", h->status, h->reason);
     b->page = !t->rq.path && !t->rq.on_data && b->have == 0;
     return 0;
 }
@@ -3235,7 +3382,7 @@ static void time_over(struct fetcher *f, struct transfer *t, bool over) {
 /* It waits: for its next attempt or round, which has come; or for its turn, and
  * then only the time for all attempts can be over. */
 static void wait_due(struct fetcher *f, struct transfer *t) {
-    bool over = t->attempts > 0 && total_due(f, t) <= f->loop.now;
+    bool over = t->counting && total_due(f, t) <= f->loop.now;
 
     if (over)
         time_over(f, t, over);
@@ -3283,10 +3430,41 @@ static const struct {
       CURLE_UNSUPPORTED_PROTOCOL}},
     {FETCHER_PROTOCOL, {CURLE_WEIRD_SERVER_REPLY, CURLE_BAD_CONTENT_ENCODING}},
     {FETCHER_NO_MEMORY, {CURLE_OUT_OF_MEMORY}},
+    {FETCHER_NO_CONNECTION, {ERROR_PROXY}},
+    {FETCHER_TOO_BIG, {ERROR_TOO_LARGE}},
 };
 
+/* Does the text have one of some phrases, each ended by a NUL, all by two? */
+static bool has_phrase(const char *text, const char *phrases) {
+    for (; *phrases; phrases += strlen(phrases) + 1) {
+        if (strstr(text, phrases))
+            return true;
+    }
+    return false;
+}
+
+/* A handshake that fails may have nothing to do with trust. Only the words of
+ * OpenSSL and GnuTLS tell. */
+static bool tls_broken_off(const char *why) {
+    return has_phrase(why, "SSL_ERROR_SYSCALL\0"
+                           "Connection reset\0"
+                           "unexpected eof\0"
+                           "non-properly terminated\0"
+                           "in the pull function\0");
+}
+
+static bool tls_unknown(const char *why) {
+    return has_phrase(why, "wrong version number\0"
+                           "http request\0"
+                           "unexpected TLS packet\0");
+}
+
 static enum fetcher_code code_of(const struct attempt *a, CURLcode c) {
-    if (c == CURLE_UNSUPPORTED_PROTOCOL && a->head.status == 0)
+    if (c == CURLE_SSL_CONNECT_ERROR && tls_broken_off(a->error))
+        return FETCHER_NO_CONNECTION;
+    if (c == CURLE_OUT_OF_MEMORY && a->head.status && !a->head.ended)
+        return FETCHER_TOO_BIG; /* a line of 100 KB, before 8.6 */
+    if (c == CURLE_UNSUPPORTED_PROTOCOL && a->head.status < 200)
         return FETCHER_PROTOCOL; /* HTTP/0.9, or what looks like it */
     for (size_t i = 0; i < COUNT_OF(reasons); i++) {
         if (memchr(reasons[i].curl, (int)c, sizeof reasons[i].curl))
@@ -3304,6 +3482,60 @@ static const char *effective_host(const struct attempt *a, char *origin,
     if (!url || url_origin(url, origin, room))
         return "the host:";
     return strstr(origin, "://") + 3;
+}
+
+/* Is it "example.org:443", or "[::1]:80"? A host that isn't ASCII has another
+ * name in libcurl: there nobody knows. */
+static bool is_host(const char *host, const char *name, int port) {
+    size_t n = strlen(name);
+
+    for (const char *s = host; *s; s++) {
+        if (*s & 0x80)
+            return true;
+    }
+    host += *host == '[';
+    return strncasecmp(host, name, n) == 0 &&
+           atoi(strrchr(host, ':') + 1) == port;
+}
+
+/* Nobody answered at the other end: a proxy's, if there is one. Only libcurl's
+ * words tell its name. */
+static void fail_connect(struct attempt *a, const char *host, const char *why) {
+    struct transfer *t = a->transfer;
+    enum fetcher_code code = FETCHER_NO_CONNECTION;
+    char name[256];
+    int port;
+    long os_errno = 0;
+
+    curl_easy_getinfo(a->easy, CURLINFO_OS_ERRNO, &os_errno);
+    if (tls_broken_off(why))
+        why = "the TLS handshake was broken off";
+    else if (os_errno)
+        why = strerror((int)os_errno);
+    if (sscanf(a->error, "Failed to connect to %*s port %*d via %255s", name) ==
+        1)
+        fail(t, code, "could not connect to the proxy %s: %s", name, why);
+    else if (sscanf(a->error, "Failed to connect to %255s port %d", name,
+                    &port) == 2 &&
+             !is_host(host, name, port))
+        fail(t, code, "could not connect to the proxy %s:%d: %s", name, port,
+             why);
+    else
+        fail(t, code, "could not connect to %s: %s", host, why);
+}
+
+/* Trust in a server, or in an https proxy before it. */
+static void fail_tls(struct attempt *a, const char *host, const char *why) {
+    long proxy = 0;
+
+    curl_easy_getinfo(a->easy, CURLINFO_PROXY_SSL_VERIFYRESULT, &proxy);
+    if (proxy)
+        host = "the proxy";
+    if (tls_unknown(why))
+        fail(a->transfer, FETCHER_TLS, "%s does not speak TLS: is it http?",
+             host);
+    else
+        fail(a->transfer, FETCHER_TLS, "cannot trust %s: %s", host, why);
 }
 
 static void fail_cut_short(struct transfer *t, const char *why) {
@@ -3325,22 +3557,43 @@ static void fail_curl(struct attempt *a, CURLcode c) {
     char origin[512];
     const char *host = effective_host(a, origin, sizeof origin);
     int name = (int)(strrchr(host, ':') - host);
-    long os_errno = 0;
 
-    curl_easy_getinfo(a->easy, CURLINFO_OS_ERRNO, &os_errno);
     if (c == CURLE_COULDNT_RESOLVE_HOST)
         fail(t, code, "could not find host %.*s", name, host);
-    else if (code == FETCHER_NO_CONNECTION)
-        fail(t, code, "could not connect to %s: %s", host,
-             os_errno ? strerror((int)os_errno) : why);
+    else if (strncmp(why, "Unsupported proxy", 17) == 0)
+        fail(t, FETCHER_OTHER, "a proxy that can't be used: %s", why);
+    else if ((int)c == ERROR_PROXY) {
+        t->hopeless = proxy_rejects(a->easy);
+        fail(t, code, "the proxy does not connect us: %s", why);
+    } else if (code == FETCHER_NO_CONNECTION)
+        fail_connect(a, host, why);
     else if (code == FETCHER_TLS)
-        fail(t, code, "cannot trust %s: %s", host, why);
+        fail_tls(a, host, why);
+    else if (code == FETCHER_TOO_BIG)
+        fail(t, code, "a line of the answer's head has no end");
     else if (code == FETCHER_CUT_SHORT)
         fail_cut_short(t, why);
     else if (code == FETCHER_REDIRECT)
         fail(t, code, "a redirect can't be followed: %s", why);
     else
         fail(t, code, "%s", why);
+}
+
+/* The status of a proxy that did not connect us (for https it has to); 0: there
+ * was none. */
+static int proxy_refusal(const struct attempt *a) {
+    long status = 0;
+
+    curl_easy_getinfo(a->easy, CURLINFO_HTTP_CONNECTCODE, &status);
+    return status >= 300 ? (int)status : 0;
+}
+
+static void fail_refused(struct attempt *a) {
+    struct transfer *t = a->transfer;
+
+    t->status = proxy_refusal(a);
+    fail(t, FETCHER_HTTP, "%d %s, says the proxy", t->status,
+         reason_of(t->status));
 }
 
 /* How far did a request come? */
@@ -3350,6 +3603,8 @@ static enum reach attempt_reach(const struct attempt *a) {
     long redirects = 0;
     long size = 0;
 
+    if (proxy_refusal(a))
+        return NOT_SENT;
     curl_easy_getinfo(a->easy, CURLINFO_REDIRECT_COUNT, &redirects);
     curl_easy_getinfo(a->easy, CURLINFO_REQUEST_SIZE, &size);
     if (redirects > 0)
@@ -3400,6 +3655,8 @@ static void retry_later(struct fetcher *f, struct transfer *t) {
     if (bound > BACKOFF_MAX_US)
         bound = BACKOFF_MAX_US;
     due = f->loop.now + random_below(f, bound);
+    if (due < t->rest)
+        due = t->rest;
     if (due < t->host->rest)
         due = t->host->rest;
     t->failures++;
@@ -4702,6 +4959,7 @@ static void sleep_until_round(struct fetcher *f, struct transfer *t) {
     if (late >= 0 || late < -every || t->failed_rounds)
         t->round += step * (late / step + 1);
     t->attempts = 0;
+    t->counting = false;
     t->failures = 0;
     t->status = 0;
     timer_arm(&f->loop, &t->timer, t->round + random_below(f, every / 20));
@@ -4874,7 +5132,11 @@ static void attempt_judge(struct attempt *a) {
     struct transfer *t = a->transfer;
     struct body *b = t->body;
 
-    if (a->result != CURLE_OK && !a->again && !a->complete)
+    bool failed = a->result != CURLE_OK && !a->again && !a->complete;
+
+    if (failed && proxy_refusal(a))
+        fail_refused(a);
+    else if (failed)
         fail_curl(a, a->result);
     else if (!a->head.judged) /* an answer without a body */
         judge_answer(a);
@@ -4996,10 +5258,10 @@ static void transfer_start(struct fetcher *f, struct transfer *t) {
     t->message[0] = '\0';
     t->status = 0;
     t->hopeless = false;
-    if (t->attempts == 0) {
-        t->began = serving(f);
+    t->rest = 0;
+    if (t->attempts == 0)
         t->received = 0;
-    }
+    time_count(f, t);
     t->speed = 0;
     t->speed_bytes = 0;
     t->speed_since = f->loop.now;
@@ -5503,6 +5765,14 @@ static int64_t wait_ms_of(const struct fetcher *f, const struct transfer *t) {
     return until > f->loop.now ? (until - f->loop.now) / 1000 : -1;
 }
 
+static const char *info_message(const struct fetcher *f,
+                                const struct transfer *t) {
+    if (t->state == FETCHER_WAITING && t->host->rest > f->loop.now &&
+        !*t->message)
+        return "the server asks to wait";
+    return t->message;
+}
+
 int fetcher_info(struct fetcher *f, fetcher_id id, struct fetcher_info *info) {
     struct transfer *t = transfer_find(f, id);
 
@@ -5513,7 +5783,7 @@ int fetcher_info(struct fetcher *f, fetcher_id id, struct fetcher_info *info) {
         .state = t->state,
         .url = shown_url(t),
         .path = t->rq.path,
-        .message = t->message,
+        .message = info_message(f, t),
         .status = t->status,
         .attempts = t->attempts,
         .priority = t->rq.priority,
@@ -5829,10 +6099,10 @@ static const char *row_state(const struct fetcher_info *i, char *to,
         snprintf(to, room, "%10s/s %7s", speed, left);
     else if (runs)
         snprintf(to, room, "asking");
-    else if (rests || i->state == FETCHER_SLEEPING)
-        snprintf(to, room, "again in %s", left);
-    else if (i->state == FETCHER_RETRYING)
-        snprintf(to, room, "again in %s: %s", left, i->message);
+    else if (rests || i->state == FETCHER_SLEEPING ||
+             i->state == FETCHER_RETRYING)
+        snprintf(to, room, "again in %s%s%s", left, *i->message ? ": " : "",
+                 i->message);
     else
         snprintf(to, room, "%s%s%s", state_words[i->state],
                  *i->message ? ": " : "", i->message);
@@ -6770,6 +7040,19 @@ static enum status cacert_check(const char *name) {
 }
 
 /* Do the options go together? */
+static bool is_proxy(const char *text) {
+    CURLU *u = curl_url();
+    unsigned flags = CURLU_NON_SUPPORT_SCHEME | CURLU_DEFAULT_SCHEME;
+    char *scheme = NULL;
+    bool good = u && curl_url_set(u, CURLUPART_URL, text, flags) == CURLUE_OK &&
+                curl_url_get(u, CURLUPART_SCHEME, &scheme, 0) == CURLUE_OK &&
+                listed(scheme, "http https socks4 socks4a socks5 socks5h");
+
+    curl_free(scheme);
+    curl_url_cleanup(u);
+    return good;
+}
+
 static enum status options_check(const struct settings *s, char **url) {
     if (s->output && is_directory(s->output))
         return refuse(BAD_USAGE,
@@ -6793,6 +7076,11 @@ static enum status options_check(const struct settings *s, char **url) {
                       "--no-clobber and --overwrite contradict each other");
     if (s->rq.every_ms && s->rq.every_ms < 1000)
         return refuse(BAD_USAGE, "--every: at least 1s");
+    if (s->proxy && !is_proxy(s->proxy))
+        return refuse(BAD_USAGE,
+                      "--proxy: not the URL of a proxy, such as "
+                      "http://HOST:PORT or socks5h://HOST:PORT: %s",
+                      s->proxy);
     if (s->color && !listed(s->color, "auto always never"))
         return refuse(BAD_USAGE, "--color: auto, always or never, not %s",
                       s->color);
@@ -7739,6 +8027,18 @@ static int job_data(struct fetcher *f, const void *data, size_t size,
     return 0;
 }
 
+/* What goes for servers goes for an https proxy, if libcurl knows such. */
+static void proxy_trust(CURL *e, const struct settings *s) {
+    if (s->cacert) {
+        (void)curl_easy_setopt(e, CURLOPT_PROXY_CAINFO, s->cacert);
+        (void)curl_easy_setopt(e, CURLOPT_PROXY_CAPATH, NULL);
+    }
+    if (s->insecure) {
+        (void)curl_easy_setopt(e, CURLOPT_PROXY_SSL_VERIFYPEER, 0L);
+        (void)curl_easy_setopt(e, CURLOPT_PROXY_SSL_VERIFYHOST, 0L);
+    }
+}
+
 /* Options that are libcurl's own business. Trust is in the file alone: in no
  * directory. With no handle it fails if there is anything to set. */
 static int job_setup(void *e, void *arg) {
@@ -7760,6 +8060,7 @@ static int job_setup(void *e, void *arg) {
         SET(SSL_VERIFYPEER, 0L);
         SET(SSL_VERIFYHOST, 0L);
     }
+    proxy_trust(e, s);
     if (s->netrc)
         SET(NETRC, (long)CURL_NETRC_OPTIONAL);
     if (p->cookies) {

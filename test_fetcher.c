@@ -878,8 +878,18 @@ static void answer_script(struct conn *c) {
     c->after = CLOSE;
 }
 
+/* /script, and a proxy's CONNECT to script-1.test and the like. */
+static bool is_script(const char *target) {
+    return strncmp(target + (*target == '/'), "script", 6) == 0;
+}
+
+static bool is_odd(const char *target) {
+    return number(target, "gzip", 0) || number(target, "endless", 0) ||
+           number(target, "garbage", 0) || is_script(target);
+}
+
 static void answer_oddity(struct conn *c, const char *target) {
-    if (strncmp(target, "/script", 7) == 0)
+    if (is_script(target))
         answer_script(c);
     else if (number(target, "gzip", 0)) {
         head_begin(c, 200, "OK");
@@ -903,7 +913,7 @@ static void answer_later(struct fetcher *on, void *arg) {
     conn_watch(c, FETCHER_READ | FETCHER_WRITE);
 }
 
-static void answer(struct conn *c, const char *target) {
+static void answer_begin(struct conn *c, const char *target) {
     struct server *s = c->s;
     s->requests++;
     c->answering = true;
@@ -915,6 +925,11 @@ static void answer(struct conn *c, const char *target) {
     c->pos = c->end = c->slow = 0;
     c->text = NULL;
     c->after = KEEP;
+}
+
+static void answer(struct conn *c, const char *target) {
+    struct server *s = c->s;
+    answer_begin(c, target);
     if (strcmp(target, "/") == 0)
         answer_index(c);
     else if (strcmp(target, "/echo") == 0) {
@@ -928,8 +943,7 @@ static void answer(struct conn *c, const char *target) {
         answer_text(c, 200, "OK", "text/plain", "accepting slowly\n");
     } else if (strncmp(target, "/delay", 6) == 0)
         c->timer = fetcher_timer(s->f, number(target, "ms", 100), answer_later, c);
-    else if (number(target, "gzip", 0) || number(target, "endless", 0) ||
-             number(target, "garbage", 0) || strncmp(target, "/script", 7) == 0)
+    else if (is_odd(target))
         answer_oddity(c, target);
     else
         answer_file(c, target);
@@ -2956,12 +2970,282 @@ static void test_backoff(void) {
 }
 
 static void test_read_retry_after(void) {
-    is_int(read_retry_after("120"), 120000000, "Retry-After in seconds");
-    is_int(read_retry_after("99999999999999999999"), HOUR_US, "too many of them");
-    is_int(read_retry_after("Fri, 31 Dec 9999 23:59:59 GMT"), HOUR_US, "a date that is too far");
-    is_int(read_retry_after("-5"), -1, "less than none");
-    is_int(read_retry_after("Sun, 06 Nov 1994 08:49:37 GMT"), 0, "a date in the past");
-    is_int(read_retry_after("soon"), -1, "nonsense");
+    static const char answered[] = "Sun, 06 Nov 1994 08:49:37 GMT";
+
+    static const struct {
+        const char *text;
+        int64_t ms;
+    } t[] = {
+        {"120", 120000},
+        {"0", 0},
+        {"99999999999999999999", 3600000},
+        {"Fri, 31 Dec 9999 23:59:59 GMT", 3600000},
+        {"Sun, 06 Nov 1994 08:49:40 GMT", 3000},
+        {"Sunday, 06-Nov-94 08:49:40 GMT", 3000},
+        {"Sun Nov  6 08:49:40 1994", 3000},
+        {"Sun, 06 Nov 1994 08:49:30 GMT", 0},
+        {"-5", -1},
+        {"", -1},
+        {"soon", -1},
+        {"120 s", -1},
+        {"1.5", -1},
+        {"1994-12-01T00:00:00Z", -1},
+        {"6 Nov 1994 08:49:40", -1},
+    };
+
+    for (size_t i = 0; i < COUNT_OF(t); i++) {
+        usec rest = read_retry_after(t[i].text, answered);
+        is_int(rest < 0 ? -1 : rest / 1000, t[i].ms, "Retry-After: %s", t[i].text);
+    }
+}
+
+/* Which answers are tried again for it, and whether others of the host wait. */
+static void test_rest_statuses(void) {
+    static const struct {
+        const char *line;
+        int attempts; /* of two */
+        bool host;    /* rests */
+    } t[] = {
+        {"429 Slow", 2, true}, {"503 Busy", 2, true},  {"413 Big", 2, true},
+        {"403 No", 2, false},  {"404 None", 1, false}, {"500 Oops", 2, false},
+    };
+
+    for (size_t i = 0; i < COUNT_OF(t); i++) {
+        struct outcome a = {0}, b = {0};
+        char text[200], target[40];
+        snprintf(text, sizeof text, "HTTP/1.1 %s\r\nRetry-After: 40\r\nContent-Length: 0\r\n\r\n",
+                 t[i].line);
+        scripted = (const char *const[]){text, NULL};
+        snprintf(target, sizeof target, "/script/rest-%zu", i);
+        fetcher_start(
+            f, &(struct fetcher_request){
+                   .url = url("%s", target), .retries = 1, .on_done = keep_outcome, .arg = &a});
+        until(seen(target)->count == 1);
+        until(f->running == 0);
+        fetcher_get(f, url("/beside-%zu", i), keep_outcome, &b);
+        turn_for(20000);
+        is_int(b.calls == 0, t[i].host, "%s, Retry-After: do others wait?", t[i].line);
+        f->loop.skew += 41000000;
+        until(a.calls && b.calls);
+        is_int(a.attempts, t[i].attempts, "%s: attempts (%s)", t[i].line, a.message);
+        f->loop.skew += 41000000;
+        forget(&a);
+        forget(&b);
+    }
+}
+
+/* Another for a host that rests ends by its own limit. */
+static void waits_in_vain(const char *there) {
+    struct outcome c = {0};
+    struct fetcher_info info;
+    fetcher_id id =
+        fetcher_start(f, &(struct fetcher_request){
+                             .url = there, .total_ms = 5000, .on_done = keep_outcome, .arg = &c});
+    turn_for(20000);
+    ok(fetcher_info(f, id, &info) == 0, "another for the one that rests");
+    is_int(info.state, FETCHER_WAITING, "waits");
+    has_text(info.message, "asks to wait", "and it is said why");
+    f->loop.skew += 5100000;
+    until(c.calls);
+    is_code(c.code, FETCHER_TIMEOUT, "but not beyond its time: %s", c.message);
+    forget(&c);
+}
+
+/* The one that a redirect led to rests, not the one that led there. */
+static void test_rest_redirected(void) {
+    struct outcome a = {0}, b = {0};
+    char there[100], text[300];
+    snprintf(there, sizeof there, "http://localhost:%d/busy?status=503&retry-after=40",
+             server.port);
+    snprintf(text, sizeof text, "HTTP/1.1 302 F\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n",
+             there);
+    scripted = (const char *const[]){text, NULL};
+    fetcher_id id = fetcher_start(
+        f, &(struct fetcher_request){
+               .url = url("/script/led"), .retries = 1, .on_done = keep_outcome, .arg = &a});
+    struct fetcher_info info;
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_RETRYING);
+    has_text(info.message, "the server asks to wait 40 s", "what it waits for is said");
+    ok(info.wait_ms > 38000, "it waits as long as the other asked for");
+    fetcher_get(f, url("/free"), keep_outcome, &b);
+    until(b.calls);
+    is_code(b.code, FETCHER_OK, "the one that led there does not rest");
+    waits_in_vain(there);
+    f->loop.skew += 41000000;
+    until(a.calls);
+    forget(&a);
+    forget(&b);
+}
+
+/* Those that were in the queue before the host asked for a rest see their time count too. */
+static void test_rest_queue(void) {
+    enum { QUEUED = 700 };
+    struct outcome a = {0};
+    calls = 0;
+    fetcher_limit(f, 0, 1, 0);
+    fetcher_start(f, &(struct fetcher_request){.url = url("/queue?status=429&retry-after=3000"),
+                                               .retries = -1,
+                                               .on_done = keep_outcome,
+                                               .arg = &a});
+    for (int i = 0; i < QUEUED; i++)
+        fetcher_start(f, &(struct fetcher_request){
+                             .url = url("/queued"), .total_ms = 5000, .on_done = count_done});
+    until(a.calls);
+    has_text(a.message, "429 An Error; the server asks to wait 3000 s", "it is said");
+    turn_for(20000);
+    is_int(calls, 0, "the queue waits");
+    f->loop.skew += 5100000;
+    until(calls == QUEUED);
+    is_int(seen("/queued")->count, 0, "and ends by its own limit, without a request");
+    fetcher_limit(f, 0, 6, 0);
+    f->loop.skew += 3000000000;
+    forget(&a);
+}
+
+/* A server of its own process on a port that it returns, and a process for each connection. */
+static pid_t peer_start(int *port, void (*peer)(int fd)) {
+    struct sockaddr_in at = {.sin_family = AF_INET};
+    socklen_t size = sizeof at;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&at, sizeof at) < 0 || listen(fd, 9) < 0 ||
+        getsockname(fd, (struct sockaddr *)&at, &size) < 0)
+        die("a socket");
+    *port = ntohs(at.sin_port);
+    pid_t pid = fork();
+    if (pid == 0) {
+        signal(SIGCHLD, SIG_IGN);
+        for (;;) {
+            int c = accept(fd, NULL, NULL);
+            if (c >= 0 && fork() == 0) {
+                peer(c);
+                _exit(0);
+            }
+            close(c);
+        }
+    }
+    close(fd);
+    return pid;
+}
+
+static void peer_stop(pid_t pid) {
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+}
+
+static void serve_nothing(int fd) {
+    char in[4096];
+    (void)!read(fd, in, sizeof in);
+}
+
+static void serve_http(int fd) {
+    serve_nothing(fd);
+    (void)!write(fd, "HTTP/1.1 400 Bad Request\r\n\r\n", 28);
+}
+
+/* A handshake that doesn't end is no lack of trust. */
+static void test_tls_other_end(void) {
+    struct outcome o;
+    int port;
+    char target[60];
+    if (!curl_version_info(CURLVERSION_NOW)->ssl_version) {
+        skip("what is no TLS", "this libcurl has none");
+        return;
+    }
+    pid_t pid = peer_start(&port, serve_http);
+    snprintf(target, sizeof target, "https://127.0.0.1:%d/", port);
+    o = FETCH(.url = target);
+    is_code(o.code, FETCHER_TLS, "http where https should be");
+    has_text(o.message, "does not speak TLS: is it http?", "is told");
+    is_int(o.attempts, 1, "and not tried again");
+    forget(&o);
+    peer_stop(pid);
+    pid = peer_start(&port, serve_nothing);
+    snprintf(target, sizeof target, "https://127.0.0.1:%d/", port);
+    o = FETCH(.url = target, .retries = 1);
+    is_code(o.code, FETCHER_NO_CONNECTION, "a handshake that the peer breaks off: %s", o.message);
+    is_int(o.attempts, 2, "is tried again");
+    forget(&o);
+    peer_stop(pid);
+}
+
+static void test_odd_heads(void) {
+    static char line[150000];
+    struct outcome o;
+    size_t n = (size_t)sprintf(line, "HTTP/1.1 200 OK\r\nX: ");
+    memset(line + n, 'x', sizeof line - n - 1);
+    scripted = (const char *const[]){line, NULL};
+    o = FETCH(.url = url("/script/long-line"), .retries = -1);
+    is_code(o.code, FETCHER_TOO_BIG, "a line of 150 KB in the head: %s", o.message);
+    forget(&o);
+    scripted = (const char *const[]){"HTTP/1.1 199 Odd\r\n\r\nbody", NULL};
+    o = FETCH(.url = url("/script/199"), .retries = -1);
+    is_code(o.code, FETCHER_PROTOCOL, "a 199 with a body: %s", o.message);
+    forget(&o);
+}
+
+static int by_our_server(void *e, void *arg) {
+    (void)arg;
+    return curl_easy_setopt(e, CURLOPT_PROXY, url("")) ? -1 : 0;
+}
+
+/* What a proxy says to CONNECT is the answer, if it isn't "yes". */
+static void test_proxy_refuses(void) {
+    static const struct {
+        const char *line, *body;
+        int attempts; /* of two */
+        const char *message;
+    } t[] = {
+        {"403 Forbidden", NULL, 1, "403 Forbidden, says the proxy"},
+        {"405 No", NULL, 1, "405 Method Not Allowed, says the proxy"},
+        {"407 Who", NULL, 1, "407 Proxy Authentication Required, says the proxy"},
+        {"502 Bad", NULL, 2, "502 Bad Gateway, says the proxy"},
+        {"503 Busy", NULL, 2, "503 Service Unavailable, says the proxy"},
+        {"503 Busy", "a=b", 2, "503 Service Unavailable, says the proxy"},
+    };
+
+    for (size_t i = 0; i < COUNT_OF(t); i++) {
+        char text[100], target[60];
+        struct outcome o = {.hasten = true};
+        snprintf(text, sizeof text, "HTTP/1.1 %s\r\nContent-Length: 2\r\n\r\nno", t[i].line);
+        scripted = (const char *const[]){text, NULL};
+        snprintf(target, sizeof target, "https://script-%zu.test/", i);
+        fetcher_start(f, &(struct fetcher_request){.url = target,
+                                                   .body = t[i].body,
+                                                   .retries = 1,
+                                                   .setup = by_our_server,
+                                                   .on_progress = hasten,
+                                                   .on_done = keep_outcome,
+                                                   .arg = &o});
+        until(o.calls);
+        is_code(o.code, FETCHER_HTTP, "a proxy says %s", t[i].line);
+        is_text(o.message, t[i].message, "and is named");
+        is_int(o.status, atoi(t[i].line), "its status is the answer's");
+        is_int(o.attempts, t[i].attempts, "attempts");
+        forget(&o);
+    }
+}
+
+static void test_reasons(void) {
+    static const struct {
+        const char *line, *message;
+    } t[] = {
+        {"404", "404 Not Found"},
+        {"404 ", "404 Not Found"},
+        {"415", "415 Unsupported Media Type"},
+        {"418", "418 is an error"},
+        {"300", "300 is no document"},
+        {"404 Gone Fishing", "404 Gone Fishing"},
+    };
+
+    for (size_t i = 0; i < COUNT_OF(t); i++) {
+        char text[100];
+        snprintf(text, sizeof text, "HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n", t[i].line);
+        scripted = (const char *const[]){text, NULL};
+        struct outcome o = FETCH(.url = url("/script/reason-%zu", i), .retries = -1);
+        is_text(o.message, t[i].message, "a status without a reason has ours");
+        forget(&o);
+    }
 }
 
 static void test_retry_after(void) {
@@ -3887,6 +4171,13 @@ static const struct test transfers_tests[] = {
     TEST(retry_body),
     TEST(backoff),
     TEST(read_retry_after),
+    TEST(rest_statuses),
+    TEST(rest_redirected),
+    TEST(rest_queue),
+    TEST(reasons),
+    TEST(proxy_refuses),
+    TEST(tls_other_end),
+    TEST(odd_heads),
     TEST(retry_after),
     TEST(total),
     TEST(slow_rate),
@@ -10144,6 +10435,162 @@ static void test_cookies_netrc_proxy(void) {
     child_free(&c);
 }
 
+/* -- nginx, for TLS and HTTP/2 -- */
+static int nginx_port;
+
+static bool nginx_start(void) {
+    char script[4000];
+    nginx_port = 20000 + (int)getpid() % 12000; /* below those that the system gives out */
+    snprintf(
+        script, sizeof script,
+        "command -v nginx openssl >/dev/null || exit 9; cd %s && mkdir -p www ca && "
+        "san=$(for i in $(seq 40); do printf 'IP:127.0.9.%%s,' $i; done) && "
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 9 -subj /CN=test -addext "
+        "subjectAltName=${san%%,} "
+        "-keyout key.pem -out ca/cert.pem 2>/dev/null && openssl rehash ca && "
+        "head -c 1000 /dev/zero >www/small && head -c 10000 /dev/zero >www/page && head -c "
+        "268435456 /dev/zero >www/big && "
+        "{ echo 'worker_processes 1; daemon on; pid nginx.pid; error_log error.log; events { "
+        "worker_connections 2048; }' && "
+        "echo 'http { access_log off; sendfile on; http2_max_concurrent_streams 500; server { root "
+        "www;' && "
+        "echo 'listen 127.0.0.1:%d; listen 127.0.9.1:%d ssl http2;' && "
+        "for i in $(seq 40); do echo \"listen 127.0.9.$i:%d ssl;\"; done && "
+        "echo 'ssl_certificate ca/cert.pem; ssl_certificate_key key.pem; } }'; } >nginx.conf && "
+        "chmod -R a+rX . && nginx -p \"$PWD\" -c nginx.conf 2>/dev/null",
+        work, nginx_port, nginx_port + 1, nginx_port + 2);
+    struct child c = SH(script);
+    if (c.status && c.status != 9)
+        remark("nginx: %s%s", c.text[0], c.text[1]);
+    child_free(&c);
+    return c.status == 0;
+}
+
+static void nginx_stop(void) {
+    char script[300];
+    snprintf(script, sizeof script, "cd %s && kill $(cat nginx.pid)", work);
+    struct child c = SH(script);
+    child_free(&c);
+}
+
+/* -- a SOCKS5 proxy, which leads to our server wherever it is to go -- */
+
+static bool read_all(int fd, unsigned char *to, size_t n) {
+    while (n > 0) {
+        ssize_t got = read(fd, to, n);
+        if (got <= 0)
+            return false;
+        to += got;
+        n -= (size_t)got;
+    }
+    return true;
+}
+
+static void relay(int one, int other) {
+    struct pollfd p[2] = {{one, POLLIN, 0}, {other, POLLIN, 0}};
+    char data[4096];
+    while (poll(p, 2, -1) > 0) {
+        for (int i = 0; i < 2; i++) {
+            if (!p[i].revents)
+                continue;
+            ssize_t n = read(p[i].fd, data, sizeof data);
+            if (n <= 0 || write(p[1 - i].fd, data, (size_t)n) != n)
+                return;
+        }
+    }
+}
+
+/* The host "refused.test" is not allowed. It has to come as a name (type 3). */
+static void socks_serve(int fd) {
+    static const unsigned char method[] = {5, 0}, done[] = {5, 0, 0, 1, 127, 0, 0, 1, 0, 0},
+                               refused[] = {5, 2, 0, 1, 127, 0, 0, 1, 0, 0};
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)server.port)};
+    unsigned char in[300];
+    char name[256] = "";
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (!read_all(fd, in, 2) || !read_all(fd, in + 2, in[1]) || write(fd, method, 2) != 2 ||
+        !read_all(fd, in, 5) || in[3] != 3 || !read_all(fd, (unsigned char *)name, in[4]) ||
+        !read_all(fd, in, 2))
+        return;
+    int out = socket(AF_INET, SOCK_STREAM, 0);
+    bool good =
+        strcmp(name, "refused.test") && connect(out, (struct sockaddr *)&to, sizeof to) == 0;
+    if (write(fd, good ? done : refused, sizeof done) == sizeof done && good)
+        relay(fd, out);
+}
+
+static pid_t socks_start(int *port) {
+    return peer_start(port, socks_serve);
+}
+
+static void test_proxy_socks(void) {
+    struct child c;
+    char proxy[60];
+    int port;
+    pid_t pid = socks_start(&port);
+    snprintf(proxy, sizeof proxy, "socks5h://127.0.0.1:%d", port);
+    c = RUN("-x", proxy, "--retry", "0", "-o", "-", "http://by-socks.test/x?size=10");
+    is_int(c.status, 0, "a SOCKS proxy that looks the name up: %s", c.text[1]);
+    is_int((int64_t)c.size[0], 10, "brings the document");
+    child_free(&c);
+    c = RUN("-x", proxy, "-o", "-", "http://refused.test/");
+    ok(said(&c, 1, "proxy"), "one that refuses is named, and not asked again");
+    ok(!strstr(c.text[1], "attempt 2"), "there is one attempt");
+    child_free(&c);
+    peer_stop(pid);
+}
+
+/* Who is dead, or no proxy at all, is told. */
+static void test_proxy_names(void) {
+    static const struct {
+        const char *proxy;
+        int status;
+        const char *words;
+    } t[] = {
+        {"http://127.0.0.1:1", 1, "could not connect to the proxy 127.0.0.1:1: "},
+        {"socks5h://127.0.0.1:1", 1, "the proxy 127.0.0.1:1: "},
+        {"foo://127.0.0.1:1", 2, "--proxy: not the URL of a proxy"},
+        {"http://me:secret@a b:80/", 2, "http://me:***@a b:80/"},
+        {"127.0.0.1:99999", 2, "--proxy: not the URL of a proxy"},
+    };
+
+    char command[300];
+    struct child c;
+
+    for (size_t i = 0; i < COUNT_OF(t); i++) {
+        c = RUN("-x", t[i].proxy, "--retry", "0", "-o", "-", "http://origin.test/");
+        ok(said(&c, t[i].status, t[i].words), "the proxy %s", t[i].proxy);
+        child_free(&c);
+    }
+    snprintf(command, sizeof command,
+             "http_proxy=http://127.0.0.1:1 NO_PROXY=127.0.0.1 ./fetcher -o - %s",
+             url("/x?size=9"));
+    c = SH(command);
+    is_int(c.status, 0, "NO_PROXY: %s", c.text[1]);
+    child_free(&c);
+}
+
+/* A proxy behind TLS; nginx is one for http, if it takes no notice of the host. */
+static void test_proxy_https(void) {
+    char proxy[60];
+    struct child c;
+    if (!nginx_start()) {
+        skip("an https proxy", "needs nginx and openssl");
+        return;
+    }
+    snprintf(proxy, sizeof proxy, "https://127.0.9.1:%d", nginx_port + 2);
+    c = RUN("-x", proxy, "--cacert", in_work("ca/cert.pem"), "-o", "-", "http://any.test/small");
+    if (strstr(c.text[1], "roxy") && c.status == 2)
+        skip("an https proxy", "this libcurl has none");
+    else
+        is_int((int64_t)c.size[0], 1000, "an https proxy brings the document: %s", c.text[1]);
+    child_free(&c);
+    c = RUN("-x", proxy, "--retry", "0", "-o", "-", "http://any.test/small");
+    ok(said(&c, 1, "cannot trust the proxy: "), "one without trust is named");
+    child_free(&c);
+    nginx_stop();
+}
+
 static void begins_with(const char *got, const char *start, const char *name) {
     char head[100];
     snprintf(head, sizeof head, "%.*s", (int)strlen(start), got);
@@ -10376,19 +10823,14 @@ static void test_unready_pipes(void) {
 }
 
 static const struct test options_tests[] = {
-    TEST(options),
-    TEST(limiting_options),
-    TEST(rate_option),
-    TEST(saving_options),
-    TEST(login_options),
-    TEST(cookies_netrc_proxy),
-    TEST(help),
-    TEST(bad_usage),
-    TEST(password),
-    TEST(hidden_passwords),
-    TEST(unsaid_passwords),
-    TEST(anothers),
-    TEST(unready_pipes),
+    TEST(options),          TEST(limiting_options),
+    TEST(rate_option),      TEST(saving_options),
+    TEST(login_options),    TEST(cookies_netrc_proxy),
+    TEST(proxy_socks),      TEST(proxy_names),
+    TEST(proxy_https),      TEST(help),
+    TEST(bad_usage),        TEST(password),
+    TEST(hidden_passwords), TEST(unsaid_passwords),
+    TEST(anothers),         TEST(unready_pipes),
     TEST(odd_names),
 };
 
@@ -12427,43 +12869,6 @@ static void scene_host(void) {
 }
 
 /* -- with nginx: TLS, HTTP/2, and as fast as it goes -- */
-static int nginx_port;
-
-static bool nginx_start(void) {
-    char script[4000];
-    nginx_port = 20000 + (int)getpid() % 12000; /* below those that the system gives out */
-    snprintf(
-        script, sizeof script,
-        "command -v nginx openssl >/dev/null || exit 9; cd %s && mkdir -p www ca && "
-        "san=$(for i in $(seq 40); do printf 'IP:127.0.9.%%s,' $i; done) && "
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 9 -subj /CN=test -addext "
-        "subjectAltName=${san%%,} "
-        "-keyout key.pem -out ca/cert.pem 2>/dev/null && openssl rehash ca && "
-        "head -c 1000 /dev/zero >www/small && head -c 10000 /dev/zero >www/page && head -c "
-        "268435456 /dev/zero >www/big && "
-        "{ echo 'worker_processes 1; daemon on; pid nginx.pid; error_log error.log; events { "
-        "worker_connections 2048; }' && "
-        "echo 'http { access_log off; sendfile on; http2_max_concurrent_streams 500; server { root "
-        "www;' && "
-        "echo 'listen 127.0.0.1:%d; listen 127.0.9.1:%d ssl http2;' && "
-        "for i in $(seq 40); do echo \"listen 127.0.9.$i:%d ssl;\"; done && "
-        "echo 'ssl_certificate ca/cert.pem; ssl_certificate_key key.pem; } }'; } >nginx.conf && "
-        "chmod -R a+rX . && nginx -p \"$PWD\" -c nginx.conf 2>/dev/null",
-        work, nginx_port, nginx_port + 1, nginx_port + 2);
-    struct child c = SH(script);
-    if (c.status && c.status != 9)
-        remark("nginx: %s%s", c.text[0], c.text[1]);
-    child_free(&c);
-    return c.status == 0;
-}
-
-static void nginx_stop(void) {
-    char script[300];
-    snprintf(script, sizeof script, "cd %s && kill $(cat nginx.pid)", work);
-    struct child c = SH(script);
-    child_free(&c);
-}
-
 static int trust_file(void *e, void *arg) {
     (void)arg;
     return curl_easy_setopt(e, CURLOPT_CAPATH, NULL) ||
