@@ -129,7 +129,8 @@ enum fetcher_existing {
 
 /* A file is on the disk, under its name, before on_done, and so outlives a
  * power cut. That blocks, for as long as the disk takes; without it a file
- * that was done in the last half minute may stand empty after one. */
+ * that was done in the last half minute may stand empty or short
+ * after one. */
 #define FETCHER_SYNC 8u
 
 /* All fields may be 0 but url; fill with designated initialisers (or memset).
@@ -196,7 +197,8 @@ struct fetcher_request {
     int64_t max_bytes;
 
     /* Time limits in ms. 0 is the usual, -1 none. To wait in the queue counts
-     * for total_ms alone, and only once there has been an attempt. Where
+     * for total_ms alone, and only once there has been an attempt, or since
+     * the host asked to be left alone. Where
      * nobody turned the loop for over a second longer than it asked for (the
      * process was stopped, a callback took its time), that counts for none.
      * (A lookup that was given up runs on by itself.) */
@@ -207,9 +209,10 @@ struct fetcher_request {
     /* How often to try again after what may pass: a name not found, no
      * connection, a stall, a body cut short, an answer that is broken, status
      * 408, 425, 429, 500, 502, 503, 504. 0 is the usual 5, -1 never. The
-     * waits grow from 1 s to 60 s, at random up to that ("full jitter");
-     * Retry-After (seconds or a date, at most an hour) holds back every
-     * transfer to that host. A retry goes on behind the bytes that are there,
+     * waits grow from 1 s to 60 s, at random up to that ("full jitter"). With
+     * Retry-After (RFC 9110, 10.2.3; at most an hour) 413, 429 and 503 hold
+     * back every transfer to the host that says so, and 403 this one; they are
+     * tried again then. A retry goes on behind the bytes that are there,
      * if the server proves that they are the same. A method other than GET,
      * HEAD, PUT, DELETE, OPTIONS is tried again only if nothing of it went
      * out, or if it was answered by 429 or 503, without a redirect before. */
