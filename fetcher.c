@@ -3823,8 +3823,8 @@ static void meta_write(struct transfer *t) {
     close(fd);
 }
 
-/* A part that is gone on with has been looked through: from now on all of it
- * is of this boot. */
+/* A part that is gone on with has been looked through, and cut to what agrees:
+ * from now on all of it is of this boot. */
 static void meta_renew(struct transfer *t) {
     struct body *b = t->body;
     char era[ERA_SIZE + 1];
@@ -4210,7 +4210,8 @@ static bool part_prove(struct transfer *t) {
     if (!b->trusted) {
         b->have -= (int64_t)b->check.size;
         check_begin(b);
-        meta_renew(t);
+        if (ftruncate(b->fd, b->have) == 0)
+            meta_renew(t);
     }
     b->unproved = 0;
     return false;

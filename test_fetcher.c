@@ -5556,6 +5556,23 @@ static void test_two_on_one_target(void) {
     forget(&b);
 }
 
+/* What has no proof is cut off before the rest counts as of this boot. */
+static void test_boots_cut(void) {
+    const char *target = leave_three("tail");
+    struct outcome o = {0};
+    fetcher_id id;
+    another_boot(in_work("tail.part"));
+    patch(in_work("tail.part"), MIB + 5000, "\0\0\0\0", 4);
+    id = fetcher_start(f, &(struct fetcher_request){.url = url("%s", target),
+                                                    .path = in_work("tail"),
+                                                    .on_done = keep_outcome,
+                                                    .arg = &o});
+    until(in_state(id, FETCHER_RUNNING));
+    fetcher_cancel(f, id);
+    until(o.calls);
+    go_on(target, "tail", LONG - MIB, "what was not proved, and then given up before an answer");
+}
+
 static const struct test files_tests[] = {
     TEST(file),
     TEST(file_taken),
@@ -5603,6 +5620,7 @@ static const struct test files_tests[] = {
     TEST(skip_late),
     TEST(skip_repeated),
     TEST(two_on_one_target),
+    TEST(boots_cut),
 };
 
 /* -------------------------------------------------------------------------------------- Hostile
