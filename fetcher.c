@@ -4368,7 +4368,44 @@ static void part_close(struct body *b) {
     b->have = 0;
     b->unproved = 0;
     b->meta = false;
+    b->records = 0;
     b->validators = (struct validators){"", "", "", ""};
+}
+
+/* A .part stays if another process can continue it. */
+static void part_leave(struct transfer *t) {
+    struct body *b = t->body;
+
+    if (b->data)
+        (void)part_spill(t);
+    if (!b->unproved && (b->have == 0 || !b->meta || !validator(b)) &&
+        stands_as(b->fd, b->part)) {
+        unlink(b->part);
+        if (b->meta)
+            meta_remove(b);
+    }
+    part_close(b);
+}
+
+/* It is not what we have written any more: nobody goes on with it, and the next
+ * round begins anew. */
+static int fail_part(struct transfer *t, const char *what) {
+    fail(t, FETCHER_FILE, "%s was %s", t->body->part, what);
+    t->body->have = 0;
+    part_leave(t);
+    return -1;
+}
+
+/* Never made longer: a hole would take the place of what somebody cut off. */
+static int part_cut(struct transfer *t) {
+    struct body *b = t->body;
+    struct stat st;
+
+    if (fstat(b->fd, &st) < 0)
+        return fail_file(t, "cut", b->part);
+    if (st.st_size < b->have)
+        return fail_part(t, "changed by somebody");
+    return ftruncate(b->fd, b->have) < 0 ? fail_file(t, "cut", b->part) : 0;
 }
 
 static enum verdict file_open(struct transfer *t) {
@@ -4404,8 +4441,8 @@ static int file_begin(struct transfer *t) {
         return fail_exists(t, b->path);
     if (b->fd < 0)
         return 0;
-    if (!b->data && ftruncate(b->fd, b->have) < 0)
-        return fail_file(t, "cut", b->part);
+    if (!b->data && part_cut(t) < 0)
+        return -1;
     if (b->have == 0)
         meta_write(t);
     return 0;
@@ -4515,9 +4552,9 @@ static int part_verify(struct transfer *t) {
     if (copy >= 0 && close(copy) < 0 && errno != EINTR)
         return fail_file(t, "write", b->part);
     if (!stands_as(b->fd, b->part))
-        return fail(t, FETCHER_FILE, "%s was taken away", b->part);
+        return fail_part(t, "taken away");
     if (fstat(b->fd, &st) < 0 || st.st_size != b->have || !is_ours(b->fd))
-        return fail(t, FETCHER_FILE, "%s was changed by somebody", b->part);
+        return fail_part(t, "changed by somebody");
     return 0;
 }
 
@@ -4635,21 +4672,6 @@ static int file_commit(struct transfer *t) {
 
 static const struct sink file_sink = {file_open, file_begin, file_take,
                                       file_commit};
-
-/* A .part stays if another process can continue it. */
-static void part_leave(struct transfer *t) {
-    struct body *b = t->body;
-
-    if (b->data)
-        (void)part_spill(t);
-    if (!b->unproved && (b->have == 0 || !b->meta || !validator(b)) &&
-        stands_as(b->fd, b->part)) {
-        unlink(b->part);
-        if (b->meta)
-            meta_remove(b);
-    }
-    close(b->fd);
-}
 
 static void body_free(struct transfer *t) {
     struct body *b = t->body;

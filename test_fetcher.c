@@ -5258,8 +5258,13 @@ static void test_part_written(void) {
         until(p.calls);
         is_code(p.code, FETCHER_FILE, "one that somebody has written to: %s", p.message);
         ok(!exists(in_work("touched")), "does not become the file");
-        unlink(in_work("touched.part"));
-        unlink(in_work("touched.part.meta"));
+        forget(&p);
+        p = FETCH(.url = url("/touched%d?size=400000&slow=20000", more),
+                  .path = in_work("touched"));
+        is_code(p.code, FETCHER_OK, "the next run ends well: %s", p.message);
+        is_int(p.received, 400000, "and goes on behind none of it");
+        is_int(names_in(work), 1, "nothing else is left");
+        unlink(in_work("touched"));
         forget(&p);
     }
 }
@@ -5573,6 +5578,48 @@ static void test_boots_cut(void) {
     go_on(target, "tail", LONG - MIB, "what was not proved, and then given up before an answer");
 }
 
+/* What somebody cuts off while it is paused does not come back as a hole. */
+static void test_part_shortened(void) {
+    struct fetcher_info info;
+    struct outcome o = {0};
+    fetcher_id id =
+        fetcher_start(f, &(struct fetcher_request){.url = url("/sh?size=400000&slow=20000"),
+                                                   .path = in_work("short"),
+                                                   .on_done = keep_outcome,
+                                                   .arg = &o});
+    until(fetcher_info(f, id, &info) == 0 && info.bytes > 100000);
+    fetcher_pause(f, id);
+    until(in_state(id, FETCHER_PAUSED));
+    if (truncate(in_work("short.part"), 1000) < 0)
+        die("truncate");
+    fetcher_resume(f, id);
+    until(o.calls);
+    is_code(o.code, FETCHER_FILE, "a .part that was shortened in a pause: %s", o.message);
+    ok(!exists(in_work("short")), "does not become the file");
+    forget(&o);
+}
+
+/* One that is lost in a round is made anew in the next. */
+static void test_part_lost(void) {
+    const char *u = url("/lost?size=400000&slow=20000");
+    struct fetcher_info info;
+    struct outcome o = {0};
+    fetcher_id id = fetcher_start(f, &(struct fetcher_request){.url = u,
+                                                               .path = in_work("lost"),
+                                                               .every_ms = 1000,
+                                                               .on_done = keep_outcome,
+                                                               .arg = &o});
+    until(fetcher_info(f, id, &info) == 0 && info.bytes > 100000);
+    unlink(in_work("lost.part"));
+    until(o.calls == 1);
+    is_code(o.code, FETCHER_FILE, "a round whose .part is taken away: %s", o.message);
+    fetcher_resume(f, id);
+    until(o.calls == 2);
+    is_code(o.code, FETCHER_OK, "the next one ends well: %s", o.message);
+    ok(file_is(in_work("lost"), 400000, "/lost", 0), "the file is as the server has it");
+    forget(&o);
+}
+
 static const struct test files_tests[] = {
     TEST(file),
     TEST(file_taken),
@@ -5621,6 +5668,8 @@ static const struct test files_tests[] = {
     TEST(skip_repeated),
     TEST(two_on_one_target),
     TEST(boots_cut),
+    TEST(part_shortened),
+    TEST(part_lost),
 };
 
 /* -------------------------------------------------------------------------------------- Hostile
