@@ -4313,9 +4313,9 @@ static enum verdict file_look(struct transfer *t) {
     struct stat st;
 
     b->exists = lstat(b->path, &st) == 0;
-    if (b->placed || !b->exists)
+    if (!b->exists)
         return GO_ON;
-    if (existing == FETCHER_SKIP)
+    if (existing == FETCHER_SKIP && !b->placed)
         return NEEDLESS;
     if (is_special(b->path, st.st_mode) ||
         (existing == FETCHER_OVERWRITE && S_ISDIR(st.st_mode))) {

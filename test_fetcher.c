@@ -5620,6 +5620,27 @@ static void test_part_lost(void) {
     forget(&o);
 }
 
+/* What has come into the place of its file meanwhile is no file of it. */
+static void test_repeat_special(void) {
+    struct stat st = {.st_mode = 0};
+    struct outcome o = {0};
+    fetcher_id id = fetcher_start(f, &(struct fetcher_request){.url = url("/rs?changed=1"),
+                                                               .path = in_work("round"),
+                                                               .every_ms = 1000,
+                                                               .on_done = keep_outcome,
+                                                               .arg = &o});
+    until(o.calls == 1);
+    is_code(o.code, FETCHER_OK, "a round makes a file: %s", o.message);
+    unlink(in_work("round"));
+    if (mkfifo(in_work("round"), 0600) < 0)
+        die("mkfifo");
+    fetcher_resume(f, id);
+    until(o.calls == 2);
+    is_code(o.code, FETCHER_FILE, "where it was stands a FIFO: %s", o.message);
+    ok(stat(in_work("round"), &st) == 0 && S_ISFIFO(st.st_mode), "which the next one leaves alone");
+    forget(&o);
+}
+
 static const struct test files_tests[] = {
     TEST(file),
     TEST(file_taken),
@@ -5670,6 +5691,7 @@ static const struct test files_tests[] = {
     TEST(boots_cut),
     TEST(part_shortened),
     TEST(part_lost),
+    TEST(repeat_special),
 };
 
 /* -------------------------------------------------------------------------------------- Hostile
