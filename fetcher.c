@@ -3809,7 +3809,9 @@ static void meta_write(struct transfer *t) {
     int fd;
 
     check_begin(b);
-    if (!b->meta && meta_read(b->part, &m) == FOREIGN)
+    if (b->meta) /* what it says is over, also if no other can be made */
+        meta_remove(b);
+    else if (meta_read(b->part, &m) == FOREIGN)
         return;
     fd = meta_open(b->part, O_WRONLY | O_CREAT);
     if (fd < 0)

@@ -5641,6 +5641,40 @@ static void test_repeat_special(void) {
     forget(&o);
 }
 
+/* A .meta that can't be rewritten goes: it would speak of other bytes. */
+static void test_meta_stale(void) {
+    const char *target = "/stale?size=90000&cut=60000&times=2&changed=1";
+    char old[40];
+    long call = 1;
+    snprintf(old, sizeof old, "\"v%u\"", seed_of("/stale", 0));
+    for (bool more = true; more; call++) {
+        struct outcome o;
+        struct meta m;
+        seen("%s", target)->count = 0;
+        o = FETCH(.url = url("%s", target), .path = in_work("stale"), .retries = -1);
+        forget(&o);
+        memset(&disk_fault, 0, sizeof disk_fault);
+        disk_fault.fail = call;
+        disk_fault.error = EMFILE;
+        disk_fault.on = true;
+        o = FETCH(.url = url("%s", target), .path = in_work("stale"), .retries = -1);
+        disk_fault.on = false;
+        more = disk_fault.call != NULL;
+        forget(&o);
+        if (exists(in_work("stale.part")) && meta_read(in_work("stale.part"), &m) == OURS) {
+            struct stat st = {.st_size = 0};
+            stat(in_work("stale.part"), &st);
+            if (st.st_size > 0 && seen("%s", target)->count == 2 && o.received == 60000)
+                ok(strcmp(m.line[META_VALIDATOR], old) != 0,
+                   "call %ld fails, %s: the .meta is of the new document", call,
+                   disk_fault.call ? disk_fault.call : "none");
+        }
+        unlink(in_work("stale.part"));
+        unlink(in_work("stale.part.meta"));
+    }
+    memset(&disk_fault, 0, sizeof disk_fault);
+}
+
 static const struct test files_tests[] = {
     TEST(file),
     TEST(file_taken),
@@ -5692,6 +5726,7 @@ static const struct test files_tests[] = {
     TEST(part_shortened),
     TEST(part_lost),
     TEST(repeat_special),
+    TEST(meta_stale),
 };
 
 /* -------------------------------------------------------------------------------------- Hostile
