@@ -3687,7 +3687,7 @@ struct meta {
     size_t records; /* where the checks begin */
 };
 
-/* Is there a .meta? TORN: an empty one, as after a power cut. */
+/* Is there a .meta? TORN: an empty one, or NULs, as after a power cut. */
 enum found { ABSENT, FOREIGN, TORN, OURS };
 
 /* In the same boot, and on the same mount, what was written can be read. */
@@ -3752,6 +3752,12 @@ static bool meta_stands(const char *part) {
     return stands;
 }
 
+static bool is_zero(const char *data, size_t n) {
+    while (n > 0 && data[n - 1] == '\0')
+        n--;
+    return n == 0;
+}
+
 static enum found meta_read(const char *part, struct meta *m) {
     int fd = meta_open(part, O_RDONLY);
     ssize_t n = -1;
@@ -3763,7 +3769,7 @@ static enum found meta_read(const char *part, struct meta *m) {
     if (n < 0)
         return FOREIGN;
     m->text[n] = '\0';
-    if (!*m->text)
+    if (is_zero(m->text, (size_t)n))
         return TORN;
     return meta_parse(m, (size_t)n) ? OURS : FOREIGN;
 }

@@ -5130,7 +5130,9 @@ static void test_boots_torn(void) {
     go_on(target, "torn", LONG - MIB, "a check that is cut off");
     target = leave_three("zeros");
     another_boot(in_work("zeros.part"));
-    patch(in_work("zeros.part.meta"), 0, "\0\0\0\0\0\0\0\0\0\0", 10);
+    if (truncate(in_work("zeros.part.meta"), 0) < 0 ||
+        truncate(in_work("zeros.part.meta"), 500) < 0)
+        die("truncate");
     go_on(target, "zeros", LONG, "lines that are lost");
     target = leave_three("empty");
     if (truncate(in_work("empty.part.meta"), 0) < 0)
@@ -5675,6 +5677,19 @@ static void test_meta_stale(void) {
     memset(&disk_fault, 0, sizeof disk_fault);
 }
 
+/* A .meta that is lost to a power cut has nothing but NULs: with more in it, it is another's. */
+static void test_meta_binary(void) {
+    struct outcome o;
+    write_file(in_work("bin.part"), "mine", 4);
+    write_file(in_work("bin.part.meta"), "\0mine", 5);
+    o = FETCH(.url = url("/bin?size=90000"), .path = in_work("bin"));
+    is_code(o.code, FETCHER_OK, "a foreign .part, and a .meta that begins with a NUL: %s",
+            o.message);
+    is_file_text(in_work("bin.part"), "mine", "the .part is left alone");
+    ok(exists(in_work("bin.part.meta")), "and so is the .meta");
+    forget(&o);
+}
+
 static const struct test files_tests[] = {
     TEST(file),
     TEST(file_taken),
@@ -5727,6 +5742,7 @@ static const struct test files_tests[] = {
     TEST(part_lost),
     TEST(repeat_special),
     TEST(meta_stale),
+    TEST(meta_binary),
 };
 
 /* -------------------------------------------------------------------------------------- Hostile
