@@ -2644,6 +2644,14 @@ static bool part_fits(const struct head *h, const struct body *b) {
     return h->range.last < total && (b->length < 0 || b->length == total);
 }
 
+/* Are the bytes coded alike, or decoded on the way? */
+static bool same_coding(const struct transfer *t, const struct head *h) {
+    const struct validators *v = &t->body->validators;
+
+    return (t->rq.flags & FETCHER_COMPRESSED) ||
+           strcmp(h->validators.encoding, v->encoding) == 0;
+}
+
 /* A stream can't be taken back: it goes on if the bytes are proved the same,
  * and those that were handed on are skipped. */
 static int stream_again(struct transfer *t, const struct head *h, int64_t first,
@@ -2651,7 +2659,7 @@ static int stream_again(struct transfer *t, const struct head *h, int64_t first,
     struct body *b = t->body;
     bool same = is_strong(h->validators.etag) &&
                 strcmp(h->validators.etag, b->validators.etag) == 0 &&
-                first >= 0 && first == b->first &&
+                same_coding(t, h) && first >= 0 && first == b->first &&
                 (b->length < 0 || length < 0 || b->length == length);
 
     b->skip = b->have;
@@ -4913,7 +4921,7 @@ static void attempt_judge(struct attempt *a) {
         return;
     if (a->from && b->have < b->length && b->have > a->from)
         a->again = true;
-    else if (b->have < a->to || (a->from && b->have < b->length))
+    else if (b->have < a->to || b->skip || (a->from && b->have < b->length))
         fail_curl(a, CURLE_PARTIAL_FILE);
 }
 

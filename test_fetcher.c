@@ -3507,6 +3507,30 @@ static void test_stream_retry(void) {
     ok(streamed_size < 200000, "the second was not streamed");
 }
 
+/* The second answer to one whose first was cut behind "01234". */
+static void second_answer(const char *name, const char *second, int64_t size) {
+    const char *const script[] = {HALF, second, NULL};
+    struct outcome o;
+    streamed_size = 0;
+    scripted = script;
+    o = FETCH(.url = url("/script/%s", name), .on_data = stream_keep, .retries = 1);
+    is_code(o.code, FETCHER_CUT_SHORT, "a stream, and then %s: %s", name, o.message);
+    is_int(streamed_size, size, "no more of it was streamed");
+    forget(&o);
+}
+
+/* One ETag, but not one document. */
+static void test_stream_contradicted(void) {
+    second_answer("less",
+                  "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nTransfer-Encoding: chunked\r\n\r\n"
+                  "3\r\n012\r\n0\r\n\r\n",
+                  5);
+    second_answer("coded",
+                  "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nContent-Encoding: gzip\r\n"
+                  "Content-Length: 10\r\n\r\nabcdefghij",
+                  5);
+}
+
 static void pause_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
     keep_outcome(on, r, arg);
     fetcher_pause(on, r->id);
@@ -3903,6 +3927,7 @@ static const struct test transfers_tests[] = {
     TEST(interrupted_often),
     TEST(server_restart),
     TEST(stream_retry),
+    TEST(stream_contradicted),
     TEST(pause_holds),
     TEST(pause_refused),
     TEST(pause_in_lookup),
