@@ -3825,8 +3825,8 @@ static void meta_write(struct transfer *t) {
     check_begin(b);
     if (b->meta) /* what it says is over, also if no other can be made */
         meta_remove(b);
-    else if (meta_read(b->part, &m) == FOREIGN)
-        return;
+    else if (!is_ours(b->fd) || meta_read(b->part, &m) == FOREIGN)
+        return; /* nor would a .meta on that disk be ours */
     fd = meta_open(b->part, O_WRONLY | O_CREAT);
     if (fd < 0)
         return;
@@ -4558,8 +4558,8 @@ static void part_set_time(struct transfer *t) {
 /* Is all of it on the disk, and the .part still ours? Some file systems tell
  * of a full disk only when a file is closed, but to close this one gives up
  * the lock: so a copy of the descriptor is closed, if there is room for one.
- * And while it grew, somebody may have put another file in its place, or
- * written to it. */
+ * And while a large one grew, somebody may have put another file in its place,
+ * or written to it. */
 static int part_verify(struct transfer *t) {
     const struct body *b = t->body;
     int copy = dup(b->fd);
@@ -4567,6 +4567,8 @@ static int part_verify(struct transfer *t) {
 
     if (copy >= 0 && close(copy) < 0 && errno != EINTR)
         return fail_file(t, "write", b->part);
+    if (!b->meta) /* it has just been made */
+        return 0;
     if (!stands_as(b->fd, b->part))
         return fail_part(t, "taken away");
     if (fstat(b->fd, &st) < 0 || st.st_size != b->have || !is_ours(b->fd))
@@ -4670,9 +4672,7 @@ static int file_commit(struct transfer *t) {
         return -1;
     if (t->rq.flags & FETCHER_FILE_TIME)
         part_set_time(t);
-    if (b->meta && part_verify(t) < 0) /* it has stood there for a while */
-        return -1;
-    if (part_flush(t) < 0 || part_place(t) < 0)
+    if (part_verify(t) < 0 || part_flush(t) < 0 || part_place(t) < 0)
         return -1;
     if (b->meta)
         meta_remove(b);

@@ -5715,6 +5715,48 @@ static void test_meta_binary(void) {
     forget(&o);
 }
 
+/* Files of this process belong to another user, as on a disk of the network or without owners. */
+static void test_foreign_disk(void) {
+#ifdef __linux__
+    enum { SOMEBODY = 1 };
+
+    struct outcome o;
+    if (geteuid() != 0 || chmod(work, 0777) < 0) {
+        skip("files that are not ours", "only root can make such");
+        return;
+    }
+    syscall(SYS_setfsuid, SOMEBODY);
+    o = FETCH(.url = url("/nfs?size=400000&cut=200000&times=1"), .path = in_work("nfs"));
+    syscall(SYS_setfsuid, 0);
+    is_code(o.code, FETCHER_OK, "where files are not ours: %s", o.message);
+    ok(file_is(in_work("nfs"), 400000, "/nfs", 0), "the file is as the server has it");
+    is_int(names_in(work), 1, "and alone there");
+    forget(&o);
+#else
+    skip("files that are not ours", "only Linux can make such");
+#endif
+}
+
+/* Some disks tell only when it is closed that they are full. */
+static void test_full_at_close(void) {
+    struct outcome o;
+    disk_fault.error = ENOSPC;
+    do {
+        unlink(in_work("full"));
+        disk_fault.fail++;
+        disk_fault.count = 0;
+        disk_fault.call = NULL;
+        disk_fault.on = true;
+        o = FETCH(.url = url("/fc?size=5000"), .path = in_work("full"), .retries = -1);
+        disk_fault.on = false;
+    } while (disk_fault.call && strcmp(disk_fault.call, "close") != 0);
+    is_text(disk_fault.call, "close", "a small file is closed");
+    is_code(o.code, FETCHER_FILE, "which fails: %s", o.message);
+    ok(!exists(in_work("full")), "then it does not have its name yet");
+    memset(&disk_fault, 0, sizeof disk_fault);
+    forget(&o);
+}
+
 static const struct test files_tests[] = {
     TEST(file),
     TEST(file_taken),
@@ -5768,6 +5810,8 @@ static const struct test files_tests[] = {
     TEST(repeat_special),
     TEST(meta_stale),
     TEST(meta_binary),
+    TEST(foreign_disk),
+    TEST(full_at_close),
 };
 
 /* -------------------------------------------------------------------------------------- Hostile
