@@ -4625,7 +4625,7 @@ static int part_place(struct transfer *t) {
 static int part_flush(struct transfer *t) {
     const struct body *b = t->body;
 
-    if ((t->rq.flags & FETCHER_SYNC) && fdatasync(b->fd) < 0)
+    if ((t->rq.flags & FETCHER_SYNC) && fsync(b->fd) < 0)
         return fail_file(t, "flush", b->part);
     return 0;
 }
