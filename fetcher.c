@@ -4417,9 +4417,7 @@ static int part_cut(struct transfer *t) {
     struct body *b = t->body;
     struct stat st;
 
-    if (fstat(b->fd, &st) < 0)
-        return fail_file(t, "cut", b->part);
-    if (st.st_size < b->have)
+    if (fstat(b->fd, &st) < 0 || st.st_size < b->have)
         return fail_part(t, "changed by somebody");
     return ftruncate(b->fd, b->have) < 0 ? fail_file(t, "cut", b->part) : 0;
 }
