@@ -4388,14 +4388,22 @@ static void part_close(struct body *b) {
     b->validators = (struct validators){"", "", "", ""};
 }
 
+/* Does it hold as many bytes as were written? */
+static bool part_is_right(const struct body *b) {
+    struct stat st;
+
+    return fstat(b->fd, &st) == 0 && st.st_size == b->have;
+}
+
 /* A .part stays if another process can continue it. */
 static void part_leave(struct transfer *t) {
     struct body *b = t->body;
+    bool of_use;
 
     if (b->data)
         (void)part_spill(t);
-    if (!b->unproved && (b->have == 0 || !b->meta || !validator(b)) &&
-        stands_as(b->fd, b->part)) {
+    of_use = b->have > 0 && b->meta && validator(b) && part_is_right(b);
+    if (!b->unproved && !of_use && stands_as(b->fd, b->part)) {
         unlink(b->part);
         if (b->meta)
             meta_remove(b);
@@ -4561,7 +4569,6 @@ static void part_set_time(struct transfer *t) {
 static int part_verify(struct transfer *t) {
     const struct body *b = t->body;
     int copy = dup(b->fd);
-    struct stat st;
 
     if (copy >= 0 && close(copy) < 0 && errno != EINTR)
         return fail_file(t, "write", b->part);
@@ -4569,7 +4576,7 @@ static int part_verify(struct transfer *t) {
         return 0;
     if (!stands_as(b->fd, b->part))
         return fail_part(t, "taken away");
-    if (fstat(b->fd, &st) < 0 || st.st_size != b->have || !is_ours(b->fd))
+    if (!part_is_right(b) || !is_ours(b->fd))
         return fail_part(t, "changed by somebody");
     return 0;
 }

@@ -5757,6 +5757,27 @@ static void test_full_at_close(void) {
     forget(&o);
 }
 
+/* What is given up is left only with the bytes that were written. */
+static void test_part_appended(void) {
+    const char *u = url("/app?size=400000&slow=20000");
+    struct fetcher_info info;
+    struct outcome o = {0};
+    fetcher_id id =
+        fetcher_start(f, &(struct fetcher_request){
+                             .url = u, .path = in_work("app"), .on_done = keep_outcome, .arg = &o});
+    until(fetcher_info(f, id, &info) == 0 && info.bytes > 100000);
+    patch(in_work("app.part"), info.bytes, "more", 4);
+    fetcher_cancel(f, id);
+    until(o.calls);
+    is_code(o.code, FETCHER_CANCELLED, "one to whose .part somebody has added is given up");
+    forget(&o);
+    o = FETCH(.url = u, .path = in_work("app"));
+    is_code(o.code, FETCHER_OK, "the next run ends well: %s", o.message);
+    ok(file_is(in_work("app"), 400000, "/app", 0), "the file is as the server has it");
+    is_int(names_in(work), 1, "and alone there");
+    forget(&o);
+}
+
 static const struct test files_tests[] = {
     TEST(file),
     TEST(file_taken),
@@ -5812,6 +5833,7 @@ static const struct test files_tests[] = {
     TEST(meta_binary),
     TEST(foreign_disk),
     TEST(full_at_close),
+    TEST(part_appended),
 };
 
 /* -------------------------------------------------------------------------------------- Hostile
