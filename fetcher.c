@@ -2644,6 +2644,14 @@ static bool part_fits(const struct head *h, const struct body *b) {
     return h->range.last < total && (b->length < 0 || b->length == total);
 }
 
+/* Are the bytes coded alike, or decoded on the way? */
+static bool same_coding(const struct transfer *t, const struct head *h) {
+    const struct validators *v = &t->body->validators;
+
+    return (t->rq.flags & FETCHER_COMPRESSED) ||
+           strcmp(h->validators.encoding, v->encoding) == 0;
+}
+
 /* A stream can't be taken back: it goes on if the bytes are proved the same,
  * and those that were handed on are skipped. */
 static int stream_again(struct transfer *t, const struct head *h, int64_t first,
@@ -2651,7 +2659,7 @@ static int stream_again(struct transfer *t, const struct head *h, int64_t first,
     struct body *b = t->body;
     bool same = is_strong(h->validators.etag) &&
                 strcmp(h->validators.etag, b->validators.etag) == 0 &&
-                first >= 0 && first == b->first &&
+                same_coding(t, h) && first >= 0 && first == b->first &&
                 (b->length < 0 || length < 0 || b->length == length);
 
     b->skip = b->have;
@@ -3687,7 +3695,7 @@ struct meta {
     size_t records; /* where the checks begin */
 };
 
-/* Is there a .meta? TORN: an empty one, as after a power cut. */
+/* Is there a .meta? TORN: an empty one, or NULs, as after a power cut. */
 enum found { ABSENT, FOREIGN, TORN, OURS };
 
 /* In the same boot, and on the same mount, what was written can be read. */
@@ -3752,6 +3760,12 @@ static bool meta_stands(const char *part) {
     return stands;
 }
 
+static bool is_zero(const char *data, size_t n) {
+    while (n > 0 && data[n - 1] == '\0')
+        n--;
+    return n == 0;
+}
+
 static enum found meta_read(const char *part, struct meta *m) {
     int fd = meta_open(part, O_RDONLY);
     ssize_t n = -1;
@@ -3763,7 +3777,7 @@ static enum found meta_read(const char *part, struct meta *m) {
     if (n < 0)
         return FOREIGN;
     m->text[n] = '\0';
-    if (!*m->text)
+    if (is_zero(m->text, (size_t)n))
         return TORN;
     return meta_parse(m, (size_t)n) ? OURS : FOREIGN;
 }
@@ -3809,8 +3823,10 @@ static void meta_write(struct transfer *t) {
     int fd;
 
     check_begin(b);
-    if (!b->meta && meta_read(b->part, &m) == FOREIGN)
-        return;
+    if (b->meta) /* what it says is over, also if no other can be made */
+        meta_remove(b);
+    else if (!is_ours(b->fd) || meta_read(b->part, &m) == FOREIGN)
+        return; /* nor would a .meta on that disk be ours */
     fd = meta_open(b->part, O_WRONLY | O_CREAT);
     if (fd < 0)
         return;
@@ -3823,8 +3839,8 @@ static void meta_write(struct transfer *t) {
     close(fd);
 }
 
-/* A part that is gone on with has been looked through: from now on all of it
- * is of this boot. */
+/* A part that is gone on with has been looked through, and cut to what agrees:
+ * from now on all of it is of this boot. */
 static void meta_renew(struct transfer *t) {
     struct body *b = t->body;
     char era[ERA_SIZE + 1];
@@ -4223,7 +4239,8 @@ static bool part_prove(struct transfer *t) {
     if (!b->trusted) {
         b->have -= (int64_t)b->check.size;
         check_begin(b);
-        meta_renew(t);
+        if (ftruncate(b->fd, b->have) == 0)
+            meta_renew(t);
     }
     b->unproved = 0;
     return false;
@@ -4325,9 +4342,9 @@ static enum verdict file_look(struct transfer *t) {
     struct stat st;
 
     b->exists = lstat(b->path, &st) == 0;
-    if (b->placed || !b->exists)
+    if (!b->exists)
         return GO_ON;
-    if (existing == FETCHER_SKIP)
+    if (existing == FETCHER_SKIP && !b->placed)
         return NEEDLESS;
     if (is_special(b->path, st.st_mode) ||
         (existing == FETCHER_OVERWRITE && S_ISDIR(st.st_mode))) {
@@ -4380,7 +4397,50 @@ static void part_close(struct body *b) {
     b->have = 0;
     b->unproved = 0;
     b->meta = false;
+    b->records = 0;
     b->validators = (struct validators){"", "", "", ""};
+}
+
+/* Does it hold as many bytes as were written? */
+static bool part_is_right(const struct body *b) {
+    struct stat st;
+
+    return fstat(b->fd, &st) == 0 && st.st_size == b->have;
+}
+
+/* A .part stays if another process can continue it. */
+static void part_leave(struct transfer *t) {
+    struct body *b = t->body;
+    bool of_use;
+
+    if (b->data)
+        (void)part_spill(t);
+    of_use = b->have > 0 && b->meta && validator(b) && part_is_right(b);
+    if (!b->unproved && !of_use && stands_as(b->fd, b->part)) {
+        unlink(b->part);
+        if (b->meta)
+            meta_remove(b);
+    }
+    part_close(b);
+}
+
+/* It is not what we have written any more: nobody goes on with it, and the next
+ * round begins anew. */
+static int fail_part(struct transfer *t, const char *what) {
+    fail(t, FETCHER_FILE, "%s was %s", t->body->part, what);
+    t->body->have = 0;
+    part_leave(t);
+    return -1;
+}
+
+/* Never made longer: a hole would take the place of what somebody cut off. */
+static int part_cut(struct transfer *t) {
+    struct body *b = t->body;
+    struct stat st;
+
+    if (fstat(b->fd, &st) < 0 || st.st_size < b->have)
+        return fail_part(t, "changed by somebody");
+    return ftruncate(b->fd, b->have) < 0 ? fail_file(t, "cut", b->part) : 0;
 }
 
 static enum verdict file_open(struct transfer *t) {
@@ -4416,8 +4476,8 @@ static int file_begin(struct transfer *t) {
         return fail_exists(t, b->path);
     if (b->fd < 0)
         return 0;
-    if (!b->data && ftruncate(b->fd, b->have) < 0)
-        return fail_file(t, "cut", b->part);
+    if (!b->data && part_cut(t) < 0)
+        return -1;
     if (b->have == 0)
         meta_write(t);
     return 0;
@@ -4517,19 +4577,20 @@ static void part_set_time(struct transfer *t) {
 /* Is all of it on the disk, and the .part still ours? Some file systems tell
  * of a full disk only when a file is closed, but to close this one gives up
  * the lock: so a copy of the descriptor is closed, if there is room for one.
- * And while it grew, somebody may have put another file in its place, or
- * written to it. */
+ * And while a large one grew, somebody may have put another file in its place,
+ * or written to it. */
 static int part_verify(struct transfer *t) {
     const struct body *b = t->body;
     int copy = dup(b->fd);
-    struct stat st;
 
     if (copy >= 0 && close(copy) < 0 && errno != EINTR)
         return fail_file(t, "write", b->part);
+    if (!b->meta) /* it has just been made */
+        return 0;
     if (!stands_as(b->fd, b->part))
-        return fail(t, FETCHER_FILE, "%s was taken away", b->part);
-    if (fstat(b->fd, &st) < 0 || st.st_size != b->have || !is_ours(b->fd))
-        return fail(t, FETCHER_FILE, "%s was changed by somebody", b->part);
+        return fail_part(t, "taken away");
+    if (!part_is_right(b) || !is_ours(b->fd))
+        return fail_part(t, "changed by somebody");
     return 0;
 }
 
@@ -4582,7 +4643,7 @@ static int part_place(struct transfer *t) {
 static int part_flush(struct transfer *t) {
     const struct body *b = t->body;
 
-    if ((t->rq.flags & FETCHER_SYNC) && fdatasync(b->fd) < 0)
+    if ((t->rq.flags & FETCHER_SYNC) && fsync(b->fd) < 0)
         return fail_file(t, "flush", b->part);
     return 0;
 }
@@ -4629,9 +4690,7 @@ static int file_commit(struct transfer *t) {
         return -1;
     if (t->rq.flags & FETCHER_FILE_TIME)
         part_set_time(t);
-    if (b->meta && part_verify(t) < 0) /* it has stood there for a while */
-        return -1;
-    if (part_flush(t) < 0 || part_place(t) < 0)
+    if (part_verify(t) < 0 || part_flush(t) < 0 || part_place(t) < 0)
         return -1;
     if (b->meta)
         meta_remove(b);
@@ -4647,21 +4706,6 @@ static int file_commit(struct transfer *t) {
 
 static const struct sink file_sink = {file_open, file_begin, file_take,
                                       file_commit};
-
-/* A .part stays if another process can continue it. */
-static void part_leave(struct transfer *t) {
-    struct body *b = t->body;
-
-    if (b->data)
-        (void)part_spill(t);
-    if (!b->unproved && (b->have == 0 || !b->meta || !validator(b)) &&
-        stands_as(b->fd, b->part)) {
-        unlink(b->part);
-        if (b->meta)
-            meta_remove(b);
-    }
-    close(b->fd);
-}
 
 static void body_free(struct transfer *t) {
     struct body *b = t->body;
@@ -4895,7 +4939,7 @@ static void attempt_judge(struct attempt *a) {
         return;
     if (a->from && b->have < b->length && b->have > a->from)
         a->again = true;
-    else if (b->have < a->to || (a->from && b->have < b->length))
+    else if (b->have < a->to || b->skip || (a->from && b->have < b->length))
         fail_curl(a, CURLE_PARTIAL_FILE);
 }
 

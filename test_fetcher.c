@@ -3507,6 +3507,30 @@ static void test_stream_retry(void) {
     ok(streamed_size < 200000, "the second was not streamed");
 }
 
+/* The second answer to one whose first was cut behind "01234". */
+static void second_answer(const char *name, const char *second, int64_t size) {
+    const char *const script[] = {HALF, second, NULL};
+    struct outcome o;
+    streamed_size = 0;
+    scripted = script;
+    o = FETCH(.url = url("/script/%s", name), .on_data = stream_keep, .retries = 1);
+    is_code(o.code, FETCHER_CUT_SHORT, "a stream, and then %s: %s", name, o.message);
+    is_int(streamed_size, size, "no more of it was streamed");
+    forget(&o);
+}
+
+/* One ETag, but not one document. */
+static void test_stream_contradicted(void) {
+    second_answer("less",
+                  "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nTransfer-Encoding: chunked\r\n\r\n"
+                  "3\r\n012\r\n0\r\n\r\n",
+                  5);
+    second_answer("coded",
+                  "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nContent-Encoding: gzip\r\n"
+                  "Content-Length: 10\r\n\r\nabcdefghij",
+                  5);
+}
+
 static void pause_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
     keep_outcome(on, r, arg);
     fetcher_pause(on, r->id);
@@ -3903,6 +3927,7 @@ static const struct test transfers_tests[] = {
     TEST(interrupted_often),
     TEST(server_restart),
     TEST(stream_retry),
+    TEST(stream_contradicted),
     TEST(pause_holds),
     TEST(pause_refused),
     TEST(pause_in_lookup),
@@ -5130,7 +5155,9 @@ static void test_boots_torn(void) {
     go_on(target, "torn", LONG - MIB, "a check that is cut off");
     target = leave_three("zeros");
     another_boot(in_work("zeros.part"));
-    patch(in_work("zeros.part.meta"), 0, "\0\0\0\0\0\0\0\0\0\0", 10);
+    if (truncate(in_work("zeros.part.meta"), 0) < 0 ||
+        truncate(in_work("zeros.part.meta"), 500) < 0)
+        die("truncate");
     go_on(target, "zeros", LONG, "lines that are lost");
     target = leave_three("empty");
     if (truncate(in_work("empty.part.meta"), 0) < 0)
@@ -5258,8 +5285,13 @@ static void test_part_written(void) {
         until(p.calls);
         is_code(p.code, FETCHER_FILE, "one that somebody has written to: %s", p.message);
         ok(!exists(in_work("touched")), "does not become the file");
-        unlink(in_work("touched.part"));
-        unlink(in_work("touched.part.meta"));
+        forget(&p);
+        p = FETCH(.url = url("/touched%d?size=400000&slow=20000", more),
+                  .path = in_work("touched"));
+        is_code(p.code, FETCHER_OK, "the next run ends well: %s", p.message);
+        is_int(p.received, 400000, "and goes on behind none of it");
+        is_int(names_in(work), 1, "nothing else is left");
+        unlink(in_work("touched"));
         forget(&p);
     }
 }
@@ -5556,6 +5588,196 @@ static void test_two_on_one_target(void) {
     forget(&b);
 }
 
+/* What has no proof is cut off before the rest counts as of this boot. */
+static void test_boots_cut(void) {
+    const char *target = leave_three("tail");
+    struct outcome o = {0};
+    fetcher_id id;
+    another_boot(in_work("tail.part"));
+    patch(in_work("tail.part"), MIB + 5000, "\0\0\0\0", 4);
+    id = fetcher_start(f, &(struct fetcher_request){.url = url("%s", target),
+                                                    .path = in_work("tail"),
+                                                    .on_done = keep_outcome,
+                                                    .arg = &o});
+    until(in_state(id, FETCHER_RUNNING));
+    fetcher_cancel(f, id);
+    until(o.calls);
+    go_on(target, "tail", LONG - MIB, "what was not proved, and then given up before an answer");
+}
+
+/* What somebody cuts off while it is paused does not come back as a hole. */
+static void test_part_shortened(void) {
+    struct fetcher_info info;
+    struct outcome o = {0};
+    fetcher_id id =
+        fetcher_start(f, &(struct fetcher_request){.url = url("/sh?size=400000&slow=20000"),
+                                                   .path = in_work("short"),
+                                                   .on_done = keep_outcome,
+                                                   .arg = &o});
+    until(fetcher_info(f, id, &info) == 0 && info.bytes > 100000);
+    fetcher_pause(f, id);
+    until(in_state(id, FETCHER_PAUSED));
+    if (truncate(in_work("short.part"), 1000) < 0)
+        die("truncate");
+    fetcher_resume(f, id);
+    until(o.calls);
+    is_code(o.code, FETCHER_FILE, "a .part that was shortened in a pause: %s", o.message);
+    ok(!exists(in_work("short")), "does not become the file");
+    forget(&o);
+}
+
+/* One that is lost in a round is made anew in the next. */
+static void test_part_lost(void) {
+    const char *u = url("/lost?size=400000&slow=20000");
+    struct fetcher_info info;
+    struct outcome o = {0};
+    fetcher_id id = fetcher_start(f, &(struct fetcher_request){.url = u,
+                                                               .path = in_work("lost"),
+                                                               .every_ms = 1000,
+                                                               .on_done = keep_outcome,
+                                                               .arg = &o});
+    until(fetcher_info(f, id, &info) == 0 && info.bytes > 100000);
+    unlink(in_work("lost.part"));
+    until(o.calls == 1);
+    is_code(o.code, FETCHER_FILE, "a round whose .part is taken away: %s", o.message);
+    fetcher_resume(f, id);
+    until(o.calls == 2);
+    is_code(o.code, FETCHER_OK, "the next one ends well: %s", o.message);
+    ok(file_is(in_work("lost"), 400000, "/lost", 0), "the file is as the server has it");
+    forget(&o);
+}
+
+/* What has come into the place of its file meanwhile is no file of it. */
+static void test_repeat_special(void) {
+    struct stat st = {.st_mode = 0};
+    struct outcome o = {0};
+    fetcher_id id = fetcher_start(f, &(struct fetcher_request){.url = url("/rs?changed=1"),
+                                                               .path = in_work("round"),
+                                                               .every_ms = 1000,
+                                                               .on_done = keep_outcome,
+                                                               .arg = &o});
+    until(o.calls == 1);
+    is_code(o.code, FETCHER_OK, "a round makes a file: %s", o.message);
+    unlink(in_work("round"));
+    if (mkfifo(in_work("round"), 0600) < 0)
+        die("mkfifo");
+    fetcher_resume(f, id);
+    until(o.calls == 2);
+    is_code(o.code, FETCHER_FILE, "where it was stands a FIFO: %s", o.message);
+    ok(stat(in_work("round"), &st) == 0 && S_ISFIFO(st.st_mode), "which the next one leaves alone");
+    forget(&o);
+}
+
+/* A .meta that can't be rewritten goes: it would speak of other bytes. */
+static void test_meta_stale(void) {
+    const char *target = "/stale?size=90000&cut=60000&times=2&changed=1";
+    char old[40];
+    long call = 1;
+    snprintf(old, sizeof old, "\"v%u\"", seed_of("/stale", 0));
+    for (bool more = true; more; call++) {
+        struct outcome o;
+        struct meta m;
+        seen("%s", target)->count = 0;
+        o = FETCH(.url = url("%s", target), .path = in_work("stale"), .retries = -1);
+        forget(&o);
+        memset(&disk_fault, 0, sizeof disk_fault);
+        disk_fault.fail = call;
+        disk_fault.error = EMFILE;
+        disk_fault.on = true;
+        o = FETCH(.url = url("%s", target), .path = in_work("stale"), .retries = -1);
+        disk_fault.on = false;
+        more = disk_fault.call != NULL;
+        forget(&o);
+        if (exists(in_work("stale.part")) && meta_read(in_work("stale.part"), &m) == OURS) {
+            struct stat st = {.st_size = 0};
+            stat(in_work("stale.part"), &st);
+            if (st.st_size > 0 && seen("%s", target)->count == 2 && o.received == 60000)
+                ok(strcmp(m.line[META_VALIDATOR], old) != 0,
+                   "call %ld fails, %s: the .meta is of the new document", call,
+                   disk_fault.call ? disk_fault.call : "none");
+        }
+        unlink(in_work("stale.part"));
+        unlink(in_work("stale.part.meta"));
+    }
+    memset(&disk_fault, 0, sizeof disk_fault);
+}
+
+/* A .meta that is lost to a power cut has nothing but NULs: with more in it, it is another's. */
+static void test_meta_binary(void) {
+    struct outcome o;
+    write_file(in_work("bin.part"), "mine", 4);
+    write_file(in_work("bin.part.meta"), "\0mine", 5);
+    o = FETCH(.url = url("/bin?size=90000"), .path = in_work("bin"));
+    is_code(o.code, FETCHER_OK, "a foreign .part, and a .meta that begins with a NUL: %s",
+            o.message);
+    is_file_text(in_work("bin.part"), "mine", "the .part is left alone");
+    ok(exists(in_work("bin.part.meta")), "and so is the .meta");
+    forget(&o);
+}
+
+/* Files of this process belong to another user, as on a disk of the network or without owners. */
+static void test_foreign_disk(void) {
+#ifdef __linux__
+    enum { SOMEBODY = 1 };
+
+    struct outcome o;
+    if (geteuid() != 0 || chmod(work, 0777) < 0) {
+        skip("files that are not ours", "only root can make such");
+        return;
+    }
+    syscall(SYS_setfsuid, SOMEBODY);
+    o = FETCH(.url = url("/nfs?size=400000&cut=200000&times=1"), .path = in_work("nfs"));
+    syscall(SYS_setfsuid, 0);
+    is_code(o.code, FETCHER_OK, "where files are not ours: %s", o.message);
+    ok(file_is(in_work("nfs"), 400000, "/nfs", 0), "the file is as the server has it");
+    is_int(names_in(work), 1, "and alone there");
+    forget(&o);
+#else
+    skip("files that are not ours", "only Linux can make such");
+#endif
+}
+
+/* Some disks tell only when it is closed that they are full. */
+static void test_full_at_close(void) {
+    struct outcome o;
+    disk_fault.error = ENOSPC;
+    do {
+        unlink(in_work("full"));
+        disk_fault.fail++;
+        disk_fault.count = 0;
+        disk_fault.call = NULL;
+        disk_fault.on = true;
+        o = FETCH(.url = url("/fc?size=5000"), .path = in_work("full"), .retries = -1);
+        disk_fault.on = false;
+    } while (disk_fault.call && strcmp(disk_fault.call, "close") != 0);
+    is_text(disk_fault.call, "close", "a small file is closed");
+    is_code(o.code, FETCHER_FILE, "which fails: %s", o.message);
+    ok(!exists(in_work("full")), "then it does not have its name yet");
+    memset(&disk_fault, 0, sizeof disk_fault);
+    forget(&o);
+}
+
+/* What is given up is left only with the bytes that were written. */
+static void test_part_appended(void) {
+    const char *u = url("/app?size=400000&slow=20000");
+    struct fetcher_info info;
+    struct outcome o = {0};
+    fetcher_id id =
+        fetcher_start(f, &(struct fetcher_request){
+                             .url = u, .path = in_work("app"), .on_done = keep_outcome, .arg = &o});
+    until(fetcher_info(f, id, &info) == 0 && info.bytes > 100000);
+    patch(in_work("app.part"), info.bytes, "more", 4);
+    fetcher_cancel(f, id);
+    until(o.calls);
+    is_code(o.code, FETCHER_CANCELLED, "one to whose .part somebody has added is given up");
+    forget(&o);
+    o = FETCH(.url = u, .path = in_work("app"));
+    is_code(o.code, FETCHER_OK, "the next run ends well: %s", o.message);
+    ok(file_is(in_work("app"), 400000, "/app", 0), "the file is as the server has it");
+    is_int(names_in(work), 1, "and alone there");
+    forget(&o);
+}
+
 static const struct test files_tests[] = {
     TEST(file),
     TEST(file_taken),
@@ -5603,6 +5825,15 @@ static const struct test files_tests[] = {
     TEST(skip_late),
     TEST(skip_repeated),
     TEST(two_on_one_target),
+    TEST(boots_cut),
+    TEST(part_shortened),
+    TEST(part_lost),
+    TEST(repeat_special),
+    TEST(meta_stale),
+    TEST(meta_binary),
+    TEST(foreign_disk),
+    TEST(full_at_close),
+    TEST(part_appended),
 };
 
 /* -------------------------------------------------------------------------------------- Hostile
