@@ -3896,7 +3896,11 @@ static void check_blocks(struct check *c, const unsigned char *s, size_t n) {
         d = mix(d, word_at(s + 16));
         e = mix(e, word_at(s + 24));
     }
-    *c = (struct check){{a, b, d, e}, 0, c->size + n};
+    c->lane[0] = a;
+    c->lane[1] = b;
+    c->lane[2] = d;
+    c->lane[3] = e;
+    c->size += n;
 }
 
 static void check_add(struct check *c, const char *data, size_t n) {
