@@ -7397,21 +7397,24 @@ static int fresh_adopt(struct program *p) {
 /* The child has a copy of all our memory and descriptors. It closes these at
  * once, for they hold locks and connections that may outlive us, and holds the
  * old file by its name: then to set its blocks free, which takes long, is left
- * to the child's end. It stays until it is adopted, or we are no more. */
+ * to the child; before its end, for that is waited for. It stays until it is
+ * adopted, or we are no more. */
 static void writer_run(struct program *p, int heard) {
     struct session *s = &p->session;
     char c = 0;
+    int old;
 
     for (int fd = 0; fd < WRITER_CLOSES; fd++) {
         if (fd != s->fresh_fd && fd != heard)
             close(fd);
     }
-    (void)open(p->s.session, O_RDONLY | O_NOFOLLOW);
+    old = open(p->s.session, O_RDONLY | O_NOFOLLOW);
     if (snapshot_write(p, s->fresh_fd) < 0)
         _exit(errno);
     if (write(heard, &c, 1) == 1 && read(heard, &c, 1) == 0 &&
         stands_as(s->fresh_fd, s->fresh))
         unlink(s->fresh);
+    close(old);
     _exit(0);
 }
 

@@ -9427,6 +9427,43 @@ static void test_session_forks(void) {
     free(text);
 }
 
+/* A large one, mostly remarks: to set its blocks free takes long. */
+static void write_bulky(const char *session) {
+    enum { PIECES = 200 };
+
+    static char remarks[1 << 20];
+    int fd = open(session, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    char line[300];
+    int n = snprintf(line, sizeof line, "# fetcher: a session\nadd %s\n", url("/bulky?stall=head"));
+    for (size_t i = 0; i < sizeof remarks; i++)
+        remarks[i] = "#.\n"[i % 1024 == 1023 ? 2 : i % 1024 != 0];
+    if (fd < 0 || write(fd, line, (size_t)n) != n)
+        die("bulky");
+    for (int i = 0; i < PIECES; i++)
+        if (write(fd, remarks, sizeof remarks) != (ssize_t)sizeof remarks)
+            die("bulky");
+    fsync(fd);
+    close(fd);
+}
+
+static void test_session_bulky(void) {
+    struct child c;
+    char session[300], fresh[310];
+    snprintf(session, sizeof session, "%s", in_work("bulky"));
+    snprintf(fresh, sizeof fresh, "%s.new", session);
+    write_bulky(session);
+    child_start(
+        &c, (const char *const[]){"./fetcher", "--session", session, "-i", "-", "-d", work, NULL});
+    ok(talk(&c, "pause 1", "1 paused"), "a large session is read");
+    until(size_of(session) < 1000 && !exists(fresh));
+    ok(file_has(session, "/bulky"), "and a short one takes its place");
+    ok(talk(&c, "stats", "longest wait"), "it tells how long it was deaf");
+    ok(longest_wait(&c) < 60, "for the large one's end nothing waits: %.1f ms", longest_wait(&c));
+    ok(talk(&c, "quit", "bye"), "the end");
+    child_wait(&c);
+    child_free(&c);
+}
+
 /* The child that it leaves behind holds nothing that the next one needs. */
 static void test_session_orphan(void) {
     struct child c;
@@ -9505,7 +9542,7 @@ static const struct test sessions_tests[] = {
     TEST(session_raced),   TEST(session_crash),   TEST(bad_sessions),       TEST(session_torn),
     TEST(session_tail),    TEST(session_foreign), TEST(session_in_the_way), TEST(session_full),
     TEST(session_kills),   TEST(session_forks),   TEST(session_fed),        TEST(session_orphan),
-    TEST(session_repeats),
+    TEST(session_repeats), TEST(session_bulky),
 };
 
 /* --------------------------------------------------------------------------------------- Output */
