@@ -5667,7 +5667,7 @@ struct job { /* a row: a transfer, or one that has failed */
     int64_t every_ms;    /* 0: once */
     int priority;
     bool paused;  /* is to be */
-    bool made;    /* the file that it repeats is its own */
+    char *made;   /* the file that it repeats is its own; NULL: none yet */
     char *failed; /* its URL, fit for the eye; and why, behind the NUL */
     char *name;   /* stands behind the URL; NULL: none was given */
     char url[];
@@ -5742,8 +5742,16 @@ static void job_remove(struct model *m, struct job *j) {
     m->count--;
     if (j->failed)
         m->failed--;
+    free(j->made);
     free(j->failed);
     free(j);
+}
+
+/* What it repeats is in this file, which it may replace: no other, whatever a
+ * server calls it the next time. */
+static void job_owns(struct job *j, const char *path) {
+    free(j->made);
+    j->made = text_join(path, "");
 }
 
 static struct fetcher_info job_info(struct model *m, const struct job *j) {
@@ -7211,6 +7219,26 @@ static void session_note(struct program *p, const char *verb,
     session_put(p, from);
 }
 
+/* What no line can hold is left out: then it is nobody's in the next run. */
+static void write_made(struct out *o, const struct job *j) {
+    if (!j->made || strpbrk(j->made, "\r\n"))
+        return;
+    out_printf(o, "%s%" PRId64 " ", session_made, j->id.key);
+    out_puts(o, j->made);
+    out_puts(o, "\n");
+}
+
+/* What is repeated has its file. */
+static void session_note_made(struct program *p, const struct job *j) {
+    struct out *o = &p->session.lines;
+    size_t from = o->used;
+
+    if (!session_writes(p) || !storable(j))
+        return;
+    write_made(o, j);
+    session_put(p, from);
+}
+
 /* There is a new one, of the highest number so far. */
 static void session_add(struct program *p, const struct job *j) {
     struct out *o = &p->session.lines;
@@ -7225,31 +7253,31 @@ static void session_add(struct program *p, const struct job *j) {
     session_put(p, from);
 }
 
-/* The number behind a word; -1: it is another word. */
-static int64_t number_behind(const char *line, const char *word) {
+/* The number behind a word, and what stands behind that; -1: it is another
+ * word. */
+static int64_t number_behind(const char *line, const char *word,
+                             const char **rest) {
     size_t n = strlen(word);
-    const char *end = line + n;
-    int64_t number;
 
-    if (strncmp(line, word, n) != 0)
-        return -1;
-    number = text_number(&end);
-    return *end ? -1 : number;
+    *rest = line + n;
+    return strncmp(line, word, n) == 0 ? text_number(rest) : -1;
 }
 
 /* "# next 7": the numbers between are those of downloads that have ended.
- * "# made 7": what this one repeats has its file, and may replace it. */
+ * "# made 7 FILE": what this one repeats is in FILE, and may replace it. */
 static void session_remark(struct program *p, const char *line) {
-    int64_t next = number_behind(line, session_next);
-    int64_t made = number_behind(line, session_made);
+    const char *rest;
+    int64_t next = number_behind(line, session_next, &rest);
+    int64_t made;
     struct node *n = NULL;
 
-    if (next > (int64_t)p->model.last_number && next < INT64_MAX / 20)
+    if (next > (int64_t)p->model.last_number && next < INT64_MAX / 20 && !*rest)
         p->model.last_number = (uint64_t)next - 1;
-    if (made > 0)
+    made = number_behind(line, session_made, &rest);
+    if (made > 0 && rest[0] == ' ' && rest[1])
         n = tree_find(p->model.jobs, (uint64_t)made);
     if (n)
-        container_of(n, struct job, id)->made = true;
+        job_owns(container_of(n, struct job, id), rest + 1);
 }
 
 struct snapshot {
@@ -7285,8 +7313,7 @@ static void snapshot_job(struct snapshot *s, const struct job *j) {
     snapshot_next(s, j->id.key);
     s->next++;
     write_job(s->to, j);
-    if (j->made)
-        write_number(s->to, session_made, j->id.key);
+    write_made(s->to, j);
     if (j->paused)
         write_number(s->to, "pause ", j->id.key);
     if (s->to->used >= OUT_FULL)
@@ -7344,7 +7371,7 @@ static int snapshot_write(struct program *p, int fd) {
 static int fresh_open(struct session *s) {
     const int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
     size_t room =
-        OUT_FULL + INPUT_ROOM + 4096; /* a child should allocate none */
+        OUT_FULL + INPUT_ROOM + 8192; /* a child should allocate none */
     struct stat st;
     int fd;
 
@@ -7670,6 +7697,14 @@ static void job_keep(struct program *p, struct job *j,
                                         row_key(FETCHER_ENDED, INT_MAX), 0)));
 }
 
+/* A repeating one has a file that was not there before. */
+static void job_made(struct program *p, struct job *j, const char *path) {
+    if (!path || (j->made && strcmp(j->made, path) == 0))
+        return;
+    job_owns(j, path);
+    session_note_made(p, j);
+}
+
 static void job_done(struct fetcher *f, const struct fetcher_result *r,
                      void *arg) {
     struct job *j = arg;
@@ -7680,10 +7715,8 @@ static void job_done(struct fetcher *f, const struct fetcher_result *r,
         fail_status(p);
     if (r->last && !failed) /* before somebody is told */
         session_note(p, "cancel", j);
-    else if (j->every_ms && !failed && r->path && !j->made) {
-        j->made = true;
-        session_note(p, "# made", j);
-    }
+    else if (j->every_ms && !failed && r->changed)
+        job_made(p, j, r->path);
     job_tell(p, j, r);
     if (r->last) {
         if (j->paused)
@@ -7787,6 +7820,18 @@ static char *job_path(const struct settings *s, const char *name) {
     return path;
 }
 
+/* Where it goes: if no name was given, to the file that it made. But not to
+ * another directory than files go to now. */
+static char *job_target(const struct program *p, const struct job *j) {
+    char *path = job_path(&p->s, j->name ? j->name : "");
+
+    if (!path || !j->made || j->name ||
+        strncmp(j->made, path, strlen(path)) != 0)
+        return path;
+    free(path);
+    return text_join(j->made, "");
+}
+
 static fetcher_id job_request(struct program *p, struct job *j) {
     struct fetcher_request rq = p->s.rq;
     fetcher_id id = 0;
@@ -7798,15 +7843,16 @@ static fetcher_id job_request(struct program *p, struct job *j) {
     rq.on_progress = job_progress;
     rq.on_done = job_done;
     rq.arg = j;
-    if (j->made && rq.existing == FETCHER_KEEP_BOTH)
-        rq.existing = FETCHER_OVERWRITE;
     if (job_setup(NULL, j) < 0) /* else handles may be used again */
         rq.setup = job_setup;
     if (p->stream || p->discards)
         rq.on_data = job_data;
     else
-        path = job_path(&p->s, j->name ? j->name : "");
+        path = job_target(p, j);
     rq.path = path;
+    if (path && j->made && strcmp(path, j->made) == 0 &&
+        rq.existing == FETCHER_KEEP_BOTH)
+        rq.existing = FETCHER_OVERWRITE;
     if (path || rq.on_data)
         id = fetcher_start(p->f, &rq);
     free(path);

@@ -9427,6 +9427,46 @@ static void test_session_forks(void) {
     free(text);
 }
 
+/* A server that answers two runs, and in the second gives the document another's name. */
+static const char *const renaming[] = {
+    "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 3\r\n"
+    "Content-Disposition: attachment; filename=page\r\n\r\none",
+    "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 3\r\n"
+    "Content-Disposition: attachment; filename=mine\r\n\r\ntwo",
+    NULL};
+
+/* Start a session with this option, until what it repeats has told this, and kill it. */
+static void run_repeating(const char *option, const char *line, const char *reply,
+                          const char *name) {
+    const char *session = in_work("renamed");
+    const char *const arguments[] = {"./fetcher", "--session", session, "-i", "-",
+                                     "-d",        work,        option,  NULL};
+    struct child c;
+    child_start(&c, arguments);
+    ok(talk(&c, line, reply), "%s", name);
+    kill(c.pid, SIGKILL);
+    child_wait(&c);
+    child_free(&c);
+}
+
+/* Nor does a server that gives another name later, or a run with another option, reach another
+ * file than the one that was made. */
+static void test_session_renamed(void) {
+    char line[300];
+    scripted = renaming;
+    snprintf(line, sizeof line, "every 1h %s", url("/script/renamed"));
+    write_file(in_work("mine"), "precious", 8);
+    run_repeating(NULL, line, "page: 3 bytes", "what is repeated has the server's name");
+    run_repeating(NULL, "", "page: 3 bytes", "in the next run it has the first one");
+    is_file_text(in_work("page"), "two", "and replaces what it made");
+    is_file_text(in_work("mine"), "precious", "whatever the server calls it then");
+    unlink(in_work("renamed"));
+    snprintf(line, sizeof line, "every 1h %s mine", url("/other?size=9"));
+    run_repeating("--no-clobber", line, "mine: exists, skipped", "what exists is skipped");
+    run_repeating(NULL, "", "exists, and is not replaced", "and so is not its own later");
+    is_file_text(in_work("mine"), "precious", "it is as it was");
+}
+
 /* A large one, mostly remarks: to set its blocks free takes long. */
 static void write_bulky(const char *session) {
     enum { PIECES = 200 };
@@ -9542,7 +9582,7 @@ static const struct test sessions_tests[] = {
     TEST(session_raced),   TEST(session_crash),   TEST(bad_sessions),       TEST(session_torn),
     TEST(session_tail),    TEST(session_foreign), TEST(session_in_the_way), TEST(session_full),
     TEST(session_kills),   TEST(session_forks),   TEST(session_fed),        TEST(session_orphan),
-    TEST(session_repeats), TEST(session_bulky),
+    TEST(session_repeats), TEST(session_bulky),   TEST(session_renamed),
 };
 
 /* --------------------------------------------------------------------------------------- Output */
