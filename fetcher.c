@@ -7576,7 +7576,8 @@ static int session_replace(struct program *p) {
     return set_errno(error);
 }
 
-/* Should a child still be at work, what it has may be old. */
+/* Should a child still be at work, what it has may be old. A session of which
+ * not all has been started stays as it is, with the lines of what has ended. */
 static void session_close(struct program *p) {
     struct session *s = &p->session;
 
@@ -7586,8 +7587,8 @@ static void session_close(struct program *p) {
     }
     if (!p->model.jobs) /* the next run counts from 1 */
         p->model.last_number = 0;
-    if (p->s.session && s->grown + (int64_t)s->lines.used > 0 &&
-        session_replace(p) < 0)
+    if (p->s.session && !s->restoring &&
+        s->grown + (int64_t)s->lines.used > 0 && session_replace(p) < 0)
         session_failed(p, errno);
     p->s.session = NULL;
 }
@@ -8194,8 +8195,6 @@ static const struct command all_given_up = {
 
 /* Give all up, and end: what is there of a file is kept. */
 static void leave(struct program *p) {
-    if (p->session.restoring) /* it stays as it is */
-        p->s.session = NULL;
     for (int i = 0; i < INPUTS; i++) {
         p->input[i].eof = true;
         p->input[i].begin = p->input[i].end;
@@ -8473,7 +8472,7 @@ static bool session_read(struct program *p) {
     struct session *s = &p->session;
     bool whole = s->reading && !input_left(&p->input[SESSION]) && !p->closing;
 
-    if (!whole && !s->reading && s->restoring)
+    if (!whole && !s->reading && s->restoring && !p->closing)
         session_restored(p); /* no sweep is left of it */
     if (!whole)
         return false;

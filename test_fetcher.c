@@ -9467,6 +9467,45 @@ static void test_session_renamed(void) {
     is_file_text(in_work("mine"), "precious", "it is as it was");
 }
 
+enum { LEFT_ROWS = 3000 };
+
+/* Start it, and wait until it has its first ones and has asked for others. Half is restored then,
+ * for it tells of each, and nobody reads that. */
+static void start_left(struct child *c, const char *session) {
+    char *text = malloc(LEFT_ROWS * 100);
+    int n = sprintf(text, "# fetcher: a session\n"), before = server.requests;
+    for (int i = 0; i < LEFT_ROWS; i++)
+        n += sprintf(text + n, "add %s f%d\n", url("/delay?ms=400&i=%d", i), i);
+    write_file(session, text, (size_t)n);
+    free(text);
+    child_start(c, (const char *const[]){"./fetcher", "--session", session, "--json", "-d",
+                                         in_work("left"), NULL});
+    fetcher_watch(f, c->out[0], 0, NULL, NULL);
+    until(server.requests >= before + 12);
+    kill(c->pid, SIGSTOP);
+    waitpid(c->pid, NULL, WUNTRACED);
+}
+
+/* What comes to its end while the program is left, half of a session being started, is noted. */
+static void test_session_left(void) {
+    struct child c;
+    char session[300], *text;
+    snprintf(session, sizeof session, "%s", in_work("left.session"));
+    start_left(&c, session);
+    until(server.busy == 0); /* all is on its way */
+    kill(c.pid, SIGINT);
+    kill(c.pid, SIGCONT);
+    fetcher_watch(f, c.out[0], FETCHER_READ, child_ready, &c);
+    child_wait(&c);
+    is_int(c.status, 130, "an interrupt while a session is restored ends it");
+    text = slurp(session, &(int64_t){0});
+    ok(names_in(in_work("left")) > 0, "some came to their end all the same");
+    is_int(times_in(text, "\ncancel "), names_in(in_work("left")), "and that is noted");
+    is_int(times_in(text, "\nadd "), LEFT_ROWS, "nothing is lost");
+    free(text);
+    child_free(&c);
+}
+
 /* A large one, mostly remarks: to set its blocks free takes long. */
 static void write_bulky(const char *session) {
     enum { PIECES = 200 };
@@ -9582,7 +9621,7 @@ static const struct test sessions_tests[] = {
     TEST(session_raced),   TEST(session_crash),   TEST(bad_sessions),       TEST(session_torn),
     TEST(session_tail),    TEST(session_foreign), TEST(session_in_the_way), TEST(session_full),
     TEST(session_kills),   TEST(session_forks),   TEST(session_fed),        TEST(session_orphan),
-    TEST(session_repeats), TEST(session_bulky),   TEST(session_renamed),
+    TEST(session_repeats), TEST(session_bulky),   TEST(session_renamed),    TEST(session_left),
 };
 
 /* --------------------------------------------------------------------------------------- Output */
