@@ -8431,6 +8431,8 @@ static void input_read(struct program *p, struct input *in) {
     else if (errno != EAGAIN && errno != EINTR) {
         in->eof = true;
         complain(&p->console, in->name, strerror(errno));
+        if (in == &p->input[SESSION]) /* what it said may have ended */
+            leave(p);
         p->status = SOME_FAILED;
     }
 }

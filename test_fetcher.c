@@ -9615,6 +9615,32 @@ static void test_session_repeats(void) {
     ok(file_has(session, "# made "), "a snapshot knows it as well");
 }
 
+/* One of which not all can be read is neither begun nor written: the rest would be lost. */
+static void test_session_unread(void) {
+    struct program *p = calloc(1, sizeof *p);
+    char session[300], fresh[310];
+    if (!p)
+        die("unread");
+    snprintf(session, sizeof session, "%s", in_work("unread"));
+    snprintf(fresh, sizeof fresh, "%s.new", session);
+    p->s.session = session;
+    p->session.fresh = fresh;
+    p->session.grown = 1;
+    p->console.err.fd = -1;
+    p->session.reading = p->session.restoring = true;
+    p->work_timer = 1; /* as if it would go on */
+    p->input[SESSION].name = session;
+    p->input[SESSION].fd = open("/", O_RDONLY | O_CLOEXEC);
+    input_read(p, &p->input[SESSION]);
+    ok(p->input[SESSION].eof && p->closing, "a session that can't be read is left");
+    session_close(p);
+    ok(!exists(session) && !exists(fresh), "and not written");
+    close(p->input[SESSION].fd);
+    free(p->console.err.data);
+    free(p->session.buffer.data);
+    free(p);
+}
+
 static const struct test sessions_tests[] = {
     TEST(session),         TEST(session_order),   TEST(session_long),       TEST(session_ends),
     TEST(session_numbers), TEST(session_names),   TEST(session_whole),      TEST(session_huge),
@@ -9622,6 +9648,7 @@ static const struct test sessions_tests[] = {
     TEST(session_tail),    TEST(session_foreign), TEST(session_in_the_way), TEST(session_full),
     TEST(session_kills),   TEST(session_forks),   TEST(session_fed),        TEST(session_orphan),
     TEST(session_repeats), TEST(session_bulky),   TEST(session_renamed),    TEST(session_left),
+    TEST(session_unread),
 };
 
 /* --------------------------------------------------------------------------------------- Output */
