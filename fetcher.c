@@ -6320,25 +6320,6 @@ static int door_find(struct door *d, const char *name) {
     return door_shut(d, strerror(ELOOP));
 }
 
-/* A descriptor for it, of which the caller has its own; -1: it is shut. */
-static int door_open(struct door *d, int flags, mode_t mode, struct stat *st) {
-    int fd = -1;
-
-    flags |= O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
-    if (d->fd < 0)
-        fd = open(d->path, d->process ? flags : flags | O_NOFOLLOW, mode);
-    else if ((fcntl(d->fd, F_GETFL) & O_ACCMODE) == O_RDONLY)
-        errno = EBADF;
-    else
-        fd = fcntl(d->fd, F_DUPFD_CLOEXEC, 3);
-    if (fd >= 0 && fstat(fd, st) == 0)
-        return fd;
-    d->why = errno == ENXIO ? "nobody reads it" : strerror(errno);
-    if (fd >= 0)
-        close(fd);
-    return -1;
-}
-
 /* May this be written to from its beginning? */
 static int door_check(struct door *d, const struct stat *st) {
     if (d->fd >= 0 || S_ISCHR(st->st_mode))
@@ -6352,17 +6333,33 @@ static int door_check(struct door *d, const struct stat *st) {
     return 0;
 }
 
+/* A descriptor for it, to be written to, of which the caller has its own; -1:
+ * it is shut. */
+static int door_open(struct door *d, int flags, mode_t mode, struct stat *st) {
+    int fd = -1;
+
+    flags |= O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+    if (d->fd < 0)
+        fd = open(d->path, d->process ? flags : flags | O_NOFOLLOW, mode);
+    else if ((fcntl(d->fd, F_GETFL) & O_ACCMODE) == O_RDONLY)
+        errno = EBADF;
+    else
+        fd = fcntl(d->fd, F_DUPFD_CLOEXEC, 3);
+    if (fd < 0 || fstat(fd, st) < 0)
+        d->why = errno == ENXIO ? "nobody reads it" : strerror(errno);
+    else if (door_check(d, st) == 0)
+        return fd;
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
 /* What an option names, opened to be written, and made if it isn't there. */
 static int door_write(struct door *d, const char *name, mode_t mode,
                       struct stat *st) {
-    int fd = -1;
-
-    if (door_find(d, name) == 0)
-        fd = door_open(d, O_WRONLY | O_CREAT, mode, st);
-    if (fd < 0 || door_check(d, st) == 0)
-        return fd;
-    close(fd);
-    return -1;
+    if (door_find(d, name) < 0)
+        return -1;
+    return door_open(d, O_WRONLY | O_CREAT, mode, st);
 }
 
 /* Does a directory's name go by a link that another user has put where all may
@@ -6596,7 +6593,9 @@ static FILE *door_read(struct door *d, const char *name) {
     struct stat st;
     int fd = -1;
 
-    if (door_find(d, name) == 0 && d->fd >= 0)
+    if (door_find(d, name) < 0)
+        return NULL;
+    if (d->fd >= 0)
         fd = fcntl(d->fd, F_DUPFD_CLOEXEC, 3);
     else
         fd = open(name, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);

@@ -10396,9 +10396,9 @@ static void try_anothers(const char *option, int status) {
 static void try_led_astray(void) {
     struct child c;
     char list[300];
-    if (mkdir(in_work("secret"), 0700) < 0 || mkdir(in_work("tmp"), 0700) < 0 ||
+    if (mkdir(in_work("astray"), 0700) < 0 || mkdir(in_work("tmp"), 0700) < 0 ||
         mkdir(in_work("d"), 0700) < 0 || chmod(in_work("tmp"), 01777) < 0 ||
-        symlink("../secret", in_work("tmp/way")) < 0 || symlink("../d", in_work("tmp/my")) < 0 ||
+        symlink("../astray", in_work("tmp/way")) < 0 || symlink("../d", in_work("tmp/my")) < 0 ||
         lchown(in_work("tmp/way"), 1, 1) < 0)
         die("way");
     c = RUN("-d", in_work("tmp/way/"), url("/x?size=9"));
@@ -10414,9 +10414,32 @@ static void try_led_astray(void) {
     c = RUN("-d", in_work("tmp/my"), "-o", "y", url("/x?size=9"));
     is_int(c.status, 0, "one's own link is followed");
     child_free(&c);
-    is_int(names_in(in_work("secret")), 0, "nothing is written there");
+    is_int(names_in(in_work("astray")), 0, "nothing is written there");
     ok(file_is(in_work("d/x"), 9, "/x", 0) && file_is(in_work("d/y"), 9, "/x", 0),
        "but where one's own links lead");
+}
+
+/* What is read through another's link would be told to a server, and what is written into another's
+ * pipe to him. */
+static void try_anothers_data(void) {
+    char at[300], secret[300];
+    struct child c;
+    int fd;
+    snprintf(at, sizeof at, "@%s", in_work("their-link"));
+    snprintf(secret, sizeof secret, "%s", in_work("secret"));
+    write_file(secret, "secret", 6);
+    if (symlink(secret, at + 1) < 0 || lchown(at + 1, 1, 1) < 0 ||
+        mkfifo(in_work("their-pipe"), 0666) < 0 || chown(in_work("their-pipe"), 1, 1) < 0)
+        die("chown");
+    c = RUN("--data", at, url("/anothers-data"));
+    ok(said(&c, 2, "it is another user's link"), "--data by another user's link");
+    is_int(seen("/anothers-data")->count, 0, "nothing is sent");
+    child_free(&c);
+    fd = open(in_work("their-pipe"), O_RDWR | O_CLOEXEC);
+    c = RUN("-o", in_work("their-pipe"), url("/x?size=9"));
+    ok(said(&c, 1, "it is another user's"), "-o to another user's pipe");
+    close(fd);
+    child_free(&c);
 }
 
 static void test_anothers(void) {
@@ -10427,6 +10450,7 @@ static void test_anothers(void) {
     try_anothers("--trace", 1);
     try_anothers("--cookies", 2);
     try_led_astray();
+    try_anothers_data();
 }
 
 /* Names by which nothing can be opened. */
