@@ -11231,7 +11231,9 @@ static enum status list_open(struct program *p) {
     list->eof = !list->name;
     if (!list->name)
         return ALL_DONE;
-    list->fd = is_dash(list->name) ? 0 : open(list->name, O_RDONLY | O_CLOEXEC);
+    if (!is_dash(list->name)) /* nor is who is to write to a pipe waited for */
+        list->fd =
+            open(list->name, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (list->fd < 0 || fstat(list->fd, &st) < 0)
         return refuse(SOME_FAILED, "cannot read %s: %s", list->name,
                       strerror(errno));

@@ -10510,6 +10510,25 @@ static void ready_pipes(void) {
     child_free(&c);
 }
 
+/* A list is a pipe to which nobody writes yet: all else begins. */
+static void unready_list(void) {
+    char session[300], pipe_[300], line[300];
+    struct child c;
+    int n = snprintf(line, sizeof line, "%s listed\n", url("/x?size=9")), fd = -1;
+    snprintf(session, sizeof session, "%s", in_work("begun"));
+    snprintf(pipe_, sizeof pipe_, "%s", in_work("pipe"));
+    child_start(&c, (const char *const[]){"./fetcher", "-i", pipe_, "--session", session, "-d",
+                                          work, NULL});
+    until(exists(session));
+    ok(exists(session), "-i of a pipe to which nobody writes holds nothing up");
+    until((fd = open(pipe_, O_WRONLY | O_NONBLOCK | O_CLOEXEC)) >= 0);
+    is_int(write(fd, line, (size_t)n), n, "and is read");
+    close(fd);
+    child_wait(&c);
+    ok(c.status == 0 && exists(in_work("listed")), "when somebody does");
+    child_free(&c);
+}
+
 /* Nobody is waited for at the start. */
 static void test_unready_pipes(void) {
     static const struct {
@@ -10539,6 +10558,7 @@ static void test_unready_pipes(void) {
         child_free(&c);
     }
     close(fd);
+    unready_list();
     ready_pipes();
 }
 
