@@ -7356,6 +7356,8 @@ static int snapshot_write(struct program *p, int fd) {
     for (; j; j = put_first_after(&p->model, j->priority)) {
         if (storable(j))
             write_number(o, "first ", j->id.key);
+        if (o->used >= OUT_FULL)
+            snapshot_flush(&s);
     }
     snapshot_next(&s, (int64_t)p->model.last_number + 1);
     snapshot_flush(&s);
