@@ -5728,7 +5728,7 @@ struct job { /* a row: a transfer, or one that has failed */
     int64_t every_ms;    /* 0: once */
     int priority;
     bool paused;  /* is to be */
-    bool made;    /* the file that it repeats is its own */
+    char *made;   /* the file that it repeats is its own; NULL: none yet */
     char *failed; /* its URL, fit for the eye; and why, behind the NUL */
     char *name;   /* stands behind the URL; NULL: none was given */
     char url[];
@@ -5803,8 +5803,16 @@ static void job_remove(struct model *m, struct job *j) {
     m->count--;
     if (j->failed)
         m->failed--;
+    free(j->made);
     free(j->failed);
     free(j);
+}
+
+/* What it repeats is in this file, which it may replace: no other, whatever a
+ * server calls it the next time. */
+static void job_owns(struct job *j, const char *path) {
+    free(j->made);
+    j->made = text_join(path, "");
 }
 
 static struct fetcher_info job_info(struct model *m, const struct job *j) {
@@ -6373,25 +6381,6 @@ static int door_find(struct door *d, const char *name) {
     return door_shut(d, strerror(ELOOP));
 }
 
-/* A descriptor for it, of which the caller has its own; -1: it is shut. */
-static int door_open(struct door *d, int flags, mode_t mode, struct stat *st) {
-    int fd = -1;
-
-    flags |= O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
-    if (d->fd < 0)
-        fd = open(d->path, d->process ? flags : flags | O_NOFOLLOW, mode);
-    else if ((fcntl(d->fd, F_GETFL) & O_ACCMODE) == O_RDONLY)
-        errno = EBADF;
-    else
-        fd = fcntl(d->fd, F_DUPFD_CLOEXEC, 3);
-    if (fd >= 0 && fstat(fd, st) == 0)
-        return fd;
-    d->why = errno == ENXIO ? "nobody reads it" : strerror(errno);
-    if (fd >= 0)
-        close(fd);
-    return -1;
-}
-
 /* May this be written to from its beginning? */
 static int door_check(struct door *d, const struct stat *st) {
     if (d->fd >= 0 || S_ISCHR(st->st_mode))
@@ -6405,17 +6394,33 @@ static int door_check(struct door *d, const struct stat *st) {
     return 0;
 }
 
+/* A descriptor for it, to be written to, of which the caller has its own; -1:
+ * it is shut. */
+static int door_open(struct door *d, int flags, mode_t mode, struct stat *st) {
+    int fd = -1;
+
+    flags |= O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+    if (d->fd < 0)
+        fd = open(d->path, d->process ? flags : flags | O_NOFOLLOW, mode);
+    else if ((fcntl(d->fd, F_GETFL) & O_ACCMODE) == O_RDONLY)
+        errno = EBADF;
+    else
+        fd = fcntl(d->fd, F_DUPFD_CLOEXEC, 3);
+    if (fd < 0 || fstat(fd, st) < 0)
+        d->why = errno == ENXIO ? "nobody reads it" : strerror(errno);
+    else if (door_check(d, st) == 0)
+        return fd;
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
 /* What an option names, opened to be written, and made if it isn't there. */
 static int door_write(struct door *d, const char *name, mode_t mode,
                       struct stat *st) {
-    int fd = -1;
-
-    if (door_find(d, name) == 0)
-        fd = door_open(d, O_WRONLY | O_CREAT, mode, st);
-    if (fd < 0 || door_check(d, st) == 0)
-        return fd;
-    close(fd);
-    return -1;
+    if (door_find(d, name) < 0)
+        return -1;
+    return door_open(d, O_WRONLY | O_CREAT, mode, st);
 }
 
 /* Does a directory's name go by a link that another user has put where all may
@@ -6649,7 +6654,9 @@ static FILE *door_read(struct door *d, const char *name) {
     struct stat st;
     int fd = -1;
 
-    if (door_find(d, name) == 0 && d->fd >= 0)
+    if (door_find(d, name) < 0)
+        return NULL;
+    if (d->fd >= 0)
         fd = fcntl(d->fd, F_DUPFD_CLOEXEC, 3);
     else
         fd = open(name, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
@@ -7272,6 +7279,26 @@ static void session_note(struct program *p, const char *verb,
     session_put(p, from);
 }
 
+/* What no line can hold is left out: then it is nobody's in the next run. */
+static void write_made(struct out *o, const struct job *j) {
+    if (!j->made || strpbrk(j->made, "\r\n"))
+        return;
+    out_printf(o, "%s%" PRId64 " ", session_made, j->id.key);
+    out_puts(o, j->made);
+    out_puts(o, "\n");
+}
+
+/* What is repeated has its file. */
+static void session_note_made(struct program *p, const struct job *j) {
+    struct out *o = &p->session.lines;
+    size_t from = o->used;
+
+    if (!session_writes(p) || !storable(j))
+        return;
+    write_made(o, j);
+    session_put(p, from);
+}
+
 /* There is a new one, of the highest number so far. */
 static void session_add(struct program *p, const struct job *j) {
     struct out *o = &p->session.lines;
@@ -7286,31 +7313,31 @@ static void session_add(struct program *p, const struct job *j) {
     session_put(p, from);
 }
 
-/* The number behind a word; -1: it is another word. */
-static int64_t number_behind(const char *line, const char *word) {
+/* The number behind a word, and what stands behind that; -1: it is another
+ * word. */
+static int64_t number_behind(const char *line, const char *word,
+                             const char **rest) {
     size_t n = strlen(word);
-    const char *end = line + n;
-    int64_t number;
 
-    if (strncmp(line, word, n) != 0)
-        return -1;
-    number = text_number(&end);
-    return *end ? -1 : number;
+    *rest = line + n;
+    return strncmp(line, word, n) == 0 ? text_number(rest) : -1;
 }
 
 /* "# next 7": the numbers between are those of downloads that have ended.
- * "# made 7": what this one repeats has its file, and may replace it. */
+ * "# made 7 FILE": what this one repeats is in FILE, and may replace it. */
 static void session_remark(struct program *p, const char *line) {
-    int64_t next = number_behind(line, session_next);
-    int64_t made = number_behind(line, session_made);
+    const char *rest;
+    int64_t next = number_behind(line, session_next, &rest);
+    int64_t made;
     struct node *n = NULL;
 
-    if (next > (int64_t)p->model.last_number && next < INT64_MAX / 20)
+    if (next > (int64_t)p->model.last_number && next < INT64_MAX / 20 && !*rest)
         p->model.last_number = (uint64_t)next - 1;
-    if (made > 0)
+    made = number_behind(line, session_made, &rest);
+    if (made > 0 && rest[0] == ' ' && rest[1])
         n = tree_find(p->model.jobs, (uint64_t)made);
     if (n)
-        container_of(n, struct job, id)->made = true;
+        job_owns(container_of(n, struct job, id), rest + 1);
 }
 
 struct snapshot {
@@ -7346,8 +7373,7 @@ static void snapshot_job(struct snapshot *s, const struct job *j) {
     snapshot_next(s, j->id.key);
     s->next++;
     write_job(s->to, j);
-    if (j->made)
-        write_number(s->to, session_made, j->id.key);
+    write_made(s->to, j);
     if (j->paused)
         write_number(s->to, "pause ", j->id.key);
     if (s->to->used >= OUT_FULL)
@@ -7391,6 +7417,8 @@ static int snapshot_write(struct program *p, int fd) {
     for (; j; j = put_first_after(&p->model, j->priority)) {
         if (storable(j))
             write_number(o, "first ", j->id.key);
+        if (o->used >= OUT_FULL)
+            snapshot_flush(&s);
     }
     snapshot_next(&s, (int64_t)p->model.last_number + 1);
     snapshot_flush(&s);
@@ -7405,7 +7433,7 @@ static int snapshot_write(struct program *p, int fd) {
 static int fresh_open(struct session *s) {
     const int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
     size_t room =
-        OUT_FULL + INPUT_ROOM + 4096; /* a child should allocate none */
+        OUT_FULL + INPUT_ROOM + 8192; /* a child should allocate none */
     struct stat st;
     int fd;
 
@@ -7458,21 +7486,24 @@ static int fresh_adopt(struct program *p) {
 /* The child has a copy of all our memory and descriptors. It closes these at
  * once, for they hold locks and connections that may outlive us, and holds the
  * old file by its name: then to set its blocks free, which takes long, is left
- * to the child's end. It stays until it is adopted, or we are no more. */
+ * to the child; before its end, for that is waited for. It stays until it is
+ * adopted, or we are no more. */
 static void writer_run(struct program *p, int heard) {
     struct session *s = &p->session;
     char c = 0;
+    int old;
 
     for (int fd = 0; fd < WRITER_CLOSES; fd++) {
         if (fd != s->fresh_fd && fd != heard)
             close(fd);
     }
-    (void)open(p->s.session, O_RDONLY | O_NOFOLLOW);
+    old = open(p->s.session, O_RDONLY | O_NOFOLLOW);
     if (snapshot_write(p, s->fresh_fd) < 0)
         _exit(errno);
     if (write(heard, &c, 1) == 1 && read(heard, &c, 1) == 0 &&
         stands_as(s->fresh_fd, s->fresh))
         unlink(s->fresh);
+    close(old);
     _exit(0);
 }
 
@@ -7607,7 +7638,8 @@ static int session_replace(struct program *p) {
     return set_errno(error);
 }
 
-/* Should a child still be at work, what it has may be old. */
+/* Should a child still be at work, what it has may be old. A session of which
+ * not all has been started stays as it is, with the lines of what has ended. */
 static void session_close(struct program *p) {
     struct session *s = &p->session;
 
@@ -7617,8 +7649,8 @@ static void session_close(struct program *p) {
     }
     if (!p->model.jobs) /* the next run counts from 1 */
         p->model.last_number = 0;
-    if (p->s.session && s->grown + (int64_t)s->lines.used > 0 &&
-        session_replace(p) < 0)
+    if (p->s.session && !s->restoring &&
+        s->grown + (int64_t)s->lines.used > 0 && session_replace(p) < 0)
         session_failed(p, errno);
     p->s.session = NULL;
 }
@@ -7728,6 +7760,14 @@ static void job_keep(struct program *p, struct job *j,
                                         row_key(FETCHER_ENDED, INT_MAX), 0)));
 }
 
+/* A repeating one has a file that was not there before. */
+static void job_made(struct program *p, struct job *j, const char *path) {
+    if (!path || (j->made && strcmp(j->made, path) == 0))
+        return;
+    job_owns(j, path);
+    session_note_made(p, j);
+}
+
 static void job_done(struct fetcher *f, const struct fetcher_result *r,
                      void *arg) {
     struct job *j = arg;
@@ -7738,10 +7778,8 @@ static void job_done(struct fetcher *f, const struct fetcher_result *r,
         fail_status(p);
     if (r->last && !failed) /* before somebody is told */
         session_note(p, "cancel", j);
-    else if (j->every_ms && !failed && r->path && !j->made) {
-        j->made = true;
-        session_note(p, "# made", j);
-    }
+    else if (j->every_ms && !failed && r->changed)
+        job_made(p, j, r->path);
     job_tell(p, j, r);
     if (r->last) {
         if (j->paused)
@@ -7845,6 +7883,18 @@ static char *job_path(const struct settings *s, const char *name) {
     return path;
 }
 
+/* Where it goes: if no name was given, to the file that it made. But not to
+ * another directory than files go to now. */
+static char *job_target(const struct program *p, const struct job *j) {
+    char *path = job_path(&p->s, j->name ? j->name : "");
+
+    if (!path || !j->made || j->name ||
+        strncmp(j->made, path, strlen(path)) != 0)
+        return path;
+    free(path);
+    return text_join(j->made, "");
+}
+
 static fetcher_id job_request(struct program *p, struct job *j) {
     struct fetcher_request rq = p->s.rq;
     fetcher_id id = 0;
@@ -7856,15 +7906,16 @@ static fetcher_id job_request(struct program *p, struct job *j) {
     rq.on_progress = job_progress;
     rq.on_done = job_done;
     rq.arg = j;
-    if (j->made && rq.existing == FETCHER_KEEP_BOTH)
-        rq.existing = FETCHER_OVERWRITE;
     if (job_setup(NULL, j) < 0) /* else handles may be used again */
         rq.setup = job_setup;
     if (p->stream || p->discards)
         rq.on_data = job_data;
     else
-        path = job_path(&p->s, j->name ? j->name : "");
+        path = job_target(p, j);
     rq.path = path;
+    if (path && j->made && strcmp(path, j->made) == 0 &&
+        rq.existing == FETCHER_KEEP_BOTH)
+        rq.existing = FETCHER_OVERWRITE;
     if (path || rq.on_data)
         id = fetcher_start(p->f, &rq);
     free(path);
@@ -8206,8 +8257,6 @@ static const struct command all_given_up = {
 
 /* Give all up, and end: what is there of a file is kept. */
 static void leave(struct program *p) {
-    if (p->session.restoring) /* it stays as it is */
-        p->s.session = NULL;
     for (int i = 0; i < INPUTS; i++) {
         p->input[i].eof = true;
         p->input[i].begin = p->input[i].end;
@@ -8444,6 +8493,8 @@ static void input_read(struct program *p, struct input *in) {
     else if (errno != EAGAIN && errno != EINTR) {
         in->eof = true;
         complain(&p->console, in->name, strerror(errno));
+        if (in == &p->input[SESSION]) /* what it said may have ended */
+            leave(p);
         p->status = SOME_FAILED;
     }
 }
@@ -8485,7 +8536,7 @@ static bool session_read(struct program *p) {
     struct session *s = &p->session;
     bool whole = s->reading && !input_left(&p->input[SESSION]) && !p->closing;
 
-    if (!whole && !s->reading && s->restoring)
+    if (!whole && !s->reading && s->restoring && !p->closing)
         session_restored(p); /* no sweep is left of it */
     if (!whole)
         return false;
@@ -11243,7 +11294,9 @@ static enum status list_open(struct program *p) {
     list->eof = !list->name;
     if (!list->name)
         return ALL_DONE;
-    list->fd = is_dash(list->name) ? 0 : open(list->name, O_RDONLY | O_CLOEXEC);
+    if (!is_dash(list->name)) /* nor is who is to write to a pipe waited for */
+        list->fd =
+            open(list->name, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (list->fd < 0 || fstat(list->fd, &st) < 0)
         return refuse(SOME_FAILED, "cannot read %s: %s", list->name,
                       strerror(errno));

@@ -9658,6 +9658,122 @@ static void test_session_forks(void) {
     free(text);
 }
 
+/* A server that answers two runs, and in the second gives the document another's name. */
+static const char *const renaming[] = {
+    "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 3\r\n"
+    "Content-Disposition: attachment; filename=page\r\n\r\none",
+    "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 3\r\n"
+    "Content-Disposition: attachment; filename=mine\r\n\r\ntwo",
+    NULL};
+
+/* Start a session with this option, until what it repeats has told this, and kill it. */
+static void run_repeating(const char *option, const char *line, const char *reply,
+                          const char *name) {
+    const char *session = in_work("renamed");
+    const char *const arguments[] = {"./fetcher", "--session", session, "-i", "-",
+                                     "-d",        work,        option,  NULL};
+    struct child c;
+    child_start(&c, arguments);
+    ok(talk(&c, line, reply), "%s", name);
+    kill(c.pid, SIGKILL);
+    child_wait(&c);
+    child_free(&c);
+}
+
+/* Nor does a server that gives another name later, or a run with another option, reach another
+ * file than the one that was made. */
+static void test_session_renamed(void) {
+    char line[300];
+    scripted = renaming;
+    snprintf(line, sizeof line, "every 1h %s", url("/script/renamed"));
+    write_file(in_work("mine"), "precious", 8);
+    run_repeating(NULL, line, "page: 3 bytes", "what is repeated has the server's name");
+    run_repeating(NULL, "", "page: 3 bytes", "in the next run it has the first one");
+    is_file_text(in_work("page"), "two", "and replaces what it made");
+    is_file_text(in_work("mine"), "precious", "whatever the server calls it then");
+    unlink(in_work("renamed"));
+    snprintf(line, sizeof line, "every 1h %s mine", url("/other?size=9"));
+    run_repeating("--no-clobber", line, "mine: exists, skipped", "what exists is skipped");
+    run_repeating(NULL, "", "exists, and is not replaced", "and so is not its own later");
+    is_file_text(in_work("mine"), "precious", "it is as it was");
+}
+
+enum { LEFT_ROWS = 3000 };
+
+/* Start it, and wait until it has its first ones and has asked for others. Half is restored then,
+ * for it tells of each, and nobody reads that. */
+static void start_left(struct child *c, const char *session) {
+    char *text = malloc(LEFT_ROWS * 100);
+    int n = sprintf(text, "# fetcher: a session\n"), before = server.requests;
+    for (int i = 0; i < LEFT_ROWS; i++)
+        n += sprintf(text + n, "add %s f%d\n", url("/delay?ms=400&i=%d", i), i);
+    write_file(session, text, (size_t)n);
+    free(text);
+    child_start(c, (const char *const[]){"./fetcher", "--session", session, "--json", "-d",
+                                         in_work("left"), NULL});
+    fetcher_watch(f, c->out[0], 0, NULL, NULL);
+    until(server.requests >= before + 12);
+    kill(c->pid, SIGSTOP);
+    waitpid(c->pid, NULL, WUNTRACED);
+}
+
+/* What comes to its end while the program is left, half of a session being started, is noted. */
+static void test_session_left(void) {
+    struct child c;
+    char session[300], *text;
+    snprintf(session, sizeof session, "%s", in_work("left.session"));
+    start_left(&c, session);
+    until(server.busy == 0); /* all is on its way */
+    kill(c.pid, SIGINT);
+    kill(c.pid, SIGCONT);
+    fetcher_watch(f, c.out[0], FETCHER_READ, child_ready, &c);
+    child_wait(&c);
+    is_int(c.status, 130, "an interrupt while a session is restored ends it");
+    text = slurp(session, &(int64_t){0});
+    ok(names_in(in_work("left")) > 0, "some came to their end all the same");
+    is_int(times_in(text, "\ncancel "), names_in(in_work("left")), "and that is noted");
+    is_int(times_in(text, "\nadd "), LEFT_ROWS, "nothing is lost");
+    free(text);
+    child_free(&c);
+}
+
+/* A large one, mostly remarks: to set its blocks free takes long. */
+static void write_bulky(const char *session) {
+    enum { PIECES = 200 };
+
+    static char remarks[1 << 20];
+    int fd = open(session, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    char line[300];
+    int n = snprintf(line, sizeof line, "# fetcher: a session\nadd %s\n", url("/bulky?stall=head"));
+    for (size_t i = 0; i < sizeof remarks; i++)
+        remarks[i] = "#.\n"[i % 1024 == 1023 ? 2 : i % 1024 != 0];
+    if (fd < 0 || write(fd, line, (size_t)n) != n)
+        die("bulky");
+    for (int i = 0; i < PIECES; i++)
+        if (write(fd, remarks, sizeof remarks) != (ssize_t)sizeof remarks)
+            die("bulky");
+    fsync(fd);
+    close(fd);
+}
+
+static void test_session_bulky(void) {
+    struct child c;
+    char session[300], fresh[310];
+    snprintf(session, sizeof session, "%s", in_work("bulky"));
+    snprintf(fresh, sizeof fresh, "%s.new", session);
+    write_bulky(session);
+    child_start(
+        &c, (const char *const[]){"./fetcher", "--session", session, "-i", "-", "-d", work, NULL});
+    ok(talk(&c, "pause 1", "1 paused"), "a large session is read");
+    until(size_of(session) < 1000 && !exists(fresh));
+    ok(file_has(session, "/bulky"), "and a short one takes its place");
+    ok(talk(&c, "stats", "longest wait"), "it tells how long it was deaf");
+    ok(longest_wait(&c) < 60, "for the large one's end nothing waits: %.1f ms", longest_wait(&c));
+    ok(talk(&c, "quit", "bye"), "the end");
+    child_wait(&c);
+    child_free(&c);
+}
+
 /* The child that it leaves behind holds nothing that the next one needs. */
 static void test_session_orphan(void) {
     struct child c;
@@ -9730,13 +9846,40 @@ static void test_session_repeats(void) {
     ok(file_has(session, "# made "), "a snapshot knows it as well");
 }
 
+/* One of which not all can be read is neither begun nor written: the rest would be lost. */
+static void test_session_unread(void) {
+    struct program *p = calloc(1, sizeof *p);
+    char session[300], fresh[310];
+    if (!p)
+        die("unread");
+    snprintf(session, sizeof session, "%s", in_work("unread"));
+    snprintf(fresh, sizeof fresh, "%s.new", session);
+    p->s.session = session;
+    p->session.fresh = fresh;
+    p->session.grown = 1;
+    p->console.err.fd = -1;
+    p->session.reading = p->session.restoring = true;
+    p->work_timer = 1; /* as if it would go on */
+    p->input[SESSION].name = session;
+    p->input[SESSION].fd = open("/", O_RDONLY | O_CLOEXEC);
+    input_read(p, &p->input[SESSION]);
+    ok(p->input[SESSION].eof && p->closing, "a session that can't be read is left");
+    session_close(p);
+    ok(!exists(session) && !exists(fresh), "and not written");
+    close(p->input[SESSION].fd);
+    free(p->console.err.data);
+    free(p->session.buffer.data);
+    free(p);
+}
+
 static const struct test sessions_tests[] = {
     TEST(session),         TEST(session_order),   TEST(session_long),       TEST(session_ends),
     TEST(session_numbers), TEST(session_names),   TEST(session_whole),      TEST(session_huge),
     TEST(session_raced),   TEST(session_crash),   TEST(bad_sessions),       TEST(session_torn),
     TEST(session_tail),    TEST(session_foreign), TEST(session_in_the_way), TEST(session_full),
     TEST(session_kills),   TEST(session_forks),   TEST(session_fed),        TEST(session_orphan),
-    TEST(session_repeats),
+    TEST(session_repeats), TEST(session_bulky),   TEST(session_renamed),    TEST(session_left),
+    TEST(session_unread),
 };
 
 /* --------------------------------------------------------------------------------------- Output */
@@ -9905,20 +10048,20 @@ static bool sleeps(pid_t pid) {
     return strstr(line, "(fetcher) S") != NULL;
 }
 
-/* A list that is a pipe without a writer: to open it takes until there is one. */
+/* A list that is a pipe without a writer. Its open waits for none, so signals are heard. */
 static void test_interrupted_open(void) {
     struct child c;
     char path[300];
     snprintf(path, sizeof path, "%s", in_work("fifo"));
     if (access("/proc/self/stat", R_OK) < 0 || mkfifo(path, 0600) < 0) {
-        skip("an interrupt while a list is opened", "no /proc");
+        skip("an interrupt while a list has no writer yet", "no /proc");
         return;
     }
     child_start(&c, (const char *const[]){"./fetcher", "-i", path, NULL});
     until(sleeps(c.pid)); /* there is nothing else that it could wait for */
     kill(c.pid, SIGTERM);
     child_wait(&c);
-    is_int(c.status, 1000 + SIGTERM, "an interrupt while a list is opened ends it");
+    is_int(c.status, 143, "an interrupt while a list has no writer yet ends it cleanly");
     child_free(&c);
 }
 
@@ -10484,9 +10627,9 @@ static void try_anothers(const char *option, int status) {
 static void try_led_astray(void) {
     struct child c;
     char list[300];
-    if (mkdir(in_work("secret"), 0700) < 0 || mkdir(in_work("tmp"), 0700) < 0 ||
+    if (mkdir(in_work("astray"), 0700) < 0 || mkdir(in_work("tmp"), 0700) < 0 ||
         mkdir(in_work("d"), 0700) < 0 || chmod(in_work("tmp"), 01777) < 0 ||
-        symlink("../secret", in_work("tmp/way")) < 0 || symlink("../d", in_work("tmp/my")) < 0 ||
+        symlink("../astray", in_work("tmp/way")) < 0 || symlink("../d", in_work("tmp/my")) < 0 ||
         lchown(in_work("tmp/way"), 1, 1) < 0)
         die("way");
     c = RUN("-d", in_work("tmp/way/"), url("/x?size=9"));
@@ -10502,9 +10645,32 @@ static void try_led_astray(void) {
     c = RUN("-d", in_work("tmp/my"), "-o", "y", url("/x?size=9"));
     is_int(c.status, 0, "one's own link is followed");
     child_free(&c);
-    is_int(names_in(in_work("secret")), 0, "nothing is written there");
+    is_int(names_in(in_work("astray")), 0, "nothing is written there");
     ok(file_is(in_work("d/x"), 9, "/x", 0) && file_is(in_work("d/y"), 9, "/x", 0),
        "but where one's own links lead");
+}
+
+/* What is read through another's link would be told to a server, and what is written into another's
+ * pipe to him. */
+static void try_anothers_data(void) {
+    char at[300], secret[300];
+    struct child c;
+    int fd;
+    snprintf(at, sizeof at, "@%s", in_work("their-link"));
+    snprintf(secret, sizeof secret, "%s", in_work("secret"));
+    write_file(secret, "secret", 6);
+    if (symlink(secret, at + 1) < 0 || lchown(at + 1, 1, 1) < 0 ||
+        mkfifo(in_work("their-pipe"), 0666) < 0 || chown(in_work("their-pipe"), 1, 1) < 0)
+        die("chown");
+    c = RUN("--data", at, url("/anothers-data"));
+    ok(said(&c, 2, "it is another user's link"), "--data by another user's link");
+    is_int(seen("/anothers-data")->count, 0, "nothing is sent");
+    child_free(&c);
+    fd = open(in_work("their-pipe"), O_RDWR | O_CLOEXEC);
+    c = RUN("-o", in_work("their-pipe"), url("/x?size=9"));
+    ok(said(&c, 1, "it is another user's"), "-o to another user's pipe");
+    close(fd);
+    child_free(&c);
 }
 
 static void test_anothers(void) {
@@ -10515,6 +10681,7 @@ static void test_anothers(void) {
     try_anothers("--trace", 1);
     try_anothers("--cookies", 2);
     try_led_astray();
+    try_anothers_data();
 }
 
 /* Names by which nothing can be opened. */
@@ -10574,6 +10741,25 @@ static void ready_pipes(void) {
     child_free(&c);
 }
 
+/* A list is a pipe to which nobody writes yet: all else begins. */
+static void unready_list(void) {
+    char session[300], pipe_[300], line[300];
+    struct child c;
+    int n = snprintf(line, sizeof line, "%s listed\n", url("/x?size=9")), fd = -1;
+    snprintf(session, sizeof session, "%s", in_work("begun"));
+    snprintf(pipe_, sizeof pipe_, "%s", in_work("pipe"));
+    child_start(&c, (const char *const[]){"./fetcher", "-i", pipe_, "--session", session, "-d",
+                                          work, NULL});
+    until(exists(session));
+    ok(exists(session), "-i of a pipe to which nobody writes holds nothing up");
+    until((fd = open(pipe_, O_WRONLY | O_NONBLOCK | O_CLOEXEC)) >= 0);
+    is_int(write(fd, line, (size_t)n), n, "and is read");
+    close(fd);
+    child_wait(&c);
+    ok(c.status == 0 && exists(in_work("listed")), "when somebody does");
+    child_free(&c);
+}
+
 /* Nobody is waited for at the start. */
 static void test_unready_pipes(void) {
     static const struct {
@@ -10603,6 +10789,7 @@ static void test_unready_pipes(void) {
         child_free(&c);
     }
     close(fd);
+    unready_list();
     ready_pipes();
 }
 
