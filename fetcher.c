@@ -2545,7 +2545,7 @@ static size_t on_header(char *data, size_t one, size_t size, void *arg) {
     while (n > 0 && isspace((unsigned char)line[n - 1]))
         n--;
     line[n] = '\0';
-    if (size > 0 && strchr("\r\n", *data))
+    if (size > 0 && (*data == '\r' || *data == '\n'))
         head_end(a);
     else
         head_line(a, line);
@@ -2933,8 +2933,9 @@ static enum taken part_overflows(struct attempt *a) {
         t->hopeless = t->rq.on_data != NULL;
         fail(t, FETCHER_PROTOCOL, "the answer is longer than it says");
     } else {
-        t->body->have = 0;
-        ask_whole(a);
+        t->body->have = 0; /* what has come may be wrong as well */
+        if (t->sink->begin(t) == 0)
+            ask_whole(a);
     }
     return NOT_TAKEN;
 }
@@ -4007,14 +4008,36 @@ static int part_lock(const char *part, int flags) {
     return set_errno(why);
 }
 
+/* The directory in which this stands to the disk, or a name that is new in it
+ * may be gone after a power cut. Some file systems can't, and need not. */
+static int directory_flush(const char *path) {
+    char *name = text_join(*path == '/' ? "" : "./", path);
+    int result = -1;
+    int fd;
+
+    if (!name)
+        return set_errno(ENOMEM);
+    strrchr(name, '/')[1] = '\0';
+    fd = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    free(name);
+    if (fd < 0)
+        return -1;
+    result = fsync(fd);
+    if (result < 0 && errno == EINVAL)
+        result = 0;
+    close(fd);
+    return result;
+}
+
 /* Make the directories that are missing on the way. If none is, fail. */
 static int make_directories(struct transfer *t, char *path) {
+    bool flush = t->rq.flags & FETCHER_SYNC;
     int result = ENOENT;
 
     for (char *s = strchr(path + 1, '/'); s; s = strchr(s + 1, '/')) {
         *s = '\0';
         if (mkdir(path, 0777) == 0)
-            result = 0;
+            result = flush && directory_flush(path) < 0 ? errno : 0;
         else if (errno != EEXIST)
             result = errno;
         *s = '/';
@@ -4654,24 +4677,10 @@ static int part_flush(struct transfer *t) {
 
 static int name_flush(struct transfer *t) {
     const char *path = t->body->path;
-    const char *slash = strrchr(path, '/');
-    char *directory;
-    int result = -1;
-    int fd;
 
     if (!(t->rq.flags & FETCHER_SYNC))
         return 0;
-    directory = text_join(slash ? path : "./", "");
-    if (!directory)
-        return fail_memory(t);
-    strrchr(directory, '/')[1] = '\0';
-    fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    free(directory);
-    if (fd >= 0) {
-        result = fsync(fd);
-        close(fd);
-    }
-    return result < 0 ? fail_file(t, "flush", path) : 0;
+    return directory_flush(path) < 0 ? fail_file(t, "flush", path) : 0;
 }
 
 /* A file that is called like a .part: what a .meta says of one is not of it. */
@@ -4739,6 +4748,7 @@ static void body_rest(struct transfer *t) {
 
     if (t->code == FETCHER_OK)
         b->whole = true;
+    b->ask_whole = false;
     if (!b->whole && !b->page && !t->rq.on_data)
         return;
     free(b->data);
@@ -6358,6 +6368,37 @@ static int door_enter(struct door *d) {
     return 0;
 }
 
+/* Does a directory's name go by a link that another user has put where all may
+ * put one, as in /tmp? (Some systems don't follow such a link anyway.) */
+static bool is_planted(const char *name, size_t n) {
+    char *path = text_join(name, "/");
+    char *s = path;
+    struct stat dir = {0};
+    struct stat st;
+    bool planted = false;
+
+    (void)stat(*name == '/' ? "/" : ".", &dir);
+    while (s && !planted && (size_t)(s - path) < n) {
+        s += strspn(s, "/");
+        s += strcspn(s, "/");
+        if (!*s)
+            break;
+        *s = '\0';
+        planted = lstat(path, &st) == 0 && S_ISLNK(st.st_mode) &&
+                  !is_trusted(st.st_uid) && (dir.st_mode & S_ISVTX);
+        (void)stat(path, &dir);
+        *s = '/';
+    }
+    free(path);
+    return planted;
+}
+
+static bool is_planted_above(const char *name) {
+    const char *slash = strrchr(name, '/');
+
+    return slash && is_planted(name, (size_t)(slash - name));
+}
+
 /* Where does a name lead? A link in /proc itself can't be followed but by the
  * system. */
 static int door_find(struct door *d, const char *name) {
@@ -6368,6 +6409,8 @@ static int door_find(struct door *d, const char *name) {
     if (snprintf(d->path, sizeof d->path, "%s%s", *name == '/' ? "" : "./",
                  name) >= (int)sizeof d->path)
         return door_shut(d, strerror(ENAMETOOLONG));
+    if (is_planted_above(d->path))
+        return door_shut(d, "another user's link leads there");
     for (int i = 0; i < LINKS_MOST; i++) {
         door_look(d);
         if (d->fd >= 0 || d->process || lstat(d->path, &st) < 0 ||
@@ -6421,37 +6464,6 @@ static int door_write(struct door *d, const char *name, mode_t mode,
     if (door_find(d, name) < 0)
         return -1;
     return door_open(d, O_WRONLY | O_CREAT, mode, st);
-}
-
-/* Does a directory's name go by a link that another user has put where all may
- * put one, as in /tmp? (Some systems don't follow such a link anyway.) */
-static bool is_planted(const char *name, size_t n) {
-    char *path = text_join(name, "/");
-    char *s = path;
-    struct stat dir = {0};
-    struct stat st;
-    bool planted = false;
-
-    (void)stat(*name == '/' ? "/" : ".", &dir);
-    while (s && !planted && (size_t)(s - path) < n) {
-        s += strspn(s, "/");
-        s += strcspn(s, "/");
-        if (!*s)
-            break;
-        *s = '\0';
-        planted = lstat(path, &st) == 0 && S_ISLNK(st.st_mode) &&
-                  !is_trusted(st.st_uid) && (dir.st_mode & S_ISVTX);
-        (void)stat(path, &dir);
-        *s = '/';
-    }
-    free(path);
-    return planted;
-}
-
-static bool is_planted_above(const char *name) {
-    const char *slash = strrchr(name, '/');
-
-    return slash && is_planted(name, (size_t)(slash - name));
 }
 
 enum leads {
@@ -11199,7 +11211,7 @@ static enum status stream_find(struct program *p) {
 
     if (path && door_find(&d, path) == 0)
         leads = door_leads(&d);
-    if (path && is_planted_above(path))
+    else if (path && is_planted_above(path))
         leads = LEADS_ASTRAY;
     free(path);
     p->discards =
@@ -11208,8 +11220,7 @@ static enum status stream_find(struct program *p) {
         return ALL_DONE;
     if (leads == LEADS_NOWHERE || leads == LEADS_ASTRAY)
         return refuse(SOME_FAILED, "cannot write to %s: %s", p->s.output,
-                      leads == LEADS_ASTRAY ? "another user's link leads there"
-                                            : "it is no file");
+                      leads == LEADS_ASTRAY ? d.why : "it is no file");
     if (d.fd == 1 || d.fd == 2)
         p->stream = d.fd == 1 ? &p->console.out : &p->console.err;
     return p->stream ? ALL_DONE : stream_enter(p, &d);
@@ -11438,6 +11449,8 @@ static enum status session_open(struct program *p) {
     if (!made && errno == EEXIST)
         in->fd = open(in->name, flags);
     fault = in->fd < 0 ? strerror(errno) : session_take(p, made);
+    if (fault && made)
+        unlink(in->name);
     if (fault)
         return refuse(SOME_FAILED, "cannot use %s: %s", in->name, fault);
     p->session.reading = true;

@@ -5484,6 +5484,41 @@ static void test_passwords_in_messages(void) {
     forget(&o);
 }
 
+static int64_t part_at_third;
+
+static void watch_third(struct fetcher *on, const struct fetcher_info *info, void *arg) {
+    (void)on, (void)arg;
+    if (info->state == FETCHER_RUNNING && info->attempts == 3)
+        part_at_third = size_of(in_work("liar.part"));
+}
+
+/* A part from a server that has lied about the rest is not left for another run, be it killed. */
+static void test_part_of_liar(void) {
+    enum { HALF_SIZE = 300000 };
+
+    static char half[HALF_SIZE + 200], rest[HALF_SIZE + 200];
+    int n = sprintf(half, "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nContent-Length: %d\r\n\r\n",
+                    2 * HALF_SIZE);
+    memset(half + n, 'a', HALF_SIZE);
+    n = sprintf(rest, A_PART "Content-Range: bytes %d-%d/%d\r\n\r\n", HALF_SIZE, 2 * HALF_SIZE - 1,
+                2 * HALF_SIZE);
+    memset(rest + n, 'a', HALF_SIZE + 1);
+    scripted = (const char *const[]){half, rest, NO_REST("404 Gone"), NULL};
+    part_at_third = -1;
+    struct outcome o = {0};
+    fetcher_start(f, &(struct fetcher_request){.url = url("/script/liar"),
+                                               .path = in_work("liar"),
+                                               .retries = 1,
+                                               .on_progress = watch_third,
+                                               .on_done = keep_outcome,
+                                               .arg = &o});
+    until(o.calls);
+    is_code(o.code, FETCHER_HTTP, "a rest that is too long: %s", o.message);
+    is_int(o.attempts, 3, "makes it ask for the whole");
+    is_int(part_at_third, 0, "of the part nothing is left then");
+    forget(&o);
+}
+
 /* A time is set also if the .part was gone on with by its ETag. */
 static void test_time_of_part(void) {
     struct stat st = {.st_mtime = 0};
@@ -5819,6 +5854,7 @@ static const struct test files_tests[] = {
     TEST(other_user),
     TEST(special),
     TEST(descriptor_link),
+    TEST(part_of_liar),
     TEST(passwords_in_messages),
     TEST(time_of_part),
     TEST(skip_leftover),
@@ -10644,6 +10680,9 @@ static void try_led_astray(void) {
     child_free(&c);
     c = RUN("-d", in_work("tmp/my"), "-o", "y", url("/x?size=9"));
     is_int(c.status, 0, "one's own link is followed");
+    child_free(&c);
+    c = RUN("--trace", in_work("tmp/way/trace"), "-d", in_work("d"), url("/z?size=9"));
+    ok(said(&c, 1, "another user's link leads there"), "--trace by another user's link");
     child_free(&c);
     is_int(names_in(in_work("astray")), 0, "nothing is written there");
     ok(file_is(in_work("d/x"), 9, "/x", 0) && file_is(in_work("d/y"), 9, "/x", 0),
