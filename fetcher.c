@@ -2408,7 +2408,8 @@ static const struct {
 
 static void head_field(struct head *h, const char *name, const char *value) {
     for (size_t i = 0; i < COUNT_OF(fields); i++) {
-        if (strcasecmp(name, fields[i].name) != 0)
+        if ((*name | 0x20) != (*fields[i].name | 0x20) || /* most differ here */
+            strcasecmp(name, fields[i].name) != 0)
             continue;
         if (fields[i].read)
             fields[i].read(h, value);
