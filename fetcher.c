@@ -2473,7 +2473,8 @@ static const struct {
 
 static void head_field(struct head *h, const char *name, const char *value) {
     for (size_t i = 0; i < COUNT_OF(fields); i++) {
-        if (strcasecmp(name, fields[i].name) != 0)
+        if ((*name | 0x20) != (*fields[i].name | 0x20) || /* most differ here */
+            strcasecmp(name, fields[i].name) != 0)
             continue;
         if (fields[i].read)
             fields[i].read(h, value);
@@ -2650,7 +2651,7 @@ static size_t on_header(char *data, size_t one, size_t size, void *arg) {
     while (n > 0 && isspace((unsigned char)line[n - 1]))
         n--;
     line[n] = '\0';
-    if (size > 0 && strchr("\r\n", *data))
+    if (size > 0 && (*data == '\r' || *data == '\n'))
         head_end(a);
     else
         head_line(a, line);
@@ -2749,6 +2750,14 @@ static bool part_fits(const struct head *h, const struct body *b) {
     return h->range.last < total && (b->length < 0 || b->length == total);
 }
 
+/* Are the bytes coded alike, or decoded on the way? */
+static bool same_coding(const struct transfer *t, const struct head *h) {
+    const struct validators *v = &t->body->validators;
+
+    return (t->rq.flags & FETCHER_COMPRESSED) ||
+           strcmp(h->validators.encoding, v->encoding) == 0;
+}
+
 /* A stream can't be taken back: it goes on if the bytes are proved the same,
  * and those that were handed on are skipped. */
 static int stream_again(struct transfer *t, const struct head *h, int64_t first,
@@ -2756,7 +2765,7 @@ static int stream_again(struct transfer *t, const struct head *h, int64_t first,
     struct body *b = t->body;
     bool same = is_strong(h->validators.etag) &&
                 strcmp(h->validators.etag, b->validators.etag) == 0 &&
-                first >= 0 && first == b->first &&
+                same_coding(t, h) && first >= 0 && first == b->first &&
                 (b->length < 0 || length < 0 || b->length == length);
 
     b->skip = b->have;
@@ -3072,8 +3081,9 @@ static enum taken part_overflows(struct attempt *a) {
         t->hopeless = t->rq.on_data != NULL;
         fail(t, FETCHER_PROTOCOL, "the answer is longer than it says");
     } else {
-        t->body->have = 0;
-        ask_whole(a);
+        t->body->have = 0; /* what has come may be wrong as well */
+        if (t->sink->begin(t) == 0)
+            ask_whole(a);
     }
     return NOT_TAKEN;
 }
@@ -3944,7 +3954,7 @@ struct meta {
     size_t records; /* where the checks begin */
 };
 
-/* Is there a .meta? TORN: an empty one, as after a power cut. */
+/* Is there a .meta? TORN: an empty one, or NULs, as after a power cut. */
 enum found { ABSENT, FOREIGN, TORN, OURS };
 
 /* In the same boot, and on the same mount, what was written can be read. */
@@ -4009,6 +4019,12 @@ static bool meta_stands(const char *part) {
     return stands;
 }
 
+static bool is_zero(const char *data, size_t n) {
+    while (n > 0 && data[n - 1] == '\0')
+        n--;
+    return n == 0;
+}
+
 static enum found meta_read(const char *part, struct meta *m) {
     int fd = meta_open(part, O_RDONLY);
     ssize_t n = -1;
@@ -4020,7 +4036,7 @@ static enum found meta_read(const char *part, struct meta *m) {
     if (n < 0)
         return FOREIGN;
     m->text[n] = '\0';
-    if (!*m->text)
+    if (is_zero(m->text, (size_t)n))
         return TORN;
     return meta_parse(m, (size_t)n) ? OURS : FOREIGN;
 }
@@ -4066,8 +4082,10 @@ static void meta_write(struct transfer *t) {
     int fd;
 
     check_begin(b);
-    if (!b->meta && meta_read(b->part, &m) == FOREIGN)
-        return;
+    if (b->meta) /* what it says is over, also if no other can be made */
+        meta_remove(b);
+    else if (!is_ours(b->fd) || meta_read(b->part, &m) == FOREIGN)
+        return; /* nor would a .meta on that disk be ours */
     fd = meta_open(b->part, O_WRONLY | O_CREAT);
     if (fd < 0)
         return;
@@ -4080,8 +4098,8 @@ static void meta_write(struct transfer *t) {
     close(fd);
 }
 
-/* A part that is gone on with has been looked through: from now on all of it
- * is of this boot. */
+/* A part that is gone on with has been looked through, and cut to what agrees:
+ * from now on all of it is of this boot. */
 static void meta_renew(struct transfer *t) {
     struct body *b = t->body;
     char era[ERA_SIZE + 1];
@@ -4104,13 +4122,12 @@ static uint64_t mix(uint64_t lane, uint64_t word) {
     return lane ^ lane >> 29;
 }
 
-/* The same on all machines: little-endian. */
-static uint64_t word_at(const unsigned char *s) {
-    uint64_t word = 0;
-
-    for (int i = 7; i >= 0; i--)
-        word = word << 8 | s[i];
-    return word;
+/* The same on all machines: little-endian. Compilers make one load of this, not
+ * of a loop. */
+static inline uint64_t word_at(const unsigned char *s) {
+    return (uint64_t)s[0] | (uint64_t)s[1] << 8 | (uint64_t)s[2] << 16 |
+           (uint64_t)s[3] << 24 | (uint64_t)s[4] << 32 | (uint64_t)s[5] << 40 |
+           (uint64_t)s[6] << 48 | (uint64_t)s[7] << 56;
 }
 
 static void check_byte(struct check *c, unsigned char byte) {
@@ -4124,18 +4141,36 @@ static void check_byte(struct check *c, unsigned char byte) {
     c->word = 0;
 }
 
+/* Four words at a time. What has an address may be what s points to: so the
+ * lanes are copied, into registers. */
+static void check_blocks(struct check *c, const unsigned char *s, size_t n) {
+    uint64_t a = c->lane[0];
+    uint64_t b = c->lane[1];
+    uint64_t d = c->lane[2];
+    uint64_t e = c->lane[3];
+
+    for (const unsigned char *end = s + n; s < end; s += 32) {
+        a = mix(a, word_at(s));
+        b = mix(b, word_at(s + 8));
+        d = mix(d, word_at(s + 16));
+        e = mix(e, word_at(s + 24));
+    }
+    c->lane[0] = a;
+    c->lane[1] = b;
+    c->lane[2] = d;
+    c->lane[3] = e;
+    c->size += n;
+}
+
 static void check_add(struct check *c, const char *data, size_t n) {
     const unsigned char *s = (const unsigned char *)data;
+    size_t blocks;
 
     for (; n > 0 && c->size % 32 != 0; n--)
         check_byte(c, *s++);
-    for (; n >= 32; n -= 32) {
-        for (int i = 0; i < 4; i++)
-            c->lane[i] = mix(c->lane[i], word_at(s + 8 * i));
-        s += 32;
-        c->size += 32;
-    }
-    for (; n > 0; n--)
+    blocks = n - n % 32;
+    check_blocks(c, s, blocks);
+    for (s += blocks; n > blocks; n--)
         check_byte(c, *s++);
 }
 
@@ -4231,14 +4266,36 @@ static int part_lock(const char *part, int flags) {
     return set_errno(why);
 }
 
+/* The directory in which this stands to the disk, or a name that is new in it
+ * may be gone after a power cut. Some file systems can't, and need not. */
+static int directory_flush(const char *path) {
+    char *name = text_join(*path == '/' ? "" : "./", path);
+    int result = -1;
+    int fd;
+
+    if (!name)
+        return set_errno(ENOMEM);
+    strrchr(name, '/')[1] = '\0';
+    fd = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    free(name);
+    if (fd < 0)
+        return -1;
+    result = fsync(fd);
+    if (result < 0 && errno == EINVAL)
+        result = 0;
+    close(fd);
+    return result;
+}
+
 /* Make the directories that are missing on the way. If none is, fail. */
 static int make_directories(struct transfer *t, char *path) {
+    bool flush = t->rq.flags & FETCHER_SYNC;
     int result = ENOENT;
 
     for (char *s = strchr(path + 1, '/'); s; s = strchr(s + 1, '/')) {
         *s = '\0';
         if (mkdir(path, 0777) == 0)
-            result = 0;
+            result = flush && directory_flush(path) < 0 ? errno : 0;
         else if (errno != EEXIST)
             result = errno;
         *s = '/';
@@ -4467,7 +4524,8 @@ static bool part_prove(struct transfer *t) {
     if (!b->trusted) {
         b->have -= (int64_t)b->check.size;
         check_begin(b);
-        meta_renew(t);
+        if (ftruncate(b->fd, b->have) == 0)
+            meta_renew(t);
     }
     b->unproved = 0;
     return false;
@@ -4569,9 +4627,9 @@ static enum verdict file_look(struct transfer *t) {
     struct stat st;
 
     b->exists = lstat(b->path, &st) == 0;
-    if (b->placed || !b->exists)
+    if (!b->exists)
         return GO_ON;
-    if (existing == FETCHER_SKIP)
+    if (existing == FETCHER_SKIP && !b->placed)
         return NEEDLESS;
     if (is_special(b->path, st.st_mode) ||
         (existing == FETCHER_OVERWRITE && S_ISDIR(st.st_mode))) {
@@ -4624,7 +4682,50 @@ static void part_close(struct body *b) {
     b->have = 0;
     b->unproved = 0;
     b->meta = false;
+    b->records = 0;
     b->validators = (struct validators){"", "", "", ""};
+}
+
+/* Does it hold as many bytes as were written? */
+static bool part_is_right(const struct body *b) {
+    struct stat st;
+
+    return fstat(b->fd, &st) == 0 && st.st_size == b->have;
+}
+
+/* A .part stays if another process can continue it. */
+static void part_leave(struct transfer *t) {
+    struct body *b = t->body;
+    bool of_use;
+
+    if (b->data)
+        (void)part_spill(t);
+    of_use = b->have > 0 && b->meta && validator(b) && part_is_right(b);
+    if (!b->unproved && !of_use && stands_as(b->fd, b->part)) {
+        unlink(b->part);
+        if (b->meta)
+            meta_remove(b);
+    }
+    part_close(b);
+}
+
+/* It is not what we have written any more: nobody goes on with it, and the next
+ * round begins anew. */
+static int fail_part(struct transfer *t, const char *what) {
+    fail(t, FETCHER_FILE, "%s was %s", t->body->part, what);
+    t->body->have = 0;
+    part_leave(t);
+    return -1;
+}
+
+/* Never made longer: a hole would take the place of what somebody cut off. */
+static int part_cut(struct transfer *t) {
+    struct body *b = t->body;
+    struct stat st;
+
+    if (fstat(b->fd, &st) < 0 || st.st_size < b->have)
+        return fail_part(t, "changed by somebody");
+    return ftruncate(b->fd, b->have) < 0 ? fail_file(t, "cut", b->part) : 0;
 }
 
 static enum verdict file_open(struct transfer *t) {
@@ -4660,8 +4761,8 @@ static int file_begin(struct transfer *t) {
         return fail_exists(t, b->path);
     if (b->fd < 0)
         return 0;
-    if (!b->data && ftruncate(b->fd, b->have) < 0)
-        return fail_file(t, "cut", b->part);
+    if (!b->data && part_cut(t) < 0)
+        return -1;
     if (b->have == 0)
         meta_write(t);
     return 0;
@@ -4761,19 +4862,20 @@ static void part_set_time(struct transfer *t) {
 /* Is all of it on the disk, and the .part still ours? Some file systems tell
  * of a full disk only when a file is closed, but to close this one gives up
  * the lock: so a copy of the descriptor is closed, if there is room for one.
- * And while it grew, somebody may have put another file in its place, or
- * written to it. */
+ * And while a large one grew, somebody may have put another file in its place,
+ * or written to it. */
 static int part_verify(struct transfer *t) {
     const struct body *b = t->body;
     int copy = dup(b->fd);
-    struct stat st;
 
     if (copy >= 0 && close(copy) < 0 && errno != EINTR)
         return fail_file(t, "write", b->part);
+    if (!b->meta) /* it has just been made */
+        return 0;
     if (!stands_as(b->fd, b->part))
-        return fail(t, FETCHER_FILE, "%s was taken away", b->part);
-    if (fstat(b->fd, &st) < 0 || st.st_size != b->have || !is_ours(b->fd))
-        return fail(t, FETCHER_FILE, "%s was changed by somebody", b->part);
+        return fail_part(t, "taken away");
+    if (!part_is_right(b) || !is_ours(b->fd))
+        return fail_part(t, "changed by somebody");
     return 0;
 }
 
@@ -4826,31 +4928,17 @@ static int part_place(struct transfer *t) {
 static int part_flush(struct transfer *t) {
     const struct body *b = t->body;
 
-    if ((t->rq.flags & FETCHER_SYNC) && fdatasync(b->fd) < 0)
+    if ((t->rq.flags & FETCHER_SYNC) && fsync(b->fd) < 0)
         return fail_file(t, "flush", b->part);
     return 0;
 }
 
 static int name_flush(struct transfer *t) {
     const char *path = t->body->path;
-    const char *slash = strrchr(path, '/');
-    char *directory;
-    int result = -1;
-    int fd;
 
     if (!(t->rq.flags & FETCHER_SYNC))
         return 0;
-    directory = text_join(slash ? path : "./", "");
-    if (!directory)
-        return fail_memory(t);
-    strrchr(directory, '/')[1] = '\0';
-    fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    free(directory);
-    if (fd >= 0) {
-        result = fsync(fd);
-        close(fd);
-    }
-    return result < 0 ? fail_file(t, "flush", path) : 0;
+    return directory_flush(path) < 0 ? fail_file(t, "flush", path) : 0;
 }
 
 /* A file that is called like a .part: what a .meta says of one is not of it. */
@@ -4873,9 +4961,7 @@ static int file_commit(struct transfer *t) {
         return -1;
     if (t->rq.flags & FETCHER_FILE_TIME)
         part_set_time(t);
-    if (b->meta && part_verify(t) < 0) /* it has stood there for a while */
-        return -1;
-    if (part_flush(t) < 0 || part_place(t) < 0)
+    if (part_verify(t) < 0 || part_flush(t) < 0 || part_place(t) < 0)
         return -1;
     if (b->meta)
         meta_remove(b);
@@ -4891,21 +4977,6 @@ static int file_commit(struct transfer *t) {
 
 static const struct sink file_sink = {file_open, file_begin, file_take,
                                       file_commit};
-
-/* A .part stays if another process can continue it. */
-static void part_leave(struct transfer *t) {
-    struct body *b = t->body;
-
-    if (b->data)
-        (void)part_spill(t);
-    if (!b->unproved && (b->have == 0 || !b->meta || !validator(b)) &&
-        stands_as(b->fd, b->part)) {
-        unlink(b->part);
-        if (b->meta)
-            meta_remove(b);
-    }
-    close(b->fd);
-}
 
 static void body_free(struct transfer *t) {
     struct body *b = t->body;
@@ -4935,6 +5006,7 @@ static void body_rest(struct transfer *t) {
 
     if (t->code == FETCHER_OK)
         b->whole = true;
+    b->ask_whole = false;
     if (!b->whole && !b->page && !t->rq.on_data)
         return;
     free(b->data);
@@ -5144,7 +5216,7 @@ static void attempt_judge(struct attempt *a) {
         return;
     if (a->from && b->have < b->length && b->have > a->from)
         a->again = true;
-    else if (b->have < a->to || (a->from && b->have < b->length))
+    else if (b->have < a->to || b->skip || (a->from && b->have < b->length))
         fail_curl(a, CURLE_PARTIAL_FILE);
 }
 
@@ -5937,7 +6009,7 @@ struct job { /* a row: a transfer, or one that has failed */
     int64_t every_ms;    /* 0: once */
     int priority;
     bool paused;  /* is to be */
-    bool made;    /* the file that it repeats is its own */
+    char *made;   /* the file that it repeats is its own; NULL: none yet */
     char *failed; /* its URL, fit for the eye; and why, behind the NUL */
     char *name;   /* stands behind the URL; NULL: none was given */
     char url[];
@@ -6012,8 +6084,16 @@ static void job_remove(struct model *m, struct job *j) {
     m->count--;
     if (j->failed)
         m->failed--;
+    free(j->made);
     free(j->failed);
     free(j);
+}
+
+/* What it repeats is in this file, which it may replace: no other, whatever a
+ * server calls it the next time. */
+static void job_owns(struct job *j, const char *path) {
+    free(j->made);
+    j->made = text_join(path, "");
 }
 
 static struct fetcher_info job_info(struct model *m, const struct job *j) {
@@ -6559,74 +6639,6 @@ static int door_enter(struct door *d) {
     return 0;
 }
 
-/* Where does a name lead? A link in /proc itself can't be followed but by the
- * system. */
-static int door_find(struct door *d, const char *name) {
-    struct stat st;
-
-    d->fd = -1;
-    d->process = false;
-    if (snprintf(d->path, sizeof d->path, "%s%s", *name == '/' ? "" : "./",
-                 name) >= (int)sizeof d->path)
-        return door_shut(d, strerror(ENAMETOOLONG));
-    for (int i = 0; i < LINKS_MOST; i++) {
-        door_look(d);
-        if (d->fd >= 0 || d->process || lstat(d->path, &st) < 0 ||
-            !S_ISLNK(st.st_mode))
-            return 0;
-        if (!is_trusted(st.st_uid))
-            return door_shut(d, "it is another user's link");
-        if (door_enter(d) < 0)
-            return -1;
-    }
-    return door_shut(d, strerror(ELOOP));
-}
-
-/* A descriptor for it, of which the caller has its own; -1: it is shut. */
-static int door_open(struct door *d, int flags, mode_t mode, struct stat *st) {
-    int fd = -1;
-
-    flags |= O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
-    if (d->fd < 0)
-        fd = open(d->path, d->process ? flags : flags | O_NOFOLLOW, mode);
-    else if ((fcntl(d->fd, F_GETFL) & O_ACCMODE) == O_RDONLY)
-        errno = EBADF;
-    else
-        fd = fcntl(d->fd, F_DUPFD_CLOEXEC, 3);
-    if (fd >= 0 && fstat(fd, st) == 0)
-        return fd;
-    d->why = errno == ENXIO ? "nobody reads it" : strerror(errno);
-    if (fd >= 0)
-        close(fd);
-    return -1;
-}
-
-/* May this be written to from its beginning? */
-static int door_check(struct door *d, const struct stat *st) {
-    if (d->fd >= 0 || S_ISCHR(st->st_mode))
-        return 0;
-    if (!S_ISREG(st->st_mode) && !S_ISFIFO(st->st_mode))
-        return door_shut(d, "it is no file");
-    if (!is_trusted(st->st_uid))
-        return door_shut(d, "it is another user's");
-    if (S_ISREG(st->st_mode) && st->st_nlink > 1)
-        return door_shut(d, "it has another name as well");
-    return 0;
-}
-
-/* What an option names, opened to be written, and made if it isn't there. */
-static int door_write(struct door *d, const char *name, mode_t mode,
-                      struct stat *st) {
-    int fd = -1;
-
-    if (door_find(d, name) == 0)
-        fd = door_open(d, O_WRONLY | O_CREAT, mode, st);
-    if (fd < 0 || door_check(d, st) == 0)
-        return fd;
-    close(fd);
-    return -1;
-}
-
 /* Does a directory's name go by a link that another user has put where all may
  * put one, as in /tmp? (Some systems don't follow such a link anyway.) */
 static bool is_planted(const char *name, size_t n) {
@@ -6656,6 +6668,73 @@ static bool is_planted_above(const char *name) {
     const char *slash = strrchr(name, '/');
 
     return slash && is_planted(name, (size_t)(slash - name));
+}
+
+/* Where does a name lead? A link in /proc itself can't be followed but by the
+ * system. */
+static int door_find(struct door *d, const char *name) {
+    struct stat st;
+
+    d->fd = -1;
+    d->process = false;
+    if (snprintf(d->path, sizeof d->path, "%s%s", *name == '/' ? "" : "./",
+                 name) >= (int)sizeof d->path)
+        return door_shut(d, strerror(ENAMETOOLONG));
+    if (is_planted_above(d->path))
+        return door_shut(d, "another user's link leads there");
+    for (int i = 0; i < LINKS_MOST; i++) {
+        door_look(d);
+        if (d->fd >= 0 || d->process || lstat(d->path, &st) < 0 ||
+            !S_ISLNK(st.st_mode))
+            return 0;
+        if (!is_trusted(st.st_uid))
+            return door_shut(d, "it is another user's link");
+        if (door_enter(d) < 0)
+            return -1;
+    }
+    return door_shut(d, strerror(ELOOP));
+}
+
+/* May this be written to from its beginning? */
+static int door_check(struct door *d, const struct stat *st) {
+    if (d->fd >= 0 || S_ISCHR(st->st_mode))
+        return 0;
+    if (!S_ISREG(st->st_mode) && !S_ISFIFO(st->st_mode))
+        return door_shut(d, "it is no file");
+    if (!is_trusted(st->st_uid))
+        return door_shut(d, "it is another user's");
+    if (S_ISREG(st->st_mode) && st->st_nlink > 1)
+        return door_shut(d, "it has another name as well");
+    return 0;
+}
+
+/* A descriptor for it, to be written to, of which the caller has its own; -1:
+ * it is shut. */
+static int door_open(struct door *d, int flags, mode_t mode, struct stat *st) {
+    int fd = -1;
+
+    flags |= O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+    if (d->fd < 0)
+        fd = open(d->path, d->process ? flags : flags | O_NOFOLLOW, mode);
+    else if ((fcntl(d->fd, F_GETFL) & O_ACCMODE) == O_RDONLY)
+        errno = EBADF;
+    else
+        fd = fcntl(d->fd, F_DUPFD_CLOEXEC, 3);
+    if (fd < 0 || fstat(fd, st) < 0)
+        d->why = errno == ENXIO ? "nobody reads it" : strerror(errno);
+    else if (door_check(d, st) == 0)
+        return fd;
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
+/* What an option names, opened to be written, and made if it isn't there. */
+static int door_write(struct door *d, const char *name, mode_t mode,
+                      struct stat *st) {
+    if (door_find(d, name) < 0)
+        return -1;
+    return door_open(d, O_WRONLY | O_CREAT, mode, st);
 }
 
 enum leads {
@@ -6858,7 +6937,9 @@ static FILE *door_read(struct door *d, const char *name) {
     struct stat st;
     int fd = -1;
 
-    if (door_find(d, name) == 0 && d->fd >= 0)
+    if (door_find(d, name) < 0)
+        return NULL;
+    if (d->fd >= 0)
         fd = fcntl(d->fd, F_DUPFD_CLOEXEC, 3);
     else
         fd = open(name, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
@@ -7499,6 +7580,26 @@ static void session_note(struct program *p, const char *verb,
     session_put(p, from);
 }
 
+/* What no line can hold is left out: then it is nobody's in the next run. */
+static void write_made(struct out *o, const struct job *j) {
+    if (!j->made || strpbrk(j->made, "\r\n"))
+        return;
+    out_printf(o, "%s%" PRId64 " ", session_made, j->id.key);
+    out_puts(o, j->made);
+    out_puts(o, "\n");
+}
+
+/* What is repeated has its file. */
+static void session_note_made(struct program *p, const struct job *j) {
+    struct out *o = &p->session.lines;
+    size_t from = o->used;
+
+    if (!session_writes(p) || !storable(j))
+        return;
+    write_made(o, j);
+    session_put(p, from);
+}
+
 /* There is a new one, of the highest number so far. */
 static void session_add(struct program *p, const struct job *j) {
     struct out *o = &p->session.lines;
@@ -7513,31 +7614,31 @@ static void session_add(struct program *p, const struct job *j) {
     session_put(p, from);
 }
 
-/* The number behind a word; -1: it is another word. */
-static int64_t number_behind(const char *line, const char *word) {
+/* The number behind a word, and what stands behind that; -1: it is another
+ * word. */
+static int64_t number_behind(const char *line, const char *word,
+                             const char **rest) {
     size_t n = strlen(word);
-    const char *end = line + n;
-    int64_t number;
 
-    if (strncmp(line, word, n) != 0)
-        return -1;
-    number = text_number(&end);
-    return *end ? -1 : number;
+    *rest = line + n;
+    return strncmp(line, word, n) == 0 ? text_number(rest) : -1;
 }
 
 /* "# next 7": the numbers between are those of downloads that have ended.
- * "# made 7": what this one repeats has its file, and may replace it. */
+ * "# made 7 FILE": what this one repeats is in FILE, and may replace it. */
 static void session_remark(struct program *p, const char *line) {
-    int64_t next = number_behind(line, session_next);
-    int64_t made = number_behind(line, session_made);
+    const char *rest;
+    int64_t next = number_behind(line, session_next, &rest);
+    int64_t made;
     struct node *n = NULL;
 
-    if (next > (int64_t)p->model.last_number && next < INT64_MAX / 20)
+    if (next > (int64_t)p->model.last_number && next < INT64_MAX / 20 && !*rest)
         p->model.last_number = (uint64_t)next - 1;
-    if (made > 0)
+    made = number_behind(line, session_made, &rest);
+    if (made > 0 && rest[0] == ' ' && rest[1])
         n = tree_find(p->model.jobs, (uint64_t)made);
     if (n)
-        container_of(n, struct job, id)->made = true;
+        job_owns(container_of(n, struct job, id), rest + 1);
 }
 
 struct snapshot {
@@ -7573,8 +7674,7 @@ static void snapshot_job(struct snapshot *s, const struct job *j) {
     snapshot_next(s, j->id.key);
     s->next++;
     write_job(s->to, j);
-    if (j->made)
-        write_number(s->to, session_made, j->id.key);
+    write_made(s->to, j);
     if (j->paused)
         write_number(s->to, "pause ", j->id.key);
     if (s->to->used >= OUT_FULL)
@@ -7618,6 +7718,8 @@ static int snapshot_write(struct program *p, int fd) {
     for (; j; j = put_first_after(&p->model, j->priority)) {
         if (storable(j))
             write_number(o, "first ", j->id.key);
+        if (o->used >= OUT_FULL)
+            snapshot_flush(&s);
     }
     snapshot_next(&s, (int64_t)p->model.last_number + 1);
     snapshot_flush(&s);
@@ -7632,7 +7734,7 @@ static int snapshot_write(struct program *p, int fd) {
 static int fresh_open(struct session *s) {
     const int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
     size_t room =
-        OUT_FULL + INPUT_ROOM + 4096; /* a child should allocate none */
+        OUT_FULL + INPUT_ROOM + 8192; /* a child should allocate none */
     struct stat st;
     int fd;
 
@@ -7685,21 +7787,24 @@ static int fresh_adopt(struct program *p) {
 /* The child has a copy of all our memory and descriptors. It closes these at
  * once, for they hold locks and connections that may outlive us, and holds the
  * old file by its name: then to set its blocks free, which takes long, is left
- * to the child's end. It stays until it is adopted, or we are no more. */
+ * to the child; before its end, for that is waited for. It stays until it is
+ * adopted, or we are no more. */
 static void writer_run(struct program *p, int heard) {
     struct session *s = &p->session;
     char c = 0;
+    int old;
 
     for (int fd = 0; fd < WRITER_CLOSES; fd++) {
         if (fd != s->fresh_fd && fd != heard)
             close(fd);
     }
-    (void)open(p->s.session, O_RDONLY | O_NOFOLLOW);
+    old = open(p->s.session, O_RDONLY | O_NOFOLLOW);
     if (snapshot_write(p, s->fresh_fd) < 0)
         _exit(errno);
     if (write(heard, &c, 1) == 1 && read(heard, &c, 1) == 0 &&
         stands_as(s->fresh_fd, s->fresh))
         unlink(s->fresh);
+    close(old);
     _exit(0);
 }
 
@@ -7834,7 +7939,8 @@ static int session_replace(struct program *p) {
     return set_errno(error);
 }
 
-/* Should a child still be at work, what it has may be old. */
+/* Should a child still be at work, what it has may be old. A session of which
+ * not all has been started stays as it is, with the lines of what has ended. */
 static void session_close(struct program *p) {
     struct session *s = &p->session;
 
@@ -7844,8 +7950,8 @@ static void session_close(struct program *p) {
     }
     if (!p->model.jobs) /* the next run counts from 1 */
         p->model.last_number = 0;
-    if (p->s.session && s->grown + (int64_t)s->lines.used > 0 &&
-        session_replace(p) < 0)
+    if (p->s.session && !s->restoring &&
+        s->grown + (int64_t)s->lines.used > 0 && session_replace(p) < 0)
         session_failed(p, errno);
     p->s.session = NULL;
 }
@@ -7955,6 +8061,14 @@ static void job_keep(struct program *p, struct job *j,
                                         row_key(FETCHER_ENDED, INT_MAX), 0)));
 }
 
+/* A repeating one has a file that was not there before. */
+static void job_made(struct program *p, struct job *j, const char *path) {
+    if (!path || (j->made && strcmp(j->made, path) == 0))
+        return;
+    job_owns(j, path);
+    session_note_made(p, j);
+}
+
 static void job_done(struct fetcher *f, const struct fetcher_result *r,
                      void *arg) {
     struct job *j = arg;
@@ -7965,10 +8079,8 @@ static void job_done(struct fetcher *f, const struct fetcher_result *r,
         fail_status(p);
     if (r->last && !failed) /* before somebody is told */
         session_note(p, "cancel", j);
-    else if (j->every_ms && !failed && r->path && !j->made) {
-        j->made = true;
-        session_note(p, "# made", j);
-    }
+    else if (j->every_ms && !failed && r->changed)
+        job_made(p, j, r->path);
     job_tell(p, j, r);
     if (r->last) {
         if (j->paused)
@@ -8085,6 +8197,18 @@ static char *job_path(const struct settings *s, const char *name) {
     return path;
 }
 
+/* Where it goes: if no name was given, to the file that it made. But not to
+ * another directory than files go to now. */
+static char *job_target(const struct program *p, const struct job *j) {
+    char *path = job_path(&p->s, j->name ? j->name : "");
+
+    if (!path || !j->made || j->name ||
+        strncmp(j->made, path, strlen(path)) != 0)
+        return path;
+    free(path);
+    return text_join(j->made, "");
+}
+
 static fetcher_id job_request(struct program *p, struct job *j) {
     struct fetcher_request rq = p->s.rq;
     fetcher_id id = 0;
@@ -8096,15 +8220,16 @@ static fetcher_id job_request(struct program *p, struct job *j) {
     rq.on_progress = job_progress;
     rq.on_done = job_done;
     rq.arg = j;
-    if (j->made && rq.existing == FETCHER_KEEP_BOTH)
-        rq.existing = FETCHER_OVERWRITE;
     if (job_setup(NULL, j) < 0) /* else handles may be used again */
         rq.setup = job_setup;
     if (p->stream || p->discards)
         rq.on_data = job_data;
     else
-        path = job_path(&p->s, j->name ? j->name : "");
+        path = job_target(p, j);
     rq.path = path;
+    if (path && j->made && strcmp(path, j->made) == 0 &&
+        rq.existing == FETCHER_KEEP_BOTH)
+        rq.existing = FETCHER_OVERWRITE;
     if (path || rq.on_data)
         id = fetcher_start(p->f, &rq);
     free(path);
@@ -8446,8 +8571,6 @@ static const struct command all_given_up = {
 
 /* Give all up, and end: what is there of a file is kept. */
 static void leave(struct program *p) {
-    if (p->session.restoring) /* it stays as it is */
-        p->s.session = NULL;
     for (int i = 0; i < INPUTS; i++) {
         p->input[i].eof = true;
         p->input[i].begin = p->input[i].end;
@@ -8684,6 +8807,8 @@ static void input_read(struct program *p, struct input *in) {
     else if (errno != EAGAIN && errno != EINTR) {
         in->eof = true;
         complain(&p->console, in->name, strerror(errno));
+        if (in == &p->input[SESSION]) /* what it said may have ended */
+            leave(p);
         p->status = SOME_FAILED;
     }
 }
@@ -8725,7 +8850,7 @@ static bool session_read(struct program *p) {
     struct session *s = &p->session;
     bool whole = s->reading && !input_left(&p->input[SESSION]) && !p->closing;
 
-    if (!whole && !s->reading && s->restoring)
+    if (!whole && !s->reading && s->restoring && !p->closing)
         session_restored(p); /* no sweep is left of it */
     if (!whole)
         return false;
@@ -11388,7 +11513,7 @@ static enum status stream_find(struct program *p) {
 
     if (path && door_find(&d, path) == 0)
         leads = door_leads(&d);
-    if (path && is_planted_above(path))
+    else if (path && is_planted_above(path))
         leads = LEADS_ASTRAY;
     free(path);
     p->discards =
@@ -11397,8 +11522,7 @@ static enum status stream_find(struct program *p) {
         return ALL_DONE;
     if (leads == LEADS_NOWHERE || leads == LEADS_ASTRAY)
         return refuse(SOME_FAILED, "cannot write to %s: %s", p->s.output,
-                      leads == LEADS_ASTRAY ? "another user's link leads there"
-                                            : "it is no file");
+                      leads == LEADS_ASTRAY ? d.why : "it is no file");
     if (d.fd == 1 || d.fd == 2)
         p->stream = d.fd == 1 ? &p->console.out : &p->console.err;
     return p->stream ? ALL_DONE : stream_enter(p, &d);
@@ -11483,7 +11607,9 @@ static enum status list_open(struct program *p) {
     list->eof = !list->name;
     if (!list->name)
         return ALL_DONE;
-    list->fd = is_dash(list->name) ? 0 : open(list->name, O_RDONLY | O_CLOEXEC);
+    if (!is_dash(list->name)) /* nor is who is to write to a pipe waited for */
+        list->fd =
+            open(list->name, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (list->fd < 0 || fstat(list->fd, &st) < 0)
         return refuse(SOME_FAILED, "cannot read %s: %s", list->name,
                       strerror(errno));
@@ -11625,6 +11751,8 @@ static enum status session_open(struct program *p) {
     if (!made && errno == EEXIST)
         in->fd = open(in->name, flags);
     fault = in->fd < 0 ? strerror(errno) : session_take(p, made);
+    if (fault && made)
+        unlink(in->name);
     if (fault)
         return refuse(SOME_FAILED, "cannot use %s: %s", in->name, fault);
     p->session.reading = true;

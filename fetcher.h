@@ -129,8 +129,8 @@ enum fetcher_existing {
 
 /* A file is on the disk, under its name, before on_done, and so outlives a
  * power cut. That blocks, for as long as the disk takes; without it a file
- * that was done in the last half minute may stand empty or short
- * after one. */
+ * that was done in the last half minute may stand empty or short after
+ * one. */
 #define FETCHER_SYNC 8u
 
 /* All fields may be 0 but url; fill with designated initialisers (or memset).

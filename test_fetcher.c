@@ -3791,6 +3791,30 @@ static void test_stream_retry(void) {
     ok(streamed_size < 200000, "the second was not streamed");
 }
 
+/* The second answer to one whose first was cut behind "01234". */
+static void second_answer(const char *name, const char *second, int64_t size) {
+    const char *const script[] = {HALF, second, NULL};
+    struct outcome o;
+    streamed_size = 0;
+    scripted = script;
+    o = FETCH(.url = url("/script/%s", name), .on_data = stream_keep, .retries = 1);
+    is_code(o.code, FETCHER_CUT_SHORT, "a stream, and then %s: %s", name, o.message);
+    is_int(streamed_size, size, "no more of it was streamed");
+    forget(&o);
+}
+
+/* One ETag, but not one document. */
+static void test_stream_contradicted(void) {
+    second_answer("less",
+                  "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nTransfer-Encoding: chunked\r\n\r\n"
+                  "3\r\n012\r\n0\r\n\r\n",
+                  5);
+    second_answer("coded",
+                  "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nContent-Encoding: gzip\r\n"
+                  "Content-Length: 10\r\n\r\nabcdefghij",
+                  5);
+}
+
 static void pause_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
     keep_outcome(on, r, arg);
     fetcher_pause(on, r->id);
@@ -4194,6 +4218,7 @@ static const struct test transfers_tests[] = {
     TEST(interrupted_often),
     TEST(server_restart),
     TEST(stream_retry),
+    TEST(stream_contradicted),
     TEST(pause_holds),
     TEST(pause_refused),
     TEST(pause_in_lookup),
@@ -5421,7 +5446,9 @@ static void test_boots_torn(void) {
     go_on(target, "torn", LONG - MIB, "a check that is cut off");
     target = leave_three("zeros");
     another_boot(in_work("zeros.part"));
-    patch(in_work("zeros.part.meta"), 0, "\0\0\0\0\0\0\0\0\0\0", 10);
+    if (truncate(in_work("zeros.part.meta"), 0) < 0 ||
+        truncate(in_work("zeros.part.meta"), 500) < 0)
+        die("truncate");
     go_on(target, "zeros", LONG, "lines that are lost");
     target = leave_three("empty");
     if (truncate(in_work("empty.part.meta"), 0) < 0)
@@ -5549,8 +5576,13 @@ static void test_part_written(void) {
         until(p.calls);
         is_code(p.code, FETCHER_FILE, "one that somebody has written to: %s", p.message);
         ok(!exists(in_work("touched")), "does not become the file");
-        unlink(in_work("touched.part"));
-        unlink(in_work("touched.part.meta"));
+        forget(&p);
+        p = FETCH(.url = url("/touched%d?size=400000&slow=20000", more),
+                  .path = in_work("touched"));
+        is_code(p.code, FETCHER_OK, "the next run ends well: %s", p.message);
+        is_int(p.received, 400000, "and goes on behind none of it");
+        is_int(names_in(work), 1, "nothing else is left");
+        unlink(in_work("touched"));
         forget(&p);
     }
 }
@@ -5743,6 +5775,41 @@ static void test_passwords_in_messages(void) {
     forget(&o);
 }
 
+static int64_t part_at_third;
+
+static void watch_third(struct fetcher *on, const struct fetcher_info *info, void *arg) {
+    (void)on, (void)arg;
+    if (info->state == FETCHER_RUNNING && info->attempts == 3)
+        part_at_third = size_of(in_work("liar.part"));
+}
+
+/* A part from a server that has lied about the rest is not left for another run, be it killed. */
+static void test_part_of_liar(void) {
+    enum { HALF_SIZE = 300000 };
+
+    static char half[HALF_SIZE + 200], rest[HALF_SIZE + 200];
+    int n = sprintf(half, "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nContent-Length: %d\r\n\r\n",
+                    2 * HALF_SIZE);
+    memset(half + n, 'a', HALF_SIZE);
+    n = sprintf(rest, A_PART "Content-Range: bytes %d-%d/%d\r\n\r\n", HALF_SIZE, 2 * HALF_SIZE - 1,
+                2 * HALF_SIZE);
+    memset(rest + n, 'a', HALF_SIZE + 1);
+    scripted = (const char *const[]){half, rest, NO_REST("404 Gone"), NULL};
+    part_at_third = -1;
+    struct outcome o = {0};
+    fetcher_start(f, &(struct fetcher_request){.url = url("/script/liar"),
+                                               .path = in_work("liar"),
+                                               .retries = 1,
+                                               .on_progress = watch_third,
+                                               .on_done = keep_outcome,
+                                               .arg = &o});
+    until(o.calls);
+    is_code(o.code, FETCHER_HTTP, "a rest that is too long: %s", o.message);
+    is_int(o.attempts, 3, "makes it ask for the whole");
+    is_int(part_at_third, 0, "of the part nothing is left then");
+    forget(&o);
+}
+
 /* A time is set also if the .part was gone on with by its ETag. */
 static void test_time_of_part(void) {
     struct stat st = {.st_mtime = 0};
@@ -5847,6 +5914,196 @@ static void test_two_on_one_target(void) {
     forget(&b);
 }
 
+/* What has no proof is cut off before the rest counts as of this boot. */
+static void test_boots_cut(void) {
+    const char *target = leave_three("tail");
+    struct outcome o = {0};
+    fetcher_id id;
+    another_boot(in_work("tail.part"));
+    patch(in_work("tail.part"), MIB + 5000, "\0\0\0\0", 4);
+    id = fetcher_start(f, &(struct fetcher_request){.url = url("%s", target),
+                                                    .path = in_work("tail"),
+                                                    .on_done = keep_outcome,
+                                                    .arg = &o});
+    until(in_state(id, FETCHER_RUNNING));
+    fetcher_cancel(f, id);
+    until(o.calls);
+    go_on(target, "tail", LONG - MIB, "what was not proved, and then given up before an answer");
+}
+
+/* What somebody cuts off while it is paused does not come back as a hole. */
+static void test_part_shortened(void) {
+    struct fetcher_info info;
+    struct outcome o = {0};
+    fetcher_id id =
+        fetcher_start(f, &(struct fetcher_request){.url = url("/sh?size=400000&slow=20000"),
+                                                   .path = in_work("short"),
+                                                   .on_done = keep_outcome,
+                                                   .arg = &o});
+    until(fetcher_info(f, id, &info) == 0 && info.bytes > 100000);
+    fetcher_pause(f, id);
+    until(in_state(id, FETCHER_PAUSED));
+    if (truncate(in_work("short.part"), 1000) < 0)
+        die("truncate");
+    fetcher_resume(f, id);
+    until(o.calls);
+    is_code(o.code, FETCHER_FILE, "a .part that was shortened in a pause: %s", o.message);
+    ok(!exists(in_work("short")), "does not become the file");
+    forget(&o);
+}
+
+/* One that is lost in a round is made anew in the next. */
+static void test_part_lost(void) {
+    const char *u = url("/lost?size=400000&slow=20000");
+    struct fetcher_info info;
+    struct outcome o = {0};
+    fetcher_id id = fetcher_start(f, &(struct fetcher_request){.url = u,
+                                                               .path = in_work("lost"),
+                                                               .every_ms = 1000,
+                                                               .on_done = keep_outcome,
+                                                               .arg = &o});
+    until(fetcher_info(f, id, &info) == 0 && info.bytes > 100000);
+    unlink(in_work("lost.part"));
+    until(o.calls == 1);
+    is_code(o.code, FETCHER_FILE, "a round whose .part is taken away: %s", o.message);
+    fetcher_resume(f, id);
+    until(o.calls == 2);
+    is_code(o.code, FETCHER_OK, "the next one ends well: %s", o.message);
+    ok(file_is(in_work("lost"), 400000, "/lost", 0), "the file is as the server has it");
+    forget(&o);
+}
+
+/* What has come into the place of its file meanwhile is no file of it. */
+static void test_repeat_special(void) {
+    struct stat st = {.st_mode = 0};
+    struct outcome o = {0};
+    fetcher_id id = fetcher_start(f, &(struct fetcher_request){.url = url("/rs?changed=1"),
+                                                               .path = in_work("round"),
+                                                               .every_ms = 1000,
+                                                               .on_done = keep_outcome,
+                                                               .arg = &o});
+    until(o.calls == 1);
+    is_code(o.code, FETCHER_OK, "a round makes a file: %s", o.message);
+    unlink(in_work("round"));
+    if (mkfifo(in_work("round"), 0600) < 0)
+        die("mkfifo");
+    fetcher_resume(f, id);
+    until(o.calls == 2);
+    is_code(o.code, FETCHER_FILE, "where it was stands a FIFO: %s", o.message);
+    ok(stat(in_work("round"), &st) == 0 && S_ISFIFO(st.st_mode), "which the next one leaves alone");
+    forget(&o);
+}
+
+/* A .meta that can't be rewritten goes: it would speak of other bytes. */
+static void test_meta_stale(void) {
+    const char *target = "/stale?size=90000&cut=60000&times=2&changed=1";
+    char old[40];
+    long call = 1;
+    snprintf(old, sizeof old, "\"v%u\"", seed_of("/stale", 0));
+    for (bool more = true; more; call++) {
+        struct outcome o;
+        struct meta m;
+        seen("%s", target)->count = 0;
+        o = FETCH(.url = url("%s", target), .path = in_work("stale"), .retries = -1);
+        forget(&o);
+        memset(&disk_fault, 0, sizeof disk_fault);
+        disk_fault.fail = call;
+        disk_fault.error = EMFILE;
+        disk_fault.on = true;
+        o = FETCH(.url = url("%s", target), .path = in_work("stale"), .retries = -1);
+        disk_fault.on = false;
+        more = disk_fault.call != NULL;
+        forget(&o);
+        if (exists(in_work("stale.part")) && meta_read(in_work("stale.part"), &m) == OURS) {
+            struct stat st = {.st_size = 0};
+            stat(in_work("stale.part"), &st);
+            if (st.st_size > 0 && seen("%s", target)->count == 2 && o.received == 60000)
+                ok(strcmp(m.line[META_VALIDATOR], old) != 0,
+                   "call %ld fails, %s: the .meta is of the new document", call,
+                   disk_fault.call ? disk_fault.call : "none");
+        }
+        unlink(in_work("stale.part"));
+        unlink(in_work("stale.part.meta"));
+    }
+    memset(&disk_fault, 0, sizeof disk_fault);
+}
+
+/* A .meta that is lost to a power cut has nothing but NULs: with more in it, it is another's. */
+static void test_meta_binary(void) {
+    struct outcome o;
+    write_file(in_work("bin.part"), "mine", 4);
+    write_file(in_work("bin.part.meta"), "\0mine", 5);
+    o = FETCH(.url = url("/bin?size=90000"), .path = in_work("bin"));
+    is_code(o.code, FETCHER_OK, "a foreign .part, and a .meta that begins with a NUL: %s",
+            o.message);
+    is_file_text(in_work("bin.part"), "mine", "the .part is left alone");
+    ok(exists(in_work("bin.part.meta")), "and so is the .meta");
+    forget(&o);
+}
+
+/* Files of this process belong to another user, as on a disk of the network or without owners. */
+static void test_foreign_disk(void) {
+#ifdef __linux__
+    enum { SOMEBODY = 1 };
+
+    struct outcome o;
+    if (geteuid() != 0 || chmod(work, 0777) < 0) {
+        skip("files that are not ours", "only root can make such");
+        return;
+    }
+    syscall(SYS_setfsuid, SOMEBODY);
+    o = FETCH(.url = url("/nfs?size=400000&cut=200000&times=1"), .path = in_work("nfs"));
+    syscall(SYS_setfsuid, 0);
+    is_code(o.code, FETCHER_OK, "where files are not ours: %s", o.message);
+    ok(file_is(in_work("nfs"), 400000, "/nfs", 0), "the file is as the server has it");
+    is_int(names_in(work), 1, "and alone there");
+    forget(&o);
+#else
+    skip("files that are not ours", "only Linux can make such");
+#endif
+}
+
+/* Some disks tell only when it is closed that they are full. */
+static void test_full_at_close(void) {
+    struct outcome o;
+    disk_fault.error = ENOSPC;
+    do {
+        unlink(in_work("full"));
+        disk_fault.fail++;
+        disk_fault.count = 0;
+        disk_fault.call = NULL;
+        disk_fault.on = true;
+        o = FETCH(.url = url("/fc?size=5000"), .path = in_work("full"), .retries = -1);
+        disk_fault.on = false;
+    } while (disk_fault.call && strcmp(disk_fault.call, "close") != 0);
+    is_text(disk_fault.call, "close", "a small file is closed");
+    is_code(o.code, FETCHER_FILE, "which fails: %s", o.message);
+    ok(!exists(in_work("full")), "then it does not have its name yet");
+    memset(&disk_fault, 0, sizeof disk_fault);
+    forget(&o);
+}
+
+/* What is given up is left only with the bytes that were written. */
+static void test_part_appended(void) {
+    const char *u = url("/app?size=400000&slow=20000");
+    struct fetcher_info info;
+    struct outcome o = {0};
+    fetcher_id id =
+        fetcher_start(f, &(struct fetcher_request){
+                             .url = u, .path = in_work("app"), .on_done = keep_outcome, .arg = &o});
+    until(fetcher_info(f, id, &info) == 0 && info.bytes > 100000);
+    patch(in_work("app.part"), info.bytes, "more", 4);
+    fetcher_cancel(f, id);
+    until(o.calls);
+    is_code(o.code, FETCHER_CANCELLED, "one to whose .part somebody has added is given up");
+    forget(&o);
+    o = FETCH(.url = u, .path = in_work("app"));
+    is_code(o.code, FETCHER_OK, "the next run ends well: %s", o.message);
+    ok(file_is(in_work("app"), 400000, "/app", 0), "the file is as the server has it");
+    is_int(names_in(work), 1, "and alone there");
+    forget(&o);
+}
+
 static const struct test files_tests[] = {
     TEST(file),
     TEST(file_taken),
@@ -5888,12 +6145,22 @@ static const struct test files_tests[] = {
     TEST(other_user),
     TEST(special),
     TEST(descriptor_link),
+    TEST(part_of_liar),
     TEST(passwords_in_messages),
     TEST(time_of_part),
     TEST(skip_leftover),
     TEST(skip_late),
     TEST(skip_repeated),
     TEST(two_on_one_target),
+    TEST(boots_cut),
+    TEST(part_shortened),
+    TEST(part_lost),
+    TEST(repeat_special),
+    TEST(meta_stale),
+    TEST(meta_binary),
+    TEST(foreign_disk),
+    TEST(full_at_close),
+    TEST(part_appended),
 };
 
 /* -------------------------------------------------------------------------------------- Hostile
@@ -9718,6 +9985,122 @@ static void test_session_forks(void) {
     free(text);
 }
 
+/* A server that answers two runs, and in the second gives the document another's name. */
+static const char *const renaming[] = {
+    "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 3\r\n"
+    "Content-Disposition: attachment; filename=page\r\n\r\none",
+    "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 3\r\n"
+    "Content-Disposition: attachment; filename=mine\r\n\r\ntwo",
+    NULL};
+
+/* Start a session with this option, until what it repeats has told this, and kill it. */
+static void run_repeating(const char *option, const char *line, const char *reply,
+                          const char *name) {
+    const char *session = in_work("renamed");
+    const char *const arguments[] = {"./fetcher", "--session", session, "-i", "-",
+                                     "-d",        work,        option,  NULL};
+    struct child c;
+    child_start(&c, arguments);
+    ok(talk(&c, line, reply), "%s", name);
+    kill(c.pid, SIGKILL);
+    child_wait(&c);
+    child_free(&c);
+}
+
+/* Nor does a server that gives another name later, or a run with another option, reach another
+ * file than the one that was made. */
+static void test_session_renamed(void) {
+    char line[300];
+    scripted = renaming;
+    snprintf(line, sizeof line, "every 1h %s", url("/script/renamed"));
+    write_file(in_work("mine"), "precious", 8);
+    run_repeating(NULL, line, "page: 3 bytes", "what is repeated has the server's name");
+    run_repeating(NULL, "", "page: 3 bytes", "in the next run it has the first one");
+    is_file_text(in_work("page"), "two", "and replaces what it made");
+    is_file_text(in_work("mine"), "precious", "whatever the server calls it then");
+    unlink(in_work("renamed"));
+    snprintf(line, sizeof line, "every 1h %s mine", url("/other?size=9"));
+    run_repeating("--no-clobber", line, "mine: exists, skipped", "what exists is skipped");
+    run_repeating(NULL, "", "exists, and is not replaced", "and so is not its own later");
+    is_file_text(in_work("mine"), "precious", "it is as it was");
+}
+
+enum { LEFT_ROWS = 3000 };
+
+/* Start it, and wait until it has its first ones and has asked for others. Half is restored then,
+ * for it tells of each, and nobody reads that. */
+static void start_left(struct child *c, const char *session) {
+    char *text = malloc(LEFT_ROWS * 100);
+    int n = sprintf(text, "# fetcher: a session\n"), before = server.requests;
+    for (int i = 0; i < LEFT_ROWS; i++)
+        n += sprintf(text + n, "add %s f%d\n", url("/delay?ms=400&i=%d", i), i);
+    write_file(session, text, (size_t)n);
+    free(text);
+    child_start(c, (const char *const[]){"./fetcher", "--session", session, "--json", "-d",
+                                         in_work("left"), NULL});
+    fetcher_watch(f, c->out[0], 0, NULL, NULL);
+    until(server.requests >= before + 12);
+    kill(c->pid, SIGSTOP);
+    waitpid(c->pid, NULL, WUNTRACED);
+}
+
+/* What comes to its end while the program is left, half of a session being started, is noted. */
+static void test_session_left(void) {
+    struct child c;
+    char session[300], *text;
+    snprintf(session, sizeof session, "%s", in_work("left.session"));
+    start_left(&c, session);
+    until(server.busy == 0); /* all is on its way */
+    kill(c.pid, SIGINT);
+    kill(c.pid, SIGCONT);
+    fetcher_watch(f, c.out[0], FETCHER_READ, child_ready, &c);
+    child_wait(&c);
+    is_int(c.status, 130, "an interrupt while a session is restored ends it");
+    text = slurp(session, &(int64_t){0});
+    ok(names_in(in_work("left")) > 0, "some came to their end all the same");
+    is_int(times_in(text, "\ncancel "), names_in(in_work("left")), "and that is noted");
+    is_int(times_in(text, "\nadd "), LEFT_ROWS, "nothing is lost");
+    free(text);
+    child_free(&c);
+}
+
+/* A large one, mostly remarks: to set its blocks free takes long. */
+static void write_bulky(const char *session) {
+    enum { PIECES = 200 };
+
+    static char remarks[1 << 20];
+    int fd = open(session, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    char line[300];
+    int n = snprintf(line, sizeof line, "# fetcher: a session\nadd %s\n", url("/bulky?stall=head"));
+    for (size_t i = 0; i < sizeof remarks; i++)
+        remarks[i] = "#.\n"[i % 1024 == 1023 ? 2 : i % 1024 != 0];
+    if (fd < 0 || write(fd, line, (size_t)n) != n)
+        die("bulky");
+    for (int i = 0; i < PIECES; i++)
+        if (write(fd, remarks, sizeof remarks) != (ssize_t)sizeof remarks)
+            die("bulky");
+    fsync(fd);
+    close(fd);
+}
+
+static void test_session_bulky(void) {
+    struct child c;
+    char session[300], fresh[310];
+    snprintf(session, sizeof session, "%s", in_work("bulky"));
+    snprintf(fresh, sizeof fresh, "%s.new", session);
+    write_bulky(session);
+    child_start(
+        &c, (const char *const[]){"./fetcher", "--session", session, "-i", "-", "-d", work, NULL});
+    ok(talk(&c, "pause 1", "1 paused"), "a large session is read");
+    until(size_of(session) < 1000 && !exists(fresh));
+    ok(file_has(session, "/bulky"), "and a short one takes its place");
+    ok(talk(&c, "stats", "longest wait"), "it tells how long it was deaf");
+    ok(longest_wait(&c) < 60, "for the large one's end nothing waits: %.1f ms", longest_wait(&c));
+    ok(talk(&c, "quit", "bye"), "the end");
+    child_wait(&c);
+    child_free(&c);
+}
+
 /* The child that it leaves behind holds nothing that the next one needs. */
 static void test_session_orphan(void) {
     struct child c;
@@ -9790,13 +10173,40 @@ static void test_session_repeats(void) {
     ok(file_has(session, "# made "), "a snapshot knows it as well");
 }
 
+/* One of which not all can be read is neither begun nor written: the rest would be lost. */
+static void test_session_unread(void) {
+    struct program *p = calloc(1, sizeof *p);
+    char session[300], fresh[310];
+    if (!p)
+        die("unread");
+    snprintf(session, sizeof session, "%s", in_work("unread"));
+    snprintf(fresh, sizeof fresh, "%s.new", session);
+    p->s.session = session;
+    p->session.fresh = fresh;
+    p->session.grown = 1;
+    p->console.err.fd = -1;
+    p->session.reading = p->session.restoring = true;
+    p->work_timer = 1; /* as if it would go on */
+    p->input[SESSION].name = session;
+    p->input[SESSION].fd = open("/", O_RDONLY | O_CLOEXEC);
+    input_read(p, &p->input[SESSION]);
+    ok(p->input[SESSION].eof && p->closing, "a session that can't be read is left");
+    session_close(p);
+    ok(!exists(session) && !exists(fresh), "and not written");
+    close(p->input[SESSION].fd);
+    free(p->console.err.data);
+    free(p->session.buffer.data);
+    free(p);
+}
+
 static const struct test sessions_tests[] = {
     TEST(session),         TEST(session_order),   TEST(session_long),       TEST(session_ends),
     TEST(session_numbers), TEST(session_names),   TEST(session_whole),      TEST(session_huge),
     TEST(session_raced),   TEST(session_crash),   TEST(bad_sessions),       TEST(session_torn),
     TEST(session_tail),    TEST(session_foreign), TEST(session_in_the_way), TEST(session_full),
     TEST(session_kills),   TEST(session_forks),   TEST(session_fed),        TEST(session_orphan),
-    TEST(session_repeats),
+    TEST(session_repeats), TEST(session_bulky),   TEST(session_renamed),    TEST(session_left),
+    TEST(session_unread),
 };
 
 /* --------------------------------------------------------------------------------------- Output */
@@ -9965,20 +10375,20 @@ static bool sleeps(pid_t pid) {
     return strstr(line, "(fetcher) S") != NULL;
 }
 
-/* A list that is a pipe without a writer: to open it takes until there is one. */
+/* A list that is a pipe without a writer. Its open waits for none, so signals are heard. */
 static void test_interrupted_open(void) {
     struct child c;
     char path[300];
     snprintf(path, sizeof path, "%s", in_work("fifo"));
     if (access("/proc/self/stat", R_OK) < 0 || mkfifo(path, 0600) < 0) {
-        skip("an interrupt while a list is opened", "no /proc");
+        skip("an interrupt while a list has no writer yet", "no /proc");
         return;
     }
     child_start(&c, (const char *const[]){"./fetcher", "-i", path, NULL});
     until(sleeps(c.pid)); /* there is nothing else that it could wait for */
     kill(c.pid, SIGTERM);
     child_wait(&c);
-    is_int(c.status, 1000 + SIGTERM, "an interrupt while a list is opened ends it");
+    is_int(c.status, 143, "an interrupt while a list has no writer yet ends it cleanly");
     child_free(&c);
 }
 
@@ -10700,9 +11110,9 @@ static void try_anothers(const char *option, int status) {
 static void try_led_astray(void) {
     struct child c;
     char list[300];
-    if (mkdir(in_work("secret"), 0700) < 0 || mkdir(in_work("tmp"), 0700) < 0 ||
+    if (mkdir(in_work("astray"), 0700) < 0 || mkdir(in_work("tmp"), 0700) < 0 ||
         mkdir(in_work("d"), 0700) < 0 || chmod(in_work("tmp"), 01777) < 0 ||
-        symlink("../secret", in_work("tmp/way")) < 0 || symlink("../d", in_work("tmp/my")) < 0 ||
+        symlink("../astray", in_work("tmp/way")) < 0 || symlink("../d", in_work("tmp/my")) < 0 ||
         lchown(in_work("tmp/way"), 1, 1) < 0)
         die("way");
     c = RUN("-d", in_work("tmp/way/"), url("/x?size=9"));
@@ -10718,9 +11128,35 @@ static void try_led_astray(void) {
     c = RUN("-d", in_work("tmp/my"), "-o", "y", url("/x?size=9"));
     is_int(c.status, 0, "one's own link is followed");
     child_free(&c);
-    is_int(names_in(in_work("secret")), 0, "nothing is written there");
+    c = RUN("--trace", in_work("tmp/way/trace"), "-d", in_work("d"), url("/z?size=9"));
+    ok(said(&c, 1, "another user's link leads there"), "--trace by another user's link");
+    child_free(&c);
+    is_int(names_in(in_work("astray")), 0, "nothing is written there");
     ok(file_is(in_work("d/x"), 9, "/x", 0) && file_is(in_work("d/y"), 9, "/x", 0),
        "but where one's own links lead");
+}
+
+/* What is read through another's link would be told to a server, and what is written into another's
+ * pipe to him. */
+static void try_anothers_data(void) {
+    char at[300], secret[300];
+    struct child c;
+    int fd;
+    snprintf(at, sizeof at, "@%s", in_work("their-link"));
+    snprintf(secret, sizeof secret, "%s", in_work("secret"));
+    write_file(secret, "secret", 6);
+    if (symlink(secret, at + 1) < 0 || lchown(at + 1, 1, 1) < 0 ||
+        mkfifo(in_work("their-pipe"), 0666) < 0 || chown(in_work("their-pipe"), 1, 1) < 0)
+        die("chown");
+    c = RUN("--data", at, url("/anothers-data"));
+    ok(said(&c, 2, "it is another user's link"), "--data by another user's link");
+    is_int(seen("/anothers-data")->count, 0, "nothing is sent");
+    child_free(&c);
+    fd = open(in_work("their-pipe"), O_RDWR | O_CLOEXEC);
+    c = RUN("-o", in_work("their-pipe"), url("/x?size=9"));
+    ok(said(&c, 1, "it is another user's"), "-o to another user's pipe");
+    close(fd);
+    child_free(&c);
 }
 
 static void test_anothers(void) {
@@ -10731,6 +11167,7 @@ static void test_anothers(void) {
     try_anothers("--trace", 1);
     try_anothers("--cookies", 2);
     try_led_astray();
+    try_anothers_data();
 }
 
 /* Names by which nothing can be opened. */
@@ -10790,6 +11227,25 @@ static void ready_pipes(void) {
     child_free(&c);
 }
 
+/* A list is a pipe to which nobody writes yet: all else begins. */
+static void unready_list(void) {
+    char session[300], pipe_[300], line[300];
+    struct child c;
+    int n = snprintf(line, sizeof line, "%s listed\n", url("/x?size=9")), fd = -1;
+    snprintf(session, sizeof session, "%s", in_work("begun"));
+    snprintf(pipe_, sizeof pipe_, "%s", in_work("pipe"));
+    child_start(&c, (const char *const[]){"./fetcher", "-i", pipe_, "--session", session, "-d",
+                                          work, NULL});
+    until(exists(session));
+    ok(exists(session), "-i of a pipe to which nobody writes holds nothing up");
+    until((fd = open(pipe_, O_WRONLY | O_NONBLOCK | O_CLOEXEC)) >= 0);
+    is_int(write(fd, line, (size_t)n), n, "and is read");
+    close(fd);
+    child_wait(&c);
+    ok(c.status == 0 && exists(in_work("listed")), "when somebody does");
+    child_free(&c);
+}
+
 /* Nobody is waited for at the start. */
 static void test_unready_pipes(void) {
     static const struct {
@@ -10819,6 +11275,7 @@ static void test_unready_pipes(void) {
         child_free(&c);
     }
     close(fd);
+    unready_list();
     ready_pipes();
 }
 
