@@ -1183,6 +1183,32 @@ static int64_t text_number(const char **s) {
     return n;
 }
 
+/* As a login has it in a header (RFC 4648, 4). */
+static char *text_base64(const char *text) {
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                 "abcdefghijklmnopqrstuvwxyz0123456789+/";
+    size_t n = strlen(text);
+    char *coded = malloc((n + 2) / 3 * 4 + 1);
+    char *to = coded;
+
+    for (size_t i = 0; coded && i < n; i += 3) {
+        const unsigned char *s = (const unsigned char *)text + i;
+        unsigned bits = (unsigned)s[0] << 16;
+
+        if (i + 1 < n)
+            bits |= (unsigned)s[1] << 8;
+        if (i + 2 < n)
+            bits |= s[2];
+        *to++ = digits[bits >> 18];
+        *to++ = digits[bits >> 12 & 63];
+        *to++ = i + 1 < n ? digits[bits >> 6 & 63] : '=';
+        *to++ = i + 2 < n ? digits[bits & 63] : '=';
+    }
+    if (coded)
+        *to = '\0';
+    return coded;
+}
+
 /* Is the word one of a list, which are separated by spaces? */
 static bool listed(const char *word, const char *list) {
     size_t n = strlen(word);
@@ -1444,6 +1470,8 @@ struct head {
     bool judged;       /* the body has been given its place */
     bool coded;        /* Transfer-Encoding, which outdoes the length */
     bool folded;       /* the field that is read has more than one line */
+    bool leads;        /* Location: ... */
+    bool away;         /* ... to another server than the URL's */
     const char *wrong; /* what makes it worthless; NULL: nothing */
     int64_t length;    /* Content-Length */
     bool ranged;       /* Content-Range: ... */
@@ -1460,7 +1488,11 @@ struct attempt {
     struct fetcher *f;
     struct transfer *transfer;  /* NULL: parked */
     CURL *easy;                 /* libcurl's handle */
-    struct curl_slist *headers; /* of the request */
+    struct curl_slist *headers; /* of the request; its end is ... */
+    struct curl_slist *open;    /* ... those that any server may see */
+    bool login;                 /* the first is the login, as Basic, ... */
+    bool refused;               /* ... which some server did not take */
+    bool away;                  /* a redirect led to another server */
     long buffer;                /* the size of libcurl's buffer */
     bool reusable;              /* nothing but our own settings: the pool */
     struct attempt *next;       /* in the pool */
@@ -1523,7 +1555,8 @@ struct transfer {
     enum fetcher_state state;
     bool in_flight;      /* counted as running */
     bool held;           /* paused, with libcurl holding the rest */
-    bool own_range;      /* the caller's headers have a Range */
+    bool own_range;      /* the caller's headers have a Range, or ... */
+    bool own_condition;  /* ... ask for what has changed only */
     bool unchanged;      /* 304, or skipped */
     bool hopeless;       /* to try again would end the same */
     char *shown;         /* the URL fit for the eye; NULL: it is so already */
@@ -2354,6 +2387,57 @@ static void read_encoding(struct head *h, const char *value) {
         snprintf(v->encoding, sizeof v->encoding, "%s", value);
 }
 
+/* Do two origins belong to one server? It may ask for TLS. */
+static bool same_server(const char *from, const char *to) {
+    size_t n = strlen(from);
+    bool plain = strncmp(from, "http:", 5) == 0;
+    char secure[520] = "";
+
+    if (plain && strcmp(from + n - 3, ":80") == 0)
+        snprintf(secure, sizeof secure, "https%.*s:443", (int)(n - 7),
+                 from + 4);
+    return strcmp(from, to) == 0 || strcmp(secure, to) == 0;
+}
+
+/* Of a field that is too long we have the beginning: does the host end
+ * there? */
+static bool location_enough(const char *location) {
+    const char *s = location + strcspn(location, "/");
+
+    s += strspn(s, "/");
+    return strlen(location) < 900 || strpbrk(s, "/?#");
+}
+
+/* Where a redirect leads, as libcurl will see it. */
+static bool leads_away(const struct attempt *a, const char *location) {
+    char from[512];
+    char to[512];
+    char *url = NULL;
+    CURLU *u = curl_url();
+    bool away = true;
+
+    curl_easy_getinfo(a->easy, CURLINFO_EFFECTIVE_URL, &url);
+    if (u && url && curl_url_set(u, CURLUPART_URL, url, 0) == CURLUE_OK &&
+        curl_url_set(u, CURLUPART_URL, location, CURLU_URLENCODE) ==
+            CURLUE_OK &&
+        !origin_build(u, to, sizeof to) &&
+        !url_origin(a->transfer->rq.url, from, sizeof from))
+        away = !same_server(from, to);
+    curl_url_cleanup(u);
+    return away;
+}
+
+/* In doubt it leads away. That is of interest only if there is something to be
+ * kept back. */
+static void read_location(struct head *h, const char *value) {
+    const struct attempt *a = container_of(h, struct attempt, head);
+
+    h->leads = true;
+    if (a->headers != a->open &&
+        (h->folded || !location_enough(value) || leads_away(a, value)))
+        h->away = true;
+}
+
 /* A star stands for a total that isn't known and, with a 416, for the range. */
 static int64_t range_number(const char **s) {
     if (**s != '*')
@@ -2404,6 +2488,7 @@ static const struct {
     {"Content-Encoding", read_encoding, 0, 0},
     {"Content-Length", read_length, 0, 0},
     {"Content-Range", read_range, 0, 0},
+    {"Location", read_location, 0, 0},
 };
 
 static void head_field(struct head *h, const char *name, const char *value) {
@@ -2444,6 +2529,20 @@ static bool head_is_due(const struct attempt *a, long request) {
     return h->ended && h->status < 200;
 }
 
+/* A redirect may set a cookie, and ask for it where it leads: libcurl is to
+ * keep cookies from this head on, in memory, as long as the handle lives, which
+ * is no longer than the transfer. So nobody pays for it who isn't led on.
+ * (Where there are none it knows neither option.) */
+static void cookies_keep(struct attempt *a) {
+    a->reusable = false;
+    (void)curl_easy_setopt(a->easy, CURLOPT_COOKIEFILE, "");
+    (void)curl_easy_setopt(a->easy, CURLOPT_COOKIELIST, "RELOAD");
+}
+
+static bool is_redirect(int status) {
+    return status >= 300 && status <= 399 && status != 304;
+}
+
 /* It overwrites that of a redirect, or of a 100. */
 static void head_start(struct attempt *a, const char *line, long request) {
     struct host *host = a->transfer->host;
@@ -2456,6 +2555,8 @@ static void head_start(struct attempt *a, const char *line, long request) {
     h->status = read_status(line);
     if (h->status < 0)
         h->wrong = "the answer's first line is broken";
+    if (is_redirect(h->status))
+        cookies_keep(a);
     host->shares = host->tls && line[5] >= '2';
     line += strcspn(line, " ");
     line += strspn(line, " 0123456789");
@@ -2502,6 +2603,26 @@ static void field_line(struct head *h, const char *line) {
     snprintf(h->field + n, sizeof h->field - n, "%s", line);
 }
 
+/* libcurl would send our headers, such as a key, to each host of a redirect;
+ * and the login, which went as Basic, beside the Digest that a 401 asked for.
+ * Which headers its next request has is settled here: it looks at the list
+ * when it builds one. */
+static void headers_choose(struct attempt *a) {
+    const struct head *h = &a->head;
+    bool trusts = a->transfer->rq.flags & FETCHER_TRUSTING;
+    struct curl_slist *list = a->headers;
+
+    if (h->status == 401)
+        a->refused = true;
+    else if (is_redirect(h->status))
+        a->away = h->away || !h->leads;
+    if (a->login && a->refused)
+        list = list->next;
+    if (a->away && !trusts)
+        list = a->open;
+    (void)curl_easy_setopt(a->easy, CURLOPT_HTTPHEADER, list);
+}
+
 /* What a 303 leads to is asked for by a GET, whatever the method was (RFC 9110,
  * 15.4.4): libcurl would keep one that it does not know. */
 static void head_end(struct attempt *a) {
@@ -2511,6 +2632,8 @@ static void head_end(struct attempt *a) {
     h->ended = true;
     if (h->coded)
         h->length = -1;
+    if (a->headers != a->open)
+        headers_choose(a);
     if (h->status == 303)
         (void)curl_easy_setopt(a->easy, CURLOPT_CUSTOMREQUEST, NULL);
 }
@@ -2847,7 +2970,7 @@ static int judge_answer(struct attempt *a) {
     if (h->wrong)
         return fail(t, FETCHER_PROTOCOL, "%s", h->wrong);
     t->status = h->status;
-    t->unchanged = h->status == 304 && t->body->whole;
+    t->unchanged = h->status == 304 && (t->body->whole || t->own_condition);
     if (t->unchanged)
         return 0;
     return brings_document(a) ? accept_body(a) : accept_error(a);
@@ -3079,15 +3202,104 @@ static void header_add(struct attempt *a, const char *name, const char *value) {
     free(line);
 }
 
+/* Does it say what is asked for, and nothing of who asks? */
+static bool is_open(const char *header) {
+    static const char *const names[] = {
+        "Accept:", "Accept-", "Content-Type:", "Expect:",
+        "If-",     "Range:",  "User-Agent:"};
+
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        if (strncasecmp(header, names[i], strlen(names[i])) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Add those of the caller's headers. Returns how many. */
+static int own_headers_add(struct attempt *a, bool open) {
+    const char *const *own = a->transfer->rq.headers;
+    int count = 0;
+
+    for (int i = 0; own && own[i]; i++) {
+        if (is_open(own[i]) != open)
+            continue;
+        header_add(a, "", own[i]);
+        count++;
+    }
+    return count;
+}
+
+static bool own_has(const struct fetcher_request *rq, const char *name) {
+    const char *const *own = rq->headers;
+    size_t n = strlen(name);
+
+    for (int i = 0; own && own[i]; i++) {
+        if (strncasecmp(own[i], name, n) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* "NAME:PASSWORD", of the URL, or else of the request; NULL: there is none. */
+static char *login_text(const struct fetcher_request *rq) {
+    CURLU *u = strchr(rq->url, '@') ? curl_url() : NULL;
+    char *name = NULL;
+    char *password = NULL;
+    char *begin = NULL;
+    char *login = NULL;
+
+    if (u && curl_url_set(u, CURLUPART_URL, rq->url, 0) == CURLUE_OK) {
+        name = url_part(u, CURLUPART_USER, CURLU_URLDECODE);
+        password = url_part(u, CURLUPART_PASSWORD, CURLU_URLDECODE);
+    }
+    if (name && password)
+        begin = text_join(name, ":");
+    if (begin)
+        login = text_join(begin, password);
+    else if (!name && rq->user)
+        login = text_join(rq->user, strchr(rq->user, ':') ? "" : ":");
+    free(begin);
+    curl_free(name);
+    curl_free(password);
+    curl_url_cleanup(u);
+    return login;
+}
+
+/* The login goes with the first request, as Basic: some servers never ask for
+ * it. To libcurl that is a header of ours; it has no login but Digest, and none
+ * before it is asked (CURLAUTH_ONLY): then it sends the request once more.
+ * Without a login of ours, libcurl has one, or none. */
+static void login_add(struct attempt *a) {
+    const struct fetcher_request *rq = &a->transfer->rq;
+    char *login = NULL;
+    char *coded = NULL;
+
+    if (!own_has(rq, "Authorization:"))
+        login = login_text(rq);
+    if (login)
+        coded = text_base64(login);
+    if (coded) {
+        header_add(a, "Authorization: Basic ", coded);
+        a->login = true;
+        (void)curl_easy_setopt(a->easy, CURLOPT_HTTPAUTH,
+                               (long)(CURLAUTH_DIGEST | CURLAUTH_ONLY));
+    }
+    free(login);
+    free(coded);
+}
+
 /* The whole document of an earlier round makes a request conditional; a part
  * asks for the rest. */
 static void headers_build(struct attempt *a) {
     struct body *b = a->transfer->body;
-    const char *const *own = a->transfer->rq.headers;
     char range[48];
+    int kept;
 
-    for (int i = 0; own && own[i]; i++)
-        header_add(a, "", own[i]);
+    login_add(a);
+    kept = own_headers_add(a, false);
+    if (a->login)
+        kept++;
+    own_headers_add(a, true);
     if (b->whole) {
         if (b->validators.etag[0])
             header_add(a, "If-None-Match: ", b->validators.etag);
@@ -3099,11 +3311,13 @@ static void headers_build(struct attempt *a) {
         header_add(a, "Range: bytes=", range);
         header_add(a, "If-Range: ", validator(b));
     }
+    for (a->open = a->headers; a->open && kept > 0; kept--)
+        a->open = a->open->next;
 }
 
 /* Nothing that could leave a trace in its handle? */
 static bool is_plain(const struct fetcher_request *rq) {
-    return !rq->method && !rq->body && !rq->setup &&
+    return !rq->method && !rq->body && !rq->setup && !rq->user &&
            !(rq->headers && *rq->headers) &&
            !(rq->flags & FETCHER_COMPRESSED) && !strchr(rq->url, '@');
 }
@@ -3141,6 +3355,10 @@ static unsigned set_request(struct attempt *a) {
 
     SET(URL, rq->url);
     SET(HTTPHEADER, a->headers);
+    if (rq->user)
+        SET(USERPWD, rq->user);
+    if (rq->flags & FETCHER_TRUSTING)
+        SET(UNRESTRICTED_AUTH, 1L);
     SET(PIPEWAIT, (long)a->transfer->host->shares);
     SET(HEADERFUNCTION, on_header);
     SET(WRITEFUNCTION, on_body);
@@ -4753,7 +4971,7 @@ static void result_measure(struct fetcher_result *r, CURL *e) {
 static void result_of_body(struct fetcher_result *r, struct transfer *t) {
     struct body *b = t->body;
 
-    if (t->code == FETCHER_OK)
+    if (t->code == FETCHER_OK && (!t->unchanged || b->placed || b->exists))
         r->path = b->path;
     r->bytes = b->have;
     if (b->data && !t->rq.path) {
@@ -5265,6 +5483,7 @@ static size_t request_copy(struct fetcher_request *to,
         to->body_size = strlen(r->body);
     to->body = pack(at, &size, r->body, to->body_size);
     to->method = pack_text(at, &size, r->method);
+    to->user = pack_text(at, &size, r->user);
     to->path = pack_text(at, &size, r->path);
     to->url = pack(at, &size, scheme, strlen(scheme));
     pack_text(at, &size, r->url);
@@ -5312,10 +5531,9 @@ static int transfer_prepare(struct fetcher *f, struct transfer *t) {
     t->f = f;
     t->timer.call = (struct call){transfer_due, t};
     request_defaults(rq, !rq->path && !rq->on_data);
-    for (const char *const *h = rq->headers; h && *h; h++) {
-        if (strncasecmp(*h, "Range:", 6) == 0)
-            t->own_range = true;
-    }
+    t->own_range = own_has(rq, "Range:");
+    t->own_condition =
+        own_has(rq, "If-None-Match:") || own_has(rq, "If-Modified-Since:");
     t->sink = rq->on_data ? &stream_sink : &memory_sink;
     if (rq->path)
         t->sink = &file_sink;
@@ -6453,6 +6671,7 @@ struct settings {
     bool netrc;
     bool compressed;
     bool remote_time;
+    bool trusting; /* --location-trusted */
     bool sync;
     bool no_clobber;
     bool overwrite;
@@ -6506,6 +6725,8 @@ static const struct option {
      "take RATE bytes a second, all together: 20k, 1.5M"},
     {0, "max-filesize", "SIZE", SIZE, AT(rq.max_bytes),
      "refuse what is larger"},
+    {0, "location-trusted", NULL, FLAG, AT(trusting),
+     "send -H and -u to each host of a redirect, too"},
     {'m', "max-time", "SECONDS", TIME, AT(rq.total_ms),
      "give each URL up after SECONDS"},
     {0, "netrc", NULL, FLAG, AT(netrc),
@@ -6806,6 +7027,7 @@ static void options_apply(struct settings *s) {
     rq->headers = s->headers;
     rq->method = s->method;
     rq->body = s->data;
+    rq->user = s->user;
     if (s->retries >= 0) /* not to try again is -1 there */
         rq->retries = s->retries ? (int)s->retries : -1;
     if (s->no_clobber)
@@ -6820,6 +7042,8 @@ static void options_apply(struct settings *s) {
         rq->flags |= FETCHER_FILE_TIME;
     if (s->compressed)
         rq->flags |= FETCHER_COMPRESSED;
+    if (s->trusting)
+        rq->flags |= FETCHER_TRUSTING;
 }
 
 static enum status printed(void) {
@@ -7748,8 +7972,6 @@ static int job_setup(void *e, void *arg) {
 
     if (s->agent)
         SET(USERAGENT, s->agent);
-    if (s->user)
-        SET(USERPWD, s->user);
     if (s->proxy)
         SET(PROXY, s->proxy);
     if (s->cacert) {
