@@ -3414,6 +3414,184 @@ static void test_redirect_methods(void) {
     }
 }
 
+/* An answer came, and this is not in it. */
+static void lacks(const char *data, const char *part, const char *what) {
+    ok(data && !strstr(data, part), "%s", what);
+}
+
+static const char asks_digest[] = "HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=\"r\"\r\n"
+                                  "WWW-Authenticate: Digest realm=\"r\", nonce=\"n\", "
+                                  "qop=\"auth\"\r\nContent-Length: 0\r\n\r\n";
+static const char asks_basic[] = "HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=\"r\"\r\n"
+                                 "Content-Length: 0\r\n\r\n";
+static const char to_echo[] = "HTTP/1.1 307 X\r\nLocation: /echo\r\nContent-Length: 0\r\n\r\n";
+
+/* Basic goes with the first request, and Digest follows a 401 that asks for it. */
+static void test_login(void) {
+    static const char *const logins[][2] = {
+        {"joe:pw", "am9lOnB3\r\n"},
+        {"joe", "am9lOg==\r\n"},
+        {"joe:p", "am9lOnA=\r\n"},
+        {"\xc3\xbf\xfb\xff:", "w7/7/zo=\r\n"},
+    };
+    const char *own[] = {"Authorization: Bearer x", NULL};
+    struct outcome o;
+
+    for (size_t i = 0; i < COUNT_OF(logins); i++) {
+        o = FETCH(.url = url("/echo"), .user = logins[i][0]);
+        has_text(o.data, "Authorization: Basic ", "a login goes at once");
+        has_text(o.data, logins[i][1], "as Basic: %s", logins[i][1]);
+        forget(&o);
+    }
+    o = FETCH(.url = url("/echo"), .user = "joe:pw", .headers = own);
+    has_text(o.data, "Authorization: Bearer x\r\n", "a header of the caller's own counts");
+    lacks(o.data, "Basic", "alone");
+    forget(&o);
+    scripted = (const char *const[]){asks_digest, to_echo, NULL};
+    o = FETCH(.url = url("/script/digest"), .user = "joe:pw", .body = "a=b");
+    is_code(o.code, FETCHER_OK, "a 401 that asks for Digest is answered: %s", o.message);
+    is_int(seen("/script/digest")->count, 2, "by one more request");
+    has_text(o.data, "Authorization: Digest username=\"joe\"", "with Digest");
+    lacks(o.data, "Basic", "and no Basic any more");
+    has_text(o.data, "\r\n\r\na=b", "and the body");
+    forget(&o);
+}
+
+static void test_login_refused(void) {
+    char text[200];
+    struct outcome o;
+
+    scripted = (const char *const[]){asks_digest, to_echo, NULL};
+    snprintf(text, sizeof text, "http://joe:p%%40@127.0.0.1:%d/script/url-login", server.port);
+    o = FETCH(.url = text);
+    has_text(o.data, "Authorization: Digest username=\"joe\"", "so is one in the URL");
+    forget(&o);
+    scripted = (const char *const[]){asks_basic, NULL};
+    o = FETCH(.url = url("/script/basic"), .user = "joe:pw");
+    is_int(o.status, 401, "a wrong login is told");
+    is_int(seen("/script/basic")->count, 1, "and not tried again: %s", o.message);
+    forget(&o);
+    scripted = (const char *const[]){asks_digest, NULL};
+    o = FETCH(.url = url("/script/wrong-digest"), .user = "joe:pw");
+    is_int(o.status, 401, "nor is Digest");
+    is_int(seen("/script/wrong-digest")->count, 2, "more than once: %s", o.message);
+    forget(&o);
+    o = FETCH(.url = url("/script/no-login"));
+    is_int(seen("/script/no-login")->count, 1, "who has none does not try: %s", o.message);
+    forget(&o);
+}
+
+/* A redirect to another server, by whose name the same answers. */
+static struct outcome led_away(const char *const *headers, unsigned flags) {
+    static int count;
+    char text[200];
+
+    snprintf(text, sizeof text,
+             "HTTP/1.1 302 X\r\nLocation: http://localhost:%d/echo\r\nSet-Cookie: c=1\r\n"
+             "Content-Length: 0\r\n\r\n",
+             server.port);
+    scripted = (const char *const[]){text, NULL};
+    count++;
+    return FETCH(.url = url("/script/away-%d", count), .headers = headers, .flags = flags,
+                 .user = "joe:pw");
+}
+
+/* What only its own server is to know stays there. */
+static void test_headers_kept(void) {
+    const char *headers[] = {"Accept: text/a", "X-Key: k", "Range: bytes=0-", "X-Other;", NULL};
+    char text[1400];
+    struct outcome o = led_away(headers, 0);
+
+    is_code(o.code, FETCHER_OK, "another server is asked: %s", o.message);
+    lacks(o.data, "X-Key", "without a header of the caller's");
+    lacks(o.data, "X-Other", "an empty one too");
+    lacks(o.data, "Authorization", "nor the login");
+    lacks(o.data, "Cookie", "nor a cookie");
+    has_text(o.data, "Accept: text/a\r\n", "but with what is asked for");
+    has_text(o.data, "Range: bytes=0-\r\n", "and how much of it");
+    forget(&o);
+    o = led_away(headers, FETCHER_TRUSTING);
+    has_text(o.data, "X-Key: k\r\n", "it goes there too where all are trusted");
+    has_text(o.data, "X-Other:\r\n", "an empty one too");
+    has_text(o.data, "Authorization: Basic am9lOnB3\r\n", "and so does the login");
+    forget(&o);
+    for (int i = 0; i < 2; i++) {
+        int length = i ? 1100 : 1; /* more than is kept of a field */
+
+        snprintf(text, sizeof text,
+                 "HTTP/1.1 302 X\r\nLocation: http://127.0.0.1:%d/echo#%0*d\r\n"
+                 "Content-Length: 0\r\n\r\n",
+                 server.port, length, 1);
+        scripted = (const char *const[]){text, NULL};
+        o = FETCH(.url = url("/script/back-%d", i), .headers = headers);
+        has_text(o.data, "X-Key: k\r\n", "it goes along on the same server, %d", length);
+        forget(&o);
+    }
+}
+
+static void test_same_server(void) {
+    static const struct {
+        const char *from, *to;
+        bool same;
+    } t[] = {
+        {"http://a.b:80", "http://a.b:80", true},    {"http://a.b:80", "https://a.b:443", true},
+        {"https://a.b:443", "http://a.b:80", false}, {"http://a.b:80", "http://a.b:8080", false},
+        {"http://a.b:80", "https://a.b:444", false}, {"http://a.b:8080", "https://a.b:443", false},
+        {"http://a.b:80", "https://b.b:443", false}, {"http://a.b:80", "http://a.b.c:80", false},
+    };
+
+    char text[1100];
+
+    for (size_t i = 0; i < COUNT_OF(t); i++)
+        is_int(same_server(t[i].from, t[i].to), t[i].same, "%s, %s", t[i].from, t[i].to);
+    snprintf(text, sizeof text, "http://%01000d@a.b", 1);
+    ok(!location_enough(text), "of a host that is cut off nobody knows which it is");
+    snprintf(text, sizeof text, "http:///%01000d@a.b", 1);
+    ok(!location_enough(text), "with three slashes too");
+    snprintf(text, sizeof text, "http:/%01000d@a.b", 1);
+    ok(!location_enough(text), "or one");
+    snprintf(text, sizeof text, "http://a.b/%01000d", 1);
+    ok(location_enough(text), "of one in front of a long path one does");
+    ok(location_enough("/x"), "and of none");
+}
+
+/* A cookie that a redirect sets goes where that leads, and no further. */
+static void test_redirect_cookie(void) {
+    struct outcome o;
+
+    scripted = (const char *const[]){"HTTP/1.1 302 X\r\nSet-Cookie: who=me; path=/\r\n"
+                                     "Location: /echo\r\nContent-Length: 0\r\n\r\n",
+                                     NULL};
+    o = FETCH(.url = url("/script/cookie"));
+    has_text(o.data, "Cookie: who=me\r\n", "a redirect's cookie is sent");
+    forget(&o);
+    for (int i = 0; i < 2; i++) {
+        o = FETCH(.url = url("/echo"));
+        lacks(o.data, "Cookie", "and forgotten");
+        forget(&o);
+    }
+}
+
+static void test_own_condition(void) {
+    const char *headers[] = {"If-None-Match: \"e1\"", NULL};
+    struct outcome o;
+
+    scripted = (const char *const[]){"HTTP/1.1 304 Same\r\nETag: \"e1\"\r\n\r\n", NULL};
+    o = FETCH(.url = url("/script/unchanged"), .headers = headers);
+    is_code(o.code, FETCHER_OK, "a 304 to a condition of the caller's: %s", o.message);
+    is_text(o.message, "unchanged", "it says so");
+    is_int(o.changed, 0, "and nothing has changed");
+    forget(&o);
+    headers[0] = "If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT";
+    o = FETCH(.url = url("/script/unchanged-2"), .headers = headers, .path = in_work("none"));
+    is_code(o.code, FETCHER_OK, "with a date: %s", o.message);
+    is_text(o.path, "", "no file is told where there is none");
+    forget(&o);
+    o = FETCH(.url = url("/script/unchanged-3"));
+    is_code(o.code, FETCHER_HTTP, "to no condition it is an error: %s", o.message);
+    forget(&o);
+}
+
 /* What a server may have acted on is not sent again; what has not gone out is. */
 static void test_post_once(void) {
     static const struct {
@@ -3897,6 +4075,12 @@ static const struct test transfers_tests[] = {
     TEST(answer_refused),
     TEST(answer_keeps),
     TEST(redirect_methods),
+    TEST(login),
+    TEST(login_refused),
+    TEST(headers_kept),
+    TEST(same_server),
+    TEST(redirect_cookie),
+    TEST(own_condition),
     TEST(post_once),
     TEST(post_unsent),
     TEST(complete),
