@@ -6387,13 +6387,16 @@ static void line_end(struct console *c, struct out *o) {
     changed(c);
 }
 
+/* On a terminal with a view it is plain who speaks. */
 static void complain(struct console *c, const char *what, const char *why) {
     struct out *o = line_out(c, true);
-    bool red = o == c->above && c->color && !c->windowed;
+    bool viewed = o == c->above && !c->windowed;
+    bool red = viewed && c->color;
 
     if (red)
         out_puts(o, "\033[31m");
-    out_puts(o, "fetcher: ");
+    if (!viewed)
+        out_puts(o, "fetcher: ");
     out_said(o, what);
     if (*what)
         out_puts(o, ": ");
@@ -6672,6 +6675,7 @@ struct settings {
     bool compressed;
     bool remote_time;
     bool trusting; /* --location-trusted */
+    bool usual;    /* what is so without an option */
     bool sync;
     bool no_clobber;
     bool overwrite;
@@ -6683,7 +6687,7 @@ struct settings {
     bool version;
 };
 
-enum kind { FLAG, TEXT, SECRET, HEADER, DATA, COUNT, TIME, SIZE };
+enum kind { FLAG, TEXT, SECRET, HEADER, DATA, DASH, HINT, COUNT, TIME, SIZE };
 
 static const struct option {
     char letter; /* 0: none */
@@ -6711,7 +6715,7 @@ static const struct option {
      "read cookies from FILE and keep them there"},
     {'d', "dir", "DIR", TEXT, AT(dir), "save into DIR"},
     {0, "data", "DATA", DATA, AT(data),
-     "send DATA in a POST; @FILE sends a file's lines"},
+     "send DATA in a POST; @FILE: what is in it, without line ends"},
     {0, "every", "TIME", TIME, AT(rq.every_ms),
      "fetch again every TIME: 30s, 5m, 1h"},
     {'H', "header", "LINE", HEADER, AT(headers), "send the header LINE too"},
@@ -6761,6 +6765,44 @@ static const struct option {
     {'w', "window", NULL, FLAG, AT(window), "show a window (X11)"},
 };
 
+/* Of other programs, out of habit: what is usual here, or what it is called
+ * here. */
+static const struct option habits[] = {
+    {'O', "remote-name", NULL, FLAG, AT(usual), NULL},
+    {'L', "location", NULL, FLAG, AT(usual), NULL},
+    {'f', "fail", NULL, FLAG, AT(usual), NULL},
+    {'J', "remote-header-name", NULL, FLAG, AT(usual), NULL},
+    {'S', "show-error", NULL, FLAG, AT(usual), NULL},
+    {'Z', "parallel", NULL, FLAG, AT(usual), NULL},
+    {'C', "continue-at", "-", DASH, 0, NULL},
+    {0, "create-dirs", NULL, FLAG, AT(usual), NULL},
+    {0, "content-disposition", NULL, FLAG, AT(usual), NULL},
+    {'s', "silent", NULL, FLAG, AT(quiet), NULL},
+
+    {'P', "directory-prefix", NULL, HINT, 0, "-d DIR"},
+    {0, "output-dir", NULL, HINT, 0, "-d DIR"},
+    {0, "output-document", NULL, HINT, 0, "-o FILE"},
+    {0, "nc", NULL, HINT, 0, "--no-clobber"},
+    {0, "nv", NULL, HINT, 0, "-q"},
+    {'N', "timestamping", NULL, HINT, 0,
+     "--no-clobber (skip what exists) or --overwrite"},
+    {'t', "tries", NULL, HINT, 0, "--retry N"},
+    {0, "retries", NULL, HINT, 0, "--retry N"},
+    {'T', "timeout", NULL, HINT, 0, "--stall-timeout SECONDS"},
+    {'I', "head", NULL, HINT, 0, "-X HEAD"},
+    {'e', "referer", NULL, HINT, 0, "-H 'Referer: URL'"},
+    {'r', "range", NULL, HINT, 0, "-H 'Range: bytes=FIRST-LAST'"},
+    {0, "post-data", NULL, HINT, 0, "--data DATA"},
+    {0, "data-raw", NULL, HINT, 0, "--data DATA"},
+    {0, "cookie", NULL, HINT, 0, "--cookies FILE"},
+    {0, "cookie-jar", NULL, HINT, 0, "--cookies FILE"},
+    {0, "load-cookies", NULL, HINT, 0, "--cookies FILE"},
+    {0, "parallel-max", NULL, HINT, 0, "-j N"},
+    {0, "no-check-certificate", NULL, HINT, 0, "-k"},
+    {0, "ca-certificate", NULL, HINT, 0, "--cacert FILE"},
+    {0, "password", NULL, HINT, 0, "-u NAME:PASSWORD"},
+};
+
 static bool is_dash(const char *name) {
     return name && strcmp(name, "-") == 0;
 }
@@ -6775,21 +6817,29 @@ static const struct { /* each unit is the factor of the letter above it */
     [SIZE] = {"bkKmMgG", {1, 1024, 1024, 0x1p20, 0x1p20, 0x1p30, 0x1p30}, 9e15},
 };
 
-/* A decimal number and a unit of its kind; the first unit needs no letter. -1:
- * it is none. */
+/* A decimal number and a unit of its kind; the first unit needs no letter. Of
+ * times there may be several: 2m30s. -1: it is none. */
 static int64_t read_amount(const char *text, enum kind kind) {
-    const char *unit = units[kind].letters;
-    char *end;
-    double value = strtod(text, &end);
+    const char *letters = units[kind].letters;
+    double sum = 0;
 
-    if (!isdigit((unsigned char)*text) || !isdigit((unsigned char)end[-1]))
-        return -1;
-    if (*end)
-        unit = end[1] ? NULL : strchr(unit, *end);
-    if (!unit)
-        return -1;
-    value *= units[kind].factor[unit - units[kind].letters];
-    return value < units[kind].most ? (int64_t)value : -1;
+    do {
+        const char *unit = letters;
+        char *end;
+        double value = strtod(text, &end);
+
+        if (!isdigit((unsigned char)*text) || !isdigit((unsigned char)end[-1]))
+            return -1;
+        if (*end) {
+            unit = strchr(letters, *end);
+            end++;
+        }
+        if (!unit)
+            return -1;
+        sum += value * units[kind].factor[unit - letters];
+        text = end;
+    } while (*text && kind == TIME);
+    return !*text && sum < units[kind].most ? (int64_t)sum : -1;
 }
 
 /* As curl does it: without line ends; nor a NUL. */
@@ -6867,8 +6917,12 @@ static enum status read_number(int64_t *n, const struct option *o,
     *n = read_amount(value, o->kind);
     if (*n > 0 || (*n == 0 && may_be_0))
         return ALL_DONE;
-    return refuse(BAD_USAGE, "--%s: not a %s: %s", o->name,
-                  o->kind == TIME ? "time" : "number", value);
+    if (*n == 0)
+        return refuse(BAD_USAGE, "--%s: at least 1", o->name);
+    if (o->kind == TIME)
+        return refuse(BAD_USAGE, "--%s: not a time: %s (but 30s or 2m30s)",
+                      o->name, value);
+    return refuse(BAD_USAGE, "--%s: not a number: %s", o->name, value);
 }
 
 static enum status option_set(struct settings *s, const struct option *o,
@@ -6893,21 +6947,105 @@ static enum status option_set(struct settings *s, const struct option *o,
         return !strpbrk(value, "\r\n") && strpbrk(value, ":;")
                    ? ALL_DONE
                    : refuse(BAD_USAGE, "--%s is not NAME: VALUE", o->name);
+    case DASH:
+        return is_dash(value) ? ALL_DONE
+                              : refuse(BAD_USAGE,
+                                       "--%s takes - alone: what is there is "
+                                       "continued",
+                                       o->name);
     default:
         return read_number(field, o, value);
     }
 }
 
-static const struct option *option_find(char letter, const char *name,
-                                        size_t n) {
-    for (const struct option *o = options; o < options + COUNT_OF(options);
-         o++) {
+static const struct option *option_in(const struct option *o, size_t count,
+                                      char letter, const char *name, size_t n) {
+    for (const struct option *end = o + count; o < end; o++) {
         if (name && strlen(o->name) == n && memcmp(o->name, name, n) == 0)
             return o;
         if (letter && o->letter == letter)
             return o;
     }
     return NULL;
+}
+
+static const struct option *option_find(char letter, const char *name,
+                                        size_t n) {
+    const struct option *o =
+        option_in(options, COUNT_OF(options), letter, name, n);
+
+    return o ? o : option_in(habits, COUNT_OF(habits), letter, name, n);
+}
+
+static int smaller(int a, int b) {
+    return a < b ? a : b;
+}
+
+/* How many letters were left out, put in, mistaken, or exchanged with the next
+ * one (Damerau and Levenshtein)? by[i][j] is that of the first i and j. */
+static int misspelt_by(const char *a, int n, const char *b) {
+    enum { LONGEST = 24 };
+
+    int by[LONGEST + 1][LONGEST + 1];
+    int m = (int)strlen(b);
+
+    if (n > LONGEST || m > LONGEST)
+        return LONGEST;
+    for (int i = 0; i <= n; i++)
+        by[i][0] = i;
+    for (int j = 1; j <= m; j++) {
+        by[0][j] = j;
+        for (int i = 1; i <= n; i++) {
+            int wrong = a[i - 1] == b[j - 1] ? 0 : 1;
+            int least = smaller(by[i - 1][j], by[i][j - 1]) + 1;
+
+            least = smaller(least, by[i - 1][j - 1] + wrong);
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+                least = smaller(least, by[i - 2][j - 2] + 1);
+            by[i][j] = least;
+        }
+    }
+    return by[n][m];
+}
+
+/* The option whose name is meant; NULL: who knows. */
+static const struct option *option_like(const char *name, int n) {
+    const struct option *like = NULL;
+    int least = 2 + n / 4;
+
+    for (const struct option *o = options; o < options + COUNT_OF(options);
+         o++) {
+        int by = misspelt_by(name, n, o->name);
+
+        if (by < least && by < n) {
+            least = by;
+            like = o;
+        }
+    }
+    return like;
+}
+
+/* That is the answer: no help is needed. */
+static enum status hint(const char *dashes, int n, const char *name,
+                        const char *here) {
+    (void)refuse(SOME_FAILED, "%s%.*s: the option here is %s", dashes, n, name,
+                 here);
+    return BAD_USAGE;
+}
+
+static enum status option_unknown(const char *name, int n) {
+    const struct option *like = option_like(name, n);
+    char here[40];
+
+    if (!like)
+        return refuse(BAD_USAGE, "unknown option --%.*s", n, name);
+    snprintf(here, sizeof here, "--%s", like->name);
+    return hint("--", n, name, here);
+}
+
+/* To curl, --json is data to be sent. */
+static bool is_json(const char *text) {
+    return text && *text && strchr("{[@", *text);
 }
 
 /* --output=FILE, or --output and its value in the next word. */
@@ -6917,7 +7055,12 @@ static enum status option_long(struct settings *s, char *name, char ***argv) {
     char *value = name[n] ? name + n + 1 : NULL;
 
     if (!o)
-        return refuse(BAD_USAGE, "unknown option --%.*s", (int)n, name);
+        return option_unknown(name, (int)n);
+    if (o->kind == HINT)
+        return hint("--", (int)n, name, o->help);
+    if (o->field == AT(json) && is_json(value ? value : (*argv)[1]))
+        return hint("--", (int)n, name,
+                    "--data DATA -H 'Content-Type: application/json'");
     if (!o->arg && value)
         return refuse(BAD_USAGE, "--%s takes no value", o->name);
     if (o->arg && !value) {
@@ -6933,13 +7076,18 @@ static enum status option_long(struct settings *s, char *name, char ***argv) {
 static enum status option_letters(struct settings *s, char *letter,
                                   char ***argv) {
     enum status status = ALL_DONE;
+    const struct option *word = option_find('\0', letter, strlen(letter));
 
+    if (word && word->kind == HINT) /* wget has -nc */
+        return hint("-", (int)strlen(letter), letter, word->help);
     for (; *letter && status == ALL_DONE; letter++) {
         const struct option *o = option_find(*letter, NULL, 0);
 
         if (!o)
             return refuse(BAD_USAGE, "unknown option -%.*s",
                           (int)utf8_length(letter), letter);
+        if (o->kind == HINT)
+            return hint("-", 1, letter, o->help);
         if (o->arg) {
             char *value = letter[1] ? letter + 1 : *++*argv;
             if (!value)
@@ -6997,15 +7145,17 @@ static enum status options_check(const struct settings *s, char **url) {
                       "-o %s: this is a directory; -d saves into one",
                       s->output);
     if (s->dir && access(s->dir, W_OK | X_OK) < 0 && errno != ENOENT)
-        return refuse(BAD_USAGE, "cannot write to %s: %s", s->dir,
+        return refuse(SOME_FAILED, "cannot write to %s: %s", s->dir,
                       strerror(errno));
     if (s->dir && is_planted(s->dir, strlen(s->dir)))
-        return refuse(BAD_USAGE,
+        return refuse(SOME_FAILED,
                       "cannot write to %s: another user's link leads "
                       "there",
                       s->dir);
     if (s->output && (s->list || s->session || !url[0] || url[1]))
-        return refuse(BAD_USAGE, "-o names one file, and so takes one URL");
+        return refuse(
+            BAD_USAGE,
+            "-o names one file, and so takes one URL; -d DIR saves many");
     if (s->resume && s->no_continue)
         return refuse(BAD_USAGE,
                       "--continue and --no-continue contradict each other");
@@ -7064,7 +7214,9 @@ static enum status help(void) {
         printf("%*s %s\n", 33 - n, "", o->help);
     }
     puts(
-        "\nA file appears under its name only when it is whole; until then it "
+        "\nWhat -O, -L, -f, -J, -S, -Z and -C - ask for elsewhere is usual "
+        "here; -s is -q.\n"
+        "A file appears under its name only when it is whole; until then it "
         "is NAME.part,\n"
         "and the next run goes on with it. Sizes take k, M or G; times s, m, h "
         "or d.\n\n"
@@ -8157,6 +8309,11 @@ static void add(struct program *p, const char *url, const char *name,
         job_read(p, url, name, every_ms);
         return;
     }
+    if (name && *name == '#') {
+        reject(p, "a comment needs its own line; if %s is a name, say ./%s",
+               name, name);
+        return;
+    }
     if (name && (escapes(name) || is_led_astray(p, name))) {
         reject(p, "the name leads out of the directory");
         return;
@@ -8198,7 +8355,7 @@ static void do_jobs(struct program *p, char **word) {
     int64_t n = read_amount(word[1], COUNT);
 
     if (n < 1)
-        reject(p, "not a number of jobs: %s", word[1]);
+        reject(p, "not a number of at least 1: %s", word[1]);
     else if (set_limits(p, (int)n, 0, 0) == 0)
         reply(p, 0, "%d at the same time", (int)n);
 }
@@ -8495,6 +8652,8 @@ static void command_apply(struct program *p, const struct command *c,
 
 /* word[0] is the name of the command, `count` words follow. */
 static void command_run(struct program *p, char **word, int count) {
+    static const char too_many[] =
+        "; quote a name with spaces, and give a comment its own line";
     const struct command *c = command_find(word[0]);
 
     if (!c)
@@ -8502,7 +8661,8 @@ static void command_run(struct program *p, char **word, int count) {
     else if (count < c->least)
         reject(p, "too few words: it is %s %s", c->name, c->args);
     else if (count > c->most)
-        reject(p, "too many words: it is %s %s", c->name, c->args);
+        reject(p, "too many words: it is %s %s%s", c->name, c->args,
+               strchr(c->args, '[') ? too_many : "");
     else if (c->run)
         c->run(p, word);
     else if (count == 0 ||
@@ -8522,8 +8682,6 @@ static void command_line(struct program *p, char *line) {
     p->bare = n > 0 && is_url(typed[0]);
     if (n < 0)
         reject(p, "a quote is not closed");
-    else if (n == 0)
-        reject(p, "the line is empty");
     else if (p->bare)
         command_run(p, words, n);
     else
@@ -8546,14 +8704,23 @@ static bool queue_full(struct program *p) {
     return fetcher_count(p->f) >= most + p->model.paused + p->model.repeating;
 }
 
+/* What editors leave is no reason to complain: an empty line, and the mark at
+ * the beginning by which some know UTF-8. */
 static void line_run(struct program *p, char *line, size_t n) {
+    const char *first;
+
     while (n > 0 && line[n - 1] == '\r')
         line[--n] = '\0';
-    if (strlen(line) != n)
-        reject(p, "a NUL is in the line");
-    else if (line[strspn(line, " \t")] != '#')
+    if (strlen(line) != n) {
+        reject(p, "a NUL is in the line: it is no text, or not UTF-8");
+        return;
+    }
+    if (p->source->line == 1 && strncmp(line, "\xef\xbb\xbf", 3) == 0)
+        line += 3;
+    first = line + strspn(line, " \t");
+    if (*first && *first != '#')
         command_line(p, line);
-    else if (p->session.reading)
+    else if (*first && p->session.reading)
         session_remark(p, line);
 }
 
@@ -9947,7 +10114,7 @@ static void interrupted(struct fetcher *f, void *arg) {
         (void)fetcher_timer(f, 500, give_up, p);
     if (!p->s.quiet)
         complain(&p->console, "interrupted",
-                 "what there is of files is kept for the next run");
+                 "partial files are kept; run it again to go on");
 }
 
 static void suspend(struct fetcher *f, void *arg);
@@ -10467,8 +10634,10 @@ static void draw_said(struct program *p, struct out *o) {
 
         *end = '\0';
         if (i >= skip) {
-            put_attr(o, strncmp(s, "fetcher: ", 9) == 0 ? RED : DIM);
-            put_padded(p->view, o, s, w->columns);
+            bool bad = strncmp(s, "fetcher: ", 9) == 0;
+
+            put_attr(o, bad ? RED : DIM);
+            put_padded(p->view, o, bad ? s + 9 : s, w->columns);
             out_puts(o, "\n");
         }
         *end = '\n';
@@ -11713,7 +11882,8 @@ static enum status program_work(struct program *p, char **url) {
     bool work = *url || p->s.list || p->s.session || p->stay;
 
     if (p->status == ALL_DONE)
-        p->status = work ? inputs_open(p) : refuse(BAD_USAGE, "no URL");
+        p->status = work ? inputs_open(p)
+                         : refuse(BAD_USAGE, "no URL, and no list (-i)");
     if (p->status) {
         p->s.session = NULL; /* not ours to write */
         return program_close(p);
@@ -11733,8 +11903,9 @@ static enum status program_run(struct program *p, char **url) {
     struct settings *s = &p->s;
     enum status status;
 
-    if (options_check(s, url) != ALL_DONE)
-        return BAD_USAGE;
+    status = options_check(s, url);
+    if (status)
+        return status;
     options_apply(s);
     status = outputs_open(p);
     if (status)
