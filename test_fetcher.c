@@ -10950,6 +10950,7 @@ static void terminal_rows(struct term *t) {
     ok(shows(t, "1 done, 1 failed, 8 waiting"), "a line of totals");
     ok(shows(t, "small.txt: 2.9 KiB in 0.0"), "a line for each that has ended, above");
     ok(shows(t, ": 404 An Error"), "and for each that has failed");
+    ok(!sees(t, "fetcher: "), "nobody has to be told who says it");
     ok(shows(t, "   4  "), "the rows have numbers");
     has_text(line_with(t, "row0.bin"), ">   3  ", "a row has number, name, bar, per cent and size");
     ok(shows(t, " 50%"), "the per cent");
@@ -12348,6 +12349,7 @@ static void test_continue(void) {
         until(stat(in_work("cc.part"), &st) == 0 && st.st_size > 200000);
         kill(c.pid, SIGINT);
         child_wait(&c);
+        has_text(c.text[1], "interrupted: partial files are kept; run it again", "^C says how");
         child_free(&c);
         struct counter *counter = seen("/cc?size=900000&slow=30000");
         counter->sent = 0;
