@@ -6715,7 +6715,7 @@ static const struct option {
      "read cookies from FILE and keep them there"},
     {'d', "dir", "DIR", TEXT, AT(dir), "save into DIR"},
     {0, "data", "DATA", DATA, AT(data),
-     "send DATA in a POST; @FILE: what is in it, without line ends"},
+     "POST DATA; @FILE: a file, without line ends"},
     {0, "every", "TIME", TIME, AT(rq.every_ms),
      "fetch again every TIME: 30s, 5m, 1h"},
     {'H', "header", "LINE", HEADER, AT(headers), "send the header LINE too"},

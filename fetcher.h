@@ -156,7 +156,8 @@ struct fetcher_request {
 
     /* NULL: GET, or POST if there is a body. Redirects are followed by RFC
      * 9110, 15.4: 303 makes a GET of it, 301 and 302 make one of a POST; any
-     * other keeps its method and body. */
+     * other keeps its method and body. A cookie that a redirect sets is sent
+     * where it leads, and then forgotten. */
     const char *method;
     /* "Name: value", the last one NULL. Where a redirect leads to another
      * server (scheme, host and port; from http to https is the same) they stay
