@@ -1206,6 +1206,32 @@ static int64_t text_number(const char **s) {
     return n;
 }
 
+/* As a login has it in a header (RFC 4648, 4). */
+static char *text_base64(const char *text) {
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                 "abcdefghijklmnopqrstuvwxyz0123456789+/";
+    size_t n = strlen(text);
+    char *coded = malloc((n + 2) / 3 * 4 + 1);
+    char *to = coded;
+
+    for (size_t i = 0; coded && i < n; i += 3) {
+        const unsigned char *s = (const unsigned char *)text + i;
+        unsigned bits = (unsigned)s[0] << 16;
+
+        if (i + 1 < n)
+            bits |= (unsigned)s[1] << 8;
+        if (i + 2 < n)
+            bits |= s[2];
+        *to++ = digits[bits >> 18];
+        *to++ = digits[bits >> 12 & 63];
+        *to++ = i + 1 < n ? digits[bits >> 6 & 63] : '=';
+        *to++ = i + 2 < n ? digits[bits & 63] : '=';
+    }
+    if (coded)
+        *to = '\0';
+    return coded;
+}
+
 /* Is the word one of a list, which are separated by spaces? */
 static bool listed(const char *word, const char *list) {
     size_t n = strlen(word);
@@ -1469,6 +1495,8 @@ struct head {
     bool judged;       /* the body has been given its place */
     bool coded;        /* Transfer-Encoding, which outdoes the length */
     bool folded;       /* the field that is read has more than one line */
+    bool leads;        /* Location: ... */
+    bool away;         /* ... to another server than the URL's */
     const char *wrong; /* what makes it worthless; NULL: nothing */
     int64_t length;    /* Content-Length */
     bool ranged;       /* Content-Range: ... */
@@ -1485,7 +1513,11 @@ struct attempt {
     struct fetcher *f;
     struct transfer *transfer;  /* NULL: parked */
     CURL *easy;                 /* libcurl's handle */
-    struct curl_slist *headers; /* of the request */
+    struct curl_slist *headers; /* of the request; its end is ... */
+    struct curl_slist *open;    /* ... those that any server may see */
+    bool login;                 /* the first is the login, as Basic, ... */
+    bool refused;               /* ... which some server did not take */
+    bool away;                  /* a redirect led to another server */
     long buffer;                /* the size of libcurl's buffer */
     bool reusable;              /* nothing but our own settings: the pool */
     struct attempt *next;       /* in the pool */
@@ -1548,7 +1580,8 @@ struct transfer {
     enum fetcher_state state;
     bool in_flight;      /* counted as running */
     bool held;           /* paused, with libcurl holding the rest */
-    bool own_range;      /* the caller's headers have a Range */
+    bool own_range;      /* the caller's headers have a Range, or ... */
+    bool own_condition;  /* ... ask for what has changed only */
     bool unchanged;      /* 304, or skipped */
     bool hopeless;       /* to try again would end the same */
     char *shown;         /* the URL fit for the eye; NULL: it is so already */
@@ -2419,6 +2452,57 @@ static void read_encoding(struct head *h, const char *value) {
         snprintf(v->encoding, sizeof v->encoding, "%s", value);
 }
 
+/* Do two origins belong to one server? It may ask for TLS. */
+static bool same_server(const char *from, const char *to) {
+    size_t n = strlen(from);
+    bool plain = strncmp(from, "http:", 5) == 0;
+    char secure[520] = "";
+
+    if (plain && strcmp(from + n - 3, ":80") == 0)
+        snprintf(secure, sizeof secure, "https%.*s:443", (int)(n - 7),
+                 from + 4);
+    return strcmp(from, to) == 0 || strcmp(secure, to) == 0;
+}
+
+/* Of a field that is too long we have the beginning: does the host end
+ * there? */
+static bool location_enough(const char *location) {
+    const char *s = location + strcspn(location, "/");
+
+    s += strspn(s, "/");
+    return strlen(location) < 900 || strpbrk(s, "/?#");
+}
+
+/* Where a redirect leads, as libcurl will see it. */
+static bool leads_away(const struct attempt *a, const char *location) {
+    char from[512];
+    char to[512];
+    char *url = NULL;
+    CURLU *u = curl_url();
+    bool away = true;
+
+    curl_easy_getinfo(a->easy, CURLINFO_EFFECTIVE_URL, &url);
+    if (u && url && curl_url_set(u, CURLUPART_URL, url, 0) == CURLUE_OK &&
+        curl_url_set(u, CURLUPART_URL, location, CURLU_URLENCODE) ==
+            CURLUE_OK &&
+        !origin_build(u, to, sizeof to) &&
+        !url_origin(a->transfer->rq.url, from, sizeof from))
+        away = !same_server(from, to);
+    curl_url_cleanup(u);
+    return away;
+}
+
+/* In doubt it leads away. That is of interest only if there is something to be
+ * kept back. */
+static void read_location(struct head *h, const char *value) {
+    const struct attempt *a = container_of(h, struct attempt, head);
+
+    h->leads = true;
+    if (a->headers != a->open &&
+        (h->folded || !location_enough(value) || leads_away(a, value)))
+        h->away = true;
+}
+
 /* A star stands for a total that isn't known and, with a 416, for the range. */
 static int64_t range_number(const char **s) {
     if (**s != '*')
@@ -2469,6 +2553,7 @@ static const struct {
     {"Content-Encoding", read_encoding, 0, 0},
     {"Content-Length", read_length, 0, 0},
     {"Content-Range", read_range, 0, 0},
+    {"Location", read_location, 0, 0},
 };
 
 static void head_field(struct head *h, const char *name, const char *value) {
@@ -2549,6 +2634,20 @@ static bool head_is_due(const struct attempt *a, long request) {
     return h->ended && h->status < 200;
 }
 
+/* A redirect may set a cookie, and ask for it where it leads: libcurl is to
+ * keep cookies from this head on, in memory, as long as the handle lives, which
+ * is no longer than the transfer. So nobody pays for it who isn't led on.
+ * (Where there are none it knows neither option.) */
+static void cookies_keep(struct attempt *a) {
+    a->reusable = false;
+    (void)curl_easy_setopt(a->easy, CURLOPT_COOKIEFILE, "");
+    (void)curl_easy_setopt(a->easy, CURLOPT_COOKIELIST, "RELOAD");
+}
+
+static bool is_redirect(int status) {
+    return status >= 300 && status <= 399 && status != 304;
+}
+
 /* It overwrites that of a redirect, or of a 100. */
 static void head_start(struct attempt *a, const char *line, long request) {
     struct host *host = a->transfer->host;
@@ -2562,6 +2661,8 @@ static void head_start(struct attempt *a, const char *line, long request) {
         h->wrong = "the answer's first line is broken";
     if (request == 0) /* else it is another host's */
         host->shares = host->tls && line[5] >= '2';
+    if (is_redirect(h->status))
+        cookies_keep(a);
     line += strcspn(line, " ");
     line += strspn(line, " 0123456789");
     text_clean(h->reason, sizeof h->reason, *line ? line : reason_of(h->status),
@@ -2608,6 +2709,26 @@ static void field_line(struct head *h, const char *line) {
     snprintf(h->field + n, sizeof h->field - n, "%s", line);
 }
 
+/* libcurl would send our headers, such as a key, to each host of a redirect;
+ * and the login, which went as Basic, beside the Digest that a 401 asked for.
+ * Which headers its next request has is settled here: it looks at the list
+ * when it builds one. */
+static void headers_choose(struct attempt *a) {
+    const struct head *h = &a->head;
+    bool trusts = a->transfer->rq.flags & FETCHER_TRUSTING;
+    struct curl_slist *list = a->headers;
+
+    if (h->status == 401)
+        a->refused = true;
+    else if (is_redirect(h->status))
+        a->away = h->away || !h->leads;
+    if (a->login && a->refused)
+        list = list->next;
+    if (a->away && !trusts)
+        list = a->open;
+    (void)curl_easy_setopt(a->easy, CURLOPT_HTTPHEADER, list);
+}
+
 /* What a 303 leads to is asked for by a GET, whatever the method was (RFC 9110,
  * 15.4.4): libcurl would keep one that it does not know. */
 static void head_end(struct attempt *a) {
@@ -2617,6 +2738,8 @@ static void head_end(struct attempt *a) {
     h->ended = true;
     if (h->coded)
         h->length = -1;
+    if (a->headers != a->open)
+        headers_choose(a);
     if (h->status == 303)
         (void)curl_easy_setopt(a->easy, CURLOPT_CUSTOMREQUEST, NULL);
 }
@@ -3003,7 +3126,7 @@ static int judge_answer(struct attempt *a) {
     if (h->wrong)
         return fail(t, FETCHER_PROTOCOL, "%s", h->wrong);
     t->status = h->status;
-    t->unchanged = h->status == 304 && t->body->whole;
+    t->unchanged = h->status == 304 && (t->body->whole || t->own_condition);
     if (t->unchanged)
         return 0;
     return brings_document(a) ? accept_body(a) : accept_error(a);
@@ -3236,15 +3359,104 @@ static void header_add(struct attempt *a, const char *name, const char *value) {
     free(line);
 }
 
+/* Does it say what is asked for, and nothing of who asks? */
+static bool is_open(const char *header) {
+    static const char *const names[] = {
+        "Accept:", "Accept-", "Content-Type:", "Expect:",
+        "If-",     "Range:",  "User-Agent:"};
+
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        if (strncasecmp(header, names[i], strlen(names[i])) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Add those of the caller's headers. Returns how many. */
+static int own_headers_add(struct attempt *a, bool open) {
+    const char *const *own = a->transfer->rq.headers;
+    int count = 0;
+
+    for (int i = 0; own && own[i]; i++) {
+        if (is_open(own[i]) != open)
+            continue;
+        header_add(a, "", own[i]);
+        count++;
+    }
+    return count;
+}
+
+static bool own_has(const struct fetcher_request *rq, const char *name) {
+    const char *const *own = rq->headers;
+    size_t n = strlen(name);
+
+    for (int i = 0; own && own[i]; i++) {
+        if (strncasecmp(own[i], name, n) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* "NAME:PASSWORD", of the URL, or else of the request; NULL: there is none. */
+static char *login_text(const struct fetcher_request *rq) {
+    CURLU *u = strchr(rq->url, '@') ? curl_url() : NULL;
+    char *name = NULL;
+    char *password = NULL;
+    char *begin = NULL;
+    char *login = NULL;
+
+    if (u && curl_url_set(u, CURLUPART_URL, rq->url, 0) == CURLUE_OK) {
+        name = url_part(u, CURLUPART_USER, CURLU_URLDECODE);
+        password = url_part(u, CURLUPART_PASSWORD, CURLU_URLDECODE);
+    }
+    if (name && password)
+        begin = text_join(name, ":");
+    if (begin)
+        login = text_join(begin, password);
+    else if (!name && rq->user)
+        login = text_join(rq->user, strchr(rq->user, ':') ? "" : ":");
+    free(begin);
+    curl_free(name);
+    curl_free(password);
+    curl_url_cleanup(u);
+    return login;
+}
+
+/* The login goes with the first request, as Basic: some servers never ask for
+ * it. To libcurl that is a header of ours; it has no login but Digest, and none
+ * before it is asked (CURLAUTH_ONLY): then it sends the request once more.
+ * Without a login of ours, libcurl has one, or none. */
+static void login_add(struct attempt *a) {
+    const struct fetcher_request *rq = &a->transfer->rq;
+    char *login = NULL;
+    char *coded = NULL;
+
+    if (!own_has(rq, "Authorization:"))
+        login = login_text(rq);
+    if (login)
+        coded = text_base64(login);
+    if (coded) {
+        header_add(a, "Authorization: Basic ", coded);
+        a->login = true;
+        (void)curl_easy_setopt(a->easy, CURLOPT_HTTPAUTH,
+                               (long)(CURLAUTH_DIGEST | CURLAUTH_ONLY));
+    }
+    free(login);
+    free(coded);
+}
+
 /* The whole document of an earlier round makes a request conditional; a part
  * asks for the rest. */
 static void headers_build(struct attempt *a) {
     struct body *b = a->transfer->body;
-    const char *const *own = a->transfer->rq.headers;
     char range[48];
+    int kept;
 
-    for (int i = 0; own && own[i]; i++)
-        header_add(a, "", own[i]);
+    login_add(a);
+    kept = own_headers_add(a, false);
+    if (a->login)
+        kept++;
+    own_headers_add(a, true);
     if (b->whole) {
         if (b->validators.etag[0])
             header_add(a, "If-None-Match: ", b->validators.etag);
@@ -3256,11 +3468,13 @@ static void headers_build(struct attempt *a) {
         header_add(a, "Range: bytes=", range);
         header_add(a, "If-Range: ", validator(b));
     }
+    for (a->open = a->headers; a->open && kept > 0; kept--)
+        a->open = a->open->next;
 }
 
 /* Nothing that could leave a trace in its handle? */
 static bool is_plain(const struct fetcher_request *rq) {
-    return !rq->method && !rq->body && !rq->setup &&
+    return !rq->method && !rq->body && !rq->setup && !rq->user &&
            !(rq->headers && *rq->headers) &&
            !(rq->flags & FETCHER_COMPRESSED) && !strchr(rq->url, '@');
 }
@@ -3298,6 +3512,10 @@ static unsigned set_request(struct attempt *a) {
 
     SET(URL, rq->url);
     SET(HTTPHEADER, a->headers);
+    if (rq->user)
+        SET(USERPWD, rq->user);
+    if (rq->flags & FETCHER_TRUSTING)
+        SET(UNRESTRICTED_AUTH, 1L);
     SET(PIPEWAIT, (long)a->transfer->host->shares);
     SET(HEADERFUNCTION, on_header);
     SET(WRITEFUNCTION, on_body);
@@ -5083,7 +5301,7 @@ static void result_measure(struct fetcher_result *r, CURL *e) {
 static void result_of_body(struct fetcher_result *r, struct transfer *t) {
     struct body *b = t->body;
 
-    if (t->code == FETCHER_OK)
+    if (t->code == FETCHER_OK && (!t->unchanged || b->placed || b->exists))
         r->path = b->path;
     r->bytes = b->have;
     if (b->data && !t->rq.path) {
@@ -5599,6 +5817,7 @@ static size_t request_copy(struct fetcher_request *to,
         to->body_size = strlen(r->body);
     to->body = pack(at, &size, r->body, to->body_size);
     to->method = pack_text(at, &size, r->method);
+    to->user = pack_text(at, &size, r->user);
     to->path = pack_text(at, &size, r->path);
     to->url = pack(at, &size, scheme, strlen(scheme));
     pack_text(at, &size, r->url);
@@ -5646,10 +5865,9 @@ static int transfer_prepare(struct fetcher *f, struct transfer *t) {
     t->f = f;
     t->timer.call = (struct call){transfer_due, t};
     request_defaults(rq, !rq->path && !rq->on_data);
-    for (const char *const *h = rq->headers; h && *h; h++) {
-        if (strncasecmp(*h, "Range:", 6) == 0)
-            t->own_range = true;
-    }
+    t->own_range = own_has(rq, "Range:");
+    t->own_condition =
+        own_has(rq, "If-None-Match:") || own_has(rq, "If-Modified-Since:");
     t->sink = rq->on_data ? &stream_sink : &memory_sink;
     if (rq->path)
         t->sink = &file_sink;
@@ -6519,13 +6737,16 @@ static void line_end(struct console *c, struct out *o) {
     changed(c);
 }
 
+/* On a terminal with a view it is plain who speaks. */
 static void complain(struct console *c, const char *what, const char *why) {
     struct out *o = line_out(c, true);
-    bool red = o == c->above && c->color && !c->windowed;
+    bool viewed = o == c->above && !c->windowed;
+    bool red = viewed && c->color;
 
     if (red)
         out_puts(o, "\033[31m");
-    out_puts(o, "fetcher: ");
+    if (!viewed)
+        out_puts(o, "fetcher: ");
     out_said(o, what);
     if (*what)
         out_puts(o, ": ");
@@ -6802,6 +7023,8 @@ struct settings {
     bool netrc;
     bool compressed;
     bool remote_time;
+    bool trusting; /* --location-trusted */
+    bool usual;    /* what is so without an option */
     bool sync;
     bool no_clobber;
     bool overwrite;
@@ -6813,7 +7036,7 @@ struct settings {
     bool version;
 };
 
-enum kind { FLAG, TEXT, SECRET, HEADER, DATA, COUNT, TIME, SIZE };
+enum kind { FLAG, TEXT, SECRET, HEADER, DATA, DASH, HINT, COUNT, TIME, SIZE };
 
 static const struct option {
     char letter; /* 0: none */
@@ -6841,7 +7064,7 @@ static const struct option {
      "read cookies from FILE and keep them there"},
     {'d', "dir", "DIR", TEXT, AT(dir), "save into DIR"},
     {0, "data", "DATA", DATA, AT(data),
-     "send DATA in a POST; @FILE sends a file's lines"},
+     "POST DATA; @FILE: a file, without line ends"},
     {0, "every", "TIME", TIME, AT(rq.every_ms),
      "fetch again every TIME: 30s, 5m, 1h"},
     {'H', "header", "LINE", HEADER, AT(headers), "send the header LINE too"},
@@ -6855,6 +7078,8 @@ static const struct option {
      "take RATE bytes a second, all together: 20k, 1.5M"},
     {0, "max-filesize", "SIZE", SIZE, AT(rq.max_bytes),
      "refuse what is larger"},
+    {0, "location-trusted", NULL, FLAG, AT(trusting),
+     "send -H and -u to each host of a redirect, too"},
     {'m', "max-time", "SECONDS", TIME, AT(rq.total_ms),
      "give each URL up after SECONDS"},
     {0, "netrc", NULL, FLAG, AT(netrc),
@@ -6889,6 +7114,44 @@ static const struct option {
     {'w', "window", NULL, FLAG, AT(window), "show a window (X11)"},
 };
 
+/* Of other programs, out of habit: what is usual here, or what it is called
+ * here. */
+static const struct option habits[] = {
+    {'O', "remote-name", NULL, FLAG, AT(usual), NULL},
+    {'L', "location", NULL, FLAG, AT(usual), NULL},
+    {'f', "fail", NULL, FLAG, AT(usual), NULL},
+    {'J', "remote-header-name", NULL, FLAG, AT(usual), NULL},
+    {'S', "show-error", NULL, FLAG, AT(usual), NULL},
+    {'Z', "parallel", NULL, FLAG, AT(usual), NULL},
+    {'C', "continue-at", "-", DASH, 0, NULL},
+    {0, "create-dirs", NULL, FLAG, AT(usual), NULL},
+    {0, "content-disposition", NULL, FLAG, AT(usual), NULL},
+    {'s', "silent", NULL, FLAG, AT(quiet), NULL},
+
+    {'P', "directory-prefix", NULL, HINT, 0, "-d DIR"},
+    {0, "output-dir", NULL, HINT, 0, "-d DIR"},
+    {0, "output-document", NULL, HINT, 0, "-o FILE"},
+    {0, "nc", NULL, HINT, 0, "--no-clobber"},
+    {0, "nv", NULL, HINT, 0, "-q"},
+    {'N', "timestamping", NULL, HINT, 0,
+     "--no-clobber (skip what exists) or --overwrite"},
+    {'t', "tries", NULL, HINT, 0, "--retry N"},
+    {0, "retries", NULL, HINT, 0, "--retry N"},
+    {'T', "timeout", NULL, HINT, 0, "--stall-timeout SECONDS"},
+    {'I', "head", NULL, HINT, 0, "-X HEAD"},
+    {'e', "referer", NULL, HINT, 0, "-H 'Referer: URL'"},
+    {'r', "range", NULL, HINT, 0, "-H 'Range: bytes=FIRST-LAST'"},
+    {0, "post-data", NULL, HINT, 0, "--data DATA"},
+    {0, "data-raw", NULL, HINT, 0, "--data DATA"},
+    {0, "cookie", NULL, HINT, 0, "--cookies FILE"},
+    {0, "cookie-jar", NULL, HINT, 0, "--cookies FILE"},
+    {0, "load-cookies", NULL, HINT, 0, "--cookies FILE"},
+    {0, "parallel-max", NULL, HINT, 0, "-j N"},
+    {0, "no-check-certificate", NULL, HINT, 0, "-k"},
+    {0, "ca-certificate", NULL, HINT, 0, "--cacert FILE"},
+    {0, "password", NULL, HINT, 0, "-u NAME:PASSWORD"},
+};
+
 static bool is_dash(const char *name) {
     return name && strcmp(name, "-") == 0;
 }
@@ -6903,21 +7166,29 @@ static const struct { /* each unit is the factor of the letter above it */
     [SIZE] = {"bkKmMgG", {1, 1024, 1024, 0x1p20, 0x1p20, 0x1p30, 0x1p30}, 9e15},
 };
 
-/* A decimal number and a unit of its kind; the first unit needs no letter. -1:
- * it is none. */
+/* A decimal number and a unit of its kind; the first unit needs no letter. Of
+ * times there may be several: 2m30s. -1: it is none. */
 static int64_t read_amount(const char *text, enum kind kind) {
-    const char *unit = units[kind].letters;
-    char *end;
-    double value = strtod(text, &end);
+    const char *letters = units[kind].letters;
+    double sum = 0;
 
-    if (!isdigit((unsigned char)*text) || !isdigit((unsigned char)end[-1]))
-        return -1;
-    if (*end)
-        unit = end[1] ? NULL : strchr(unit, *end);
-    if (!unit)
-        return -1;
-    value *= units[kind].factor[unit - units[kind].letters];
-    return value < units[kind].most ? (int64_t)value : -1;
+    do {
+        const char *unit = letters;
+        char *end;
+        double value = strtod(text, &end);
+
+        if (!isdigit((unsigned char)*text) || !isdigit((unsigned char)end[-1]))
+            return -1;
+        if (*end) {
+            unit = strchr(letters, *end);
+            end++;
+        }
+        if (!unit)
+            return -1;
+        sum += value * units[kind].factor[unit - letters];
+        text = end;
+    } while (*text && kind == TIME);
+    return !*text && sum < units[kind].most ? (int64_t)sum : -1;
 }
 
 /* As curl does it: without line ends; nor a NUL. */
@@ -6997,8 +7268,12 @@ static enum status read_number(int64_t *n, const struct option *o,
     *n = read_amount(value, o->kind);
     if (*n > 0 || (*n == 0 && may_be_0))
         return ALL_DONE;
-    return refuse(BAD_USAGE, "--%s: not a %s: %s", o->name,
-                  o->kind == TIME ? "time" : "number", value);
+    if (*n == 0)
+        return refuse(BAD_USAGE, "--%s: at least 1", o->name);
+    if (o->kind == TIME)
+        return refuse(BAD_USAGE, "--%s: not a time: %s (but 30s or 2m30s)",
+                      o->name, value);
+    return refuse(BAD_USAGE, "--%s: not a number: %s", o->name, value);
 }
 
 static enum status option_set(struct settings *s, const struct option *o,
@@ -7023,21 +7298,105 @@ static enum status option_set(struct settings *s, const struct option *o,
         return !strpbrk(value, "\r\n") && strpbrk(value, ":;")
                    ? ALL_DONE
                    : refuse(BAD_USAGE, "--%s is not NAME: VALUE", o->name);
+    case DASH:
+        return is_dash(value) ? ALL_DONE
+                              : refuse(BAD_USAGE,
+                                       "--%s takes - alone: what is there is "
+                                       "continued",
+                                       o->name);
     default:
         return read_number(field, o, value);
     }
 }
 
-static const struct option *option_find(char letter, const char *name,
-                                        size_t n) {
-    for (const struct option *o = options; o < options + COUNT_OF(options);
-         o++) {
+static const struct option *option_in(const struct option *o, size_t count,
+                                      char letter, const char *name, size_t n) {
+    for (const struct option *end = o + count; o < end; o++) {
         if (name && strlen(o->name) == n && memcmp(o->name, name, n) == 0)
             return o;
         if (letter && o->letter == letter)
             return o;
     }
     return NULL;
+}
+
+static const struct option *option_find(char letter, const char *name,
+                                        size_t n) {
+    const struct option *o =
+        option_in(options, COUNT_OF(options), letter, name, n);
+
+    return o ? o : option_in(habits, COUNT_OF(habits), letter, name, n);
+}
+
+static int smaller(int a, int b) {
+    return a < b ? a : b;
+}
+
+/* How many letters were left out, put in, mistaken, or exchanged with the next
+ * one (Damerau and Levenshtein)? by[i][j] is that of the first i and j. */
+static int misspelt_by(const char *a, int n, const char *b) {
+    enum { LONGEST = 24 };
+
+    int by[LONGEST + 1][LONGEST + 1];
+    int m = (int)strlen(b);
+
+    if (n > LONGEST || m > LONGEST)
+        return LONGEST;
+    for (int i = 0; i <= n; i++)
+        by[i][0] = i;
+    for (int j = 1; j <= m; j++) {
+        by[0][j] = j;
+        for (int i = 1; i <= n; i++) {
+            int wrong = a[i - 1] == b[j - 1] ? 0 : 1;
+            int least = smaller(by[i - 1][j], by[i][j - 1]) + 1;
+
+            least = smaller(least, by[i - 1][j - 1] + wrong);
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+                least = smaller(least, by[i - 2][j - 2] + 1);
+            by[i][j] = least;
+        }
+    }
+    return by[n][m];
+}
+
+/* The option whose name is meant; NULL: who knows. */
+static const struct option *option_like(const char *name, int n) {
+    const struct option *like = NULL;
+    int least = 2 + n / 4;
+
+    for (const struct option *o = options; o < options + COUNT_OF(options);
+         o++) {
+        int by = misspelt_by(name, n, o->name);
+
+        if (by < least && by < n) {
+            least = by;
+            like = o;
+        }
+    }
+    return like;
+}
+
+/* That is the answer: no help is needed. */
+static enum status hint(const char *dashes, int n, const char *name,
+                        const char *here) {
+    (void)refuse(SOME_FAILED, "%s%.*s: the option here is %s", dashes, n, name,
+                 here);
+    return BAD_USAGE;
+}
+
+static enum status option_unknown(const char *name, int n) {
+    const struct option *like = option_like(name, n);
+    char here[40];
+
+    if (!like)
+        return refuse(BAD_USAGE, "unknown option --%.*s", n, name);
+    snprintf(here, sizeof here, "--%s", like->name);
+    return hint("--", n, name, here);
+}
+
+/* To curl, --json is data to be sent. */
+static bool is_json(const char *text) {
+    return text && *text && strchr("{[@", *text);
 }
 
 /* --output=FILE, or --output and its value in the next word. */
@@ -7047,7 +7406,12 @@ static enum status option_long(struct settings *s, char *name, char ***argv) {
     char *value = name[n] ? name + n + 1 : NULL;
 
     if (!o)
-        return refuse(BAD_USAGE, "unknown option --%.*s", (int)n, name);
+        return option_unknown(name, (int)n);
+    if (o->kind == HINT)
+        return hint("--", (int)n, name, o->help);
+    if (o->field == AT(json) && is_json(value ? value : (*argv)[1]))
+        return hint("--", (int)n, name,
+                    "--data DATA -H 'Content-Type: application/json'");
     if (!o->arg && value)
         return refuse(BAD_USAGE, "--%s takes no value", o->name);
     if (o->arg && !value) {
@@ -7063,13 +7427,18 @@ static enum status option_long(struct settings *s, char *name, char ***argv) {
 static enum status option_letters(struct settings *s, char *letter,
                                   char ***argv) {
     enum status status = ALL_DONE;
+    const struct option *word = option_find('\0', letter, strlen(letter));
 
+    if (word && word->kind == HINT) /* wget has -nc */
+        return hint("-", (int)strlen(letter), letter, word->help);
     for (; *letter && status == ALL_DONE; letter++) {
         const struct option *o = option_find(*letter, NULL, 0);
 
         if (!o)
             return refuse(BAD_USAGE, "unknown option -%.*s",
                           (int)utf8_length(letter), letter);
+        if (o->kind == HINT)
+            return hint("-", 1, letter, o->help);
         if (o->arg) {
             char *value = letter[1] ? letter + 1 : *++*argv;
             if (!value)
@@ -7140,15 +7509,17 @@ static enum status options_check(const struct settings *s, char **url) {
                       "-o %s: this is a directory; -d saves into one",
                       s->output);
     if (s->dir && access(s->dir, W_OK | X_OK) < 0 && errno != ENOENT)
-        return refuse(BAD_USAGE, "cannot write to %s: %s", s->dir,
+        return refuse(SOME_FAILED, "cannot write to %s: %s", s->dir,
                       strerror(errno));
     if (s->dir && is_planted(s->dir, strlen(s->dir)))
-        return refuse(BAD_USAGE,
+        return refuse(SOME_FAILED,
                       "cannot write to %s: another user's link leads "
                       "there",
                       s->dir);
     if (s->output && (s->list || s->session || !url[0] || url[1]))
-        return refuse(BAD_USAGE, "-o names one file, and so takes one URL");
+        return refuse(
+            BAD_USAGE,
+            "-o names one file, and so takes one URL; -d DIR saves many");
     if (s->resume && s->no_continue)
         return refuse(BAD_USAGE,
                       "--continue and --no-continue contradict each other");
@@ -7175,6 +7546,7 @@ static void options_apply(struct settings *s) {
     rq->headers = s->headers;
     rq->method = s->method;
     rq->body = s->data;
+    rq->user = s->user;
     if (s->retries >= 0) /* not to try again is -1 there */
         rq->retries = s->retries ? (int)s->retries : -1;
     if (s->no_clobber)
@@ -7189,6 +7561,8 @@ static void options_apply(struct settings *s) {
         rq->flags |= FETCHER_FILE_TIME;
     if (s->compressed)
         rq->flags |= FETCHER_COMPRESSED;
+    if (s->trusting)
+        rq->flags |= FETCHER_TRUSTING;
 }
 
 static enum status printed(void) {
@@ -7209,7 +7583,9 @@ static enum status help(void) {
         printf("%*s %s\n", 33 - n, "", o->help);
     }
     puts(
-        "\nA file appears under its name only when it is whole; until then it "
+        "\nWhat -O, -L, -f, -J, -S, -Z and -C - ask for elsewhere is usual "
+        "here; -s is -q.\n"
+        "A file appears under its name only when it is whole; until then it "
         "is NAME.part,\n"
         "and the next run goes on with it. Sizes take k, M or G; times s, m, h "
         "or d.\n\n"
@@ -8160,8 +8536,6 @@ static int job_setup(void *e, void *arg) {
 
     if (s->agent)
         SET(USERAGENT, s->agent);
-    if (s->user)
-        SET(USERPWD, s->user);
     if (s->proxy)
         SET(PROXY, s->proxy);
     if (s->cacert) {
@@ -8361,6 +8735,11 @@ static void add(struct program *p, const char *url, const char *name,
         job_read(p, url, name, every_ms);
         return;
     }
+    if (name && *name == '#') {
+        reject(p, "a comment needs its own line; if %s is a name, say ./%s",
+               name, name);
+        return;
+    }
     if (name && (escapes(name) || is_led_astray(p, name))) {
         reject(p, "the name leads out of the directory");
         return;
@@ -8402,7 +8781,7 @@ static void do_jobs(struct program *p, char **word) {
     int64_t n = read_amount(word[1], COUNT);
 
     if (n < 1)
-        reject(p, "not a number of jobs: %s", word[1]);
+        reject(p, "not a number of at least 1: %s", word[1]);
     else if (set_limits(p, (int)n, 0, 0) == 0)
         reply(p, 0, "%d at the same time", (int)n);
 }
@@ -8697,6 +9076,8 @@ static void command_apply(struct program *p, const struct command *c,
 
 /* word[0] is the name of the command, `count` words follow. */
 static void command_run(struct program *p, char **word, int count) {
+    static const char too_many[] =
+        "; quote a name with spaces, and give a comment its own line";
     const struct command *c = command_find(word[0]);
 
     if (!c)
@@ -8704,7 +9085,8 @@ static void command_run(struct program *p, char **word, int count) {
     else if (count < c->least)
         reject(p, "too few words: it is %s %s", c->name, c->args);
     else if (count > c->most)
-        reject(p, "too many words: it is %s %s", c->name, c->args);
+        reject(p, "too many words: it is %s %s%s", c->name, c->args,
+               strchr(c->args, '[') ? too_many : "");
     else if (c->run)
         c->run(p, word);
     else if (count == 0 ||
@@ -8724,8 +9106,6 @@ static void command_line(struct program *p, char *line) {
     p->bare = n > 0 && is_url(typed[0]);
     if (n < 0)
         reject(p, "a quote is not closed");
-    else if (n == 0)
-        reject(p, "the line is empty");
     else if (p->bare)
         command_run(p, words, n);
     else
@@ -8748,14 +9128,23 @@ static bool queue_full(struct program *p) {
     return fetcher_count(p->f) >= most + p->model.paused + p->model.repeating;
 }
 
+/* What editors leave is no reason to complain: an empty line, and the mark at
+ * the beginning by which some know UTF-8. */
 static void line_run(struct program *p, char *line, size_t n) {
+    const char *first;
+
     while (n > 0 && line[n - 1] == '\r')
         line[--n] = '\0';
-    if (strlen(line) != n)
-        reject(p, "a NUL is in the line");
-    else if (line[strspn(line, " \t")] != '#')
+    if (strlen(line) != n) {
+        reject(p, "a NUL is in the line: it is no text, or not UTF-8");
+        return;
+    }
+    if (p->source->line == 1 && strncmp(line, "\xef\xbb\xbf", 3) == 0)
+        line += 3;
+    first = line + strspn(line, " \t");
+    if (*first && *first != '#')
         command_line(p, line);
-    else if (p->session.reading)
+    else if (*first && p->session.reading)
         session_remark(p, line);
 }
 
@@ -10151,7 +10540,7 @@ static void interrupted(struct fetcher *f, void *arg) {
         (void)fetcher_timer(f, 500, give_up, p);
     if (!p->s.quiet)
         complain(&p->console, "interrupted",
-                 "what there is of files is kept for the next run");
+                 "partial files are kept; run it again to go on");
 }
 
 static void suspend(struct fetcher *f, void *arg);
@@ -10671,8 +11060,10 @@ static void draw_said(struct program *p, struct out *o) {
 
         *end = '\0';
         if (i >= skip) {
-            put_attr(o, strncmp(s, "fetcher: ", 9) == 0 ? RED : DIM);
-            put_padded(p->view, o, s, w->columns);
+            bool bad = strncmp(s, "fetcher: ", 9) == 0;
+
+            put_attr(o, bad ? RED : DIM);
+            put_padded(p->view, o, bad ? s + 9 : s, w->columns);
             out_puts(o, "\n");
         }
         *end = '\n';
@@ -11920,7 +12311,8 @@ static enum status program_work(struct program *p, char **url) {
     bool work = *url || p->s.list || p->s.session || p->stay;
 
     if (p->status == ALL_DONE)
-        p->status = work ? inputs_open(p) : refuse(BAD_USAGE, "no URL");
+        p->status = work ? inputs_open(p)
+                         : refuse(BAD_USAGE, "no URL, and no list (-i)");
     if (p->status) {
         p->s.session = NULL; /* not ours to write */
         return program_close(p);
@@ -11940,8 +12332,9 @@ static enum status program_run(struct program *p, char **url) {
     struct settings *s = &p->s;
     enum status status;
 
-    if (options_check(s, url) != ALL_DONE)
-        return BAD_USAGE;
+    status = options_check(s, url);
+    if (status)
+        return status;
     options_apply(s);
     status = outputs_open(p);
     if (status)

@@ -127,6 +127,9 @@ enum fetcher_existing {
 #define FETCHER_FILE_TIME  2u /* set the file's time from Last-Modified */
 #define FETCHER_COMPRESSED 4u /* accept gzip &c.; never done for files */
 
+/* Where a redirect leads to other servers the headers and the login go too. */
+#define FETCHER_TRUSTING 16u
+
 /* A file is on the disk, under its name, before on_done, and so outlives a
  * power cut. That blocks, for as long as the disk takes; without it a file
  * that was done in the last half minute may stand empty or short after
@@ -154,11 +157,19 @@ struct fetcher_request {
 
     /* NULL: GET, or POST if there is a body. Redirects are followed by RFC
      * 9110, 15.4: 303 makes a GET of it, 301 and 302 make one of a POST; any
-     * other keeps its method and body. */
+     * other keeps its method and body. A cookie that a redirect sets is sent
+     * where it leads, and then forgotten. */
     const char *method;
-    const char *const *headers; /* "Name: value", the last one NULL */
-    const void *body;           /* to send; may hold NULs */
-    size_t body_size;           /* 0 with a body: it is a string */
+    /* "Name: value", the last one NULL. Where a redirect leads to another
+     * server (scheme, host and port; from http to https is the same) they stay
+     * behind, but Accept, Accept-..., Content-Type, Expect, If-..., Range and
+     * User-Agent: see FETCHER_TRUSTING. The body of a 307 or 308 goes there. */
+    const char *const *headers;
+    /* "NAME:PASSWORD", if the URL has none: sent at once, as Basic; and where
+     * the answer asks for Digest, once more as that. */
+    const char *user;
+    const void *body; /* to send; may hold NULs */
+    size_t body_size; /* 0 with a body: it is a string */
 
     /* Called with each piece of the body, which belongs to the library and is
      * gone after the call. Return 0: taken. FETCHER_PAUSE: nothing was taken;

@@ -3698,6 +3698,184 @@ static void test_redirect_methods(void) {
     }
 }
 
+/* An answer came, and this is not in it. */
+static void lacks(const char *data, const char *part, const char *what) {
+    ok(data && !strstr(data, part), "%s", what);
+}
+
+static const char asks_digest[] = "HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=\"r\"\r\n"
+                                  "WWW-Authenticate: Digest realm=\"r\", nonce=\"n\", "
+                                  "qop=\"auth\"\r\nContent-Length: 0\r\n\r\n";
+static const char asks_basic[] = "HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=\"r\"\r\n"
+                                 "Content-Length: 0\r\n\r\n";
+static const char to_echo[] = "HTTP/1.1 307 X\r\nLocation: /echo\r\nContent-Length: 0\r\n\r\n";
+
+/* Basic goes with the first request, and Digest follows a 401 that asks for it. */
+static void test_login(void) {
+    static const char *const logins[][2] = {
+        {"joe:pw", "am9lOnB3\r\n"},
+        {"joe", "am9lOg==\r\n"},
+        {"joe:p", "am9lOnA=\r\n"},
+        {"\xc3\xbf\xfb\xff:", "w7/7/zo=\r\n"},
+    };
+    const char *own[] = {"Authorization: Bearer x", NULL};
+    struct outcome o;
+
+    for (size_t i = 0; i < COUNT_OF(logins); i++) {
+        o = FETCH(.url = url("/echo"), .user = logins[i][0]);
+        has_text(o.data, "Authorization: Basic ", "a login goes at once");
+        has_text(o.data, logins[i][1], "as Basic: %s", logins[i][1]);
+        forget(&o);
+    }
+    o = FETCH(.url = url("/echo"), .user = "joe:pw", .headers = own);
+    has_text(o.data, "Authorization: Bearer x\r\n", "a header of the caller's own counts");
+    lacks(o.data, "Basic", "alone");
+    forget(&o);
+    scripted = (const char *const[]){asks_digest, to_echo, NULL};
+    o = FETCH(.url = url("/script/digest"), .user = "joe:pw", .body = "a=b");
+    is_code(o.code, FETCHER_OK, "a 401 that asks for Digest is answered: %s", o.message);
+    is_int(seen("/script/digest")->count, 2, "by one more request");
+    has_text(o.data, "Authorization: Digest username=\"joe\"", "with Digest");
+    lacks(o.data, "Basic", "and no Basic any more");
+    has_text(o.data, "\r\n\r\na=b", "and the body");
+    forget(&o);
+}
+
+static void test_login_refused(void) {
+    char text[200];
+    struct outcome o;
+
+    scripted = (const char *const[]){asks_digest, to_echo, NULL};
+    snprintf(text, sizeof text, "http://joe:p%%40@127.0.0.1:%d/script/url-login", server.port);
+    o = FETCH(.url = text);
+    has_text(o.data, "Authorization: Digest username=\"joe\"", "so is one in the URL");
+    forget(&o);
+    scripted = (const char *const[]){asks_basic, NULL};
+    o = FETCH(.url = url("/script/basic"), .user = "joe:pw");
+    is_int(o.status, 401, "a wrong login is told");
+    is_int(seen("/script/basic")->count, 1, "and not tried again: %s", o.message);
+    forget(&o);
+    scripted = (const char *const[]){asks_digest, NULL};
+    o = FETCH(.url = url("/script/wrong-digest"), .user = "joe:pw");
+    is_int(o.status, 401, "nor is Digest");
+    is_int(seen("/script/wrong-digest")->count, 2, "more than once: %s", o.message);
+    forget(&o);
+    o = FETCH(.url = url("/script/no-login"));
+    is_int(seen("/script/no-login")->count, 1, "who has none does not try: %s", o.message);
+    forget(&o);
+}
+
+/* A redirect to another server, by whose name the same answers. */
+static struct outcome led_away(const char *const *headers, unsigned flags) {
+    static int count;
+    char text[200];
+
+    snprintf(text, sizeof text,
+             "HTTP/1.1 302 X\r\nLocation: http://localhost:%d/echo\r\nSet-Cookie: c=1\r\n"
+             "Content-Length: 0\r\n\r\n",
+             server.port);
+    scripted = (const char *const[]){text, NULL};
+    count++;
+    return FETCH(.url = url("/script/away-%d", count), .headers = headers, .flags = flags,
+                 .user = "joe:pw");
+}
+
+/* What only its own server is to know stays there. */
+static void test_headers_kept(void) {
+    const char *headers[] = {"Accept: text/a", "X-Key: k", "Range: bytes=0-", "X-Other;", NULL};
+    char text[1400];
+    struct outcome o = led_away(headers, 0);
+
+    is_code(o.code, FETCHER_OK, "another server is asked: %s", o.message);
+    lacks(o.data, "X-Key", "without a header of the caller's");
+    lacks(o.data, "X-Other", "an empty one too");
+    lacks(o.data, "Authorization", "nor the login");
+    lacks(o.data, "Cookie", "nor a cookie");
+    has_text(o.data, "Accept: text/a\r\n", "but with what is asked for");
+    has_text(o.data, "Range: bytes=0-\r\n", "and how much of it");
+    forget(&o);
+    o = led_away(headers, FETCHER_TRUSTING);
+    has_text(o.data, "X-Key: k\r\n", "it goes there too where all are trusted");
+    has_text(o.data, "X-Other:\r\n", "an empty one too");
+    has_text(o.data, "Authorization: Basic am9lOnB3\r\n", "and so does the login");
+    forget(&o);
+    for (int i = 0; i < 2; i++) {
+        int length = i ? 1100 : 1; /* more than is kept of a field */
+
+        snprintf(text, sizeof text,
+                 "HTTP/1.1 302 X\r\nLocation: http://127.0.0.1:%d/echo#%0*d\r\n"
+                 "Content-Length: 0\r\n\r\n",
+                 server.port, length, 1);
+        scripted = (const char *const[]){text, NULL};
+        o = FETCH(.url = url("/script/back-%d", i), .headers = headers);
+        has_text(o.data, "X-Key: k\r\n", "it goes along on the same server, %d", length);
+        forget(&o);
+    }
+}
+
+static void test_same_server(void) {
+    static const struct {
+        const char *from, *to;
+        bool same;
+    } t[] = {
+        {"http://a.b:80", "http://a.b:80", true},    {"http://a.b:80", "https://a.b:443", true},
+        {"https://a.b:443", "http://a.b:80", false}, {"http://a.b:80", "http://a.b:8080", false},
+        {"http://a.b:80", "https://a.b:444", false}, {"http://a.b:8080", "https://a.b:443", false},
+        {"http://a.b:80", "https://b.b:443", false}, {"http://a.b:80", "http://a.b.c:80", false},
+    };
+
+    char text[1100];
+
+    for (size_t i = 0; i < COUNT_OF(t); i++)
+        is_int(same_server(t[i].from, t[i].to), t[i].same, "%s, %s", t[i].from, t[i].to);
+    snprintf(text, sizeof text, "http://%01000d@a.b", 1);
+    ok(!location_enough(text), "of a host that is cut off nobody knows which it is");
+    snprintf(text, sizeof text, "http:///%01000d@a.b", 1);
+    ok(!location_enough(text), "with three slashes too");
+    snprintf(text, sizeof text, "http:/%01000d@a.b", 1);
+    ok(!location_enough(text), "or one");
+    snprintf(text, sizeof text, "http://a.b/%01000d", 1);
+    ok(location_enough(text), "of one in front of a long path one does");
+    ok(location_enough("/x"), "and of none");
+}
+
+/* A cookie that a redirect sets goes where that leads, and no further. */
+static void test_redirect_cookie(void) {
+    struct outcome o;
+
+    scripted = (const char *const[]){"HTTP/1.1 302 X\r\nSet-Cookie: who=me; path=/\r\n"
+                                     "Location: /echo\r\nContent-Length: 0\r\n\r\n",
+                                     NULL};
+    o = FETCH(.url = url("/script/cookie"));
+    has_text(o.data, "Cookie: who=me\r\n", "a redirect's cookie is sent");
+    forget(&o);
+    for (int i = 0; i < 2; i++) {
+        o = FETCH(.url = url("/echo"));
+        lacks(o.data, "Cookie", "and forgotten");
+        forget(&o);
+    }
+}
+
+static void test_own_condition(void) {
+    const char *headers[] = {"If-None-Match: \"e1\"", NULL};
+    struct outcome o;
+
+    scripted = (const char *const[]){"HTTP/1.1 304 Same\r\nETag: \"e1\"\r\n\r\n", NULL};
+    o = FETCH(.url = url("/script/unchanged"), .headers = headers);
+    is_code(o.code, FETCHER_OK, "a 304 to a condition of the caller's: %s", o.message);
+    is_text(o.message, "unchanged", "it says so");
+    is_int(o.changed, 0, "and nothing has changed");
+    forget(&o);
+    headers[0] = "If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT";
+    o = FETCH(.url = url("/script/unchanged-2"), .headers = headers, .path = in_work("none"));
+    is_code(o.code, FETCHER_OK, "with a date: %s", o.message);
+    is_text(o.path, "", "no file is told where there is none");
+    forget(&o);
+    o = FETCH(.url = url("/script/unchanged-3"));
+    is_code(o.code, FETCHER_HTTP, "to no condition it is an error: %s", o.message);
+    forget(&o);
+}
+
 /* What a server may have acted on is not sent again; what has not gone out is. */
 static void test_post_once(void) {
     static const struct {
@@ -4212,6 +4390,12 @@ static const struct test transfers_tests[] = {
     TEST(answer_refused),
     TEST(answer_keeps),
     TEST(redirect_methods),
+    TEST(login),
+    TEST(login_refused),
+    TEST(headers_kept),
+    TEST(same_server),
+    TEST(redirect_cookie),
+    TEST(own_condition),
     TEST(post_once),
     TEST(post_unsent),
     TEST(complete),
@@ -8900,8 +9084,10 @@ static void bad_lists(void) {
         size_t n;
         const char *words;
     } t[] = {
-        {"\n", 1, "-:1: the line is empty"},
         {"# x\nhttp://a\0b/\n", 16, "-:2: a NUL"},
+        {"http://127.0.0.1:1/ #x\n", 23, "-:1: a comment needs its own line; if #x is"},
+        {"http://127.0.0.1:1/ # x\n", 24, "quote a name with spaces, and give a comment"},
+        {"http://127.0.0.1:1/ a b c\n", 26, "quote a name with spaces, and give a comment"},
         {"http://127.0.0.1:1/ ../../x\n", 28, "-:1: the name leads out"},
         {"http://127.0.0.1:1/ /etc/x\n", 27, "-:1: the name leads out"},
         {"nonsense\n", 9, "nonsense: not a URL"},
@@ -8931,11 +9117,12 @@ static void test_bad_lists(void) {
     struct child c;
     bad_lists();
     too_long_line();
-    memset(many, '\n', 2000);
+    for (int i = 0; i < 2000; i++)
+        many[i] = i % 2 ? '\n' : 'x';
     snprintf(many + 2000, 200, "%s good\n", url("/good?size=3"));
     c = RUN_FED(many, strlen(many), "--json", "-i", "-", "-d", in_work("dash"));
-    is_int(c.status, 1, "2000 bad lines are a failure");
-    ok(file_is(in_work("dash/good"), 3, "/good", 0), "a good line behind 2000 bad ones");
+    is_int(c.status, 1, "1000 bad lines are a failure");
+    ok(file_is(in_work("dash/good"), 3, "/good", 0), "a good line behind 1000 bad ones");
     child_free(&c);
     snprintf(dash, sizeof dash, "%s -\n", url("/dash?size=7"));
     c = RUN_FED(dash, strlen(dash), "-i", "-", "-d", in_work("dash"));
@@ -8944,6 +9131,26 @@ static void test_bad_lists(void) {
     child_free(&c);
     ok(!exists(in_work("bad")), "nothing was written");
     ok(!exists(in_work("x")), "nor outside of the directory");
+}
+
+/* What editors leave in a list is no fault of it. */
+static void test_list_blanks(void) {
+    char text[600];
+    struct child c;
+    int n = sprintf(text, "\xef\xbb\xbf%s\r\n\r\n", url("/one?size=3"));
+    n += sprintf(text + n, " \t \n\n%s ./#two\n\n", url("/two?size=4"));
+    c = RUN_FED(text, (size_t)n, "-i", "-", "-d", in_work("blanks"));
+    is_int(c.status, 0, "empty lines and a BOM are no failure");
+    is_text(c.text[1], "", "nor told");
+    ok(file_is(in_work("blanks/one"), 3, "/one", 0), "a line behind a BOM");
+    ok(file_is(in_work("blanks/#two"), 4, "/two", 0), "a name that begins with #, told as one");
+    child_free(&c);
+    c = RUN_FED("\xef\xbb\xbf# x\n", 7, "-i", "-");
+    is_int(c.status, 0, "a comment behind a BOM");
+    child_free(&c);
+    c = RUN_FED("# x\n\xef\xbb\xbf# x\n", 11, "-i", "-");
+    is_int(c.status, 1, "a BOM elsewhere is none");
+    child_free(&c);
 }
 
 /* A million refused URLs would take the memory of a thousand: here it is a hundred thousand. */
@@ -9016,8 +9223,8 @@ static void test_bad_commands(void) {
         {"first all", "there is no download all"},
         {"first 1 2", "too many"},
         {"jobs", "too few"},
-        {"jobs 0", "not a number of jobs: 0"},
-        {"jobs x", "not a number of jobs: x"},
+        {"jobs 0", "not a number of at least 1: 0"},
+        {"jobs x", "not a number of at least 1: x"},
         {"jobs 1 2", "too many"},
         {"limit", "too few"},
         {"limit 1x", "not a rate: 1x"},
@@ -9321,9 +9528,9 @@ static void test_list_ahead(void) {
 }
 
 static const struct test commands_tests[] = {
-    TEST(bad_lists),    TEST(long_list),  TEST(every),          TEST(words),
-    TEST(bad_commands), TEST(commands),   TEST(plain_commands), TEST(held_body),
-    TEST(list_end),     TEST(list_ahead), TEST(many_every),
+    TEST(bad_lists), TEST(list_blanks),  TEST(long_list),  TEST(every),
+    TEST(words),     TEST(bad_commands), TEST(commands),   TEST(plain_commands),
+    TEST(held_body), TEST(list_end),     TEST(list_ahead), TEST(many_every),
 };
 
 /* ------------------------------------------------------------------------------------- Sessions */
@@ -10735,6 +10942,101 @@ static void test_options(void) {
     child_free(&c);
 }
 
+/* What people type out of habit is taken, or answered with one line. */
+static void test_habits(void) {
+    static const struct {
+        const char *option[2], *here;
+    } t[] = {
+        {{"-P", "d"}, "-P: the option here is -d DIR"},
+        {{"--output-dir=d"}, "--output-dir: the option here is -d DIR"},
+        {{"-nc"}, "-nc: the option here is --no-clobber"},
+        {{"-N"}, "-N: the option here is --no-clobber"},
+        {{"-qt5"}, "-t: the option here is --retry N"},
+        {{"--tries=5"}, "--tries: the option here is --retry N"},
+        {{"--retries", "5"}, "--retries: the option here is --retry N"},
+        {{"-T", "5"}, "-T: the option here is --stall-timeout SECONDS"},
+        {{"-I"}, "-I: the option here is -X HEAD"},
+        {{"-e", "http://b/"}, "-e: the option here is -H 'Referer: URL'"},
+        {{"-r", "0-9"}, "-r: the option here is -H 'Range: bytes=FIRST-LAST'"},
+        {{"--json", "{\"a\":1}"}, "--json: the option here is --data DATA"},
+        {{"--json=[]"}, "--json: the option here is --data DATA"},
+        {{"--colour"}, "--colour: the option here is --color"},
+        {{"--ouput=x"}, "--ouput: the option here is --output"},
+        {{"--no-cloober"}, "--no-cloober: the option here is --no-clobber"},
+        {{"--vebrose"}, "--vebrose: the option here is --verbose"},
+    };
+    struct child c;
+
+    for (size_t i = 0; i < COUNT_OF(t); i++) {
+        c = RUN(t[i].option[0], t[i].option[1] ? t[i].option[1] : "http://a.b/", "http://a.b/");
+        is_int(c.status, 2, "%s is not taken", t[i].option[0]);
+        has_text(c.text[1], t[i].here, "and answered");
+        ok(strchr(c.text[1], '\n') == strrchr(c.text[1], '\n'), "in one line");
+        child_free(&c);
+    }
+    c = RUN("-fsSL", "-OJZ", "-C", "-", "--create-dirs", "--continue-at=-", "-d", in_work("habits"),
+            url("/habits?size=5"));
+    is_int(c.status, 0, "what is usual here may be said: %s", c.text[1]);
+    ok(file_is(in_work("habits/habits"), 5, "/habits", 0), "and is so");
+    is_text(c.text[0], "", "-s is -q");
+    child_free(&c);
+    c = RUN("-C", "5", url("/habits?size=5"));
+    is_int(c.status, 2, "-C takes no other place: %s", c.text[1]);
+    child_free(&c);
+    c = RUN("-d", "README.md/x", url("/x?size=1"));
+    ok(!strstr(c.text[1], "--help"), "help is offered where it helps: %s", c.text[1]);
+    child_free(&c);
+}
+
+/* By -H and -u: who gets them? */
+static void test_trusting_option(void) {
+    char target[200];
+
+    for (int trusting = 0; trusting < 2; trusting++) {
+        struct child c;
+        snprintf(target, sizeof target, "/led?redirect=http://localhost:%d/echo", server.port);
+        c = RUN("-o", "-", "-H", "X-Key: k", "-u", "joe:pw", url("%s", target),
+                trusting ? "--location-trusted" : "-q");
+        has_text(c.text[0], "GET /echo", "another server is asked");
+        is_int(strstr(c.text[0], "X-Key: k\r\n") != NULL, trusting, "-H goes with the option");
+        is_int(strstr(c.text[0], "Authorization") != NULL, trusting, "so does -u");
+        child_free(&c);
+    }
+}
+
+static void test_read_amount(void) {
+    static const struct {
+        const char *text;
+        enum kind kind;
+        int64_t amount;
+    } t[] = {
+        {"2m30s", TIME, 150000}, {"1h1m1s", TIME, 3661000}, {"1d12h", TIME, 129600000},
+        {"1.5", TIME, 1500},     {"2m30", TIME, 150000},    {"0", TIME, 0},
+        {"2m", TIME, 120000},    {"2mm", TIME, -1},         {"m", TIME, -1},
+        {"2m s", TIME, -1},      {"2m-3s", TIME, -1},       {"", TIME, -1},
+        {"1M", SIZE, 1048576},   {"1M1k", SIZE, -1},        {"12", COUNT, 12},
+        {"12 ", COUNT, -1},      {"1s", COUNT, -1},         {"9e15", TIME, -1},
+    };
+
+    for (size_t i = 0; i < COUNT_OF(t); i++)
+        is_int(read_amount(t[i].text, t[i].kind), t[i].amount, "\"%s\"", t[i].text);
+}
+
+static void test_misspelt(void) {
+    static const struct {
+        const char *typed, *name;
+        int by;
+    } t[] = {
+        {"color", "color", 0}, {"colour", "color", 1}, {"clor", "color", 1}, {"colar", "color", 1},
+        {"cloor", "color", 1}, {"", "color", 5},       {"jobs", "color", 4},
+    };
+
+    for (size_t i = 0; i < COUNT_OF(t); i++)
+        is_int(misspelt_by(t[i].typed, (int)strlen(t[i].typed), t[i].name), t[i].by, "%s, %s",
+               t[i].typed, t[i].name);
+    is_int(misspelt_by("a-name-longer-than-that-of-any-option", 37, "color") > 5, 1, "a long one");
+}
+
 static void test_limiting_options(void) {
     struct child c;
     c = RUN("-qv", "-j2", "--per-host=1", "-d", work, url("/x?size=1"));
@@ -11043,7 +11345,9 @@ static void test_bad_usage(void) {
         {{"-o", "x", "http://a.b/", "http://c.d/"}, "one file", 2},
         {{"-o", "x", "-i", "list"}, "one file", 2},
         {{"-j", "many", "http://a.b/"}, "not a number: many", 2},
+        {{"-j", "0", "http://a.b/"}, "--jobs: at least 1", 2},
         {{"-m", "-1", "http://a.b/"}, "not a time: -1", 2},
+        {{"--every", "2m3x", "http://a.b/"}, "not a time: 2m3x", 2},
         {{"--quiet=yes", "http://a.b/"}, "no value", 2},
         {{"-o", "-", "--json", "http://a.b/"}, "no room", 2},
         {{"-H", "nonsense", "http://a.b/"}, "header", 2},
@@ -11055,7 +11359,7 @@ static void test_bad_usage(void) {
         {{"-i", "/"}, "cannot read /: Is a dir", 1},
         {{"--trace", "/none/x", "http://a.b/"}, "cannot write /none/x", 1},
         {{"-o", "/", "http://a.b/"}, "-o /: this is a directory; -d saves into one", 2},
-        {{"-d", "README.md", "http://a.b/"}, "cannot write to README.md: Permission denied", 2},
+        {{"-d", "README.md", "http://a.b/"}, "cannot write to README.md: Permission denied", 1},
         {{"-X", "A B", "http://a.b/"}, "cannot start a transfer: Invalid argument", 1},
         {{"not-a-url"}, "not-a-url: not a URL", 1},
         {{""}, "not a URL", 1},
@@ -11116,7 +11420,7 @@ static void try_led_astray(void) {
         lchown(in_work("tmp/way"), 1, 1) < 0)
         die("way");
     c = RUN("-d", in_work("tmp/way/"), url("/x?size=9"));
-    ok(said(&c, 2, "another user's link leads there"), "-d by another user's link");
+    ok(said(&c, 1, "another user's link leads there"), "-d by another user's link");
     child_free(&c);
     c = RUN("-o", in_work("tmp/way/x"), url("/x?size=9"));
     ok(said(&c, 1, "another user's link leads there"), "-o by another user's link");
@@ -11280,7 +11584,9 @@ static void test_unready_pipes(void) {
 }
 
 static const struct test options_tests[] = {
-    TEST(options),          TEST(limiting_options),
+    TEST(options),          TEST(habits),
+    TEST(trusting_option),  TEST(read_amount),
+    TEST(misspelt),         TEST(limiting_options),
     TEST(rate_option),      TEST(saving_options),
     TEST(login_options),    TEST(cookies_netrc_proxy),
     TEST(proxy_socks),      TEST(proxy_names),
@@ -11541,6 +11847,7 @@ static void terminal_rows(struct term *t) {
     ok(shows(t, "1 done, 1 failed, 8 waiting"), "a line of totals");
     ok(shows(t, "small.txt: 2.9 KiB in 0.0"), "a line for each that has ended, above");
     ok(shows(t, ": 404 An Error"), "and for each that has failed");
+    ok(!sees(t, "fetcher: "), "nobody has to be told who says it");
     ok(shows(t, "   4  "), "the rows have numbers");
     has_text(line_with(t, "row0.bin"), ">   3  ", "a row has number, name, bar, per cent and size");
     ok(shows(t, " 50%"), "the per cent");
@@ -12939,6 +13246,7 @@ static void test_continue(void) {
         until(stat(in_work("cc.part"), &st) == 0 && st.st_size > 200000);
         kill(c.pid, SIGINT);
         child_wait(&c);
+        has_text(c.text[1], "interrupted: partial files are kept; run it again", "^C says how");
         child_free(&c);
         struct counter *counter = seen("/cc?size=900000&slow=30000");
         counter->sent = 0;
