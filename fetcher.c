@@ -7237,7 +7237,7 @@ static enum status read_data(char **data, const char *text) {
     if (*text == '@') {
         file = door_read(&d, text + 1);
         if (!file)
-            return refuse(BAD_USAGE, "cannot read %s: %s", text + 1, d.why);
+            return refuse(SOME_FAILED, "cannot read %s: %s", text + 1, d.why);
     }
     to = open_memstream(&all, &size);
     if (to && *data && **data)
@@ -7250,7 +7250,7 @@ static enum status read_data(char **data, const char *text) {
         fclose(file);
     free(*data);
     *data = to && fclose(to) == 0 ? all : NULL;
-    return *data ? ALL_DONE : refuse(BAD_USAGE, "out of memory");
+    return *data ? ALL_DONE : refuse(SOME_FAILED, "out of memory");
 }
 
 /* What others see of it (by ps) is overwritten. */
@@ -7258,7 +7258,7 @@ static enum status read_secret(char **secret, char *value) {
     free(*secret);
     *secret = text_join(value, "");
     memset(value, '*', strlen(value));
-    return *secret ? ALL_DONE : refuse(BAD_USAGE, "out of memory");
+    return *secret ? ALL_DONE : refuse(SOME_FAILED, "out of memory");
 }
 
 static enum status read_number(int64_t *n, const struct option *o,
@@ -7483,9 +7483,9 @@ static enum status cacert_check(const char *name) {
     struct stat st;
 
     if (stat(name, &st) < 0)
-        return refuse(BAD_USAGE, "cannot read %s: %s", name, strerror(errno));
+        return refuse(SOME_FAILED, "cannot read %s: %s", name, strerror(errno));
     if (!S_ISREG(st.st_mode) && !is_null(&st))
-        return refuse(BAD_USAGE, "cannot read %s: it is no file", name);
+        return refuse(SOME_FAILED, "cannot read %s: it is no file", name);
     return ALL_DONE;
 }
 
@@ -11970,8 +11970,8 @@ static enum status cookies_move(struct program *p, bool save) {
     CURL *e;
 
     if (cookies_check(&d, p->s.cookies) < 0)
-        return refuse(BAD_USAGE, "cannot use %s for cookies: %s", p->s.cookies,
-                      d.why);
+        return refuse(SOME_FAILED, "cannot use %s for cookies: %s",
+                      p->s.cookies, d.why);
     if (!p->cookies)
         p->cookies = curl_share_init();
     bad |=
@@ -11986,7 +11986,7 @@ static enum status cookies_move(struct program *p, bool save) {
     }
     curl_easy_cleanup(e);
     if (bad)
-        return refuse(BAD_USAGE, "cannot use %s for cookies", p->s.cookies);
+        return refuse(SOME_FAILED, "cannot use %s for cookies", p->s.cookies);
     return ALL_DONE;
 }
 
@@ -12341,7 +12341,7 @@ static enum status program_run(struct program *p, char **url) {
         return status;
     p->f = fetcher_new();
     if (!p->f)
-        return refuse(BAD_USAGE, "cannot start: %s", strerror(errno));
+        return refuse(SOME_FAILED, "cannot start: %s", strerror(errno));
     signal(SIGPIPE, SIG_IGN);
     tty.program = p;
     p->began = clock_us();
@@ -12352,7 +12352,7 @@ static enum status program_run(struct program *p, char **url) {
         fetcher_trace(p->f, trace, &p->trace);
     (void)set_limits(p, (int)s->jobs, (int)s->per_host, s->rate);
     if (s->cookies && cookies_move(p, false) != ALL_DONE)
-        return BAD_USAGE;
+        return SOME_FAILED;
     front_open(p, *url != NULL);
     return program_work(p, url);
 }
@@ -12385,7 +12385,7 @@ int main(int argc, char **argv) {
     signal(SIGXFSZ, SIG_IGN); /* a file too large is an error of that file */
     descriptors_prepare();
     if (!p || !url || !headers)
-        return (int)refuse(BAD_USAGE, "out of memory");
+        return (int)refuse(SOME_FAILED, "out of memory");
     p->s.headers = headers;
     p->s.retries = -1;
     status = options_read(&p->s, argv, url);

@@ -92,6 +92,14 @@ static void fuzz_urls(const uint8_t *data, size_t n) {
     free(text);
 }
 
+static void fuzz_head_good(const struct head *h) {
+    usec rest = read_retry_after(h->retry_after, h->validators.date);
+    must(h->length >= -1 && h->range.first >= -1 && h->range.last >= -1 && h->range.total >= -1,
+         "numbers of the head are in range", "");
+    must(rest >= -1 && rest <= HOUR_US, "a rest of an hour at most", h->retry_after);
+    must(printable(h->reason), "a reason that is safe to print", h->reason);
+}
+
 /* -- the head of an answer, a line at a time -- */
 static void fuzz_head(const uint8_t *data, size_t n) {
     static struct host host;
@@ -111,11 +119,7 @@ static void fuzz_head(const uint8_t *data, size_t n) {
         size_t taken = on_header(exact, 1, line, &a);
         free(exact);
         must(taken == line || t.code == FETCHER_TOO_BIG, "a line of the head is taken", "");
-        must(h->length >= -1 && h->range.first >= -1 && h->range.last >= -1 && h->range.total >= -1,
-             "numbers of the head are in range", "");
-        usec rest = read_retry_after(h->retry_after, h->validators.date);
-        must(rest >= -1 && rest <= HOUR_US, "a rest of an hour at most", h->retry_after);
-        must(printable(h->reason), "a reason that is safe to print", h->reason);
+        fuzz_head_good(h);
         struct body b = {.validators = h->validators};
         (void)validator(&b);
     }
