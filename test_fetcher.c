@@ -2668,6 +2668,13 @@ static void test_bad_urls(void) {
         {"http:/127.0.0.1/x", "not a URL"},
         {"http:///127.0.0.1/x", "not a URL"},
         {"http:127.0.0.1/x", "not a URL"},
+        {"http:joe:secret@127.0.0.1/x", "not a URL"},
+        {"mailto:joe@127.0.0.1", "not a URL"},
+        {"  ", "not a URL"},
+        {"http://joe:se cret@127.0.0.1/", "space"},
+        {"http://127.0.0.1/x\n", "control"},
+        {"\thttp://127.0.0.1/", "control"},
+        {"http://127.0.0.1/x?\x7f", "control"},
     };
 
     for (size_t i = 0; i < COUNT_OF(bad); i++)
@@ -2689,6 +2696,78 @@ static void test_urls(void) {
     ok(!strchr(o.url, '\xff'), "the URL has no bytes that are no text");
     has_text(o.url, "/??", "but question marks");
     is_text(o.type, "a?b", "so has the type");
+    forget(&o);
+}
+
+/* What is pasted has spaces around it, and letters in it that are to be encoded. */
+static void test_urls_pasted(void) {
+    static const char path[] =
+        "/a b\"c<d>e^f`g{h|i}j'k\xc3\xa4\xff%20%zz%?q=a b\"<>^`{|}'\xc3\xa4?/";
+    static const char sent[] =
+        "/a%20b%22c%3Cd%3Ee%5Ef%60g%7Bh%7Ci%7Dj'k%C3%A4%FF%20%zz%?q=a%20b%22%3C"
+        "%3E%5E%60%7B%7C%7D%27%C3%A4?/";
+    char pasted[400], shown[400];
+    struct outcome o;
+    snprintf(pasted, sizeof pasted, "  http://127.0.0.1:%d%s#a b ", server.port, path);
+    o = FETCH(.url = pasted);
+    is_code(o.code, FETCHER_OK, "a URL as it is pasted: %s", o.message);
+    is_int(seen("%s", sent)->count, 1, "is encoded where it has to be, and nowhere else");
+    text_clean(shown, sizeof shown, pasted + 2, '?');
+    shown[strlen(shown) - 1] = '\0';
+    is_text(o.url, shown, "it is shown as it was asked for");
+    is_text(o.final_url, shown, "and so is where it led");
+    forget(&o);
+    o = FETCH(.url = url("/a'b?size=5"));
+    is_int(seen("/a'b?size=5")->count, 1, "what is right is left as it is");
+    forget(&o);
+}
+
+/* Too long, once it is encoded. */
+static void test_urls_pasted_long(void) {
+    static char pasted[40000];
+    struct outcome o;
+    memset(pasted, ' ', sizeof pasted - 1);
+    memcpy(pasted, url("/"), strlen(url("/")));
+    pasted[sizeof pasted - 2] = 'x';
+    o = FETCH(.url = pasted);
+    is_code(o.code, FETCHER_BAD_URL, "a URL that is too long when encoded: %s", o.message);
+    has_text(o.message, "too long", "it says so");
+    forget(&o);
+}
+
+static void test_urls_without_scheme(void) {
+    char joe[100];
+    struct outcome o;
+    snprintf(joe, sizeof joe, "joe:secret@%s", url("/echo") + 7);
+    o = FETCH(.url = joe);
+    is_code(o.code, FETCHER_OK, "a name, its password and a host, without a scheme: %s", o.url);
+    has_text(o.data, "Authorization: Basic am9lOnNlY3JldA==\r\n", "the password is sent");
+    ok(!strstr(o.url, "secret"), "and not shown");
+    forget(&o);
+}
+
+/* libcurl reads them in the charset of the locale. */
+static void test_urls_beyond_ascii(void) {
+    static const char host[] = "http://b\xc3\xbc"
+                               "cher.invalid/";
+    struct outcome o;
+    if (!(curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_IDN)) {
+        skip("hosts beyond ASCII", "this libcurl knows none");
+        return;
+    }
+    o = FETCH(.url = host, .retries = -1);
+    is_code(o.code, FETCHER_NO_HOST, "a host beyond ASCII, in UTF-8: %s", o.message);
+    forget(&o);
+    setlocale(LC_CTYPE, "C");
+    o = FETCH(.url = host, .retries = -1);
+    setlocale(LC_CTYPE, "C.UTF-8");
+    is_code(o.code, FETCHER_BAD_URL, "in a locale that has no such letter: %s", o.message);
+    has_text(o.message, "not a URL: ", "it says so");
+    is_int(o.status, 0, "without an answer");
+    forget(&o);
+    o = FETCH(.url = url("/r?redirect=http://%%255b"), .retries = -1);
+    is_code(o.code, FETCHER_REDIRECT, "a redirect to what is no URL is another thing: %s",
+            o.message);
     forget(&o);
 }
 
@@ -3870,6 +3949,10 @@ static const struct test transfers_tests[] = {
     TEST(redirect),
     TEST(bad_urls),
     TEST(urls),
+    TEST(urls_pasted),
+    TEST(urls_pasted_long),
+    TEST(urls_without_scheme),
+    TEST(urls_beyond_ascii),
     TEST(url_password),
     TEST(failures),
     TEST(timeouts),
@@ -10207,6 +10290,28 @@ static void test_unsaid_passwords(void) {
     }
 }
 
+/* Hosts are looked up by their names in UTF-8, whatever the locale is. */
+static void test_locales(void) {
+    static const char *const locale[] = {"LC_ALL=C", "LC_ALL=C.UTF-8", "LC_ALL=nonsense"};
+    if (!(curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_IDN)) {
+        skip("hosts beyond ASCII", "this libcurl knows none");
+        return;
+    }
+    for (size_t i = 0; i < COUNT_OF(locale); i++) {
+        struct child c =
+            run_fed((const char *const[]){"env", locale[i], "./fetcher", "--plain", "--retry=0",
+                                          "http://b\xc3\xbc"
+                                          "cher.invalid/",
+                                          NULL},
+                    "", 0);
+        ok(said(&c, 1,
+                "could not find host b\xc3\xbc"
+                "cher.invalid"),
+           "%s: %s", locale[i], c.text[1]);
+        child_free(&c);
+    }
+}
+
 /* Options that shape the request: our server sends it back. */
 static void test_options(void) {
     static const char *const part[][2] = {
@@ -10580,20 +10685,11 @@ static void test_unready_pipes(void) {
 }
 
 static const struct test options_tests[] = {
-    TEST(options),
-    TEST(limiting_options),
-    TEST(rate_option),
-    TEST(saving_options),
-    TEST(login_options),
-    TEST(cookies_netrc_proxy),
-    TEST(help),
-    TEST(bad_usage),
-    TEST(password),
-    TEST(hidden_passwords),
-    TEST(unsaid_passwords),
-    TEST(anothers),
-    TEST(unready_pipes),
-    TEST(odd_names),
+    TEST(options),        TEST(limiting_options), TEST(rate_option),
+    TEST(saving_options), TEST(login_options),    TEST(cookies_netrc_proxy),
+    TEST(help),           TEST(bad_usage),        TEST(locales),
+    TEST(password),       TEST(hidden_passwords), TEST(unsaid_passwords),
+    TEST(anothers),       TEST(unready_pipes),    TEST(odd_names),
 };
 
 /* ---------------------------------------------------------------------------------------- Terminal

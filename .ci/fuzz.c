@@ -42,14 +42,16 @@ static void must_be_name(const char *name) {
 
 /* -- names, and other text for the eye -- */
 static void fuzz_names(const uint8_t *data, size_t n) {
-    char *text = fuzz_text(data, n), name[600], safe[1024], path[1100];
+    char *text = fuzz_text(data, n), path[300];
+    char *names[2] = {malloc(DISPOSITION_ROOM(text)), fuzz_text(data, n)};
     struct out o = {.fd = -1};
+    disposition_name(text, names[0]);
+    name_make_safe(names[1]);
     for (int i = 0; i < 2; i++) { /* of the head, and of the URL */
-        if (i == 0 && !disposition_name(text, name, sizeof name))
+        if (!*names[i])
             continue;
-        name_make_safe(safe, sizeof safe, i == 0 ? name : text);
-        must_be_name(safe);
-        snprintf(path, sizeof path, "./%s", safe);
+        must_be_name(names[i]);
+        snprintf(path, sizeof path, "./%s", names[i]);
         for (unsigned long number = 0; number <= 1000000; number = number * 10 + 1) {
             char *numbered = name_numbered(path, number, ".part");
             must(numbered && strncmp(numbered, "./", 2) == 0, "a name below the directory", path);
@@ -57,6 +59,8 @@ static void fuzz_names(const uint8_t *data, size_t n) {
             free(numbered);
         }
     }
+    free(names[0]);
+    free(names[1]);
     out_json_text(&o, text);
     out_add(&o, "", 1);
     must(printable(o.data), "JSON that is safe to print", o.data);
@@ -70,6 +74,14 @@ static void fuzz_names(const uint8_t *data, size_t n) {
 }
 
 /* -- URLs: where they lead, and how they are shown -- */
+
+/* Behind the host, and if it is a URL at all. */
+static void must_be_encoded(const struct transfer *t) {
+    const char *url = t->rq.url, *path = url + authority_size(url);
+    if (t->code == FETCHER_OK)
+        must(!path[strcspn(path, " \"<>^`{|}\x7f\x80\xff")], "a URL that is encoded", url);
+}
+
 static void fuzz_urls(const uint8_t *data, size_t n) {
     char *text = fuzz_text(data, n), *shown = url_shown(text), origin[512], *password = NULL;
     CURLU *u = curl_url();
@@ -85,8 +97,10 @@ static void fuzz_urls(const uint8_t *data, size_t n) {
     curl_free(password);
     curl_url_cleanup(u);
     f = fetcher_new();
-    if (fetcher_get(f, text, NULL, NULL))
+    if (fetcher_get(f, text, NULL, NULL)) {
         must(fetcher_count(f) == 1, "one transfer", text);
+        must_be_encoded(container_of(tree_first(f->transfers), struct transfer, id));
+    }
     fetcher_free(f);
     free(shown);
     free(text);
@@ -101,7 +115,8 @@ static void fuzz_head(const uint8_t *data, size_t n) {
     f = fetcher_new();
     t.f = a.f = f;
     a.transfer = &t;
-    h->length = h->range_first = h->range_total = h->retry_after = -1;
+    h->length = h->retry_after = -1;
+    h->range = NO_RANGE;
     for (size_t line; n > 0; data += line, n -= line) {
         const uint8_t *end = memchr(data, '\n', n);
         line = end ? (size_t)(end - data) + 1 : n;
@@ -110,13 +125,16 @@ static void fuzz_head(const uint8_t *data, size_t n) {
         size_t taken = on_header(exact, 1, line, &a);
         free(exact);
         must(taken == line || t.code == FETCHER_TOO_BIG, "a line of the head is taken", "");
-        must(h->length >= -1 && h->range_first >= -1 && h->range_total >= -1 &&
+        must(h->length >= -1 && h->range.first >= -1 && h->range.total >= -1 &&
                  h->retry_after >= -1 && h->retry_after <= HOUR_US,
              "numbers of the head are in range", ""); /* the status is libcurl's */
         must(printable(h->reason), "a reason that is safe to print", h->reason);
+        if (*h->name)
+            must_be_name(h->name);
         struct body b = {.validators = h->validators};
         (void)validator(&b);
     }
+    free(a.field);
     fetcher_free(f);
 }
 
@@ -125,11 +143,11 @@ static void fuzz_meta(const uint8_t *data, size_t n) {
     struct meta m;
     char *part = in_work("x.part");
     write_file(in_work("x.part.meta"), (const char *)data, n);
-    if (meta_read(part, &m) && *m.url) {
-        must(!strncasecmp(m.url, "http", 4) && !strpbrk(m.url, "\n"), "a URL", m.url);
-        must(m.length >= -1 && !strchr(m.validator, '\n'), "a validator and a length", m.validator);
-    } else
-        must(n == 0 || *data == '\0' || *m.url == '\0', "no URL", "");
+    if (meta_read(part, &m) == OURS) {
+        const char *url = m.line[META_URL], *validator = m.line[META_VALIDATOR];
+        must(!strncasecmp(url, "http", 4) && !strpbrk(url, "\n"), "a URL", url);
+        must(m.length >= -1 && !strchr(validator, '\n'), "a validator and a length", validator);
+    }
 }
 
 /* -- options -- */
