@@ -1296,8 +1296,8 @@ static void name_make_safe(char *name) {
 enum charset { UNKNOWN, UTF_8, LATIN_1 };
 
 static enum charset charset_of(const char *s, size_t n) {
-    static const char names[][11] = {"utf-8", "utf8", "us-ascii", "iso-8859-1",
-                                     "iso88591"};
+    static const char *const names[] = {"utf-8", "utf8", "us-ascii",
+                                        "iso-8859-1", "iso88591"};
 
     for (size_t i = 0; i < COUNT_OF(names); i++) {
         if (strncasecmp(s, names[i], n) == 0 && !names[i][n])
@@ -2501,22 +2501,21 @@ static const char *url_missing_scheme(const char *url) {
 /* A copy in which all is encoded that a browser does: in the path and in the
  * query, but no '%', which is there already. */
 static void url_encode(char *to, const char *url) {
+    const char *unfit = NULL;
     const char *path = strstr(url, "://");
-    const char *query;
 
     path = path ? path + 3 + strcspn(path + 3, "/?#") : url + strlen(url);
-    query = path + strcspn(path, "?");
     for (; *url; url++) {
-        unsigned c = (unsigned char)*url;
-        bool plain = c < 0x80 && !strchr(" \"<>^`{|}", *url);
-
-        if (c == '\'' && url > query)
-            plain = false;
-        if (plain || url < path) {
+        if (url == path)
+            unfit = " \"<>^`{|}";
+        if (unfit && *url == '?')
+            unfit = "' \"<>^`{|}";
+        if (unfit && ((*url & 0x80) || strchr(unfit, *url)))
+            to += sprintf(to, "%%%02X", (unsigned char)*url);
+        else {
             *to = *url;
             to++;
-        } else
-            to += sprintf(to, "%%%02X", c);
+        }
     }
     *to = '\0';
 }
@@ -2870,20 +2869,15 @@ static void field_add(struct attempt *a, const char *line, size_t n) {
     a->field[a->field_size] = '\0';
 }
 
-static void field_free(struct attempt *a) {
-    free(a->field);
-    a->field = NULL;
-    a->field_size = 0;
-    a->field_room = 0;
-}
-
 /* What a 303 leads to is asked for by a GET, whatever the method was (RFC 9110,
  * 15.4.4): libcurl would keep one that it does not know. */
 static void head_end(struct attempt *a) {
     struct head *h = &a->head;
 
     field_end(a);
-    field_free(a);
+    free(a->field);
+    a->field = NULL;
+    a->field_room = 0;
     h->ended = true;
     if (h->coded)
         h->length = -1;
