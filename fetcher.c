@@ -1430,9 +1430,13 @@ static void plain_decode(const char *value, char *name) {
     bool begins = true; /* a word */
     char *to = name;
 
-    while (*value && to) {
+    while (*value) {
         if (begins && is_encoded(value)) {
             to = encoded_decode(&value, to);
+            if (!to) {
+                *name = '\0';
+                return;
+            }
             continue;
         }
         begins = *value == ' ';
@@ -1440,8 +1444,6 @@ static void plain_decode(const char *value, char *name) {
         to++;
         value++;
     }
-    if (!to)
-        to = name;
     *to = '\0';
     if (!is_utf8(name))
         *latin_widen(name, to) = '\0';
@@ -1464,7 +1466,9 @@ static const char *parameter_value(const char *s, char *value) {
     while (*s && *s != end) {
         if (quoted && *s == '\\' && s[1])
             s++;
-        *value = *s == '\t' ? ' ' : *s;
+        *value = *s;
+        if (*s == '\t')
+            *value = ' ';
         value++;
         s++;
     }

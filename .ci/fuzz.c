@@ -107,6 +107,15 @@ static void fuzz_urls(const uint8_t *data, size_t n) {
 }
 
 /* -- the head of an answer, a line at a time -- */
+static void must_be_head(const struct head *h) {
+    must(h->length >= -1 && h->range.first >= -1 && h->range.total >= -1 && h->retry_after >= -1 &&
+             h->retry_after <= HOUR_US,
+         "numbers of the head are in range", ""); /* the status is libcurl's */
+    must(printable(h->reason), "a reason that is safe to print", h->reason);
+    if (*h->name)
+        must_be_name(h->name);
+}
+
 static void fuzz_head(const uint8_t *data, size_t n) {
     static struct host host;
     struct attempt a = {0};
@@ -125,12 +134,7 @@ static void fuzz_head(const uint8_t *data, size_t n) {
         size_t taken = on_header(exact, 1, line, &a);
         free(exact);
         must(taken == line || t.code == FETCHER_TOO_BIG, "a line of the head is taken", "");
-        must(h->length >= -1 && h->range.first >= -1 && h->range.total >= -1 &&
-                 h->retry_after >= -1 && h->retry_after <= HOUR_US,
-             "numbers of the head are in range", ""); /* the status is libcurl's */
-        must(printable(h->reason), "a reason that is safe to print", h->reason);
-        if (*h->name)
-            must_be_name(h->name);
+        must_be_head(h);
         struct body b = {.validators = h->validators};
         (void)validator(&b);
     }
