@@ -1128,8 +1128,8 @@ static bool rune_is_unfit(uint32_t c) {
 }
 
 /* The bytes of the UTF-8 character at text, and what it is. 0 if it is broken
- * (over-long forms hide a '/' from a careless check), or unfit. */
-static size_t utf8_decode(const char *text, uint32_t *rune) {
+ * (over-long forms hide a '/' from a careless check). */
+static size_t utf8_scan(const char *text, uint32_t *rune) {
     static const unsigned char size[] = {1, 1, 1, 1, 1, 1, 1, 1,
                                          0, 0, 0, 0, 2, 2, 3, 4};
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
@@ -1143,7 +1143,14 @@ static size_t utf8_decode(const char *text, uint32_t *rune) {
         c = c << 6 | (s[i] & 0x3fu);
     }
     *rune = c;
-    return c < least[n] || rune_is_unfit(c) ? 0 : n;
+    return c < least[n] ? 0 : n;
+}
+
+/* The same; 0 too if it is unfit. */
+static size_t utf8_decode(const char *text, uint32_t *rune) {
+    size_t n = utf8_scan(text, rune);
+
+    return n > 0 && rune_is_unfit(*rune) ? 0 : n;
 }
 
 static size_t utf8_length(const char *text) {
@@ -1152,8 +1159,21 @@ static size_t utf8_length(const char *text) {
     return utf8_decode(text, &rune);
 }
 
+/* What looks like a control of C1 is no text: it is another charset. */
+static bool is_utf8(const char *text) {
+    while (*text) {
+        uint32_t rune = 0;
+        size_t n = utf8_scan(text, &rune);
+
+        if (n == 0 || (rune >= 0x80 && rune < 0xa0))
+            return false;
+        text += n;
+    }
+    return true;
+}
+
 /* Copy text from outside for the eye: whole characters only, what is unsafe
- * replaced. */
+ * replaced. It may also be moved to its left. */
 static void text_clean(char *to, size_t room, const char *from, char instead) {
     while (*from) {
         size_t good = utf8_length(from);
@@ -1161,7 +1181,7 @@ static void text_clean(char *to, size_t room, const char *from, char instead) {
 
         if (room <= n)
             break;
-        memcpy(to, good ? from : &instead, n);
+        memmove(to, good ? from : &instead, n);
         from += n;
         to += n;
         room -= n;
@@ -1261,6 +1281,281 @@ static bool stands_as(int fd, const char *path) {
     return fstat(fd, &st) == 0 && lstat(path, &other) == 0 &&
            S_ISREG(other.st_mode) && other.st_dev == st.st_dev &&
            other.st_ino == st.st_ino;
+}
+
+/* -- names ------------------------------------------------------------------
+ * Of files, as a server or a URL calls them.
+ */
+
+/* Where the extension begins, ".gz" or ".tar.gz"; at the end if there is
+ * none. */
+static const char *extension(const char *name) {
+    const char *dot = strrchr(name, '.');
+
+    if (!dot || dot == name)
+        return name + strlen(name);
+    if (dot - name > 4 && strncasecmp(dot - 4, ".tar", 4) == 0)
+        return dot - 4;
+    return dot;
+}
+
+/* How many of the n bytes at text may stay, so that no more than `most` do and
+ * no character is cut. */
+static size_t cut_size(const char *text, size_t n, size_t most) {
+    if (n <= most)
+        return n;
+    while (most > 0 && (text[most] & 0xc0) == 0x80)
+        most--;
+    return most;
+}
+
+/* Make a name from outside, in place, as it may stand in a directory: no path,
+ * not hidden, nothing that a terminal would act on; if too long, cut before the
+ * extension, so that a number has room. "" if nothing is left. */
+static void name_make_safe(char *name) {
+    enum { CUT = 240, TAIL_MOST = 16 };
+
+    const char *from = name;
+    const char *tail;
+    size_t n;
+
+    for (const char *s = from; *s; s++) {
+        if (*s == '/' || *s == '\\')
+            from = s + 1;
+    }
+    from += strspn(from, " ");
+    text_clean(name, strlen(from) + 1, from, '_');
+    n = strlen(name);
+    while (n > 0 && name[n - 1] == ' ')
+        n--;
+    name[n] = '\0';
+    for (char *c = name; *c == '.'; c++)
+        *c = '_';
+
+    if (n <= CUT)
+        return;
+    tail = extension(name);
+    if (strlen(tail) > TAIL_MOST)
+        tail = name + n;
+    n = cut_size(name, (size_t)(tail - name), CUT - strlen(tail));
+    memmove(name + n, tail, strlen(tail) + 1);
+}
+
+/* The charsets in which names come; any other is as good as none. */
+enum charset { UNKNOWN, UTF_8, LATIN_1 };
+
+static enum charset charset_of(const char *s, size_t n) {
+    static const char *const names[] = {"utf-8", "utf8", "us-ascii",
+                                        "iso-8859-1", "iso88591"};
+
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        if (strncasecmp(s, names[i], n) == 0 && !names[i][n])
+            return i < 3 ? UTF_8 : LATIN_1;
+    }
+    return UNKNOWN;
+}
+
+/* Make UTF-8 of ISO 8859-1, in place and from the end on, since it grows, up to
+ * twofold. Returns its new end. */
+static char *latin_widen(char *text, char *end) {
+    char *from = end;
+    char *to;
+
+    for (const char *s = text; s < from; s++)
+        end += (unsigned char)*s >> 7;
+    to = end;
+    while (from < to) {
+        unsigned c = (unsigned char)*--from;
+
+        if (c >= 0x80) {
+            *--to = (char)(0x80 | (c & 0x3f));
+            c = 0xc0 | c >> 6;
+        }
+        *--to = (char)c;
+    }
+    return end;
+}
+
+/* Bytes as "%e4" or, with the other mark, as "=E4", where '_' is a space; the
+ * rest has to be ASCII. Returns the end of what was written; NULL: it is
+ * broken. */
+static char *hex_decode(const char *s, const char *end, char mark, char *to) {
+    for (; s < end; s++) {
+        char c = *s;
+
+        if (c & 0x80)
+            return NULL;
+        if (c == '_' && mark == '=')
+            c = ' ';
+        if (c == mark) {
+            if (strspn(s + 1, "0123456789abcdefABCDEF") < 2)
+                return NULL;
+            c = (char)strtol((char[]){s[1], s[2], '\0'}, NULL, 16);
+            s += 2;
+        }
+        *to = c;
+        to++;
+    }
+    return to;
+}
+
+static char *base64_decode(const char *s, const char *end, char *to) {
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop"
+                                 "qrstuvwxyz0123456789+/";
+    unsigned bits = 0;
+    int count = 0;
+
+    for (; s < end && *s != '='; s++) {
+        const char *digit = strchr(digits, *s);
+
+        if (!digit)
+            return NULL;
+        bits = bits << 6 | (unsigned)(digit - digits);
+        count += 6;
+        if (count >= 8) {
+            count -= 8;
+            *to = (char)(bits >> count);
+            to++;
+        }
+    }
+    return to;
+}
+
+/* The value of filename* is charset'language'percent-encoded (RFC 8187). Decode
+ * it in place; false if that can't be done. */
+static bool extended_decode(char *value) {
+    const char *quote = strchr(value, '\'');
+    const char *text = quote ? strchr(quote + 1, '\'') : NULL;
+    enum charset charset = UNKNOWN;
+    char *end = NULL;
+
+    if (text)
+        charset = charset_of(value, (size_t)(quote - value));
+    if (charset != UNKNOWN)
+        end = hex_decode(text + 1, text + strlen(text), '%', value);
+    if (!end)
+        return false;
+    if (charset == LATIN_1)
+        end = latin_widen(value, end);
+    *end = '\0';
+    if (!is_utf8(value))
+        return false;
+    name_make_safe(value);
+    return *value != '\0';
+}
+
+/* Does a word such as "=?utf-8?Q?a=CC=88?=" begin here? */
+static bool is_encoded(const char *s) {
+    if (strncmp(s, "=?", 2) != 0)
+        return false;
+    s += 2 + strcspn(s + 2, "?");
+    return *s && s[1] && s[2] == '?';
+}
+
+/* Decode it, and move behind it and what parts it from the next. NULL: it is
+ * broken. */
+static char *encoded_decode(const char **s, char *to) {
+    const char *charset = *s + 2;
+    size_t n = strcspn(charset, "?");
+    enum charset known = charset_of(charset, n);
+    const char *text = charset + n + 3;
+    const char *end = strstr(text, "?=");
+    char *begin = to;
+
+    if (known == UNKNOWN || !end || end[2] == '?' || end[2] == '=')
+        return NULL;
+    *s = end + 2 + strspn(end + 2, " ");
+    if (tolower((unsigned char)text[-2]) == 'b')
+        to = base64_decode(text, end, to);
+    else
+        to = hex_decode(text, end, '=', to);
+    return to && known == LATIN_1 ? latin_widen(begin, to) : to;
+}
+
+/* The value of filename: in UTF-8, else in ISO 8859-1, and with encoded words,
+ * which don't belong here (RFC 2047, 5) and are sent all the same. "" if one is
+ * broken. */
+static void plain_decode(const char *value, char *name) {
+    bool begins = true; /* a word */
+    char *to = name;
+
+    while (*value) {
+        if (begins && is_encoded(value)) {
+            to = encoded_decode(&value, to);
+            if (!to) {
+                *name = '\0';
+                return;
+            }
+            continue;
+        }
+        begins = *value == ' ';
+        *to = *value;
+        to++;
+        value++;
+    }
+    *to = '\0';
+    if (!is_utf8(name))
+        *latin_widen(name, to) = '\0';
+    name_make_safe(name);
+}
+
+/* The value of a parameter: all up to the next ';', as servers forget the
+ * quotes; or what is in them, where a backslash stands before what it takes
+ * literally. Returns where the parameter ends. */
+static const char *parameter_value(const char *s, char *value) {
+    char end = ';';
+    bool quoted;
+
+    s += strspn(s, " \t");
+    quoted = *s == '"';
+    if (quoted) {
+        end = '"';
+        s++;
+    }
+    while (*s && *s != end) {
+        if (quoted && *s == '\\' && s[1])
+            s++;
+        *value = *s;
+        if (*s == '\t')
+            *value = ' ';
+        value++;
+        s++;
+    }
+    *value = '\0';
+    return s + strcspn(s, ";");
+}
+
+#define DISPOSITION_ROOM(s) (3 * strlen(s) + 2)
+
+/* The name in a Content-Disposition, made safe; "" if there is none. The first
+ * filename* that can be decoded counts, else the first filename (RFC 6266). A
+ * type may be missing; behind anything else that is no parameter nothing is
+ * believed. The value stands behind the name, to be decoded there. */
+static void disposition_name(const char *s, char *name) {
+    char *value = name + 2 * strlen(s) + 1;
+    bool extended = false;
+    const char *key;
+    size_t n = strcspn(s, "=;\"");
+
+    *name = '\0';
+    if (s[n] == ';')
+        s += n; /* the type */
+    for (;;) {
+        key = s + strspn(s, "; \t");
+        n = strcspn(key, "=;\" \t");
+        s = key + n + strspn(key + n, " \t");
+        if (*s != '=')
+            return;
+        s = parameter_value(s + 1, value);
+        if (extended || n < 8 || strncasecmp(key, "filename*", n) != 0)
+            continue;
+        if (n > 8) {
+            extended = extended_decode(value);
+            if (extended)
+                strcpy(name, value);
+        } else if (!*name)
+            plain_decode(value, name);
+    }
 }
 
 /* -- passwords --------------------------------------------------------------
@@ -1504,8 +1799,7 @@ struct head {
     struct validators validators;
     char reason[80]; /* "Not Found" */
     char retry_after[60];
-    char disposition[600];
-    char field[1024]; /* the last one, which the next line may continue */
+    char name[256]; /* what the server calls it, made safe; "": nothing */
 };
 
 /* One request on the wire. */
@@ -1537,6 +1831,9 @@ struct attempt {
     size_t head_bytes;          /* of all heads so far */
     size_t drained;             /* bytes of a body that nobody wants */
     struct head head;
+    char *field;       /* the last of the head, which the next line may */
+    size_t field_size; /* continue: its bytes, 0 if there is none, ... */
+    size_t field_room; /* ... and how many fit there */
     char error[CURL_ERROR_SIZE];
 };
 
@@ -1656,7 +1953,6 @@ enum {
     DRAIN_MAX = 65536,     /* of an error page, to keep the connection */
     SMALL_MAX = 16384,     /* a file this small is written when it is whole */
     NAME_MOST = 255,       /* bytes of a name, on all usual file systems */
-    NAME_CUT = 240,        /* of one from outside: a number has room */
     NUMBERS_TRIED = 8,     /* of .parts, if something has the name */
     CHECKED = 1024 * 1024, /* bytes for which the .meta has a check */
     PROVE_STEP = 32768,    /* bytes of it that are looked at in a step */
@@ -1950,6 +2246,7 @@ static void set_trust(struct attempt *a) {
 static void handle_free(struct attempt *a) {
     curl_easy_cleanup(a->easy);
     curl_slist_free_all(a->headers);
+    free(a->field);
     free(a);
 }
 
@@ -1982,7 +2279,7 @@ static void attempt_release(struct attempt *a) {
     curl_multi_remove_handle(f->multi, a->easy);
     if (!f->transfers || f->pooled >= POOL_MAX || f->quirks.header_dangles ||
         !a->reusable || os_errno || a->headers || !a->done ||
-        a->result != CURLE_OK) {
+        a->result != CURLE_OK || a->field) {
         handle_free(a);
         return;
     }
@@ -2276,8 +2573,9 @@ static char *url_part(CURLU *u, CURLUPart part, unsigned flags) {
     return curl_url_get(u, part, &text, flags) == CURLUE_OK ? text : NULL;
 }
 
-/* Was the scheme left out? People type "example.org/x": a host with a dot, or
- * localhost, is taken for one of http. What to put before it. */
+/* Was the scheme left out? People type "example.org/x" or "me:pw@host": a host
+ * with a dot, localhost, or what follows a name, is taken for one of http. What
+ * to put before it. */
 static const char *url_missing_scheme(const char *url) {
     size_t n = strcspn(url, ":/?#");
 
@@ -2285,7 +2583,56 @@ static const char *url_missing_scheme(const char *url) {
         return "";
     if (memchr(url, '.', n) || (n == 9 && strncmp(url, "localhost", 9) == 0))
         return "http://";
+    if (memchr(url, '@', strcspn(url, "/?#")) && *url != '@' &&
+        strncasecmp(url, "http:", 5) != 0 &&
+        strncasecmp(url, "mailto:", 7) != 0)
+        return "http://";
     return "";
+}
+
+/* A copy in which all is encoded that a browser does: in the path and in the
+ * query, but no '%', which is there already. */
+static void url_encode(char *to, const char *url) {
+    const char *unfit = NULL;
+    const char *path = strstr(url, "://");
+
+    path = path ? path + 3 + strcspn(path + 3, "/?#") : url + strlen(url);
+    for (; *url; url++) {
+        if (url == path)
+            unfit = " \"<>^`{|}";
+        if (unfit && *url == '?')
+            unfit = "' \"<>^`{|}";
+        if (unfit && ((*url & 0x80) || strchr(unfit, *url)))
+            to += sprintf(to, "%%%02X", (unsigned char)*url);
+        else {
+            *to = *url;
+            to++;
+        }
+    }
+    *to = '\0';
+}
+
+/* As people paste it, without spaces around it and with a scheme; behind that
+ * it stands encoded. NULL: out of memory. */
+static char *url_complete(const char *url, const char **encoded) {
+    const char *scheme;
+    char *asked;
+    char *to;
+    size_t n;
+
+    url += strspn(url, " ");
+    n = strlen(url);
+    while (n > 0 && url[n - 1] == ' ')
+        n--;
+    scheme = url_missing_scheme(url);
+    asked = malloc(4 * (strlen(scheme) + n) + 2);
+    if (!asked)
+        return NULL;
+    sprintf(asked, "%s%.*s", scheme, (int)n, url);
+    to = asked + strlen(asked) + 1;
+    url_encode(to, asked);
+    *encoded = to;
+    return asked;
 }
 
 /* Put an origin together, in small letters. Returns what is wrong with it. */
@@ -2464,15 +2811,6 @@ static bool same_server(const char *from, const char *to) {
     return strcmp(from, to) == 0 || strcmp(secure, to) == 0;
 }
 
-/* Of a field that is too long we have the beginning: does the host end
- * there? */
-static bool location_enough(const char *location) {
-    const char *s = location + strcspn(location, "/");
-
-    s += strspn(s, "/");
-    return strlen(location) < 900 || strpbrk(s, "/?#");
-}
-
 /* Where a redirect leads, as libcurl will see it. */
 static bool leads_away(const struct attempt *a, const char *location) {
     char from[512];
@@ -2498,8 +2836,7 @@ static void read_location(struct head *h, const char *value) {
     const struct attempt *a = container_of(h, struct attempt, head);
 
     h->leads = true;
-    if (a->headers != a->open &&
-        (h->folded || !location_enough(value) || leads_away(a, value)))
+    if (a->headers != a->open && (h->folded || leads_away(a, value)))
         h->away = true;
 }
 
@@ -2547,7 +2884,6 @@ static const struct {
     {"ETag", HEAD_TEXT(validators.etag)},
     {"Date", HEAD_TEXT(validators.date)},
     {"Last-Modified", HEAD_TEXT(validators.modified)},
-    {"Content-Disposition", HEAD_TEXT(disposition)},
     {"Retry-After", HEAD_TEXT(retry_after)},
     {"Transfer-Encoding", read_coding, 0, 0},
     {"Content-Encoding", read_encoding, 0, 0},
@@ -2566,6 +2902,20 @@ static void head_field(struct head *h, const char *name, const char *value) {
         else
             text_field((char *)h + fields[i].field, fields[i].room, value);
     }
+}
+
+/* What is kept of it is the name alone. */
+static void read_disposition(struct attempt *a, const char *value) {
+    char *name = malloc(DISPOSITION_ROOM(value));
+
+    if (!name) {
+        fail_memory(a->transfer);
+        return;
+    }
+    disposition_name(value, name);
+    if (*name)
+        text_field(a->head.name, sizeof a->head.name, name);
+    free(name);
 }
 
 /* Of "HTTP/1.1 200 OK" the status; -1: it has not that form (RFC 9112, 4). */
@@ -2677,36 +3027,47 @@ static bool is_framing(const char *name, size_t n) {
            (n == 17 && strncasecmp(name, "Transfer-Encoding", n) == 0);
 }
 
-static void field_end(struct head *h) {
-    char *name = h->field;
-    size_t n = strcspn(name, " \t:");
-    char *value = name + n + strspn(name + n, " \t");
+static void field_end(struct attempt *a) {
+    struct head *h = &a->head;
+    char *name = a->field;
+    char *value;
+    size_t n;
 
+    if (a->field_size == 0)
+        return;
+    n = strcspn(name, " \t:");
+    value = name + n + strspn(name + n, " \t");
     if ((h->folded || value > name + n) && is_framing(name, n))
         h->wrong = "the answer's head is broken";
     if (*value == ':') {
         value++;
         value += strspn(value, " \t");
         name[n] = '\0';
+        if (strcasecmp(name, "Content-Disposition") == 0)
+            read_disposition(a, value);
         head_field(h, name, value);
     }
-    *name = '\0';
+    a->field_size = 0;
     h->folded = false;
 }
 
-/* A line that begins with white space continues the field before (RFC 9112,
- * 5.2). */
-static void field_line(struct head *h, const char *line) {
-    size_t n;
+/* A name may take 8 KiB, so the field is on the heap, while it is read. */
+static void field_add(struct attempt *a, const char *line, size_t n) {
+    size_t need = a->field_size + n + 1;
+    char *longer;
 
-    if (*line != ' ' && *line != '\t') {
-        field_end(h);
-        text_field(h->field, sizeof h->field, line);
-        return;
+    if (need > a->field_room) {
+        longer = realloc(a->field, 2 * need);
+        if (!longer) {
+            fail_memory(a->transfer);
+            return;
+        }
+        a->field = longer;
+        a->field_room = 2 * need;
     }
-    n = strlen(h->field);
-    h->folded = true;
-    snprintf(h->field + n, sizeof h->field - n, "%s", line);
+    memcpy(a->field + a->field_size, line, n);
+    a->field_size += n;
+    a->field[a->field_size] = '\0';
 }
 
 /* libcurl would send our headers, such as a key, to each host of a redirect;
@@ -2734,7 +3095,10 @@ static void headers_choose(struct attempt *a) {
 static void head_end(struct attempt *a) {
     struct head *h = &a->head;
 
-    field_end(h);
+    field_end(a);
+    free(a->field);
+    a->field = NULL;
+    a->field_room = 0;
     h->ended = true;
     if (h->coded)
         h->length = -1;
@@ -2744,21 +3108,31 @@ static void head_end(struct attempt *a) {
         (void)curl_easy_setopt(a->easy, CURLOPT_CUSTOMREQUEST, NULL);
 }
 
-static void head_line(struct attempt *a, const char *line) {
+/* A line that begins with white space continues the field before (RFC 9112,
+ * 5.2). */
+static void head_line(struct attempt *a, const char *line, size_t n) {
+    bool first = n >= 5 && memcmp(line, "HTTP/", 5) == 0;
     long request = 0;
 
     curl_easy_getinfo(a->easy, CURLINFO_REDIRECT_COUNT, &request);
-    if (strncmp(line, "HTTP/", 5) == 0 && head_is_due(a, request))
-        head_start(a, line, request);
-    else if (!a->head.ended)
-        field_line(&a->head, line);
+    first = first && head_is_due(a, request);
+    if (a->head.ended && !first)
+        return; /* a trailer */
+    if (*line == ' ' || *line == '\t')
+        a->head.folded = true;
+    else
+        field_end(a);
+    field_add(a, line, n);
+    if (first && a->field_size > 0) {
+        head_start(a, a->field, request);
+        a->field_size = 0;
+    }
 }
 
 /* A line, without a NUL. */
 static size_t on_header(char *data, size_t one, size_t size, void *arg) {
     struct attempt *a = arg;
-    char line[1024];
-    size_t n = size < sizeof line ? size : sizeof line - 1;
+    size_t n = size;
 
     if (!a->transfer)
         return 0;
@@ -2770,15 +3144,13 @@ static size_t on_header(char *data, size_t one, size_t size, void *arg) {
         fail(a->transfer, FETCHER_TOO_BIG, "the answer's headers have no end");
         return 0;
     }
-    memcpy(line, data, n);
-    while (n > 0 && isspace((unsigned char)line[n - 1]))
+    while (n > 0 && isspace((unsigned char)data[n - 1]))
         n--;
-    line[n] = '\0';
     if (size > 0 && (*data == '\r' || *data == '\n'))
         head_end(a);
-    else
-        head_line(a, line);
-    return size;
+    else if (n > 0)
+        head_line(a, data, n);
+    return a->transfer->code == FETCHER_NO_MEMORY ? 0 : size;
 }
 
 /* -- what the answer means for the body ------------------------------------ */
@@ -3694,6 +4066,8 @@ static enum fetcher_code code_of(const struct attempt *a, CURLcode c) {
         return FETCHER_TOO_BIG; /* a line of 100 KB, before 8.6 */
     if (c == CURLE_UNSUPPORTED_PROTOCOL && a->head.status < 200)
         return FETCHER_PROTOCOL; /* HTTP/0.9, or what looks like it */
+    if (c == CURLE_URL_MALFORMAT && a->head.status == 0)
+        return FETCHER_BAD_URL; /* ours, not that of a redirect */
     for (size_t i = 0; i < COUNT_OF(reasons); i++) {
         if (memchr(reasons[i].curl, (int)c, sizeof reasons[i].curl))
             return reasons[i].code;
@@ -3803,6 +4177,8 @@ static void fail_curl(struct attempt *a, CURLcode c) {
         fail_cut_short(t, why);
     else if (code == FETCHER_REDIRECT)
         fail(t, code, "a redirect can't be followed: %s", why);
+    else if (code == FETCHER_BAD_URL)
+        fail(t, code, "not a URL: %s", why);
     else
         fail(t, code, "%s", why);
 }
@@ -3922,53 +4298,7 @@ static void retry_later(struct fetcher *f, struct transfer *t) {
  * asked for.
  */
 
-/* -- names ----------------------------------------------------------------- */
-
-/* Where the extension begins, ".gz" or ".tar.gz"; at the end if there is
- * none. */
-static const char *extension(const char *name) {
-    const char *dot = strrchr(name, '.');
-
-    if (!dot || dot == name)
-        return name + strlen(name);
-    if (dot - name > 4 && strncasecmp(dot - 4, ".tar", 4) == 0)
-        return dot - 4;
-    return dot;
-}
-
-/* How many of the n bytes at text may stay, so that no more than `most` do and
- * no character is cut. */
-static size_t cut_size(const char *text, size_t n, size_t most) {
-    if (n <= most)
-        return n;
-    while (most > 0 && (text[most] & 0xc0) == 0x80)
-        most--;
-    return most;
-}
-
-/* A name from outside, as it may stand in a directory: no path, not hidden,
- * not empty, nothing that a terminal would act on; if too long, cut before the
- * extension. */
-static void name_make_safe(char *to, size_t room, const char *from) {
-    const char *tail;
-    size_t keep;
-
-    for (const char *s = from; *s; s++) {
-        if (*s == '/' || *s == '\\')
-            from = s + 1;
-    }
-    text_clean(to, room, *from ? from : "index.html", '_');
-    for (char *c = to; *c == '.'; c++)
-        *c = '_';
-
-    if (strlen(to) <= NAME_CUT)
-        return;
-    tail = extension(to);
-    if (strlen(tail) > 16)
-        tail = to + strlen(to);
-    keep = cut_size(to, (size_t)(tail - to), NAME_CUT - strlen(tail));
-    memmove(to + keep, tail, strlen(tail) + 1);
-}
+/* -- names that are taken -------------------------------------------------- */
 
 /* Characters that nobody sees, and that a file system may leave out when it
  * compares names (Unicode: Default_Ignorable_Code_Point). */
@@ -4023,64 +4353,6 @@ static bool name_is_part(const char *name) {
     return false;
 }
 
-/* One parameter of a Content-Disposition: its value, without quotes and the
- * backslashes within. Returns what stands behind it. */
-static const char *parameter_value(const char *s, char *value, size_t room) {
-    const char *end = "; \t";
-    size_t got = 0;
-
-    if (*s == '"') {
-        end = "\"";
-        s++;
-    }
-    while (*s && !strchr(end, *s)) {
-        if (*end == '"' && *s == '\\' && s[1])
-            s++;
-        if (got + 1 < room)
-            value[got++] = *s;
-        s++;
-    }
-    value[got] = '\0';
-    return s;
-}
-
-/* The value of filename* is charset'language'percent-encoded (RFC 8187, which
- * knows UTF-8 only). */
-static void extended_name(const char *value, char *name, size_t room) {
-    const char *quote = strchr(value, '\'');
-    char *plain = NULL;
-
-    if (quote)
-        quote = strchr(quote + 1, '\'');
-    if (quote)
-        plain = curl_easy_unescape(NULL, quote + 1, 0, NULL);
-    text_field(name, room, plain ? plain : value);
-    curl_free(plain);
-}
-
-/* The name in a Content-Disposition: filename* before filename (RFC 6266). */
-static bool disposition_name(const char *s, char *name, size_t room) {
-    char value[600];
-
-    *name = '\0';
-    while ((s = strchr(s, ';')) != NULL) {
-        const char *key = s + 1 + strspn(s + 1, " \t");
-        size_t n = strcspn(key, "=; \t");
-
-        s = key + n + strspn(key + n, " \t");
-        if (*s != '=')
-            continue;
-        s = parameter_value(s + 1 + strspn(s + 1, " \t"), value, sizeof value);
-        if (n == 9 && strncasecmp(key, "filename*", n) == 0) {
-            extended_name(value, name, room);
-            break;
-        }
-        if (n == 8 && strncasecmp(key, "filename", n) == 0)
-            text_field(name, room, value);
-    }
-    return *name != '\0';
-}
-
 /* "dir/name.ext" and 2 make "dir/name (2).ext"; 0 makes a plain copy. The name
  * is cut before its extension if it would be too long, with its suffix and, as
  * that of a .part, with a ".meta". */
@@ -4128,16 +4400,12 @@ static bool in_directory(const struct transfer *t) {
     return t->rq.path[strlen(t->rq.path) - 1] == '/';
 }
 
-/* The path that was asked for and, in a directory, a name from outside: one
- * like that of a .part or .meta we would believe later. */
+/* The path that was asked for and, in a directory, a name that was made safe:
+ * one like that of a .part or .meta we would believe later. */
 static int path_set(struct transfer *t, char **path, const char *name) {
-    char safe[1024] = "";
-    char bare[sizeof safe];
+    char bare[NAME_MOST + 1];
 
-    if (name)
-        name_make_safe(safe, sizeof safe, name);
-    name_bare(bare, safe);
-    name = safe;
+    name_bare(bare, name);
     if (name_is_part(bare)) {
         *strrchr(bare, '.') = '_';
         name = bare;
@@ -4881,10 +5149,12 @@ static int file_name(struct transfer *t) {
     int result;
 
     if (!in_directory(t))
-        result = path_set(t, &b->base, NULL);
+        result = path_set(t, &b->base, "");
     else {
         name = url_name(t->rq.url);
-        result = path_set(t, &b->base, name ? name : "");
+        if (name)
+            name_make_safe(name);
+        result = path_set(t, &b->base, name && *name ? name : "index.html");
         curl_free(name);
     }
     if (result < 0)
@@ -4968,11 +5238,10 @@ static enum verdict file_open(struct transfer *t) {
 
 static int file_begin(struct transfer *t) {
     struct body *b = t->body;
-    char name[600];
+    const char *name = t->attempt->head.name;
     struct stat st;
 
-    if (in_directory(t) && !b->placed &&
-        disposition_name(t->attempt->head.disposition, name, sizeof name) &&
+    if (in_directory(t) && !b->placed && *name &&
         path_set(t, &b->path, name) < 0)
         return -1;
     if (is_in_the_way(t) && lstat(b->path, &st) == 0)
@@ -5798,7 +6067,6 @@ static char *pack_text(char *at, size_t *size, const char *text) {
  * their alignment. */
 static size_t request_copy(struct fetcher_request *to,
                            const struct fetcher_request *r, char *at) {
-    const char *scheme = url_missing_scheme(r->url);
     const char **headers;
     size_t size = 0;
     size_t count = 0;
@@ -5819,8 +6087,7 @@ static size_t request_copy(struct fetcher_request *to,
     to->method = pack_text(at, &size, r->method);
     to->user = pack_text(at, &size, r->user);
     to->path = pack_text(at, &size, r->path);
-    to->url = pack(at, &size, scheme, strlen(scheme));
-    pack_text(at, &size, r->url);
+    to->url = pack_text(at, &size, r->url);
     return size;
 }
 
@@ -5856,8 +6123,9 @@ static const char *url_wrong(const char *url, bool *fit) {
     return wrong;
 }
 
-/* A URL that isn't good ends in a turn. */
-static int transfer_prepare(struct fetcher *f, struct transfer *t) {
+/* A URL that isn't good ends in a turn. It is shown as it was asked for. */
+static int transfer_prepare(struct fetcher *f, struct transfer *t,
+                            const char *asked) {
     struct fetcher_request *rq = &t->rq;
     bool fit;
     const char *wrong = url_wrong(rq->url, &fit);
@@ -5871,8 +6139,8 @@ static int transfer_prepare(struct fetcher *f, struct transfer *t) {
     t->sink = rq->on_data ? &stream_sink : &memory_sink;
     if (rq->path)
         t->sink = &file_sink;
-    if (!fit) {
-        t->shown = url_shown(rq->url);
+    if (!fit || strcmp(rq->url, asked) != 0) {
+        t->shown = url_shown(strchr(asked, '@') ? rq->url : asked);
         if (!t->shown)
             return -1;
     }
@@ -5901,18 +6169,23 @@ static bool request_good(const struct fetcher_request *rq) {
 
 /* NULL: out of memory. */
 static struct transfer *transfer_new(struct fetcher *f,
-                                     const struct fetcher_request *rq) {
+                                     struct fetcher_request rq) {
+    char *asked = url_complete(rq.url, &rq.url);
     struct fetcher_request copy;
-    struct transfer *t = calloc(1, sizeof *t + request_copy(&copy, rq, NULL));
+    struct transfer *t = NULL;
 
-    if (!t)
-        return NULL;
-    request_copy(&t->rq, rq, (char *)(t + 1));
-    if (transfer_prepare(f, t) == 0)
-        return t;
-    free(t->shown);
-    free(t);
-    return NULL;
+    if (asked)
+        t = calloc(1, sizeof *t + request_copy(&copy, &rq, NULL));
+    if (t) {
+        request_copy(&t->rq, &rq, (char *)(t + 1));
+        if (transfer_prepare(f, t, asked) < 0) {
+            free(t->shown);
+            free(t);
+            t = NULL;
+        }
+    }
+    free(asked);
+    return t;
 }
 
 fetcher_id fetcher_start(struct fetcher *f, const struct fetcher_request *rq) {
@@ -5922,7 +6195,7 @@ fetcher_id fetcher_start(struct fetcher *f, const struct fetcher_request *rq) {
         errno = f->closing ? EBUSY : EINVAL;
         return 0;
     }
-    t = transfer_new(f, rq);
+    t = transfer_new(f, *rq);
     if (!t) {
         errno = ENOMEM;
         return 0;
@@ -7693,6 +7966,7 @@ struct program {
     bool interactive;      /* somebody can give commands by keys */
     bool prompting;        /* a line is being edited */
     bool bare;             /* the command is just a URL: no answer */
+    bool utf8;             /* the terminal's charset, says the locale */
     usec began;            /* of the program */
     CURLSH *cookies;
     struct out *stream;    /* where -o leads, if not to a file: stdout, ... */
@@ -10638,10 +10912,6 @@ static bool color_wanted(const struct settings *s) {
     return !no_color || !*no_color;
 }
 
-static bool locale_is_utf8(void) {
-    return strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
-}
-
 /* Is somebody in front of the terminal? It is opened once more, so that reading
  * never blocks. */
 static bool keys_open(const struct console *c) {
@@ -10665,7 +10935,7 @@ static void view_open(struct program *p) {
     v->keys = keys_open(c);
     if (!v->keys)
         tty.fd = v->out->fd;
-    v->utf8 = setlocale(LC_CTYPE, "") && locale_is_utf8();
+    v->utf8 = p->utf8;
     v->color = color_wanted(&p->s);
     v->show = view_show;
     v->off = view_off;
@@ -11807,7 +12077,7 @@ static void window_begin(struct program *p) {
     struct view *v = &the_view;
 
     p->view = v;
-    v->utf8 = locale_is_utf8();
+    v->utf8 = true; /* whatever the locale's is */
     v->window = true;
     v->keys = true;
     v->rows = true;
@@ -11828,8 +12098,6 @@ static void window_begin(struct program *p) {
 static enum status window_open(struct program *p) {
     struct window *w = &window;
 
-    if (setlocale(LC_CTYPE, "") == NULL || !locale_is_utf8())
-        (void)setlocale(LC_CTYPE, "C.UTF-8"); /* for wcwidth() */
     if (!display_open(w))
         return BAD_USAGE;
     if (!inks_open(w, p->s.dark))
@@ -12375,6 +12643,15 @@ static void descriptors_prepare(void) {
     (void)setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+/* libcurl reads a host's name in the locale's charset, wcwidth() too: all that
+ * we have is UTF-8. Is it also the terminal's? */
+static bool charset_set(void) {
+    if (setlocale(LC_CTYPE, "") && strcmp(nl_langinfo(CODESET), "UTF-8") == 0)
+        return true;
+    (void)setlocale(LC_CTYPE, "C.UTF-8");
+    return false;
+}
+
 int main(int argc, char **argv) {
     size_t words = (size_t)argc + 1;
     struct program *p = calloc(1, sizeof *p);
@@ -12386,6 +12663,7 @@ int main(int argc, char **argv) {
     descriptors_prepare();
     if (!p || !url || !headers)
         return (int)refuse(SOME_FAILED, "out of memory");
+    p->utf8 = charset_set();
     p->s.headers = headers;
     p->s.retries = -1;
     status = options_read(&p->s, argv, url);

@@ -30,7 +30,10 @@
  * newer). The header may be included from C++. libcurl needs
  * curl_global_init(); fetcher_new calls it. curl_global_init is not safe while
  * other threads run (before libcurl 7.84), so a threaded program calls it
- * first, in main.
+ * first, in main. And libcurl reads a host's name, if there are letters beyond
+ * ASCII in it, in the charset of the locale: for URLs in UTF-8 a program calls
+ * setlocale(LC_CTYPE, "C.UTF-8"), or "" where the user's locale has that
+ * charset. Without it such a URL ends with FETCHER_BAD_URL.
  *
  * With -DFETCHER_LOOP, fetcher.c is the event loop alone and needs no libcurl:
  * fetcher_new, _free, _watch, _timer, _timer_stop, _post, _now, _step, _run,
@@ -140,7 +143,11 @@ enum fetcher_existing {
  * Everything is copied by fetcher_start except what `arg` points to. */
 struct fetcher_request {
     /* http or https. Without a scheme, http is taken if the host has a dot in
-     * it or is localhost. At most 64 KiB; no spaces or control characters. */
+     * it, is localhost, or stands behind an '@'. It may be as people paste it:
+     * spaces around it are left out, and behind the host what has no place in
+     * a URL (a space, "<>^`{|}, what isn't ASCII; in the query ' too) is sent
+     * encoded, as browsers do; a '%' is left alone. At most 64 KiB, when
+     * encoded; no control characters. */
     const char *url;
 
     /* Where the body goes: a file of this name; or, if it ends in '/', into

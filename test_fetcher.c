@@ -774,7 +774,7 @@ static void answer_length(struct conn *c, const char *target, int64_t size) {
 }
 
 static void answer_head(struct conn *c, const char *target, const char *etag, int64_t size) {
-    char value[600];
+    char value[20000];
     int64_t first = range_first(c, target, etag);
     if (first >= size || (first >= 0 && param_is(target, "range", "416"))) {
         head_begin(c, 416, "Range Not Satisfiable");
@@ -953,7 +953,7 @@ static void answer(struct conn *c, const char *target) {
 
 /* A whole request, its body too? Then answer it. */
 static void conn_request(struct conn *c) {
-    char *end, method[16], target[4096], value[40];
+    char *end, method[16], target[70000], value[40];
     size_t body;
     c->in[c->used] = '\0';
     if (c->answering || (end = strstr(c->in, "\r\n\r\n")) == NULL)
@@ -963,7 +963,7 @@ static void conn_request(struct conn *c) {
         (void)!write(c->fd, "HTTP/1.1 100 Continue\r\n\r\n", 25);
     if ((size_t)(end + 4 - c->in) + body > c->used)
         return;
-    if (sscanf(c->in, "%15s %4095s", method, target) != 2)
+    if (sscanf(c->in, "%15s %69999s", method, target) != 2)
         die("request");
     answer(c, target);
     if (strcmp(method, "HEAD") == 0)
@@ -2682,6 +2682,13 @@ static void test_bad_urls(void) {
         {"http:/127.0.0.1/x", "not a URL"},
         {"http:///127.0.0.1/x", "not a URL"},
         {"http:127.0.0.1/x", "not a URL"},
+        {"http:joe:secret@127.0.0.1/x", "not a URL"},
+        {"mailto:joe@127.0.0.1", "not a URL"},
+        {"  ", "not a URL"},
+        {"http://joe:se cret@127.0.0.1/", "space"},
+        {"http://127.0.0.1/x\n", "control"},
+        {"\thttp://127.0.0.1/", "control"},
+        {"http://127.0.0.1/x?\x7f", "control"},
     };
 
     for (size_t i = 0; i < COUNT_OF(bad); i++)
@@ -2703,6 +2710,78 @@ static void test_urls(void) {
     ok(!strchr(o.url, '\xff'), "the URL has no bytes that are no text");
     has_text(o.url, "/??", "but question marks");
     is_text(o.type, "a?b", "so has the type");
+    forget(&o);
+}
+
+/* What is pasted has spaces around it, and letters in it that are to be encoded. */
+static void test_urls_pasted(void) {
+    static const char path[] =
+        "/a b\"c<d>e^f`g{h|i}j'k\xc3\xa4\xff%20%zz%?q=a b\"<>^`{|}'\xc3\xa4?/";
+    static const char sent[] =
+        "/a%20b%22c%3Cd%3Ee%5Ef%60g%7Bh%7Ci%7Dj'k%C3%A4%FF%20%zz%?q=a%20b%22%3C"
+        "%3E%5E%60%7B%7C%7D%27%C3%A4?/";
+    char pasted[400], shown[400];
+    struct outcome o;
+    snprintf(pasted, sizeof pasted, "  http://127.0.0.1:%d%s#a b ", server.port, path);
+    o = FETCH(.url = pasted);
+    is_code(o.code, FETCHER_OK, "a URL as it is pasted: %s", o.message);
+    is_int(seen("%s", sent)->count, 1, "is encoded where it has to be, and nowhere else");
+    text_clean(shown, sizeof shown, pasted + 2, '?');
+    shown[strlen(shown) - 1] = '\0';
+    is_text(o.url, shown, "it is shown as it was asked for");
+    is_text(o.final_url, shown, "and so is where it led");
+    forget(&o);
+    o = FETCH(.url = url("/a'b?size=5"));
+    is_int(seen("/a'b?size=5")->count, 1, "what is right is left as it is");
+    forget(&o);
+}
+
+/* Too long, once it is encoded. */
+static void test_urls_pasted_long(void) {
+    static char pasted[40000];
+    struct outcome o;
+    memset(pasted, ' ', sizeof pasted - 1);
+    memcpy(pasted, url("/"), strlen(url("/")));
+    pasted[sizeof pasted - 2] = 'x';
+    o = FETCH(.url = pasted);
+    is_code(o.code, FETCHER_BAD_URL, "a URL that is too long when encoded: %s", o.message);
+    has_text(o.message, "too long", "it says so");
+    forget(&o);
+}
+
+static void test_urls_without_scheme(void) {
+    char joe[100];
+    struct outcome o;
+    snprintf(joe, sizeof joe, "joe:secret@%s", url("/echo") + 7);
+    o = FETCH(.url = joe);
+    is_code(o.code, FETCHER_OK, "a name, its password and a host, without a scheme: %s", o.url);
+    has_text(o.data, "Authorization: Basic am9lOnNlY3JldA==\r\n", "the password is sent");
+    ok(!strstr(o.url, "secret"), "and not shown");
+    forget(&o);
+}
+
+/* libcurl reads them in the charset of the locale. */
+static void test_urls_beyond_ascii(void) {
+    static const char host[] = "http://b\xc3\xbc"
+                               "cher.invalid/";
+    struct outcome o;
+    if (!(curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_IDN)) {
+        skip("hosts beyond ASCII", "this libcurl knows none");
+        return;
+    }
+    o = FETCH(.url = host, .retries = -1);
+    is_code(o.code, FETCHER_NO_HOST, "a host beyond ASCII, in UTF-8: %s", o.message);
+    forget(&o);
+    setlocale(LC_CTYPE, "C");
+    o = FETCH(.url = host, .retries = -1);
+    setlocale(LC_CTYPE, "C.UTF-8");
+    is_code(o.code, FETCHER_BAD_URL, "in a locale that has no such letter: %s", o.message);
+    has_text(o.message, "not a URL: ", "it says so");
+    is_int(o.status, 0, "without an answer");
+    forget(&o);
+    o = FETCH(.url = url("/r?redirect=http://%%255b"), .retries = -1);
+    is_code(o.code, FETCHER_REDIRECT, "a redirect to what is no URL is another thing: %s",
+            o.message);
     forget(&o);
 }
 
@@ -3824,19 +3903,8 @@ static void test_same_server(void) {
         {"http://a.b:80", "https://b.b:443", false}, {"http://a.b:80", "http://a.b.c:80", false},
     };
 
-    char text[1100];
-
     for (size_t i = 0; i < COUNT_OF(t); i++)
         is_int(same_server(t[i].from, t[i].to), t[i].same, "%s, %s", t[i].from, t[i].to);
-    snprintf(text, sizeof text, "http://%01000d@a.b", 1);
-    ok(!location_enough(text), "of a host that is cut off nobody knows which it is");
-    snprintf(text, sizeof text, "http:///%01000d@a.b", 1);
-    ok(!location_enough(text), "with three slashes too");
-    snprintf(text, sizeof text, "http:/%01000d@a.b", 1);
-    ok(!location_enough(text), "or one");
-    snprintf(text, sizeof text, "http://a.b/%01000d", 1);
-    ok(location_enough(text), "of one in front of a long path one does");
-    ok(location_enough("/x"), "and of none");
 }
 
 /* A cookie that a redirect sets goes where that leads, and no further. */
@@ -4356,6 +4424,10 @@ static const struct test transfers_tests[] = {
     TEST(redirect),
     TEST(bad_urls),
     TEST(urls),
+    TEST(urls_pasted),
+    TEST(urls_pasted_long),
+    TEST(urls_without_scheme),
+    TEST(urls_beyond_ascii),
     TEST(url_password),
     TEST(failures),
     TEST(timeouts),
@@ -5269,8 +5341,10 @@ static void test_names(void) {
         {".bashrc", "_bashrc"},
         {"..", "__"},
         {"a\\b\\c.txt", "c.txt"},
-        {"", "index.html"},
-        {"dir/", "index.html"},
+        {"", ""},
+        {"dir/", ""},
+        {"dir/ ", ""},
+        {" .x ", "_x"},
         {"\x1b[31mred", "_[31mred"},
         {"tab\there", "tab_here"},
         {"\xe2\x80\xae"
@@ -5285,46 +5359,245 @@ static void test_names(void) {
         {"a b", "a b"},
     };
 
-    char name[1024], longest[600];
+    char name[1024];
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
-        name_make_safe(name, sizeof name, t[i].from);
+        strcpy(name, t[i].from);
+        name_make_safe(name);
         is_text(name, t[i].to, "a safe name: %s", name);
     }
-    memset(longest, 0, sizeof longest);
     for (int i = 0; i < 299; i += 2)
-        memcpy(longest + i, "\xc3\xa4", 2);
-    strcpy(longest + 296, ".tar");
-    name_make_safe(name, sizeof name, longest);
+        memcpy(name + i, "\xc3\xa4", 2);
+    strcpy(name + 296, ".tar");
+    name_make_safe(name);
     has_text(name, ".tar", "a name of 300 bytes keeps its extension");
     if (ok(strlen(name) <= 240 && strlen(name) >= 238, "and is cut: %zu bytes", strlen(name)))
         ok(utf8_length(name + 234) > 0, "on a character");
 }
 
+/* A header, and the name that a file gets by it; "": that of the URL. */
+struct disposition {
+    const char *header, *name;
+};
+
+static void is_disposition(const struct disposition *d) {
+    char name[1000];
+    disposition_name(d->header, name);
+    is_text(name, d->name, "disposition: %s", d->header);
+}
+
+/* By RFC 6266, and as servers break it. */
 static void test_dispositions(void) {
-    static const struct {
-        const char *header, *name;
-    } t[] = {
-        {"attachment; filename=\"a b.txt\"", "a b.txt"},
-        {"attachment; filename=plain.txt", "plain.txt"},
-        {"attachment;filename=x.txt ; size=3", "x.txt"},
-        {"inline; FileName = \"q\\\"uote\"", "q\"uote"},
-        {"attachment; filename=\"no\"; filename*=UTF-8''%e2%82%ac%20rates", "\xe2\x82\xac rates"},
-        {"attachment; filename*=iso-8859-1'en'%A3%20rates; filename=no", "\xa3 rates"},
-        {"attachment; filename*=UTF-8''%2e%2e%2fetc%2fpasswd", "../etc/passwd"},
-        {"attachment", ""},
-        {"attachment; filename=", ""},
-        {"attachment; filename=\"open", "open"},
-        {"attachment; xfilename=no", ""},
+    static const struct disposition t[] = {
         {"", ""},
         {";;;=;filename", ""},
-    };
+        {"inline", ""},
+        {"\"inline\"", ""},
+        {"attachment", ""},
+        {"ATTACHMENT", ""},
+        {"attachment;", ""},
+        {"foobar", ""},
+        {"attachment; filename=", ""},
+        {"attachment; filename=\"\"", ""},
+        {"attachment; filename=\"", ""},
+        {"attachment; filename=\"  \"", ""},
+        {"attachment; filename=\"dir/\"", ""},
+        {"attachment; filename=\"no\\", ""},
+        {"attachment; filename X", ""},
+        {"attachment; xfilename=no", ""},
+        {"attachment; filenamex=no", ""},
+        {"attachment; name=\"no\"", ""},
+        {"attachment filename=no", ""},
+        {"attachment; foo=foo filename=no", ""},
+        {"attachment; example=\"filename=no\"", ""},
+        {"\"attachment\"; filename=no", ""},
+        {"\"foo; filename=no;baz\"; filename=no", ""},
+        {"inline; attachment; filename=no", ""},
+        {": inline; attachment; filename=no", ""},
+        {"attachment; filename*0=no; filename*1=no", ""},
+        {"attachment; filename*0*=UTF-8''no; filename*01=no", ""},
+        {"attachment; filename**=UTF-8''no", ""},
 
-    char name[600] = "";
-    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
-        bool has_name = disposition_name(t[i].header, name, sizeof name);
-        is_int(has_name, t[i].name[0] != '\0', "disposition: does it give a name?");
-        is_text(name, t[i].name, "disposition: %s", t[i].header);
-    }
+        {"attachment; filename=\"a b.txt\"", "a b.txt"},
+        {"inline; filename=\"Not an attachment!\"", "Not an attachment!"},
+        {"attachment; filename=\"0000000000111111111122222222223\"",
+         "0000000000111111111122222222223"},
+        {"attachment; filename=plain.txt", "plain.txt"},
+        {"attachment;\tfilename=\"tab\there.txt\"", "tab here.txt"},
+        {"attachment;filename=x.txt ; size=3", "x.txt"},
+        {"attachment; filename=x.txt ;", "x.txt"},
+        {"attachment; ;filename=x.txt", "x.txt"},
+        {"inline; FileName = \"q\\\"uote\"", "q\"uote"},
+        {"attachment; filename=\"f\\oo.html\"", "foo.html"},
+        {"attachment; filename=\"Here's a semicolon;.html\"", "Here's a semicolon;.html"},
+        {"attachment; foo=\"bar;filename=no\"; filename=\"foo.html\"", "foo.html"},
+        {"attachment; foo=\"\\\"\\\\\";filename=\"foo.html\"", "foo.html"},
+        {"attachment; filename='foo.bar'", "'foo.bar'"},
+        {"attachment; filename=\"foo-%41.html\"", "foo-%41.html"},
+        {"attachment; filename=\"foo-%\\41.html\"", "foo-%41.html"},
+        {"attachment; filename=\"50%.html\"", "50%.html"},
+        {"attachment; filename=\"/foo.html\"", "foo.html"},
+        {"attachment; filename=\"\\\\foo.html\"", "foo.html"},
+        {"attachment; filename=..\\..\\foo.html", "foo.html"},
+        {"attachment; filename=\".htaccess\"", "_htaccess"},
+
+        {"attachment; filename=my report 2024.pdf", "my report 2024.pdf"},
+        {"attachment; filename=a, b.pdf; size=3", "a, b.pdf"},
+        {"attachment; filename=foo[1](2).html", "foo[1](2).html"},
+        {"attachment; filename=foo extension=bla", "foo extension=bla"},
+        {"attachment; filename=foo\"bar;baz\"qux", "foo\"bar"},
+        {"attachment; filename=\"open", "open"},
+        {"attachment; filename=\"foo.html\".txt; x=y", "foo.html"},
+        {"attachment; filename=foo; trouble", "foo"},
+        {"attachment; filename=first; filename=second", "first"},
+        {"attachment; filename=\"\"; filename=second", "second"},
+        {"attachment; filename=foo.html, attachment; filename=no", "foo.html, attachment"},
+        {"filename=\"x.pdf\"", "x.pdf"},
+        {"filename \t = x.pdf", "x.pdf"},
+        {"filename=x.pdf; attachment", "x.pdf"},
+        {"; filename=x.pdf", "x.pdf"},
+        {"x=y; filename=x.pdf", "x.pdf"},
+        {"filename=foo.html, filename=bar.html", "foo.html, filename=bar.html"},
+
+        {"attachment; filename=\"\xc3\xa4.html\"", "\xc3\xa4.html"},
+        {"attachment; filename=caf\xc3\xa9.png", "caf\xc3\xa9.png"},
+        {"attachment; filename=\"r\xe9sum\xe9.pdf\"", "r\xc3\xa9sum\xc3\xa9.pdf"},
+        {"attachment; filename=\"\x93q\x94.pdf\"", "__q__.pdf"},
+        {"attachment;filename=IT839\x04\xb5(m8)2.pdf;", "IT839_\xc2\xb5(m8)2.pdf"},
+    };
+    for (size_t i = 0; i < COUNT_OF(t); i++)
+        is_disposition(&t[i]);
+}
+
+/* Extended values, of RFC 8187: what can't be decoded is as if it weren't there. */
+static void test_dispositions_extended(void) {
+    static const struct disposition t[] = {
+        {"attachment; filename*=UTF-8''extended", "extended"},
+        {"attachment; filename=plain; filename*=UTF-8''extended", "extended"},
+        {"attachment; filename*=utf-8'en'extended; filename=plain", "extended"},
+        {"attachment; filename*=UTF-8''first; filename*=UTF-8''second", "first"},
+        {"attachment; filename*=UTF-8''foo-%c3%a4-%e2%82%ac.html",
+         "foo-\xc3\xa4-\xe2\x82\xac.html"},
+        {"attachment; filename*=UTF-8''foo-a%cc%88.html", "foo-a\xcc\x88.html"},
+        {"attachment; filename*=iso-8859-1''foo-%E4.html", "foo-\xc3\xa4.html"},
+        {"attachment; filename*=iso-8859-1'en'%A3%20rates; filename=plain", "\xc2\xa3 rates"},
+        {"attachment; filename*=ISO-8859-1''%c3%a4", "\xc3\x83\xc2\xa4"},
+        {"attachment; filename*= UTF-8''%41.html", "A.html"},
+        {"attachment; filename* =UTF-8''%41.html", "A.html"},
+        {"attachment; filename*=UTF-8''A-%2541.html", "A-%41.html"},
+        {"attachment; filename*=UTF-8''%5cfoo.html", "foo.html"},
+        {"attachment; filename*=UTF-8''%2e%2e%2fetc%2fpasswd", "passwd"},
+        {"attachment; filename*=UTF-8''a%0ab%1b.txt", "a_b_.txt"},
+        {"attachment; filename*=UTF-8''cafe foo.png", "cafe foo.png"},
+        {"attachment; filename*=UTF-8''John's.png", "John's.png"},
+        {"attachment;filename*=\"utf-8' 'linux-minimal.zip\"", "linux-minimal.zip"},
+        {"attachment; filename=plain; filename*0*=UTF-8''no; filename*1=no", "plain"},
+
+        {"attachment; filename*=UTF-8''; filename=plain", "plain"},
+        {"attachment; filename=plain; filename*=bad.pdf", "plain"},
+        {"attachment; filename*=UTF-8'bad.pdf; filename=plain", "plain"},
+        {"attachment; filename*=''bad; filename=plain", "plain"},
+        {"attachment; filename*='en'bad", ""},
+        {"attachment; filename*=\"a%20b\"", ""},
+        {"attachment; filename*=bogus''bad", ""},
+        {"attachment; filename*=UTF-8bad''bad", ""},
+        {"attachment; filename*=ISO-8859-15''euro-sign%3d%a4; filename=plain", "plain"},
+        {"attachment; filename*=UTF-8''A%e4B; filename=plain", "plain"},
+        {"attachment; filename*=iso-8859-1''foo-%c3%a4-%e2%82%ac.html", ""},
+        {"attachment; filename*=iso-8859-1'es'f\xfa.html", ""},
+        {"attachment; filename*=utf-8'es'f\xce\xba.html", ""},
+        {"attachment; filename*=UTF-8''foo%; filename=plain", "plain"},
+        {"attachment; filename*=UTF-8''foo%4; filename=plain", "plain"},
+        {"attachment; filename*=UTF-8''f%oo.html; filename=plain", "plain"},
+        {"attachment; filename*=UTF-8''%c0%af; filename=plain", "plain"},
+        {"attachment; filename*=UTF-8''%20; filename=plain", "plain"},
+        {"attachment; filename*=UTF-8''%2f; filename=plain", "plain"},
+        {"attachment; filename *=UTF-8''bad", ""},
+        {"attachment; filename*=UTF-8''%c3%a4; filename=\"\xff", "\xc3\xa4"},
+    };
+    for (size_t i = 0; i < COUNT_OF(t); i++)
+        is_disposition(&t[i]);
+}
+
+/* Words of RFC 2047, which mail knows. */
+static void test_dispositions_encoded(void) {
+    static const struct disposition t[] = {
+        {"attachment; filename=\"=?ISO-8859-1?Q?foo-=E4.html?=\"", "foo-\xc3\xa4.html"},
+        {"attachment; filename==?ISO-8859-1?Q?foo-=E4.html?=", "foo-\xc3\xa4.html"},
+        {"attachment; filename==?utf-8?q?=E8=8A=B8=E8=A1=93_3=2Epng?=",
+         "\xe8\x8a\xb8\xe8\xa1\x93 3.png"},
+        {"attachment; filename=\"=?UTF-8?B?csOpc3Vtw6kucGRm?=\"", "r\xc3\xa9sum\xc3\xa9.pdf"},
+        {"attachment; filename=\"=?utf-8?b?YWI=?=\"", "ab"},
+        {"attachment; filename=\"=?utf-8?b?YQ==?=.txt\"", "a.txt"},
+        {"inline; filename=\"=?iso88591?Q?caf=e9_=2epng?=\"", "caf\xc3\xa9 .png"},
+        {"inline; filename=\"=?iso88591?Q?caf=E9_?= .png\"", "caf\xc3\xa9 .png"},
+        {"attachment; filename=\"=?utf-8?Q?a?= =?us-ascii?B?Yg==?=  =?utf-8?q?c?= d\"", "abcd"},
+        {"attachment; filename=\"x =?utf-8?Q?=C3=A4?=\"", "x \xc3\xa4"},
+        {"attachment; filename=\"x=?utf-8?Q?=C3=A4?=\"", "x=?utf-8?Q?=C3=A4?="},
+        {"attachment; filename=\"=?utf-8\"", "=?utf-8"},
+        {"attachment; filename=\"=?UTF-8?B?Li4vLi4veC5wZGY=?=\"", "x.pdf"},
+
+        {"attachment; filename==?iiso88591?Q?caf=EG?=", ""},
+        {"attachment; filename==?iso88591?Q?caf=EG?=", ""},
+        {"attachment; filename==?iso88591?Q?caf=E3?", ""},
+        {"attachment; filename==?iso88591?Q?caf=E3?==", ""},
+        {"attachment; filename==?iso88591?Q?caf=E3?=?", ""},
+        {"attachment; filename==?iso88591?Q?caf=E3?=?=", ""},
+        {"attachment; filename==?utf-8?Q?=63=61=E?=", ""},
+        {"attachment; filename==?utf-8?B?a*b?=", ""},
+        {"attachment; filename==?EUC-JP?Q?=B7=DD=BD=D13=2Epng?=", ""},
+        {"attachment; filename=\"=?utf-8?Q?", ""},
+        {"attachment; filename==?bad?Q?a?=; filename*=UTF-8''good", "good"},
+    };
+    for (size_t i = 0; i < COUNT_OF(t); i++)
+        is_disposition(&t[i]);
+}
+
+/* It is saved under this name, whatever the length of the header. */
+static void is_saved_as(const char *header, const char *name, const char *what) {
+    static char target[70000];
+    char dir[700], path[1500];
+    char *escaped = curl_easy_escape(NULL, header, 0);
+    struct outcome o;
+    snprintf(target, sizeof target, "http://127.0.0.1:%d/long?size=9&disposition=%s", server.port,
+             escaped);
+    snprintf(dir, sizeof dir, "%s/long/", work);
+    snprintf(path, sizeof path, "%s%s", dir, name);
+    o = FETCH(.url = target, .path = dir);
+    is_code(o.code, FETCHER_OK, "%s: %zu bytes: %s", what, strlen(header), o.message);
+    is_text(o.path, path, "%s", what);
+    ok(exists(path), "the file is there");
+    unlink(path);
+    curl_free(escaped);
+    forget(&o);
+}
+
+static char *repeated(char *to, const char *piece, int times) {
+    *to = '\0';
+    for (char *end = to; times > 0; times--)
+        end += sprintf(end, "%s", piece);
+    return to;
+}
+
+static void test_long_dispositions(void) {
+    char name[300], escaped[12000], header[20000];
+    repeated(escaped, "%e4%b8%ad", 64);
+    snprintf(header, sizeof header, "attachment; filename=\"%s.pdf\"; filename*=UTF-8''%s.pdf",
+             escaped, escaped);
+    strcat(repeated(name, "\xe4\xb8\xad", 64), ".pdf");
+    is_saved_as(header, name, "64 letters of Chinese, twice");
+    repeated(escaped, "%e4%b8%ad", 1000);
+    snprintf(header, sizeof header, "attachment; filename*=UTF-8''%s.tar.gz", escaped);
+    strcat(repeated(name, "\xe4\xb8\xad", 77), ".tar.gz");
+    is_saved_as(header, name, "a name cut between letters, before its extension");
+    memset(header, ' ', sizeof header);
+    strcpy(header + 17000, "; filename=far.txt");
+    memcpy(header, "attachment", 10);
+    is_saved_as(header, "far.txt", "a name behind many spaces");
+    is_saved_as("attachment;\r\n filename=\"x y.pdf\"", "x y.pdf", "a folded field");
+    is_saved_as("attachment; filename=\"x\r\n\ty.pdf\";\r\n size=7", "x y.pdf", "folded twice");
+    is_saved_as("attachment\r\nContent-Disposition: x; filename=first\r\n"
+                "Content-Disposition: x; filename=\"  \"",
+                "first", "of several fields one has a name");
 }
 
 /* It is in this directory, under this name; NULL: under any that is safe to print. */
@@ -6304,6 +6577,9 @@ static const struct test files_tests[] = {
     TEST(power_sync),
     TEST(names),
     TEST(dispositions),
+    TEST(dispositions_extended),
+    TEST(dispositions_encoded),
+    TEST(long_dispositions),
     TEST(directory),
     TEST(beyond_4_gib),
     TEST(part_replaced),
@@ -10911,6 +11187,28 @@ static void test_unsaid_passwords(void) {
     }
 }
 
+/* Hosts are looked up by their names in UTF-8, whatever the locale is. */
+static void test_locales(void) {
+    static const char *const locale[] = {"LC_ALL=C", "LC_ALL=C.UTF-8", "LC_ALL=nonsense"};
+    if (!(curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_IDN)) {
+        skip("hosts beyond ASCII", "this libcurl knows none");
+        return;
+    }
+    for (size_t i = 0; i < COUNT_OF(locale); i++) {
+        struct child c =
+            run_fed((const char *const[]){"env", locale[i], "./fetcher", "--plain", "--retry=0",
+                                          "http://b\xc3\xbc"
+                                          "cher.invalid/",
+                                          NULL},
+                    "", 0);
+        ok(said(&c, 1,
+                "could not find host b\xc3\xbc"
+                "cher.invalid"),
+           "%s: %s", locale[i], c.text[1]);
+        child_free(&c);
+    }
+}
+
 /* Options that shape the request: our server sends it back. */
 static void test_options(void) {
     static const char *const part[][2] = {
@@ -11382,7 +11680,7 @@ static void test_bad_usage(void) {
 }
 
 /* Somebody else's files and links, in a directory that all may write to. */
-static void try_anothers(const char *option, int status) {
+static void try_anothers(const char *option, const char *words) {
     static const char *const name[] = {"theirs", "their-link", "hard"};
     struct child c;
     char told[100];
@@ -11395,8 +11693,8 @@ static void try_anothers(const char *option, int status) {
     write_file(in_work("mine2"), "# mine\n", 7);
     for (size_t i = 0; i < COUNT_OF(name); i++) {
         c = RUN(option, in_work(name[i]), "-q", "-o", "/dev/null", url("/x?cookie=a"));
-        snprintf(told, sizeof told, "%s%s", name[i], status == 1 ? ": it " : " for cookies: it ");
-        ok(said(&c, status, told), "%s %s: %s", option, name[i], c.text[1]);
+        snprintf(told, sizeof told, "%s%s", name[i], words);
+        ok(said(&c, 1, told), "%s %s: %s", option, name[i], c.text[1]);
         child_free(&c);
     }
     ok(file_has(in_work("mine"), "# mine\n") && file_has(in_work("mine2"), "# mine\n") &&
@@ -11468,8 +11766,8 @@ static void test_anothers(void) {
         skip("another user's files", "not root");
         return;
     }
-    try_anothers("--trace", 1);
-    try_anothers("--cookies", 1);
+    try_anothers("--trace", ": it ");
+    try_anothers("--cookies", " for cookies: it ");
     try_led_astray();
     try_anothers_data();
 }
@@ -11591,10 +11889,10 @@ static const struct test options_tests[] = {
     TEST(login_options),    TEST(cookies_netrc_proxy),
     TEST(proxy_socks),      TEST(proxy_names),
     TEST(proxy_https),      TEST(help),
-    TEST(bad_usage),        TEST(password),
-    TEST(hidden_passwords), TEST(unsaid_passwords),
-    TEST(anothers),         TEST(unready_pipes),
-    TEST(odd_names),
+    TEST(bad_usage),        TEST(locales),
+    TEST(password),         TEST(hidden_passwords),
+    TEST(unsaid_passwords), TEST(anothers),
+    TEST(unready_pipes),    TEST(odd_names),
 };
 
 /* ---------------------------------------------------------------------------------------- Terminal

@@ -42,14 +42,16 @@ static void must_be_name(const char *name) {
 
 /* -- names, and other text for the eye -- */
 static void fuzz_names(const uint8_t *data, size_t n) {
-    char *text = fuzz_text(data, n), name[600], safe[1024], path[1100];
+    char *text = fuzz_text(data, n), path[300];
+    char *names[2] = {malloc(DISPOSITION_ROOM(text)), fuzz_text(data, n)};
     struct out o = {.fd = -1};
+    disposition_name(text, names[0]);
+    name_make_safe(names[1]);
     for (int i = 0; i < 2; i++) { /* of the head, and of the URL */
-        if (i == 0 && !disposition_name(text, name, sizeof name))
+        if (!*names[i])
             continue;
-        name_make_safe(safe, sizeof safe, i == 0 ? name : text);
-        must_be_name(safe);
-        snprintf(path, sizeof path, "./%s", safe);
+        must_be_name(names[i]);
+        snprintf(path, sizeof path, "./%s", names[i]);
         for (unsigned long number = 0; number <= 1000000; number = number * 10 + 1) {
             char *numbered = name_numbered(path, number, ".part");
             must(numbered && strncmp(numbered, "./", 2) == 0, "a name below the directory", path);
@@ -57,6 +59,8 @@ static void fuzz_names(const uint8_t *data, size_t n) {
             free(numbered);
         }
     }
+    free(names[0]);
+    free(names[1]);
     out_json_text(&o, text);
     out_add(&o, "", 1);
     must(printable(o.data), "JSON that is safe to print", o.data);
@@ -70,6 +74,14 @@ static void fuzz_names(const uint8_t *data, size_t n) {
 }
 
 /* -- URLs: where they lead, and how they are shown -- */
+
+/* Behind the host, and if it is a URL at all. */
+static void must_be_encoded(const struct transfer *t) {
+    const char *url = t->rq.url, *path = url + authority_size(url);
+    if (t->code == FETCHER_OK)
+        must(!path[strcspn(path, " \"<>^`{|}\x7f\x80\xff")], "a URL that is encoded", url);
+}
+
 static void fuzz_urls(const uint8_t *data, size_t n) {
     char *text = fuzz_text(data, n), *shown = url_shown(text), origin[512], *password = NULL;
     CURLU *u = curl_url();
@@ -85,22 +97,26 @@ static void fuzz_urls(const uint8_t *data, size_t n) {
     curl_free(password);
     curl_url_cleanup(u);
     f = fetcher_new();
-    if (fetcher_get(f, text, NULL, NULL))
+    if (fetcher_get(f, text, NULL, NULL)) {
         must(fetcher_count(f) == 1, "one transfer", text);
+        must_be_encoded(container_of(tree_first(f->transfers), struct transfer, id));
+    }
     fetcher_free(f);
     free(shown);
     free(text);
 }
 
-static void fuzz_head_good(const struct head *h) {
+/* -- the head of an answer, a line at a time -- */
+static void must_be_head(const struct head *h) {
     usec rest = read_retry_after(h->retry_after, h->validators.date);
     must(h->length >= -1 && h->range.first >= -1 && h->range.last >= -1 && h->range.total >= -1,
          "numbers of the head are in range", "");
     must(rest >= -1 && rest <= HOUR_US, "a rest of an hour at most", h->retry_after);
     must(printable(h->reason), "a reason that is safe to print", h->reason);
+    if (*h->name)
+        must_be_name(h->name);
 }
 
-/* -- the head of an answer, a line at a time -- */
 static void fuzz_head(const uint8_t *data, size_t n) {
     static struct host host;
     struct attempt a = {0};
@@ -119,10 +135,11 @@ static void fuzz_head(const uint8_t *data, size_t n) {
         size_t taken = on_header(exact, 1, line, &a);
         free(exact);
         must(taken == line || t.code == FETCHER_TOO_BIG, "a line of the head is taken", "");
-        fuzz_head_good(h);
+        must_be_head(h);
         struct body b = {.validators = h->validators};
         (void)validator(&b);
     }
+    free(a.field);
     fetcher_free(f);
 }
 
@@ -132,9 +149,9 @@ static void fuzz_meta(const uint8_t *data, size_t n) {
     char *part = in_work("x.part");
     write_file(in_work("x.part.meta"), (const char *)data, n);
     if (meta_read(part, &m) == OURS) {
-        must(m.length >= -1 && m.records <= n, "a length, and the place of the checks", "");
-        for (int i = 0; i < META_LINES; i++)
-            must(!strchr(m.line[i], '\n'), "a line", m.line[i]);
+        const char *url = m.line[META_URL], *validator = m.line[META_VALIDATOR];
+        must(!strncasecmp(url, "http", 4) && !strpbrk(url, "\n"), "a URL", url);
+        must(m.length >= -1 && !strchr(validator, '\n'), "a validator and a length", validator);
     }
 }
 
