@@ -9880,13 +9880,28 @@ static struct columns row_columns(int columns, int number) {
     return w;
 }
 
+static const enum attribute state_colors[] = {DIM,  PLAIN, AMBER,
+                                              CYAN, AMBER, RED};
+
+/* Behind the name of what has nothing yet: why, in all the room there is. */
+static void draw_reason(const struct view *v, struct out *o,
+                        struct fetcher_info *i, struct columns w) {
+    char state[300];
+    int room = w.tail + 4;
+
+    if (w.bar)
+        room += w.bar + 2;
+    if (w.wide)
+        room += 11;
+    out_puts(o, " ");
+    put_attr(o, state_colors[i->state]);
+    put_padded(v, o, row_state(i, state, sizeof state), room);
+}
+
 /* Behind the name: bar, share, size, state. */
 static void draw_progress(const struct view *v, struct out *o,
                           struct fetcher_info *i, struct columns w,
                           bool chosen) {
-    static const enum attribute colors[] = {DIM,  PLAIN, AMBER,
-                                            CYAN, AMBER, RED};
-
     char state[300];
     char size[32] = "";
     char share[8] = "";
@@ -9908,7 +9923,7 @@ static void draw_progress(const struct view *v, struct out *o,
     if (w.wide)
         out_printf(o, "%10s ", size);
     if (!chosen || i->state != FETCHER_RUNNING)
-        put_attr(o, colors[i->state]);
+        put_attr(o, state_colors[i->state]);
     row_state(i, state, sizeof state);
     if (!w.wide && i->state == FETCHER_RUNNING)
         state[12] = '\0'; /* the speed alone */
@@ -9933,7 +9948,9 @@ static void draw_row(struct program *p, struct out *o, struct job *j,
         put_attr(o, CHOSEN);
     out_puts(o, number);
     put_padded(v, o, row_name(&i, name, sizeof name), w.name);
-    if (!narrow)
+    if (!narrow && *i.message && !i.bytes)
+        draw_reason(v, o, &i, w);
+    else if (!narrow)
         draw_progress(v, o, &i, w, chosen);
     put_attr(o, PLAIN);
 }
