@@ -190,6 +190,7 @@ enum {
     OPT_PROTOCOLS = 181,           /* a mask, to be gone; 182: of redirects */
     OPT_PROTOCOLS_STR = 10318,     /* 7.85; 10319: of redirects */
     OPT_QUICK_EXIT = 322,          /* 7.87 */
+    OPT_HTTP09_ALLOWED = 285,      /* 7.64 */
     MOPT_QUICK_EXIT = 21,          /* 8.20 */
     MOPT_RESOLVE_THREADS_MAX = 20, /* 8.20 */
     MASK_HTTP_HTTPS = 3            /* CURLPROTO_HTTP | CURLPROTO_HTTPS */
@@ -208,6 +209,10 @@ struct quirks {
      * header, which is freed: a first line that begins with a space frees it
      * twice. So no handle is used again. */
     bool header_dangles;
+    /* 8.22 and newer connect to the addresses of one family while they still
+     * look for those of the other: a socket does not prove that a lookup is
+     * over. */
+    bool connects_early;
 };
 
 static struct quirks curl_quirks(unsigned version) {
@@ -216,6 +221,7 @@ static struct quirks curl_quirks(unsigned version) {
         .pause_forgets = version < 0x074100,
         .quick_exit = version >= 0x075700,
         .header_dangles = version >= 0x075400 && version < 0x080100,
+        .connects_early = version >= 0x081600,
     };
 }
 
@@ -256,11 +262,14 @@ static CURLcode set_protocols(CURL *easy) {
 }
 
 /* From 8.20 on lookups share a pool of 20 threads, two for each: twelve names
- * that hang would hold up the thirteenth. */
-static void enlarge_lookup_pool(CURLM *multi) {
-    CURLMoption threads = (CURLMoption)MOPT_RESOLVE_THREADS_MAX;
+ * that hang would hold up the thirteenth. And the multi would wait at its end
+ * for all that still run, those included whose transfer has long ended. */
+static void set_lookup_pool(CURLM *multi, long threads) {
+    CURLMoption most = (CURLMoption)MOPT_RESOLVE_THREADS_MAX;
+    CURLMoption quick = (CURLMoption)MOPT_QUICK_EXIT;
 
-    (void)(curl_multi_setopt)(multi, threads, 64L);
+    (void)(curl_multi_setopt)(multi, most, threads);
+    (void)(curl_multi_setopt)(multi, quick, 1L);
 }
 
 /* Where OpenSSL can look a certificate up by its hash; NULL: unknown, as before
@@ -1467,6 +1476,9 @@ struct attempt {
     struct node all;            /* in fetcher.attempts */
     struct node yielded;        /* in fetcher.yielded: made to stop reading */
     bool lookup;                /* it has one running */
+    bool early;                 /* likewise, though it has a socket */
+    usec asked;                 /* when that began, and ... */
+    usec found_us;              /* ... what libcurl said then of its lookups */
     bool scout;                 /* others for its host wait for it */
     bool complete;              /* the rest is nothing (416) */
     bool again;                 /* ask once more, without waiting */
@@ -1542,21 +1554,30 @@ struct transfer {
     char message[200];
 };
 
+enum {
+    LOOKUPS_MAX = 16, /* each may be two threads of libcurl, ... */
+    STRAYS_MAX = 160  /* ... and each of these one */
+};
+
 struct fetcher {
     struct loop loop; /* stands first: see loop_of */
 
     CURLM *multi;
     struct quirks quirks;
-    char *capath;          /* hashed, to be read a certificate at a time */
-    struct timer kick;     /* libcurl's own timer, ... */
-    bool kick_due;         /* ... which is over */
-    struct node *attempts; /* libcurl's handles */
-    struct node *yielded;  /* those to go on when there is time */
-    struct attempt *pool;  /* handles to be used again */
-    int pooled;            /* how many */
-    int lookups;           /* names being looked up, given up or not */
-    int next_part;         /* of the network's share: it got nothing */
-    int first_socket;      /* where sockets are begun with */
+    char *capath;           /* hashed, to be read a certificate at a time */
+    struct timer kick;      /* libcurl's own timer, ... */
+    bool kick_due;          /* ... which is over */
+    struct node *attempts;  /* libcurl's handles */
+    struct node *yielded;   /* those to go on when there is time */
+    struct attempt *pool;   /* handles to be used again */
+    int pooled;             /* how many */
+    int lookups;            /* names being looked up, given up or not */
+    usec stray[STRAYS_MAX]; /* lookups that nobody waits for: their ends */
+    int strays;             /* how many there are ... */
+    int first_stray;        /* ... from this one on, in a ring */
+    struct timer stray_timer;
+    int next_part;    /* of the network's share: it got nothing */
+    int first_socket; /* where sockets are begun with */
 
     struct node *transfers; /* by id */
     struct node *scheduled; /* those that the finish phase has to look at */
@@ -1588,7 +1609,7 @@ struct fetcher {
 };
 
 enum {
-    LOOKUPS_MAX = 16, /* each may be two threads of libcurl */
+    STRAY_US = 5000000, /* a resolver waits so long for an answer */
     POOL_MAX = 256,
     REDIRECTS_MAX = 20, /* as browsers do */
     URL_MAX = 65536,
@@ -1693,12 +1714,55 @@ static const char *shown_url(const struct transfer *t) {
  *   ends by itself; it is refused a socket then.
  */
 
-static void lookup_set(struct attempt *a, bool lookup) {
-    if (lookup && !a->lookup)
+static usec time_of(CURL *easy, CURLINFO info) {
+    curl_off_t us = 0;
+
+    return curl_easy_getinfo(easy, info, &us) == CURLE_OK ? us : 0;
+}
+
+/* What libcurl doesn't wait for any more it doesn't tell us the end of. Such a
+ * lookup keeps its thread and a descriptor; so it counts for as long as a
+ * resolver usually waits. */
+static void stray_add(struct fetcher *f, usec asked) {
+    if (f->strays == STRAYS_MAX)
+        return;
+    f->stray[(f->first_stray + f->strays) % STRAYS_MAX] = asked + STRAY_US;
+    f->strays++;
+    if (f->strays == 1)
+        timer_arm(&f->loop, &f->stray_timer, asked + STRAY_US);
+}
+
+static void strays_end(struct fetcher *f, void *arg) {
+    while (f->strays && f->stray[f->first_stray] <= f->loop.now) {
+        f->first_stray = (f->first_stray + 1) % STRAYS_MAX;
+        f->strays--;
+    }
+    if (f->strays)
+        timer_arm(&f->loop, &f->stray_timer, f->stray[f->first_stray]);
+}
+
+/* Has the other family been found as well, since the lookup began? */
+static bool found_all(const struct attempt *a) {
+    return !a->f->quirks.connects_early ||
+           time_of(a->easy, CURLINFO_NAMELOOKUP_TIME_T) != a->found_us;
+}
+
+static void lookup_begin(struct attempt *a) {
+    if (!a->lookup && !a->early)
         a->f->lookups++;
-    if (!lookup && a->lookup)
+    a->lookup = true;
+    a->early = false;
+    a->asked = a->f->loop.now;
+    a->found_us = time_of(a->easy, CURLINFO_NAMELOOKUP_TIME_T);
+}
+
+static void lookup_end(struct attempt *a) {
+    if (a->lookup || a->early)
         a->f->lookups--;
-    a->lookup = lookup;
+    if (a->early && !found_all(a))
+        stray_add(a->f, a->asked);
+    a->lookup = false;
+    a->early = false;
 }
 
 /* The first transfer to a host is its scout: the others wait until it has
@@ -1716,7 +1780,7 @@ static void scout_over(struct attempt *a) {
 /* Its address is known, and there is a way to it. */
 static void host_found(struct attempt *a) {
     a->transfer->host->known = a->f->loop.now + KNOWN_US;
-    lookup_set(a, false);
+    lookup_end(a);
     scout_over(a);
 }
 
@@ -1727,23 +1791,27 @@ static int on_resolver_start(void *resolver, void *reserved, void *arg) {
     struct attempt *a = arg;
 
     if (a->transfer)
-        lookup_set(a, true);
+        lookup_begin(a);
     return curl_easy_setopt(a->easy, CURLOPT_DNS_CACHE_TIMEOUT, 0L) != CURLE_OK;
 }
 
-/* The lookup is over. A parked handle gets no socket: that ends it, before it
- * reads anything that belonged to its transfer. A descriptor that select()
- * can't watch is refused as well. */
+/* The lookup is over, or has found enough: the others for its host wait for the
+ * connection then, lest each of them leaves a stray. A parked handle gets no
+ * socket: that ends it, before it reads anything that belonged to its transfer.
+ * A descriptor that select() can't watch is refused as well. */
 static curl_socket_t on_open_socket(void *arg, curlsocktype purpose,
                                     struct curl_sockaddr *addr) {
     struct attempt *a = arg;
     int fd;
 
-    lookup_set(a, false);
+    if (found_all(a))
+        lookup_end(a);
+    a->early = a->lookup || a->early;
+    a->lookup = false;
     (void)curl_easy_setopt(a->easy, CURLOPT_DNS_CACHE_TIMEOUT, 60L);
     if (!a->transfer)
         return CURL_SOCKET_BAD;
-    if (!a->transfer->host->tls)
+    if (!a->transfer->host->tls && !a->early)
         host_found(a);
     else if (a->scout) /* look soon whether the connection is there */
         timer_arm(&a->f->loop, &a->transfer->timer, a->f->loop.now + SCOUT_US);
@@ -1916,7 +1984,7 @@ static void attempt_release(struct attempt *a) {
     if (a->transfer)
         a->transfer->attempt = NULL;
     curl_easy_getinfo(a->easy, CURLINFO_OS_ERRNO, &os_errno);
-    lookup_set(a, false);
+    lookup_end(a);
     tree_remove(&f->yielded, &a->yielded);
     tree_remove(&f->attempts, &a->all);
     curl_multi_remove_handle(f->multi, a->easy);
@@ -1967,12 +2035,6 @@ static struct attempt *attempt_make(struct fetcher *f, bool reusable,
     return a;
 }
 
-static usec time_of(CURL *easy, CURLINFO info) {
-    curl_off_t us = 0;
-
-    return curl_easy_getinfo(easy, info, &us) == CURLE_OK ? us : 0;
-}
-
 /* How long did it take until the request could go out? 0: there is no
  * connection yet. */
 static usec connect_time(const struct attempt *a) {
@@ -2010,7 +2072,8 @@ static int curl_open(struct fetcher *f) {
         curl_multi_setopt(m, CURLMOPT_SOCKETFUNCTION, on_socket) != CURLM_OK ||
         curl_multi_setopt(m, CURLMOPT_SOCKETDATA, f) != CURLM_OK)
         return set_errno(ENOMEM);
-    enlarge_lookup_pool(m);
+    f->stray_timer.call.cb = strays_end;
+    set_lookup_pool(m, 2 * LOOKUPS_MAX + STRAYS_MAX);
     if (!is_hashed(capath))
         return 0;
     f->capath = text_join(capath, "");
@@ -2031,11 +2094,6 @@ static void curl_close(struct fetcher *f) {
 
         (void)(curl_easy_setopt)(a->easy, quick, 1L);
         attempt_release(a);
-    }
-    if (parked) {
-        CURLMoption quick = (CURLMoption)MOPT_QUICK_EXIT;
-
-        (void)(curl_multi_setopt)(f->multi, quick, 1L);
     }
     curl_multi_cleanup(f->multi);
 }
@@ -2113,6 +2171,11 @@ static struct host *host_get(struct fetcher *f, const char *origin) {
     return h;
 }
 
+static bool lookup_may_begin(const struct fetcher *f) {
+    return f->lookups < LOOKUPS_MAX && f->strays < STRAYS_MAX &&
+           f->strays < f->capacity;
+}
+
 /* Whose turn is it? The higher priority's, then the host's that has waited
  * longest. While all lookups are in use, only a host whose address is known
  * can start. */
@@ -2122,7 +2185,7 @@ static struct host *host_next(struct fetcher *f) {
         struct node *unknown = NULL;
         struct host *h;
 
-        if (f->lookups < LOOKUPS_MAX)
+        if (lookup_may_begin(f))
             unknown = tree_first(f->ready[1]);
         if (unknown && (!best || node_before(unknown, best)))
             best = unknown;
@@ -5048,7 +5111,7 @@ static void curl_messages(struct fetcher *f) {
         curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, &a);
         a->done = true;
         a->result = m->data.result;
-        lookup_set(a, false);
+        lookup_end(a);
         if (a->transfer)
             schedule(f, a->transfer, ACT_END);
         else
@@ -5543,7 +5606,7 @@ int fetcher_stats(struct fetcher *f, struct fetcher_stats *s) {
         .running = f->running,
         .limit = f->limit_total,
         .waiting = f->waiting,
-        .lookups = f->lookups,
+        .lookups = f->lookups + f->strays,
     };
     meter_stats(&f->loop.meter, s);
     return 0;
