@@ -2608,8 +2608,8 @@ static size_t on_header(char *data, size_t one, size_t size, void *arg) {
     while (n > 0 && isspace((unsigned char)line[n - 1]))
         n--;
     line[n] = '\0';
-    if (size > 0 && strchr("\r\n", *data))
-        head_end(a);
+    if (size > 0 && strchr("\r\n", *data) && data[size - 1] == '\n')
+        head_end(a); /* a CR alone is one that was cut: 8.23 hands it over */
     else
         head_line(a, line);
     return size;
@@ -5143,11 +5143,13 @@ static void attempt_unpause(struct fetcher *f, struct attempt *a) {
 
 /* To be paused, a GET gives its connection back, and will ask for the rest. A
  * stream, or a request that can't be sent twice, is held by libcurl, which
- * stops reading. */
+ * stops reading; but not in its lookup, for nothing went out yet, and 8.23 does
+ * not look whether that is over as long as it holds it. */
 static void pause_now(struct fetcher *f, struct transfer *t) {
     struct attempt *a = t->attempt;
 
-    if (t->in_flight && (t->rq.on_data || t->body->no_range)) {
+    if (t->in_flight && !(a && a->lookup) &&
+        (t->rq.on_data || t->body->no_range)) {
         t->held = true;
         scout_over(a);
         tree_remove(&f->yielded, &a->yielded);
