@@ -213,6 +213,8 @@ struct quirks {
      * look for those of the other: a socket does not prove that a lookup is
      * over. */
     bool connects_early;
+    /* 8.20 and newer have a pool of threads for lookups. */
+    bool lookup_pool;
 };
 
 static struct quirks curl_quirks(unsigned version) {
@@ -222,6 +224,7 @@ static struct quirks curl_quirks(unsigned version) {
         .quick_exit = version >= 0x075700,
         .header_dangles = version >= 0x075400 && version < 0x080100,
         .connects_early = version >= 0x081600,
+        .lookup_pool = version >= 0x081400,
     };
 }
 
@@ -6929,6 +6932,8 @@ static enum status version(void) {
     const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
     const char *resolver = "a thread of libcurl's for each lookup";
 
+    if (curl_quirks(v->version_num).lookup_pool)
+        resolver = "a pool of libcurl's threads";
     if (v->ares_num)
         resolver = "c-ares";
     if (lookups_block())
@@ -11601,14 +11606,15 @@ static enum status program_run(struct program *p, char **url) {
 }
 
 /* Descriptors 0 to 2 are taken up, so that no error message is written into a
- * file of ours; for reading, so that output which was closed stays an error.
+ * file of ours; the wrong way round, so that input or output which was closed
+ * stays an error.
  * And there is to be room for files beside the sockets. */
 static void descriptors_prepare(void) {
     struct rlimit limit;
     int fd;
 
     do {
-        fd = open("/dev/null", O_RDONLY);
+        fd = open("/dev/null", fcntl(0, F_GETFD) < 0 ? O_WRONLY : O_RDONLY);
     } while (fd >= 0 && fd <= 2);
     if (fd > 2)
         close(fd);

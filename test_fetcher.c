@@ -9831,6 +9831,9 @@ static void test_closed_output(void) {
              in_work("c"), url("/closed?size=5000"));
     c = SH(command);
     is_int(c.status, 0, "descriptors 0 to 2 may be closed");
+    child_free(&c);
+    c = SH("./fetcher -i - <&-");
+    ok(said(&c, 1, "-: Bad file descriptor"), "a list on stdin, which is closed, is none");
     ok(file_is(in_work("c/closed"), 5000, "/closed", 0), "no file takes their place");
     child_free(&c);
     stdin_is_left();
@@ -13208,8 +13211,29 @@ static void test_demo(void) {
     child_free(&c);
 }
 
+/* What make finds may come later than the program. */
+static void test_make_again(void) {
+    char command[2000];
+    snprintf(
+        command, sizeof command,
+        "unset MAKEFLAGS MFLAGS; mkdir %s/bin && cp Makefile fetcher.c fetcher.h %s && cd %s && "
+        "printf '#!/bin/sh\\ncase \"$*\" in *-E*) exit 0; esac; touch fetcher; echo built "
+        "$(echo \"$*\" | grep -o FETCHER_X11)\\n' >cc && "
+        "printf '#!/bin/sh\\nexit 1\\n' >bin/pkg-config && chmod +x cc bin/pkg-config && "
+        "PATH=$PWD/bin:$PATH && export PATH && make -s CC=./cc fetcher && echo && "
+        "make -s CC=./cc fetcher && printf '#!/bin/sh\\n' >bin/pkg-config && "
+        "make -s CC=./cc fetcher && echo && make -s CC=./cc fetcher",
+        work, work, work);
+    struct child c = SH(command);
+    is_int(c.status, 0, "make, again and again: %s", c.text[1]);
+    is_text(c.text[0], "built\n\nbuilt FETCHER_X11\n\n",
+            "make adds the window when its packages came, and else does nothing twice");
+    child_free(&c);
+}
+
 static const struct test readme_tests[] = {
-    TEST(readme), TEST(readme_build), TEST(parallel), TEST(install), TEST(dist), TEST(demo),
+    TEST(readme),  TEST(readme_build), TEST(make_again), TEST(parallel),
+    TEST(install), TEST(dist),         TEST(demo),
 };
 
 #endif
