@@ -190,7 +190,7 @@ enum {
     OPT_PROTOCOLS = 181,           /* a mask, to be gone; 182: of redirects */
     OPT_PROTOCOLS_STR = 10318,     /* 7.85; 10319: of redirects */
     OPT_QUICK_EXIT = 322,          /* 7.87 */
-    OPT_HTTP09_ALLOWED = 285,      /* 7.64 */
+    OPT_HTTP09_ALLOWED = 285,      /* 7.64; 7.66 and newer don't by default */
     MOPT_QUICK_EXIT = 21,          /* 8.20 */
     MOPT_RESOLVE_THREADS_MAX = 20, /* 8.20 */
     MASK_HTTP_HTTPS = 3            /* CURLPROTO_HTTP | CURLPROTO_HTTPS */
@@ -250,10 +250,12 @@ static void wakeup_drain(int fd) {
 
 /* http and https only, for redirects as well: other schemes block (telnet,
  * file), or reach what a URL from outside must not. The masks are old, and
- * quick; where they are gone, there are lists. */
+ * quick; where they are gone, there are lists. HTTP/0.9 is no HTTP: anything is
+ * an answer there. */
 static CURLcode set_protocols(CURL *easy) {
     CURLcode bad = CURLE_OK;
 
+    (void)(curl_easy_setopt)(easy, (CURLoption)OPT_HTTP09_ALLOWED, 0L);
     for (int i = 0; i < 2 && bad == CURLE_OK; i++) {
         CURLoption mask = (CURLoption)(OPT_PROTOCOLS + i);
         CURLoption list = (CURLoption)(OPT_PROTOCOLS_STR + i);
@@ -2908,6 +2910,8 @@ static int judge_answer(struct attempt *a) {
     const struct head *h = &a->head;
 
     a->head.judged = true;
+    if (h->status == 0 && (h->ended || a->head_bytes == 0))
+        return fail(t, FETCHER_PROTOCOL, "HTTP/0.9, or no HTTP");
     if (!h->ended)
         return fail(t, FETCHER_CUT_SHORT, "cut short in the answer's head");
     if (h->wrong)
