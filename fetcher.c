@@ -127,6 +127,16 @@ static int set_flags(int fd, int flags) {
 }
 
 #ifndef FETCHER_LOOP
+/* A file's bytes, to the disk. macOS has no fdatasync(), and its fsync() stops
+ * at the disk's own memory. */
+static int flush_data(int fd) {
+#ifdef __APPLE__
+    return fcntl(fd, F_FULLFSYNC) == 0 ? 0 : fsync(fd);
+#else
+    return fdatasync(fd);
+#endif
+}
+
 /* Rename, unless the new name exists (EEXIST): in one step by renameat2() on
  * Linux, by link() elsewhere; on a file system without either (FAT) with a gap
  * between look and leap. */
@@ -4639,7 +4649,7 @@ static int part_place(struct transfer *t) {
 static int part_flush(struct transfer *t) {
     const struct body *b = t->body;
 
-    if ((t->rq.flags & FETCHER_SYNC) && fdatasync(b->fd) < 0)
+    if ((t->rq.flags & FETCHER_SYNC) && flush_data(b->fd) < 0)
         return fail_file(t, "flush", b->part);
     return 0;
 }

@@ -477,7 +477,7 @@ int faulty_fsync(int fd) {
     return disk_fault.error ? 0 : fsync(fd);
 }
 
-#if defined _POSIX_SYNCHRONIZED_IO && _POSIX_SYNCHRONIZED_IO > 0
+#ifndef __APPLE__
 int faulty_fdatasync(int fd) {
     if (fd_fails("fdatasync", fd))
         return -1;
