@@ -1109,7 +1109,8 @@ static void server_close(struct server *s) {
 /* -------------------------------------------------------------------------------------- Helpers */
 
 static struct server server;
-static char work[64]; /* the directory of the test that runs */
+static const char *workplace = "/tmp"; /* see workplace_find */
+static char work[64];                  /* the directory of the test that runs */
 
 static const char *url(const char *format, ...) {
     static char text[8][4096];
@@ -1300,7 +1301,7 @@ static void write_meta(const char *part, const char *of, const char *proof, int6
 }
 
 static void test_begin(void) {
-    strcpy(work, "/tmp/fetcher-test-XXXXXX");
+    snprintf(work, sizeof work, "%s/fetcher-test-XXXXXX", workplace);
     if (!mkdtemp(work) || (f = fetcher_new()) == NULL)
         die("begin");
     server_open(&server, f, 0);
@@ -2612,6 +2613,10 @@ static void test_max_bytes(void) {
     forget(&o);
 }
 
+static bool libcurl_has(int feature) {
+    return (curl_version_info(CURLVERSION_NOW)->features & feature) != 0;
+}
+
 static void test_bodies(void) {
     struct outcome o = FETCH(.url = url("/x?status=404&reason=Not%%20Here"));
     is_code(o.code, FETCHER_HTTP, "an error page comes too: %s", o.message);
@@ -2619,6 +2624,10 @@ static void test_bodies(void) {
     is_text(o.message, "404 Not Here", "its reason");
     is_text(o.data, "oops\n", "its words");
     forget(&o);
+    if (!libcurl_has(CURL_VERSION_LIBZ)) {
+        skip("gzip", "libcurl has no zlib");
+        return;
+    }
     o = FETCH(.url = url("/x?gzip=1"), .flags = FETCHER_COMPRESSED);
     is_code(o.code, FETCHER_OK, "gzip is asked for");
     is_text(o.data, "hello, world\n", "gzip is unpacked if asked for");
@@ -2666,6 +2675,10 @@ static void test_hosts(void) {
     struct host *host[HOSTS] = {NULL};
     for (size_t i = 0; i < COUNT_OF(known); i++) {
         const char *wrong = NULL;
+        if (strncmp(known[i].url, "https", 5) == 0 && !libcurl_has(CURL_VERSION_SSL)) {
+            skip(known[i].url, "libcurl has no TLS");
+            continue;
+        }
         struct host *h = url_host(f, known[i].url, &wrong);
         if (!host[known[i].host])
             host[known[i].host] = h;
@@ -4316,6 +4329,11 @@ static void disk_check(const struct outcome *o) {
 
 /* A small .part has no .meta. If it can't be removed, then, nobody knows whose it is. */
 static bool disk_is_stuck(void) {
+#ifndef RENAME_NOREPLACE
+    /* And what has its name by link() keeps the other, if that can't be removed. */
+    if (disk_fault.call && strcmp(disk_fault.call, "unlink") == 0)
+        return true;
+#endif
     return disk_fault.for_good && disk.c->size <= 16384;
 }
 
@@ -9938,7 +9956,7 @@ static void test_output_pipe(void) {
     ok(seen("/piped?size=20000000")->sent < 15000000, "a reader that doesn't read is waited for");
     close(fd);
     child_wait(&c);
-    ok(said(&c, 1, "cannot write to /tmp/fetcher-test-"), "and missed when it goes away");
+    ok(said(&c, 1, "cannot write to "), "and missed when it goes away");
     has_text(c.text[1], "/pipe: Broken pipe\n", "by its name");
     child_free(&c);
 }
@@ -10176,6 +10194,10 @@ static void test_saving_options(void) {
     is_int(names_in(in_work("r")), 1, "--overwrite: nothing is written beside it");
     ok(file_is(in_work("r/time"), 2, "/time", 0), "--overwrite");
     child_free(&c);
+    if (!libcurl_has(CURL_VERSION_LIBZ)) {
+        skip("--compressed", "libcurl has no zlib");
+        return;
+    }
     c = RUN("--compressed", "-o", "-", url("/z?gzip=1"));
     is_int(c.status, 0, "--compressed is no obstacle");
     is_text(c.text[0], "hello, world\n", "--compressed");
@@ -10667,7 +10689,7 @@ static void term_start(struct term *t, int rows, int columns, const char *const 
         for (int fd = 3; fd < 200; fd++)
             close(fd);
         setenv("TERM", "xterm", 0);
-        setenv("LC_ALL", "C.UTF-8", 0);
+        setenv("LC_ALL", "C.UTF-8", 1);
         setenv("PS1", "ready> ", 1);
         execvp(argv[0], (char *const *)(uintptr_t)argv);
         _exit(127);
@@ -12834,12 +12856,14 @@ static void embed(const char *name, const char *build, const char *needs, const 
         skip(name, command);
         return;
     }
-    snprintf(command, sizeof command, "w=%s; one=%s; two=%s; bad=%s; %s", work,
-             url("/one?size=1000"), url("/two?size=300000"), url("/bad?status=404"), build);
+    snprintf(command, sizeof command, "w=%s; one='%s'; two='%s'; bad='%s'; %s", work,
+             url("/one?size=1000"), url("/two?size=300000&slow=30000"), url("/bad?status=404"),
+             build);
     c = SH(command);
     is_int(c.status, 0, "%s", name);
     has_text(c.text[0], "/one?size=1000: done, 1000 bytes", "%s: a URL is fetched", name);
-    has_text(c.text[0], "/two?size=300000: done, 300000 bytes", "%s: and a larger one", name);
+    has_text(c.text[0], "/two?size=300000&slow=30000: done, 300000 bytes", "%s: and a larger one",
+             name);
     has_text(c.text[0], ": 404 An Error, 5 bytes", "%s: one that fails is told", name);
     if (*words)
         has_text(c.text[0], words, "%s: it says \"%s\"", name, words);
@@ -13359,6 +13383,41 @@ int main(int argc, char **argv) {
     return run_tests(argv + 1);
 }
 #else
+/* Where tests may write, and run what they have built: some /tmp is mounted without that. */
+static bool is_workplace(const char *dir) {
+    char script[100];
+    if (!dir || strlen(dir) > 40 || dir[strcspn(dir, " '\"$&;*?[(\\")])
+        return false;
+    snprintf(script, sizeof script, "%s/fetcher-try-%d", dir, (int)getpid());
+    FILE *file = fopen(script, "w");
+    if (!file)
+        return false;
+    fputs("#!/bin/sh\n", file);
+    fclose(file);
+    chmod(script, 0700);
+    bool good = access(script, X_OK) == 0;
+    unlink(script);
+    return good;
+}
+
+static void workplace_find(void) {
+    const char *const place[] = {getenv("TMPDIR"), "/tmp", "/var/tmp", "/dev/shm"};
+    for (size_t i = 0; i < COUNT_OF(place); i++) {
+        if (is_workplace(place[i])) {
+            workplace = place[i];
+            return;
+        }
+    }
+}
+
+/* A proxy of the user's must not get what is meant for our server. */
+static void proxies_forget(void) {
+    static const char *const name[] = {"http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY",
+                                       "all_proxy",  "ALL_PROXY",  "no_proxy",    "NO_PROXY"};
+    for (size_t i = 0; i < COUNT_OF(name); i++)
+        unsetenv(name[i]);
+}
+
 /* What tests, measurements and fuzzing need before they begin. */
 static void tests_prepare(const char *name) {
     self = name;
@@ -13366,6 +13425,8 @@ static void tests_prepare(const char *name) {
     signal(SIGINT, SIG_DFL); /* a shell may have us ignore them in the background */
     signal(SIGQUIT, SIG_DFL);
     setlocale(LC_CTYPE, "C.UTF-8");
+    proxies_forget();
+    workplace_find();
     hang_pipe[0] = -1;
     if (curl_global_init_mem(CURL_GLOBAL_DEFAULT, short_malloc, short_free, short_realloc,
                              short_strdup, short_calloc))
