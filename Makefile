@@ -41,6 +41,7 @@ test: fetcher fetcher.o test_fetcher
 demo: fetcher test_fetcher
 	./test_fetcher demo
 
+# CURL=/path/of/another/curl compares with that.
 bench: fetcher test_fetcher .build/bench
 	bash .ci/bench
 
