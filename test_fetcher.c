@@ -9576,7 +9576,7 @@ static void test_session_fed(void) {
 }
 
 /* What is repeated replaces the file that it made, in this run or an earlier one, and no other. */
-static void test_session_repeats(void) {
+static void test_session_rounds(void) {
     struct child c;
     char session[300], line[300];
     snprintf(session, sizeof session, "%s", in_work("repeats"));
@@ -9612,7 +9612,7 @@ static const struct test sessions_tests[] = {
     TEST(session_raced),   TEST(session_crash),   TEST(bad_sessions),       TEST(session_torn),
     TEST(session_tail),    TEST(session_foreign), TEST(session_in_the_way), TEST(session_full),
     TEST(session_kills),   TEST(session_forks),   TEST(session_fed),        TEST(session_orphan),
-    TEST(session_repeats),
+    TEST(session_rounds),
 };
 
 /* --------------------------------------------------------------------------------------- Output */
