@@ -97,6 +97,11 @@
 /* Not every callback needs all that it is given. */
 #pragma GCC diagnostic ignored "-Wunused-parameter"
 
+/* In glibc from 2.43 on strstr() and the like are macros with a word of C11. */
+#ifdef __clang__
+#pragma clang diagnostic ignored "-Wc11-extensions"
+#endif
+
 #define COUNT_OF(array) (sizeof(array) / sizeof *(array))
 #define container_of(ptr, type, member)                                        \
     ((type *)(void *)((char *)(ptr)-offsetof(type, member)))

@@ -3536,7 +3536,8 @@ static void test_post_once(void) {
     for (size_t i = 0; i < COUNT_OF(list); i++) {
         scripted = (const char *const[]){list[i].answer, NULL};
         snprintf(target, sizeof target, "/script/post-%zu", i);
-        forget(&(struct outcome){.data = FETCH(.url = url("/keep?size=1")).data});
+        struct outcome kept = FETCH(.url = url("/keep?size=1"));
+        forget(&kept);
         o = FETCH(.url = url("%s", target), .body = "a=b");
         is_code(o.code, list[i].code, "a POST, and then: %s", o.message);
         is_int(seen(target)->count, 1, "it is sent once");
