@@ -14,16 +14,23 @@ WINDOW = `test "$(X11)" != 0 && pkg-config --exists "x11 >= 1.7" xft 2>/dev/null
 PREFIX = /usr/local
 DESTDIR =
 
-fetcher: fetcher.c fetcher.h
+fetcher: fetcher.c fetcher.h .build/found
 	@$(CC) $(CPPFLAGS) $(CFLAGS) -E -include curl/curl.h -x c /dev/null >/dev/null 2>&1 || { \
 	echo "fetcher needs libcurl's headers: Debian, Ubuntu: libcurl4-openssl-dev; Alpine: curl-dev;" \
 	"Fedora: libcurl-devel; FreeBSD: ftp/curl; macOS: they come with Xcode's tools." >&2; exit 1; }
 	$(CC) $(CPPFLAGS) $(CFLAGS) $(WARN) -DFETCHER_MAIN $(LDFLAGS) -o $@ fetcher.c $(LIBS) $(WINDOW)
 
+# What was found for the window: it is looked for each time, and written down when it is another.
+.build/found: FORCE
+	@mkdir -p .build; echo $(WINDOW) >.build/finds; \
+	cmp -s .build/finds .build/found || cp .build/finds .build/found
+
+FORCE:
+
 fetcher.o: fetcher.c fetcher.h
 	$(CC) $(CPPFLAGS) $(CFLAGS) $(WARN) -c -o $@ fetcher.c
 
-test_fetcher: test_fetcher.c fetcher.c fetcher.h
+test_fetcher: test_fetcher.c fetcher.c fetcher.h .build/found
 	$(CC) $(CPPFLAGS) $(CFLAGS) -g $(WARN) $(LDFLAGS) -o $@ test_fetcher.c $(LIBS) -ldl -lpthread \
 	$(WINDOW)
 
@@ -34,6 +41,7 @@ test: fetcher fetcher.o test_fetcher
 demo: fetcher test_fetcher
 	./test_fetcher demo
 
+# CURL=/path/of/another/curl compares with that.
 bench: fetcher test_fetcher .build/bench
 	bash .ci/bench
 

@@ -97,6 +97,11 @@
 /* Not every callback needs all that it is given. */
 #pragma GCC diagnostic ignored "-Wunused-parameter"
 
+/* In glibc from 2.43 on strstr() and the like are macros with a word of C11. */
+#ifdef __clang__
+#pragma clang diagnostic ignored "-Wc11-extensions"
+#endif
+
 #define COUNT_OF(array) (sizeof(array) / sizeof *(array))
 #define container_of(ptr, type, member)                                        \
     ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
@@ -127,6 +132,15 @@ static int set_flags(int fd, int flags) {
 }
 
 #ifndef FETCHER_LOOP
+/* A file, to the disk: on macOS fsync() stops at the disk's own memory. */
+static int flush_file(int fd) {
+#ifdef __APPLE__
+    if (fcntl(fd, F_FULLFSYNC) == 0)
+        return 0;
+#endif
+    return fsync(fd);
+}
+
 /* Rename, unless the new name exists (EEXIST): in one step by renameat2() on
  * Linux, by link() elsewhere; on a file system without either (FAT) with a gap
  * between look and leap. */
@@ -190,6 +204,7 @@ enum {
     OPT_PROTOCOLS = 181,           /* a mask, to be gone; 182: of redirects */
     OPT_PROTOCOLS_STR = 10318,     /* 7.85; 10319: of redirects */
     OPT_QUICK_EXIT = 322,          /* 7.87 */
+    OPT_HTTP09_ALLOWED = 285,      /* 7.64; 7.66 and newer don't by default */
     MOPT_QUICK_EXIT = 21,          /* 8.20 */
     MOPT_RESOLVE_THREADS_MAX = 20, /* 8.20 */
     MASK_HTTP_HTTPS = 3            /* CURLPROTO_HTTP | CURLPROTO_HTTPS */
@@ -231,6 +246,12 @@ struct quirks {
      * header, which is freed: a first line that begins with a space frees it
      * twice. So no handle is used again. */
     bool header_dangles;
+    /* 8.22 and newer connect to the addresses of one family while they still
+     * look for those of the other: a socket does not prove that a lookup is
+     * over. */
+    bool connects_early;
+    /* 8.20 and newer have a pool of threads for lookups. */
+    bool lookup_pool;
 };
 
 static struct quirks curl_quirks(unsigned version) {
@@ -239,6 +260,8 @@ static struct quirks curl_quirks(unsigned version) {
         .pause_forgets = version < 0x074100,
         .quick_exit = version >= 0x075700,
         .header_dangles = version >= 0x075400 && version < 0x080100,
+        .connects_early = version >= 0x081600,
+        .lookup_pool = version >= 0x081400,
     };
 }
 
@@ -264,10 +287,12 @@ static void wakeup_drain(int fd) {
 
 /* http and https only, for redirects as well: other schemes block (telnet,
  * file), or reach what a URL from outside must not. The masks are old, and
- * quick; where they are gone, there are lists. */
+ * quick; where they are gone, there are lists. HTTP/0.9 is no HTTP: anything is
+ * an answer there. */
 static CURLcode set_protocols(CURL *easy) {
     CURLcode bad = CURLE_OK;
 
+    (void)(curl_easy_setopt)(easy, (CURLoption)OPT_HTTP09_ALLOWED, 0L);
     for (int i = 0; i < 2 && bad == CURLE_OK; i++) {
         CURLoption mask = (CURLoption)(OPT_PROTOCOLS + i);
         CURLoption list = (CURLoption)(OPT_PROTOCOLS_STR + i);
@@ -279,11 +304,14 @@ static CURLcode set_protocols(CURL *easy) {
 }
 
 /* From 8.20 on lookups share a pool of 20 threads, two for each: twelve names
- * that hang would hold up the thirteenth. */
-static void enlarge_lookup_pool(CURLM *multi) {
-    CURLMoption threads = (CURLMoption)MOPT_RESOLVE_THREADS_MAX;
+ * that hang would hold up the thirteenth. And the multi would wait at its end
+ * for all that still run, those included whose transfer has long ended. */
+static void set_lookup_pool(CURLM *multi, long threads) {
+    CURLMoption most = (CURLMoption)MOPT_RESOLVE_THREADS_MAX;
+    CURLMoption quick = (CURLMoption)MOPT_QUICK_EXIT;
 
-    (void)(curl_multi_setopt)(multi, threads, 64L);
+    (void)(curl_multi_setopt)(multi, most, threads);
+    (void)(curl_multi_setopt)(multi, quick, 1L);
 }
 
 /* Where OpenSSL can look a certificate up by its hash; NULL: unknown, as before
@@ -1818,6 +1846,9 @@ struct attempt {
     struct node all;            /* in fetcher.attempts */
     struct node yielded;        /* in fetcher.yielded: made to stop reading */
     bool lookup;                /* it has one running */
+    bool early;                 /* likewise, though it has a socket */
+    usec asked;                 /* when that began, and ... */
+    usec found_us;              /* ... what libcurl said then of its lookups */
     bool scout;                 /* others for its host wait for it */
     bool complete;              /* the rest is nothing (416) */
     bool again;                 /* ask once more, without waiting */
@@ -1899,21 +1930,30 @@ struct transfer {
     char message[200];
 };
 
+enum {
+    LOOKUPS_MAX = 16, /* each may be two threads of libcurl, ... */
+    STRAYS_MAX = 160  /* ... and each of these one */
+};
+
 struct fetcher {
     struct loop loop; /* stands first: see loop_of */
 
     CURLM *multi;
     struct quirks quirks;
-    char *capath;          /* hashed, to be read a certificate at a time */
-    struct timer kick;     /* libcurl's own timer, ... */
-    bool kick_due;         /* ... which is over */
-    struct node *attempts; /* libcurl's handles */
-    struct node *yielded;  /* those to go on when there is time */
-    struct attempt *pool;  /* handles to be used again */
-    int pooled;            /* how many */
-    int lookups;           /* names being looked up, given up or not */
-    int next_part;         /* of the network's share: it got nothing */
-    int first_socket;      /* where sockets are begun with */
+    char *capath;           /* hashed, to be read a certificate at a time */
+    struct timer kick;      /* libcurl's own timer, ... */
+    bool kick_due;          /* ... which is over */
+    struct node *attempts;  /* libcurl's handles */
+    struct node *yielded;   /* those to go on when there is time */
+    struct attempt *pool;   /* handles to be used again */
+    int pooled;             /* how many */
+    int lookups;            /* names being looked up, given up or not */
+    usec stray[STRAYS_MAX]; /* lookups that nobody waits for: their ends */
+    int strays;             /* how many there are ... */
+    int first_stray;        /* ... from this one on, in a ring */
+    struct timer stray_timer;
+    int next_part;    /* of the network's share: it got nothing */
+    int first_socket; /* where sockets are begun with */
 
     struct node *transfers; /* by id */
     struct node *scheduled; /* those that the finish phase has to look at */
@@ -1945,7 +1985,7 @@ struct fetcher {
 };
 
 enum {
-    LOOKUPS_MAX = 16, /* each may be two threads of libcurl */
+    STRAY_US = 5000000, /* a resolver waits so long for an answer */
     POOL_MAX = 256,
     REDIRECTS_MAX = 20, /* as browsers do */
     URL_MAX = 65536,
@@ -2049,12 +2089,55 @@ static const char *shown_url(const struct transfer *t) {
  *   ends by itself; it is refused a socket then.
  */
 
-static void lookup_set(struct attempt *a, bool lookup) {
-    if (lookup && !a->lookup)
+static usec time_of(CURL *easy, CURLINFO info) {
+    curl_off_t us = 0;
+
+    return curl_easy_getinfo(easy, info, &us) == CURLE_OK ? us : 0;
+}
+
+/* What libcurl doesn't wait for any more it doesn't tell us the end of. Such a
+ * lookup keeps its thread and a descriptor; so it counts for as long as a
+ * resolver usually waits. */
+static void stray_add(struct fetcher *f, usec asked) {
+    if (f->strays == STRAYS_MAX)
+        return;
+    f->stray[(f->first_stray + f->strays) % STRAYS_MAX] = asked + STRAY_US;
+    f->strays++;
+    if (f->strays == 1)
+        timer_arm(&f->loop, &f->stray_timer, asked + STRAY_US);
+}
+
+static void strays_end(struct fetcher *f, void *arg) {
+    while (f->strays && f->stray[f->first_stray] <= f->loop.now) {
+        f->first_stray = (f->first_stray + 1) % STRAYS_MAX;
+        f->strays--;
+    }
+    if (f->strays)
+        timer_arm(&f->loop, &f->stray_timer, f->stray[f->first_stray]);
+}
+
+/* Has the other family been found as well, since the lookup began? */
+static bool found_all(const struct attempt *a) {
+    return !a->f->quirks.connects_early ||
+           time_of(a->easy, CURLINFO_NAMELOOKUP_TIME_T) != a->found_us;
+}
+
+static void lookup_begin(struct attempt *a) {
+    if (!a->lookup && !a->early)
         a->f->lookups++;
-    if (!lookup && a->lookup)
+    a->lookup = true;
+    a->early = false;
+    a->asked = a->f->loop.now;
+    a->found_us = time_of(a->easy, CURLINFO_NAMELOOKUP_TIME_T);
+}
+
+static void lookup_end(struct attempt *a) {
+    if (a->lookup || a->early)
         a->f->lookups--;
-    a->lookup = lookup;
+    if (a->early && !found_all(a))
+        stray_add(a->f, a->asked);
+    a->lookup = false;
+    a->early = false;
 }
 
 /* The first transfer to a host is its scout: the others wait until it has
@@ -2072,7 +2155,7 @@ static void scout_over(struct attempt *a) {
 /* Its address is known, and there is a way to it. */
 static void host_found(struct attempt *a) {
     a->transfer->host->known = a->f->loop.now + KNOWN_US;
-    lookup_set(a, false);
+    lookup_end(a);
     scout_over(a);
 }
 
@@ -2083,23 +2166,27 @@ static int on_resolver_start(void *resolver, void *reserved, void *arg) {
     struct attempt *a = arg;
 
     if (a->transfer)
-        lookup_set(a, true);
+        lookup_begin(a);
     return curl_easy_setopt(a->easy, CURLOPT_DNS_CACHE_TIMEOUT, 0L) != CURLE_OK;
 }
 
-/* The lookup is over. A parked handle gets no socket: that ends it, before it
- * reads anything that belonged to its transfer. A descriptor that select()
- * can't watch is refused as well. */
+/* The lookup is over, or has found enough: the others for its host wait for the
+ * connection then, lest each of them leaves a stray. A parked handle gets no
+ * socket: that ends it, before it reads anything that belonged to its transfer.
+ * A descriptor that select() can't watch is refused as well. */
 static curl_socket_t on_open_socket(void *arg, curlsocktype purpose,
                                     struct curl_sockaddr *addr) {
     struct attempt *a = arg;
     int fd;
 
-    lookup_set(a, false);
+    if (found_all(a))
+        lookup_end(a);
+    a->early = a->lookup || a->early;
+    a->lookup = false;
     (void)curl_easy_setopt(a->easy, CURLOPT_DNS_CACHE_TIMEOUT, 60L);
     if (!a->transfer)
         return CURL_SOCKET_BAD;
-    if (!a->transfer->host->tls)
+    if (!a->transfer->host->tls && !a->early)
         host_found(a);
     else if (a->scout) /* look soon whether the connection is there */
         timer_arm(&a->f->loop, &a->transfer->timer, a->f->loop.now + SCOUT_US);
@@ -2273,7 +2360,7 @@ static void attempt_release(struct attempt *a) {
     if (a->transfer)
         a->transfer->attempt = NULL;
     curl_easy_getinfo(a->easy, CURLINFO_OS_ERRNO, &os_errno);
-    lookup_set(a, false);
+    lookup_end(a);
     tree_remove(&f->yielded, &a->yielded);
     tree_remove(&f->attempts, &a->all);
     curl_multi_remove_handle(f->multi, a->easy);
@@ -2324,12 +2411,6 @@ static struct attempt *attempt_make(struct fetcher *f, bool reusable,
     return a;
 }
 
-static usec time_of(CURL *easy, CURLINFO info) {
-    curl_off_t us = 0;
-
-    return curl_easy_getinfo(easy, info, &us) == CURLE_OK ? us : 0;
-}
-
 /* How long did it take until the request could go out? 0: there is no
  * connection yet. */
 static usec connect_time(const struct attempt *a) {
@@ -2367,7 +2448,8 @@ static int curl_open(struct fetcher *f) {
         curl_multi_setopt(m, CURLMOPT_SOCKETFUNCTION, on_socket) != CURLM_OK ||
         curl_multi_setopt(m, CURLMOPT_SOCKETDATA, f) != CURLM_OK)
         return set_errno(ENOMEM);
-    enlarge_lookup_pool(m);
+    f->stray_timer.call.cb = strays_end;
+    set_lookup_pool(m, 2 * LOOKUPS_MAX + STRAYS_MAX);
     if (!is_hashed(capath))
         return 0;
     f->capath = text_join(capath, "");
@@ -2388,11 +2470,6 @@ static void curl_close(struct fetcher *f) {
 
         (void)(curl_easy_setopt)(a->easy, quick, 1L);
         attempt_release(a);
-    }
-    if (parked) {
-        CURLMoption quick = (CURLMoption)MOPT_QUICK_EXIT;
-
-        (void)(curl_multi_setopt)(f->multi, quick, 1L);
     }
     curl_multi_cleanup(f->multi);
 }
@@ -2505,6 +2582,11 @@ static struct host *host_get(struct fetcher *f, const char *origin) {
     return h;
 }
 
+static bool lookup_may_begin(const struct fetcher *f) {
+    return f->lookups < LOOKUPS_MAX && f->strays < STRAYS_MAX &&
+           f->strays < f->capacity;
+}
+
 /* Whose turn is it? The higher priority's, then the host's that has waited
  * longest. While all lookups are in use, only a host whose address is known
  * can start. */
@@ -2514,7 +2596,7 @@ static struct host *host_next(struct fetcher *f) {
         struct node *unknown = NULL;
         struct host *h;
 
-        if (f->lookups < LOOKUPS_MAX)
+        if (lookup_may_begin(f))
             unknown = tree_first(f->ready[1]);
         if (unknown && (!best || node_before(unknown, best)))
             best = unknown;
@@ -3146,8 +3228,8 @@ static size_t on_header(char *data, size_t one, size_t size, void *arg) {
     }
     while (n > 0 && isspace((unsigned char)data[n - 1]))
         n--;
-    if (size > 0 && (*data == '\r' || *data == '\n'))
-        head_end(a);
+    if (size > 0 && (*data == '\r' || *data == '\n') && data[size - 1] == '\n')
+        head_end(a); /* a CR alone is one that was cut: 8.23 hands it over */
     else if (n > 0)
         head_line(a, data, n);
     return a->transfer->code == FETCHER_NO_MEMORY ? 0 : size;
@@ -3493,6 +3575,8 @@ static int judge_answer(struct attempt *a) {
     const struct head *h = &a->head;
 
     a->head.judged = true;
+    if (h->status == 0 && (h->ended || a->head_bytes == 0))
+        return fail(t, FETCHER_PROTOCOL, "HTTP/0.9, or no HTTP");
     if (!h->ended)
         return fail(t, FETCHER_CUT_SHORT, "cut short in the answer's head");
     if (h->wrong)
@@ -5415,7 +5499,7 @@ static int part_place(struct transfer *t) {
 static int part_flush(struct transfer *t) {
     const struct body *b = t->body;
 
-    if ((t->rq.flags & FETCHER_SYNC) && fsync(b->fd) < 0)
+    if ((t->rq.flags & FETCHER_SYNC) && flush_file(b->fd) < 0)
         return fail_file(t, "flush", b->part);
     return 0;
 }
@@ -5869,7 +5953,7 @@ static void curl_messages(struct fetcher *f) {
         curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, &a);
         a->done = true;
         a->result = m->data.result;
-        lookup_set(a, false);
+        lookup_end(a);
         if (a->transfer)
             schedule(f, a->transfer, ACT_END);
         else
@@ -5901,11 +5985,13 @@ static void attempt_unpause(struct fetcher *f, struct attempt *a) {
 
 /* To be paused, a GET gives its connection back, and will ask for the rest. A
  * stream, or a request that can't be sent twice, is held by libcurl, which
- * stops reading. */
+ * stops reading; but not in its lookup, for nothing went out yet, and 8.23 does
+ * not look whether that is over as long as it holds it. */
 static void pause_now(struct fetcher *f, struct transfer *t) {
     struct attempt *a = t->attempt;
 
-    if (t->in_flight && (t->rq.on_data || t->body->no_range)) {
+    if (t->in_flight && !(a && a->lookup) &&
+        (t->rq.on_data || t->body->no_range)) {
         t->held = true;
         scout_over(a);
         tree_remove(&f->yielded, &a->yielded);
@@ -6376,7 +6462,7 @@ int fetcher_stats(struct fetcher *f, struct fetcher_stats *s) {
         .running = f->running,
         .limit = f->limit_total,
         .waiting = f->waiting,
-        .lookups = f->lookups,
+        .lookups = f->lookups + f->strays,
     };
     meter_stats(&f->loop.meter, s);
     return 0;
@@ -7882,6 +7968,8 @@ static enum status version(void) {
     const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
     const char *resolver = "a thread of libcurl's for each lookup";
 
+    if (curl_quirks(v->version_num).lookup_pool)
+        resolver = "a pool of libcurl's threads";
     if (v->ares_num)
         resolver = "c-ares";
     if (lookups_block())
@@ -12643,14 +12731,15 @@ static enum status program_run(struct program *p, char **url) {
 }
 
 /* Descriptors 0 to 2 are taken up, so that no error message is written into a
- * file of ours; for reading, so that output which was closed stays an error.
+ * file of ours; the wrong way round, so that input or output which was closed
+ * stays an error.
  * And there is to be room for files beside the sockets. */
 static void descriptors_prepare(void) {
     struct rlimit limit;
     int fd;
 
     do {
-        fd = open("/dev/null", O_RDONLY);
+        fd = open("/dev/null", fcntl(0, F_GETFD) < 0 ? O_WRONLY : O_RDONLY);
     } while (fd >= 0 && fd <= 2);
     if (fd > 2)
         close(fd);
