@@ -1974,6 +1974,7 @@ struct fetcher {
     usec throttled_at;           /* when it began, and ... */
     usec silence;                /* ... how long all were: see listening() */
 
+    bool starved;  /* libcurl was short of memory, see starve() */
     bool closing;  /* in fetcher_free */
     char boot[40]; /* see boot_id */
     uint64_t last_id;
@@ -2197,12 +2198,34 @@ static curl_socket_t on_open_socket(void *arg, curlsocktype purpose,
     return CURL_SOCKET_BAD;
 }
 
-/* Errors need no answer here: a transfer learns of them by its DONE message,
- * or its time limit. */
+/* libcurl had no memory to note who uses a socket. It keeps half of the note,
+ * and (7.88) divides by zero when that descriptor comes again. So all that has
+ * a connection leaves this multi at once, and there is a new one when its last
+ * lookup has ended. */
+static void starve(struct fetcher *f) {
+    struct node *n;
+
+    f->starved = true;
+    for (n = tree_first(f->attempts); n; n = tree_next(f->attempts, n)) {
+        struct attempt *a = container_of(n, struct attempt, all);
+
+        if (!a->transfer)
+            continue;
+        if (!a->lookup)
+            curl_multi_remove_handle(f->multi, a->easy);
+        fail_memory(a->transfer);
+        schedule(f, a->transfer, ACT_END);
+    }
+}
+
+/* Other errors need no answer here: a transfer learns of them by its DONE
+ * message, or its time limit. */
 static void socket_action(struct fetcher *f, curl_socket_t fd, int mask) {
     int running;
 
-    (void)curl_multi_socket_action(f->multi, fd, mask, &running);
+    if (curl_multi_socket_action(f->multi, fd, mask, &running) ==
+        CURLM_OUT_OF_MEMORY)
+        starve(f);
 }
 
 static void socket_ready(struct fetcher *f, int fd, int events, void *wakeup) {
@@ -2436,24 +2459,37 @@ static bool is_hashed(const char *capath) {
     return hashed;
 }
 
-static int curl_open(struct fetcher *f) {
-    const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
-    const char *capath = default_capath(v);
+static int multi_open(struct fetcher *f) {
     CURLM *m = curl_multi_init();
 
     f->multi = m;
-    f->quirks = curl_quirks(v->version_num);
-    f->kick.call.cb = kick_over;
     if (!m ||
         curl_multi_setopt(m, CURLMOPT_SOCKETFUNCTION, on_socket) != CURLM_OK ||
         curl_multi_setopt(m, CURLMOPT_SOCKETDATA, f) != CURLM_OK)
         return set_errno(ENOMEM);
-    f->stray_timer.call.cb = strays_end;
     set_lookup_pool(m, 2 * LOOKUPS_MAX + STRAYS_MAX);
+    f->starved = false;
+    return 0;
+}
+
+static int curl_open(struct fetcher *f) {
+    const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
+    const char *capath = default_capath(v);
+
+    f->quirks = curl_quirks(v->version_num);
+    f->kick.call.cb = kick_over;
+    f->stray_timer.call.cb = strays_end;
+    if (multi_open(f) < 0)
+        return -1;
     if (!is_hashed(capath))
         return 0;
     f->capath = text_join(capath, "");
     return f->capath ? 0 : set_errno(ENOMEM);
+}
+
+static int multi_renew(struct fetcher *f) {
+    curl_multi_cleanup(f->multi);
+    return multi_open(f);
 }
 
 /* At the very end handles may still be parked. A libcurl that can leave a
@@ -5873,6 +5909,8 @@ static void flight_begin(struct fetcher *f, struct transfer *t) {
 static int transfer_launch(struct fetcher *f, struct transfer *t) {
     struct attempt *a;
 
+    if (f->starved && multi_renew(f) < 0)
+        return fail_memory(t);
     if (attempt_new(f, t) < 0)
         return -1;
     a = t->attempt;
@@ -5925,6 +5963,8 @@ static void start_phase(struct fetcher *f) {
     struct host *h;
     int steps = 0;
 
+    if (f->starved && f->attempts)
+        return;
     while (f->running < f->limit_total && (h = host_next(f)) != NULL) {
         struct node *first = tree_first(h->queue);
         struct transfer *t = container_of(first, struct transfer, queued);
