@@ -2488,8 +2488,16 @@ static int curl_open(struct fetcher *f) {
 }
 
 static int multi_renew(struct fetcher *f) {
-    curl_multi_cleanup(f->multi);
-    return multi_open(f);
+    CURLM *old = f->multi;
+    CURLM *gone = old;
+    int result = multi_open(f);
+
+    if (result < 0) {
+        gone = f->multi;
+        f->multi = old;
+    }
+    curl_multi_cleanup(gone);
+    return result;
 }
 
 /* At the very end handles may still be parked. A libcurl that can leave a
