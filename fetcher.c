@@ -3848,7 +3848,8 @@ static void headers_build(struct attempt *a) {
 static bool is_plain(const struct fetcher_request *rq) {
     return !rq->method && !rq->body && !rq->setup && !rq->user &&
            !(rq->headers && *rq->headers) &&
-           !(rq->flags & FETCHER_COMPRESSED) && !strchr(rq->url, '@');
+           !(rq->flags & (FETCHER_COMPRESSED | FETCHER_TRUSTING)) &&
+           !strchr(rq->url, '@');
 }
 
 /* libcurl knows GET, HEAD and POST; another method is a word, and would lose

@@ -2179,6 +2179,26 @@ static void test_handles_redirected(void) {
     handles_end(other, &last);
 }
 
+/* A login in a redirect goes no further, whoever had the handle before. */
+static void test_handles_trusting(void) {
+    struct outcome o;
+    fetcher_id other = handles_begin(&o);
+    struct outcome first = FETCH(.url = url("/echo"), .flags = FETCHER_TRUSTING);
+    char text[300];
+    struct outcome second;
+    snprintf(text, sizeof text,
+             "HTTP/1.1 302 X\r\nContent-Length: 0\r\nLocation: "
+             "http://joe:pw@local-b.test:%d/r?redirect=http://local-c.test:%d/echo\r\n\r\n",
+             server.port, server.port);
+    scripted = (const char *const[]){text, NULL};
+    second = FETCH(.url = url("/script/trusting"));
+    has_text(second.data, "Host: local-c.test", "two redirects are followed");
+    ok(second.data && !strstr(second.data, "Authorization"), "all trust is forgotten");
+    forget(&second);
+    forget(&first);
+    handles_end(other, &o);
+}
+
 static void test_handles_failed(void) {
     struct outcome last;
     fetcher_id other = handles_begin(&last);
@@ -2492,10 +2512,11 @@ static void test_many(void) {
 }
 
 static const struct test libcurl_tests[] = {
-    TEST(parking),        TEST(second_lookup),   TEST(lookup_anew),
-    TEST(free_in_lookup), TEST(connect_timeout), TEST(one_lookup_a_host),
-    TEST(many),           TEST(handles),         TEST(handles_redirected),
-    TEST(handles_failed), TEST(handles_dangle),  TEST(late_work),
+    TEST(parking),        TEST(second_lookup),    TEST(lookup_anew),
+    TEST(free_in_lookup), TEST(connect_timeout),  TEST(one_lookup_a_host),
+    TEST(many),           TEST(handles),          TEST(handles_redirected),
+    TEST(handles_failed), TEST(handles_trusting), TEST(handles_dangle),
+    TEST(late_work),
 };
 
 /* ------------------------------------------------------------------------------------ Transfers */
