@@ -4208,12 +4208,12 @@ static enum reach attempt_reach(const struct attempt *a) {
     long redirects = 0;
     long size = 0;
 
-    if (proxy_refusal(a))
-        return NOT_SENT;
     curl_easy_getinfo(a->easy, CURLINFO_REDIRECT_COUNT, &redirects);
     curl_easy_getinfo(a->easy, CURLINFO_REQUEST_SIZE, &size);
     if (redirects > 0)
         return REDIRECTED;
+    if (proxy_refusal(a))
+        return NOT_SENT;
     return size > 0 || a->head_bytes > 0 ? SENT : NOT_SENT;
 }
 

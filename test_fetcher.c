@@ -3326,6 +3326,24 @@ static void test_proxy_refuses(void) {
     }
 }
 
+/* Behind a redirect a request has gone out, whatever a proxy says to the next. */
+static void test_proxy_refuses_late(void) {
+    const char *target = "http://late.test/x?redirect=https://script-late.test/";
+    struct outcome o = {.hasten = true};
+    scripted = (const char *const[]){"HTTP/1.1 503 Busy\r\nContent-Length: 2\r\n\r\nno", NULL};
+    fetcher_start(f, &(struct fetcher_request){.url = target,
+                                               .body = "a=b",
+                                               .retries = 1,
+                                               .setup = by_our_server,
+                                               .on_progress = hasten,
+                                               .on_done = keep_outcome,
+                                               .arg = &o});
+    until(o.calls);
+    is_text(o.message, "503 Service Unavailable, says the proxy", "a proxy refuses a redirect");
+    is_int(seen(target)->count, 1, "what was posted is not posted again");
+    forget(&o);
+}
+
 static void test_reasons(void) {
     static const struct {
         const char *line, *message;
@@ -4471,6 +4489,7 @@ static const struct test transfers_tests[] = {
     TEST(rest_queue),
     TEST(reasons),
     TEST(proxy_refuses),
+    TEST(proxy_refuses_late),
     TEST(tls_other_end),
     TEST(odd_heads),
     TEST(retry_after),
