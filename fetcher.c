@@ -2830,14 +2830,14 @@ static bool leads_away(const struct attempt *a, const char *location) {
     return away;
 }
 
-/* In doubt it leads away. That is of interest only if there is something to be
- * kept back. */
+/* In doubt it leads away, as where there are two: to compare takes its time.
+ * That is of interest only if there is something to be kept back. */
 static void read_location(struct head *h, const char *value) {
     const struct attempt *a = container_of(h, struct attempt, head);
 
+    if (a->headers != a->open && !h->away)
+        h->away = h->leads || h->folded || leads_away(a, value);
     h->leads = true;
-    if (a->headers != a->open && (h->folded || leads_away(a, value)))
-        h->away = true;
 }
 
 /* A star stands for a total that isn't known and, with a 416, for the range. */
