@@ -12645,12 +12645,14 @@ static void descriptors_prepare(void) {
 }
 
 /* libcurl reads a host's name in the locale's charset, wcwidth() too: all that
- * we have is UTF-8. Is it also the terminal's? */
+ * we have is UTF-8. Is it also the terminal's? No other locale stays: to
+ * strcasecmp() an I is no i in Turkish. */
 static bool charset_set(void) {
-    if (setlocale(LC_CTYPE, "") && strcmp(nl_langinfo(CODESET), "UTF-8") == 0)
-        return true;
+    bool utf8 =
+        setlocale(LC_CTYPE, "") && strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
+
     (void)setlocale(LC_CTYPE, "C.UTF-8");
-    return false;
+    return utf8;
 }
 
 int main(int argc, char **argv) {
