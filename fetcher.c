@@ -3072,8 +3072,8 @@ static void field_add(struct attempt *a, const char *line, size_t n) {
 
 /* libcurl would send our headers, such as a key, to each host of a redirect;
  * and the login, which went as Basic, beside the Digest that a 401 asked for.
- * Which headers its next request has is settled here: it looks at the list
- * when it builds one. */
+ * And it would send no login from http to https (since 7.83). What its next
+ * request has is settled here: it looks at the list when it builds one. */
 static void headers_choose(struct attempt *a) {
     const struct head *h = &a->head;
     bool trusts = a->transfer->rq.flags & FETCHER_TRUSTING;
@@ -3085,9 +3085,11 @@ static void headers_choose(struct attempt *a) {
         a->away = h->away || !h->leads;
     if (a->login && a->refused)
         list = list->next;
-    if (a->away && !trusts)
+    trusts = trusts || !a->away;
+    if (!trusts)
         list = a->open;
     (void)curl_easy_setopt(a->easy, CURLOPT_HTTPHEADER, list);
+    (void)curl_easy_setopt(a->easy, CURLOPT_UNRESTRICTED_AUTH, (long)trusts);
 }
 
 /* What a 303 leads to is asked for by a GET, whatever the method was (RFC 9110,

@@ -11255,6 +11255,26 @@ static void test_locales(void) {
     }
 }
 
+/* A name in Latin-1, where an I is no i. */
+static void test_turkish(void) {
+    char text[700];
+    struct child c;
+    scripted = (const char *const[]){"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n"
+                                     "Content-Disposition: x; filename*=ISO-8859-1''t%FCrk\r\n"
+                                     "\r\nx",
+                                     NULL};
+    snprintf(text, sizeof text,
+             "localedef -i tr_TR -f UTF-8 %s 2>/dev/null; test -e %s/LC_CTYPE || exit 9; "
+             "LOCPATH=%s LC_ALL=tr_TR.UTF-8 ./fetcher -d %s %s",
+             in_work("tr_TR.UTF-8"), in_work("tr_TR.UTF-8"), work, work, url("/script/turkish"));
+    c = SH(text);
+    if (c.status == 9)
+        skip("a Turkish locale", "needs localedef");
+    else
+        ok(exists(in_work("t\xc3\xbcrk")), "a Turkish locale: %s%s", c.text[0], c.text[1]);
+    child_free(&c);
+}
+
 /* Options that shape the request: our server sends it back. */
 static void test_options(void) {
     static const char *const part[][2] = {
@@ -11512,6 +11532,7 @@ static bool nginx_start(void) {
         "www;' && "
         "echo 'listen 127.0.0.1:%d; listen 127.0.9.1:%d ssl http2;' && "
         "for i in $(seq 40); do echo \"listen 127.0.9.$i:%d ssl;\"; done && "
+        "echo 'location /who { return 200 \"$http_authorization,$http_cookie\"; }' && "
         "echo 'ssl_certificate ca/cert.pem; ssl_certificate_key key.pem; } }'; } >nginx.conf && "
         "chmod -R a+rX . && nginx -p \"$PWD\" -c nginx.conf 2>/dev/null",
         work, nginx_port, nginx_port + 1, nginx_port + 2);
@@ -11644,6 +11665,38 @@ static void test_proxy_https(void) {
     c = RUN("-x", proxy, "--retry", "0", "-o", "-", "http://any.test/small");
     ok(said(&c, 1, "cannot trust the proxy: "), "one without trust is named");
     child_free(&c);
+    nginx_stop();
+}
+
+/* The ports of http and https are ours at up.test. */
+static int to_our_ports(void *e, void *arg) {
+    static char text[2][80];
+    static struct curl_slist last = {text[1], NULL}, first = {text[0], &last};
+    (void)arg;
+    snprintf(text[0], sizeof text[0], "up.test:80:127.0.0.1:%d", server.port);
+    snprintf(text[1], sizeof text[1], "up.test:443:127.0.9.1:%d", nginx_port + 2);
+    return curl_easy_setopt(e, CURLOPT_CONNECT_TO, &first) ||
+                   curl_easy_setopt(e, CURLOPT_SSL_VERIFYPEER, 0L) ||
+                   curl_easy_setopt(e, CURLOPT_SSL_VERIFYHOST, 0L)
+               ? -1
+               : 0;
+}
+
+/* A server that asks for TLS is the same one. */
+static void test_login_behind_tls(void) {
+    const char *headers[] = {"Cookie: a=b", NULL};
+    struct outcome o;
+    if (!nginx_start()) {
+        skip("a login goes along to https", "needs nginx and openssl");
+        return;
+    }
+    o = FETCH(.url = "http://up.test/led?redirect=https://up.test/who", .user = "joe:pw",
+              .headers = headers, .setup = to_our_ports, .retries = -1);
+    if (o.code == FETCHER_REDIRECT)
+        skip("a login goes along to https", "this libcurl has no TLS");
+    else
+        is_text(o.data, "Basic am9lOnB3,a=b", "a login goes along to https: %s", o.message);
+    forget(&o);
     nginx_stop();
 }
 
@@ -11928,17 +11981,30 @@ static void test_unready_pipes(void) {
 }
 
 static const struct test options_tests[] = {
-    TEST(options),          TEST(habits),
-    TEST(trusting_option),  TEST(read_amount),
-    TEST(misspelt),         TEST(limiting_options),
-    TEST(rate_option),      TEST(saving_options),
-    TEST(login_options),    TEST(cookies_netrc_proxy),
-    TEST(proxy_socks),      TEST(proxy_names),
-    TEST(proxy_https),      TEST(help),
-    TEST(bad_usage),        TEST(locales),
-    TEST(password),         TEST(hidden_passwords),
-    TEST(unsaid_passwords), TEST(anothers),
-    TEST(unready_pipes),    TEST(odd_names),
+    TEST(options),
+    TEST(habits),
+    TEST(trusting_option),
+    TEST(read_amount),
+    TEST(misspelt),
+    TEST(limiting_options),
+    TEST(rate_option),
+    TEST(saving_options),
+    TEST(login_options),
+    TEST(cookies_netrc_proxy),
+    TEST(proxy_socks),
+    TEST(proxy_names),
+    TEST(proxy_https),
+    TEST(login_behind_tls),
+    TEST(help),
+    TEST(bad_usage),
+    TEST(locales),
+    TEST(turkish),
+    TEST(password),
+    TEST(hidden_passwords),
+    TEST(unsaid_passwords),
+    TEST(anothers),
+    TEST(unready_pipes),
+    TEST(odd_names),
 };
 
 /* ---------------------------------------------------------------------------------------- Terminal
