@@ -2956,14 +2956,14 @@ static bool leads_away(const struct attempt *a, const char *location) {
     return away;
 }
 
-/* In doubt it leads away. That is of interest only if there is something to be
- * kept back. */
+/* In doubt it leads away, as where there are two: to compare takes its time.
+ * That is of interest only if there is something to be kept back. */
 static void read_location(struct head *h, const char *value) {
     const struct attempt *a = container_of(h, struct attempt, head);
 
+    if (a->headers != a->open && !h->away)
+        h->away = h->leads || h->folded || leads_away(a, value);
     h->leads = true;
-    if (a->headers != a->open && (h->folded || leads_away(a, value)))
-        h->away = true;
 }
 
 /* A star stands for a total that isn't known and, with a 416, for the range. */
@@ -3198,8 +3198,8 @@ static void field_add(struct attempt *a, const char *line, size_t n) {
 
 /* libcurl would send our headers, such as a key, to each host of a redirect;
  * and the login, which went as Basic, beside the Digest that a 401 asked for.
- * Which headers its next request has is settled here: it looks at the list
- * when it builds one. */
+ * And it would send no login from http to https (since 7.83). What its next
+ * request has is settled here: it looks at the list when it builds one. */
 static void headers_choose(struct attempt *a) {
     const struct head *h = &a->head;
     bool trusts = a->transfer->rq.flags & FETCHER_TRUSTING;
@@ -3211,9 +3211,11 @@ static void headers_choose(struct attempt *a) {
         a->away = h->away || !h->leads;
     if (a->login && a->refused)
         list = list->next;
-    if (a->away && !trusts)
+    trusts = trusts || !a->away;
+    if (!trusts)
         list = a->open;
     (void)curl_easy_setopt(a->easy, CURLOPT_HTTPHEADER, list);
+    (void)curl_easy_setopt(a->easy, CURLOPT_UNRESTRICTED_AUTH, (long)trusts);
 }
 
 /* What a 303 leads to is asked for by a GET, whatever the method was (RFC 9110,
@@ -3976,7 +3978,8 @@ static void headers_build(struct attempt *a) {
 static bool is_plain(const struct fetcher_request *rq) {
     return !rq->method && !rq->body && !rq->setup && !rq->user &&
            !(rq->headers && *rq->headers) &&
-           !(rq->flags & FETCHER_COMPRESSED) && !strchr(rq->url, '@');
+           !(rq->flags & (FETCHER_COMPRESSED | FETCHER_TRUSTING)) &&
+           !strchr(rq->url, '@');
 }
 
 /* libcurl knows GET, HEAD and POST; another method is a word, and would lose
@@ -4335,12 +4338,12 @@ static enum reach attempt_reach(const struct attempt *a) {
     long redirects = 0;
     long size = 0;
 
-    if (proxy_refusal(a))
-        return NOT_SENT;
     curl_easy_getinfo(a->easy, CURLINFO_REDIRECT_COUNT, &redirects);
     curl_easy_getinfo(a->easy, CURLINFO_REQUEST_SIZE, &size);
     if (redirects > 0)
         return REDIRECTED;
+    if (proxy_refusal(a))
+        return NOT_SENT;
     return size > 0 || a->head_bytes > 0 ? SENT : NOT_SENT;
 }
 
@@ -12798,12 +12801,14 @@ static void descriptors_prepare(void) {
 }
 
 /* libcurl reads a host's name in the locale's charset, wcwidth() too: all that
- * we have is UTF-8. Is it also the terminal's? */
+ * we have is UTF-8. Is it also the terminal's? No other locale stays: to
+ * strcasecmp() an I is no i in Turkish. */
 static bool charset_set(void) {
-    if (setlocale(LC_CTYPE, "") && strcmp(nl_langinfo(CODESET), "UTF-8") == 0)
-        return true;
+    bool utf8 =
+        setlocale(LC_CTYPE, "") && strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
+
     (void)setlocale(LC_CTYPE, "C.UTF-8");
-    return false;
+    return utf8;
 }
 
 int main(int argc, char **argv) {

@@ -2180,6 +2180,26 @@ static void test_handles_redirected(void) {
     handles_end(other, &last);
 }
 
+/* A login in a redirect goes no further, whoever had the handle before. */
+static void test_handles_trusting(void) {
+    struct outcome o;
+    fetcher_id other = handles_begin(&o);
+    struct outcome first = FETCH(.url = url("/echo"), .flags = FETCHER_TRUSTING);
+    char text[300];
+    struct outcome second;
+    snprintf(text, sizeof text,
+             "HTTP/1.1 302 X\r\nContent-Length: 0\r\nLocation: "
+             "http://joe:pw@local-b.test:%d/r?redirect=http://local-c.test:%d/echo\r\n\r\n",
+             server.port, server.port);
+    scripted = (const char *const[]){text, NULL};
+    second = FETCH(.url = url("/script/trusting"));
+    has_text(second.data, "Host: local-c.test", "two redirects are followed");
+    ok(second.data && !strstr(second.data, "Authorization"), "all trust is forgotten");
+    forget(&second);
+    forget(&first);
+    handles_end(other, &o);
+}
+
 static void test_handles_failed(void) {
     struct outcome last;
     fetcher_id other = handles_begin(&last);
@@ -2583,10 +2603,11 @@ static void test_many(void) {
 }
 
 static const struct test libcurl_tests[] = {
-    TEST(parking),        TEST(second_lookup), TEST(lookup_anew),        TEST(free_in_lookup),
-    TEST(half_a_lookup),  TEST(free_in_half),  TEST(connect_timeout),    TEST(one_lookup_a_host),
-    TEST(many),           TEST(handles),       TEST(handles_redirected), TEST(handles_failed),
-    TEST(handles_dangle), TEST(late_work),
+    TEST(parking),          TEST(second_lookup),      TEST(lookup_anew),
+    TEST(free_in_lookup),   TEST(half_a_lookup),      TEST(free_in_half),
+    TEST(connect_timeout),  TEST(one_lookup_a_host),  TEST(many),
+    TEST(handles),          TEST(handles_redirected), TEST(handles_failed),
+    TEST(handles_trusting), TEST(handles_dangle),     TEST(late_work),
 };
 
 /* ------------------------------------------------------------------------------------ Transfers */
@@ -3408,6 +3429,24 @@ static void test_proxy_refuses(void) {
     }
 }
 
+/* Behind a redirect a request has gone out, whatever a proxy says to the next. */
+static void test_proxy_refuses_late(void) {
+    const char *target = "http://late.test/x?redirect=https://script-late.test/";
+    struct outcome o = {.hasten = true};
+    scripted = (const char *const[]){"HTTP/1.1 503 Busy\r\nContent-Length: 2\r\n\r\nno", NULL};
+    fetcher_start(f, &(struct fetcher_request){.url = target,
+                                               .body = "a=b",
+                                               .retries = 1,
+                                               .setup = by_our_server,
+                                               .on_progress = hasten,
+                                               .on_done = keep_outcome,
+                                               .arg = &o});
+    until(o.calls);
+    is_text(o.message, "503 Service Unavailable, says the proxy", "a proxy refuses a redirect");
+    is_int(seen(target)->count, 1, "what was posted is not posted again");
+    forget(&o);
+}
+
 static void test_reasons(void) {
     static const struct {
         const char *line, *message;
@@ -3981,6 +4020,12 @@ static void test_headers_kept(void) {
     has_text(o.data, "X-Other:\r\n", "an empty one too");
     has_text(o.data, "Authorization: Basic am9lOnB3\r\n", "and so does the login");
     forget(&o);
+    scripted = (const char *const[]){"HTTP/1.1 302 X\r\nLocation: /echo\r\nLocation: /echo\r\n"
+                                     "Content-Length: 0\r\n\r\n",
+                                     NULL};
+    o = FETCH(.url = url("/script/back-twice"), .headers = headers);
+    lacks(o.data, "X-Key", "in doubt it stays, and so nobody compares many");
+    forget(&o);
     for (int i = 0; i < 2; i++) {
         int length = i ? 1100 : 1; /* more than is kept of a field */
 
@@ -4553,6 +4598,7 @@ static const struct test transfers_tests[] = {
     TEST(rest_queue),
     TEST(reasons),
     TEST(proxy_refuses),
+    TEST(proxy_refuses_late),
     TEST(tls_other_end),
     TEST(odd_heads),
     TEST(retry_after),
@@ -11320,6 +11366,26 @@ static void test_locales(void) {
     }
 }
 
+/* A name in Latin-1, where an I is no i. */
+static void test_turkish(void) {
+    char text[700];
+    struct child c;
+    scripted = (const char *const[]){"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n"
+                                     "Content-Disposition: x; filename*=ISO-8859-1''t%FCrk\r\n"
+                                     "\r\nx",
+                                     NULL};
+    snprintf(text, sizeof text,
+             "localedef -i tr_TR -f UTF-8 %s 2>/dev/null; test -e %s/LC_CTYPE || exit 9; "
+             "LOCPATH=%s LC_ALL=tr_TR.UTF-8 ./fetcher -d %s %s",
+             in_work("tr_TR.UTF-8"), in_work("tr_TR.UTF-8"), work, work, url("/script/turkish"));
+    c = SH(text);
+    if (c.status == 9)
+        skip("a Turkish locale", "needs localedef");
+    else
+        ok(exists(in_work("t\xc3\xbcrk")), "a Turkish locale: %s%s", c.text[0], c.text[1]);
+    child_free(&c);
+}
+
 /* Options that shape the request: our server sends it back. */
 static void test_options(void) {
     static const char *const part[][2] = {
@@ -11581,6 +11647,7 @@ static bool nginx_start(void) {
         "www;' && "
         "echo 'listen 127.0.0.1:%d; listen 127.0.9.1:%d ssl http2;' && "
         "for i in $(seq 40); do echo \"listen 127.0.9.$i:%d ssl;\"; done && "
+        "echo 'location /who { return 200 \"$http_authorization,$http_cookie\"; }' && "
         "echo 'ssl_certificate ca/cert.pem; ssl_certificate_key key.pem; } }'; } >nginx.conf && "
         "chmod -R a+rX . && nginx -p \"$PWD\" -c nginx.conf 2>/dev/null",
         work, nginx_port, nginx_port + 1, nginx_port + 2);
@@ -11713,6 +11780,38 @@ static void test_proxy_https(void) {
     c = RUN("-x", proxy, "--retry", "0", "-o", "-", "http://any.test/small");
     ok(said(&c, 1, "cannot trust the proxy: "), "one without trust is named");
     child_free(&c);
+    nginx_stop();
+}
+
+/* The ports of http and https are ours at up.test. */
+static int to_our_ports(void *e, void *arg) {
+    static char text[2][80];
+    static struct curl_slist last = {text[1], NULL}, first = {text[0], &last};
+    (void)arg;
+    snprintf(text[0], sizeof text[0], "up.test:80:127.0.0.1:%d", server.port);
+    snprintf(text[1], sizeof text[1], "up.test:443:127.0.9.1:%d", nginx_port + 2);
+    return curl_easy_setopt(e, CURLOPT_CONNECT_TO, &first) ||
+                   curl_easy_setopt(e, CURLOPT_SSL_VERIFYPEER, 0L) ||
+                   curl_easy_setopt(e, CURLOPT_SSL_VERIFYHOST, 0L)
+               ? -1
+               : 0;
+}
+
+/* A server that asks for TLS is the same one. */
+static void test_login_behind_tls(void) {
+    const char *headers[] = {"Cookie: a=b", NULL};
+    struct outcome o;
+    if (!nginx_start()) {
+        skip("a login goes along to https", "needs nginx and openssl");
+        return;
+    }
+    o = FETCH(.url = "http://up.test/led?redirect=https://up.test/who", .user = "joe:pw",
+              .headers = headers, .setup = to_our_ports, .retries = -1);
+    if (o.code == FETCHER_REDIRECT)
+        skip("a login goes along to https", "this libcurl has no TLS");
+    else
+        is_text(o.data, "Basic am9lOnB3,a=b", "a login goes along to https: %s", o.message);
+    forget(&o);
     nginx_stop();
 }
 
@@ -11997,17 +12096,30 @@ static void test_unready_pipes(void) {
 }
 
 static const struct test options_tests[] = {
-    TEST(options),          TEST(habits),
-    TEST(trusting_option),  TEST(read_amount),
-    TEST(misspelt),         TEST(limiting_options),
-    TEST(rate_option),      TEST(saving_options),
-    TEST(login_options),    TEST(cookies_netrc_proxy),
-    TEST(proxy_socks),      TEST(proxy_names),
-    TEST(proxy_https),      TEST(help),
-    TEST(bad_usage),        TEST(locales),
-    TEST(password),         TEST(hidden_passwords),
-    TEST(unsaid_passwords), TEST(anothers),
-    TEST(unready_pipes),    TEST(odd_names),
+    TEST(options),
+    TEST(habits),
+    TEST(trusting_option),
+    TEST(read_amount),
+    TEST(misspelt),
+    TEST(limiting_options),
+    TEST(rate_option),
+    TEST(saving_options),
+    TEST(login_options),
+    TEST(cookies_netrc_proxy),
+    TEST(proxy_socks),
+    TEST(proxy_names),
+    TEST(proxy_https),
+    TEST(login_behind_tls),
+    TEST(help),
+    TEST(bad_usage),
+    TEST(locales),
+    TEST(turkish),
+    TEST(password),
+    TEST(hidden_passwords),
+    TEST(unsaid_passwords),
+    TEST(anothers),
+    TEST(unready_pipes),
+    TEST(odd_names),
 };
 
 /* ---------------------------------------------------------------------------------------- Terminal
