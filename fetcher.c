@@ -1254,10 +1254,12 @@ static int64_t text_number(const char **s) {
     return n;
 }
 
-/* As a login has it in a header (RFC 4648, 4). */
+/* Of base64 (RFC 4648, 4). */
+static const char base64_digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                    "abcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/* As a login has it in a header. */
 static char *text_base64(const char *text) {
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                                 "abcdefghijklmnopqrstuvwxyz0123456789+/";
     size_t n = strlen(text);
     char *coded = malloc((n + 2) / 3 * 4 + 1);
     char *to = coded;
@@ -1270,10 +1272,10 @@ static char *text_base64(const char *text) {
             bits |= (unsigned)s[1] << 8;
         if (i + 2 < n)
             bits |= s[2];
-        *to++ = digits[bits >> 18];
-        *to++ = digits[bits >> 12 & 63];
-        *to++ = i + 1 < n ? digits[bits >> 6 & 63] : '=';
-        *to++ = i + 2 < n ? digits[bits & 63] : '=';
+        *to++ = base64_digits[bits >> 18];
+        *to++ = base64_digits[bits >> 12 & 63];
+        *to++ = i + 1 < n ? base64_digits[bits >> 6 & 63] : '=';
+        *to++ = i + 2 < n ? base64_digits[bits & 63] : '=';
     }
     if (coded)
         *to = '\0';
@@ -1428,17 +1430,15 @@ static char *hex_decode(const char *s, const char *end, char mark, char *to) {
 }
 
 static char *base64_decode(const char *s, const char *end, char *to) {
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop"
-                                 "qrstuvwxyz0123456789+/";
     unsigned bits = 0;
     int count = 0;
 
     for (; s < end && *s != '='; s++) {
-        const char *digit = strchr(digits, *s);
+        const char *digit = strchr(base64_digits, *s);
 
         if (!digit)
             return NULL;
-        bits = bits << 6 | (unsigned)(digit - digits);
+        bits = bits << 6 | (unsigned)(digit - base64_digits);
         count += 6;
         if (count >= 8) {
             count -= 8;
@@ -3874,18 +3874,14 @@ static bool is_open(const char *header) {
     return false;
 }
 
-/* Add those of the caller's headers. Returns how many. */
-static int own_headers_add(struct attempt *a, bool open) {
+/* Add those of the caller's headers. */
+static void own_headers_add(struct attempt *a, bool open) {
     const char *const *own = a->transfer->rq.headers;
-    int count = 0;
 
     for (int i = 0; own && own[i]; i++) {
-        if (is_open(own[i]) != open)
-            continue;
-        header_add(a, "", own[i]);
-        count++;
+        if (is_open(own[i]) == open)
+            header_add(a, "", own[i]);
     }
-    return count;
 }
 
 static bool own_has(const struct fetcher_request *rq, const char *name) {
@@ -3952,12 +3948,9 @@ static void login_add(struct attempt *a) {
 static void headers_build(struct attempt *a) {
     struct body *b = a->transfer->body;
     char range[48];
-    int kept;
 
     login_add(a);
-    kept = own_headers_add(a, false);
-    if (a->login)
-        kept++;
+    own_headers_add(a, false);
     own_headers_add(a, true);
     if (b->whole) {
         if (b->validators.etag[0])
@@ -3970,7 +3963,8 @@ static void headers_build(struct attempt *a) {
         header_add(a, "Range: bytes=", range);
         header_add(a, "If-Range: ", validator(b));
     }
-    for (a->open = a->headers; a->open && kept > 0; kept--)
+    a->open = a->headers;
+    while (a->open && !is_open(a->open->data))
         a->open = a->open->next;
 }
 
