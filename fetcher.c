@@ -2711,6 +2711,7 @@ static const char *url_missing_scheme(const char *url) {
         return "http://";
     if (memchr(url, '@', strcspn(url, "/?#")) && *url != '@' &&
         strncasecmp(url, "http:", 5) != 0 &&
+        strncasecmp(url, "https:", 6) != 0 &&
         strncasecmp(url, "mailto:", 7) != 0)
         return "http://";
     return "";

@@ -2808,6 +2808,7 @@ static void test_bad_urls(void) {
         {"http:127.0.0.1/x", "not a URL"},
         {"http:joe:secret@127.0.0.1/x", "not a URL"},
         {"mailto:joe@127.0.0.1", "not a URL"},
+        {"https:joe@127.0.0.1", "not a URL"},
         {"  ", "not a URL"},
         {"http://joe:se cret@127.0.0.1/", "space"},
         {"http://127.0.0.1/x\n", "control"},
