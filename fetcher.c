@@ -7274,8 +7274,10 @@ static bool is_planted(const char *name, size_t n) {
     struct stat st;
     bool planted = false;
 
+    if (!path)
+        return false; /* what needs memory fails soon enough */
     (void)stat(*name == '/' ? "/" : ".", &dir);
-    while (s && !planted && (size_t)(s - path) < n) {
+    while (!planted && (size_t)(s - path) < n) {
         s += strspn(s, "/");
         s += strcspn(s, "/");
         if (!*s)
