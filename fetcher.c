@@ -1272,10 +1272,15 @@ static char *text_base64(const char *text) {
             bits |= (unsigned)s[1] << 8;
         if (i + 2 < n)
             bits |= s[2];
-        *to++ = base64_digits[bits >> 18];
-        *to++ = base64_digits[bits >> 12 & 63];
-        *to++ = i + 1 < n ? base64_digits[bits >> 6 & 63] : '=';
-        *to++ = i + 2 < n ? base64_digits[bits & 63] : '=';
+        to[0] = base64_digits[bits >> 18];
+        to[1] = base64_digits[bits >> 12 & 63];
+        to[2] = '=';
+        to[3] = '=';
+        if (i + 1 < n)
+            to[2] = base64_digits[bits >> 6 & 63];
+        if (i + 2 < n)
+            to[3] = base64_digits[bits & 63];
+        to += 4;
     }
     if (coded)
         *to = '\0';
@@ -1509,11 +1514,11 @@ static void plain_decode(const char *value, char *name) {
 
     while (*value) {
         if (begins && is_encoded(value)) {
-            to = encoded_decode(&value, to);
-            if (!to) {
-                *name = '\0';
-                return;
-            }
+            char *end = encoded_decode(&value, to);
+
+            to = end ? end : name;
+            if (!end)
+                break;
             continue;
         }
         begins = *value == ' ';
@@ -4214,7 +4219,7 @@ static const char *effective_host(const struct attempt *a, char *origin,
 
 /* Is it "example.org:443", or "[::1]:80"? A host that isn't ASCII has another
  * name in libcurl: there nobody knows. */
-static bool is_host(const char *host, const char *name, int port) {
+static bool is_host(const char *host, const char *name, const char *port) {
     size_t n = strlen(name);
 
     for (const char *s = host; *s; s++) {
@@ -4223,7 +4228,7 @@ static bool is_host(const char *host, const char *name, int port) {
     }
     host += *host == '[';
     return strncasecmp(host, name, n) == 0 &&
-           atoi(strrchr(host, ':') + 1) == port;
+           strcmp(strrchr(host, ':') + 1, port) == 0;
 }
 
 /* Nobody answered at the other end: a proxy's, if there is one. Only libcurl's
@@ -4232,7 +4237,7 @@ static void fail_connect(struct attempt *a, const char *host, const char *why) {
     struct transfer *t = a->transfer;
     enum fetcher_code code = FETCHER_NO_CONNECTION;
     char name[256];
-    int port;
+    char port[16];
     long os_errno = 0;
 
     curl_easy_getinfo(a->easy, CURLINFO_OS_ERRNO, &os_errno);
@@ -4240,13 +4245,13 @@ static void fail_connect(struct attempt *a, const char *host, const char *why) {
         why = "the TLS handshake was broken off";
     else if (os_errno)
         why = strerror((int)os_errno);
-    if (sscanf(a->error, "Failed to connect to %*s port %*d via %255s", name) ==
+    if (sscanf(a->error, "Failed to connect to %*s port %*s via %255s", name) ==
         1)
         fail(t, code, "could not connect to the proxy %s: %s", name, why);
-    else if (sscanf(a->error, "Failed to connect to %255s port %d", name,
-                    &port) == 2 &&
+    else if (sscanf(a->error, "Failed to connect to %255s port %15[0-9]", name,
+                    port) == 2 &&
              !is_host(host, name, port))
-        fail(t, code, "could not connect to the proxy %s:%d: %s", name, port,
+        fail(t, code, "could not connect to the proxy %s:%s: %s", name, port,
              why);
     else
         fail(t, code, "could not connect to %s: %s", host, why);
@@ -6036,7 +6041,7 @@ static void attempt_unpause(struct fetcher *f, struct attempt *a) {
 static void pause_now(struct fetcher *f, struct transfer *t) {
     struct attempt *a = t->attempt;
 
-    if (t->in_flight && !(a && a->lookup) &&
+    if (a && !a->lookup && t->in_flight &&
         (t->rq.on_data || t->body->no_range)) {
         t->held = true;
         scout_over(a);
