@@ -2587,12 +2587,13 @@ static void host_due(struct fetcher *f, void *arg) {
 
     for (int i = 0; i < 256 && h->rest > f->loop.now; i++) {
         struct node *n = lower_bound(h->queue, h->counted_key, h->counted_seq);
-        struct transfer *t = container_of(n, struct transfer, queued);
+        struct transfer *t;
 
         if (!n) {
             timer_arm(&f->loop, &h->timer, h->rest);
             return;
         }
+        t = container_of(n, struct transfer, queued);
         h->counted_key = n->key;
         h->counted_seq = n->seq + 1;
         time_count(f, t);
