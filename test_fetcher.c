@@ -5734,7 +5734,7 @@ static char *repeated(char *to, const char *piece, int times) {
 }
 
 static void test_long_dispositions(void) {
-    char name[300], escaped[12000], header[20000];
+    char name[300], escaped[12000], header[25000];
     repeated(escaped, "%e4%b8%ad", 64);
     snprintf(header, sizeof header, "attachment; filename=\"%s.pdf\"; filename*=UTF-8''%s.pdf",
              escaped, escaped);
