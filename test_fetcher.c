@@ -10274,7 +10274,7 @@ static void test_session_raced(void) {
     dup2(error, 2);
     is_int(status, SOME_FAILED, "a session that another fetcher saves at this moment is not taken");
     ok(!renamed, "and it was saved at this moment");
-    close(p->input[SESSION].fd);
+    session_free(&p->session);
     close(error);
     close(null);
     free(p);
