@@ -169,7 +169,7 @@ static int rename_new(const char *from, const char *to) {
 static void file_birth(int fd, char *birth, char *mount, size_t room) {
     *birth = '\0';
     *mount = '\0';
-#ifdef STATX_MNT_ID
+#if defined STATX_MNT_ID && !defined __TINYC__ /* its statx has no such field */
     enum { MOUNT_UNIQUE = 0x4000 };
     struct statx x;
 
@@ -4232,8 +4232,25 @@ static bool is_host(const char *host, const char *name, const char *port) {
            strcmp(strrchr(host, ':') + 1, port) == 0;
 }
 
-/* Nobody answered at the other end: a proxy's, if there is one. Only libcurl's
- * words tell its name. */
+/* Is there a proxy, and did nobody answer there? Only libcurl's words tell its
+ * name: the newest say "over proxy", older ones "via", or nothing but the name
+ * where the host's is expected. */
+static bool is_proxy_named(const struct attempt *a, const char *host,
+                           char name[256], char port[16]) {
+    const char *over = strstr(a->error, " over proxy ");
+
+    *port = '\0';
+    if (over)
+        return sscanf(over, " over proxy %255s", name) == 1;
+    if (sscanf(a->error, "Failed to connect to %*s port %*s via %255s", name) ==
+        1)
+        return true;
+    return sscanf(a->error, "Failed to connect to %255s port %15[0-9]", name,
+                  port) == 2 &&
+           !is_host(host, name, port);
+}
+
+/* Nobody answered at the other end. */
 static void fail_connect(struct attempt *a, const char *host, const char *why) {
     struct transfer *t = a->transfer;
     enum fetcher_code code = FETCHER_NO_CONNECTION;
@@ -4246,14 +4263,9 @@ static void fail_connect(struct attempt *a, const char *host, const char *why) {
         why = "the TLS handshake was broken off";
     else if (os_errno)
         why = strerror((int)os_errno);
-    if (sscanf(a->error, "Failed to connect to %*s port %*s via %255s", name) ==
-        1)
-        fail(t, code, "could not connect to the proxy %s: %s", name, why);
-    else if (sscanf(a->error, "Failed to connect to %255s port %15[0-9]", name,
-                    port) == 2 &&
-             !is_host(host, name, port))
-        fail(t, code, "could not connect to the proxy %s:%s: %s", name, port,
-             why);
+    if (is_proxy_named(a, host, name, port))
+        fail(t, code, "could not connect to the proxy %s%s%s: %s", name,
+             *port ? ":" : "", port, why);
     else
         fail(t, code, "could not connect to %s: %s", host, why);
 }
