@@ -509,6 +509,7 @@ static struct node *tree_find(struct node *tree, uint64_t id) {
  */
 enum {
     SLICE_US = 2000,    /* a turn's work for the network, see Story */
+    LOOK_US = 250,      /* of it, without a look at the application's side */
     SLEEP_MAX_MS = 1000 /* a lost wake-up costs a second, not the program */
 };
 
@@ -535,7 +536,7 @@ struct call { /* also what goes through the self-pipe */
 };
 
 struct timer {
-    struct node due; /* in loop.timers; key: when, on the loop's clock */
+    struct node due; /* in one of loop.timers; key: when, on the loop's clock */
     struct node id;  /* in loop.timer_ids; key 0: one of the library's own */
     struct call call;
 };
@@ -589,7 +590,7 @@ struct loop {
     fd_set wr;       /* ready for writing */
     int pipe[2];     /* the self-pipe: read, write */
 
-    struct node *timers;    /* by deadline */
+    struct node *timers[2]; /* by deadline: the application's, our own */
     struct node *timer_ids; /* the application's, by id */
     uint64_t serial;        /* the last number of all that comes in an order */
 
@@ -598,6 +599,10 @@ struct loop {
     usec turned;          /* when the last turn began, without skew */
     usec away;            /* in which nobody turned the loop: see turn_begin */
     usec slice_end;       /* when the present slice is spent */
+    usec look;            /* in it: when to look for the application next */
+    fd_set app_rd;        /* its descriptors, as last prepared, ... */
+    fd_set app_wr;        /* ... to look at within the slice */
+    int app_top;          /* the highest of them, or -1 */
     usec turn_now;        /* when the turn began, ... */
     uint64_t turn_serial; /* ... and the timers made until then: rule 5 */
     uint64_t asked; /* watches up to this number are in the sets of the last
@@ -701,15 +706,29 @@ static usec usec_of_ms(int64_t ms) {
     return ms < FOREVER / 1000 ? ms * 1000 : FOREVER;
 }
 
+static struct node **timers_of(struct loop *l, const struct timer *t) {
+    return &l->timers[t->id.key == 0];
+}
+
 static void timer_disarm(struct loop *l, struct timer *t) {
-    tree_remove(&l->timers, &t->due);
+    tree_remove(timers_of(l, t), &t->due);
 }
 
 static void timer_arm(struct loop *l, struct timer *t, usec due) {
     timer_disarm(l, t);
     t->due.key = due;
     t->due.seq = ++l->serial;
-    tree_add(&l->timers, &t->due);
+    tree_add(timers_of(l, t), &t->due);
+}
+
+/* What is due first, of all timers. */
+static struct node *timer_first(const struct loop *l) {
+    struct node *a = tree_first(l->timers[0]);
+    struct node *b = tree_first(l->timers[1]);
+
+    if (!a || !b)
+        return a ? a : b;
+    return a->key < b->key || (a->key == b->key && a->seq < b->seq) ? a : b;
 }
 
 fetcher_id fetcher_timer(struct fetcher *f, int64_t ms, call_fn *cb,
@@ -912,13 +931,37 @@ static void meter_stats(const struct meter *m, struct fetcher_stats *s) {
 
 /* -- the turn -------------------------------------------------------------- */
 
+/* The network's ends also when a timer of the application is due. But a little
+ * work is done in each turn, whatever the application does. */
 static void slice_begin(struct loop *l) {
+    const struct node *timer = tree_first(l->timers[0]);
+
     l->slice_end = l->now + SLICE_US;
+    l->look = l->now + LOOK_US;
+    if (timer && timer->key < l->slice_end)
+        l->slice_end = timer->key > l->look ? timer->key : l->look;
+}
+
+/* Does one of its descriptors wait? Looked for now and then within the slice:
+ * nobody is to wait for the whole of it. */
+static bool app_waits(struct loop *l) {
+    struct timeval none = {0, 0};
+    fd_set rd = l->app_rd;
+    fd_set wr = l->app_wr;
+
+    if (l->app_top < 0 || l->now < l->look)
+        return false;
+    l->look = l->now + LOOK_US;
+    return select(l->app_top + 1, &rd, &wr, NULL, &none) != 0;
 }
 
 /* May there be one more step of a part, after so many? Its first is free. */
 static bool slice_left(struct loop *l, int steps) {
-    if (steps == 0 || l->now < l->slice_end)
+    if (steps == 0)
+        return true;
+    if (l->now < l->slice_end && app_waits(l))
+        l->slice_end = l->now;
+    if (l->now < l->slice_end)
         return true;
     l->more = true;
     return false;
@@ -943,7 +986,7 @@ static void serve(struct loop *l, enum owner owner, enum phase phase) {
 
 /* Was it due, and made, when the turn began? Rule 5. */
 static struct timer *timer_due(struct loop *l) {
-    struct node *n = tree_first(l->timers);
+    struct node *n = timer_first(l);
 
     if (!n || n->key > l->turn_now || n->seq > l->turn_serial)
         return NULL;
@@ -968,22 +1011,33 @@ static void run_timers(struct loop *l) {
     }
 }
 
-static int sleep_ms(struct loop *l) {
-    struct node *next = tree_first(l->timers);
+static usec sleep_us(struct loop *l) {
+    const struct node *next = timer_first(l);
     usec wait = SLEEP_MAX_MS * 1000;
 
     if (l->more)
         return 0;
     if (next && next->key - l->now < wait)
         wait = next->key - l->now;
-    return wait > 0 ? (int)((wait + 999) / 1000) : 0; /* rounded up */
+    return wait > 0 ? wait : 0;
+}
+
+/* The application's descriptors, and the pipe that signals come by. */
+static void prepare_app(struct loop *l, int fd, int events) {
+    if (events & FETCHER_READ)
+        FD_SET(fd, &l->app_rd);
+    if (events & FETCHER_WRITE)
+        FD_SET(fd, &l->app_wr);
+    l->app_top = fd;
 }
 
 int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd) {
     struct loop *l = loop_of(f);
-    int ms;
 
     clock_read(l);
+    FD_ZERO(&l->app_rd);
+    FD_ZERO(&l->app_wr);
+    l->app_top = -1;
     for (int fd = 0; fd <= l->top; fd++) {
         struct watch *w = &l->watch[fd];
         bool deaf = w->owner == NETWORK && l->throttled;
@@ -992,13 +1046,14 @@ int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd) {
             FD_SET(fd, rd);
         if (w->events & FETCHER_WRITE)
             FD_SET(fd, wr);
+        if (w->owner == APP || w->owner == LOOP)
+            prepare_app(l, fd, w->events);
     }
     if (l->top > *maxfd)
         *maxfd = l->top;
     l->asked = l->serial;
-    ms = sleep_ms(l);
-    l->meter.may_sleep = ms * 1000;
-    return ms;
+    l->meter.may_sleep = sleep_us(l);
+    return (int)((l->meter.may_sleep + 999) / 1000); /* rounded up */
 }
 
 /* If nobody turned the loop for more than a second longer than it would have
@@ -1031,7 +1086,8 @@ int fetcher_dispatch(struct fetcher *f, const fd_set *rd, const fd_set *wr) {
     turn_begin(l, rd, wr);
     serve(l, LOOP, IN_POST);
     serve(l, APP, IN_APP);
-    slice_begin(l);
+    l->slice_end = l->now + SLICE_US;
+    l->look = l->slice_end;
     run_timers(l);
     slice_begin(l);
     if (l->network)
@@ -1053,17 +1109,18 @@ int fetcher_step(struct fetcher *f, int64_t max_ms) {
     fd_set rd;
     fd_set wr;
     int maxfd = -1;
-    int ms;
+    usec wait;
 
     if (l->busy)
         return set_errno(EBUSY);
     FD_ZERO(&rd);
     FD_ZERO(&wr);
-    ms = fetcher_prepare(f, &rd, &wr, &maxfd);
-    if (max_ms >= 0 && ms > max_ms)
-        ms = (int)max_ms;
-    tv.tv_sec = ms / 1000;
-    tv.tv_usec = ms % 1000 * 1000;
+    (void)fetcher_prepare(f, &rd, &wr, &maxfd);
+    wait = l->meter.may_sleep;
+    if (max_ms >= 0 && wait > usec_of_ms(max_ms))
+        wait = max_ms * 1000;
+    tv.tv_sec = wait / 1000000;
+    tv.tv_usec = (int)(wait % 1000000);
     if (select(maxfd + 1, &rd, &wr, NULL, &tv) < 0) {
         /* The sets say nothing now. After EINTR, what the handler posted ends
          * the next select. */
@@ -6460,24 +6517,22 @@ static void curl_timer_update(struct fetcher *f) {
  *
  *     kick -> sockets -> finish -> let yielded ones go on -> start
  *
- * Each may take one step, and more while the slice lasts. When it is half as
- * long over again the turn ends: so a slow step (a write to a slow disk) is not
- * followed by the free step of another part, and the network takes 3 ms and one
- * step at most. The parts that had no turn then come first in the next one, so
- * none starves. */
+ * Each may take one step, and more while the slice lasts. When that is spent
+ * the turn ends: so a slow step (a write to a slow disk) is not followed by the
+ * free step of another part. The parts that had no turn come first in the next
+ * one, so none starves. */
 static void network(struct fetcher *f) {
     static void (*const parts[])(struct fetcher *) = {
         curl_timer_fired, serve_sockets, finish_phase, resume_yielded,
         start_phase};
     const int count = COUNT_OF(parts);
     const int first = f->next_part;
-    const usec enough = f->loop.slice_end + SLICE_US / 2;
     int done = 0;
 
     do {
         parts[(first + done) % count](f);
         done++;
-    } while (done < count && f->loop.now < enough);
+    } while (done < count && f->loop.now < f->loop.slice_end);
     f->next_part = done < count ? (first + done) % count : 0;
     if (done < count || first != 0)
         f->loop.more =
