@@ -2043,6 +2043,74 @@ static void test_slice(void) {
     close(fd[1]);
 }
 
+/* A network whose steps take 0.1 ms each, by the clock, and without end. In the first of them a
+ * byte is written there. */
+static int steps_done, write_to;
+
+static void busy_network(struct fetcher *on) {
+    struct loop *l = &on->loop;
+    for (steps_done = 0; slice_left(l, steps_done); steps_done++) {
+        if (steps_done == 0 && write_to >= 0 && write(write_to, "x", 1) < 0)
+            die("write");
+        l->skew += 100;
+        step_done(l, IN_SOCKETS, -1);
+    }
+}
+
+static void no_timer(struct fetcher *on, void *arg) {
+    (void)on, (void)arg;
+}
+
+/* The most steps of 20 turns: a machine that is busy makes some of them shorter. */
+static int most_steps(int64_t timer_ms) {
+    int most = 0;
+    for (int i = 0; i < 20; i++) {
+        fetcher_id timer = timer_ms < 0 ? 0 : fetcher_timer(f, timer_ms, no_timer, NULL);
+        fetcher_step(f, 0);
+        if (timer)
+            fetcher_timer_stop(f, timer);
+        most = steps_done > most ? steps_done : most;
+    }
+    return most;
+}
+
+static void timer_again(struct fetcher *on, void *arg) {
+    fetcher_timer(on, 0, timer_again, arg);
+}
+
+static void drain_byte(struct fetcher *on, int fd, int events, void *arg) {
+    char byte;
+    (void)on, (void)events, (void)arg;
+    if (read(fd, &byte, 1) != 1)
+        die("read");
+}
+
+static void test_slice_ends(void) {
+    void (*network_)(struct fetcher *) = f->loop.network;
+    int fd[2], most;
+    if (pipe(fd) < 0)
+        die("pipe");
+    fetcher_watch(f, fd[0], FETCHER_READ, drain_byte, NULL);
+    f->loop.network = busy_network;
+    write_to = -1;
+    most = most_steps(-1);
+    ok(most > 15 && most <= 20, "a slice has 2 ms: %d steps of 0.1", most);
+    most = most_steps(1);
+    ok(most > 5 && most <= 10, "it ends when a timer of the application is due: %d in 1 ms", most);
+    write_to = fd[1];
+    most = most_steps(-1);
+    ok(most > 1 && most <= 3, "or when one of its descriptors is ready: %d", most);
+    write_to = -1;
+    fetcher_step(f, 0);
+    fetcher_timer(f, 0, timer_again, NULL);
+    most = most_steps(-1);
+    ok(most > 1 && most <= 3, "but not before some work is done: %d", most);
+    f->loop.network = network_;
+    fetcher_watch(f, fd[0], 0, NULL, NULL);
+    close(fd[0]);
+    close(fd[1]);
+}
+
 static void test_fd_setsize_socket(void) {
     int fd[1200];
     struct outcome o;
@@ -2101,12 +2169,26 @@ static void test_idle(void) {
 #endif
 
 static const struct test loop_tests[] = {
-    TEST(timers),         TEST(timer_in_a_turn), TEST(timer_stops_timer), TEST(stale_news),
-    TEST(stale_prepared), TEST(watches),         TEST(watch_replaced),    TEST(fd_setsize),
-    TEST(post),           TEST(post_threads),    TEST(no_descriptors),    TEST(run),
-    TEST(eintr),          TEST(meter),
+    TEST(timers),
+    TEST(timer_in_a_turn),
+    TEST(timer_stops_timer),
+    TEST(stale_news),
+    TEST(stale_prepared),
+    TEST(watches),
+    TEST(watch_replaced),
+    TEST(fd_setsize),
+    TEST(post),
+    TEST(post_threads),
+    TEST(no_descriptors),
+    TEST(run),
+    TEST(eintr),
+    TEST(meter),
 #ifndef FETCHER_LOOP
-    TEST(foreign_loop),   TEST(slice),           TEST(fd_setsize_socket), TEST(trace_starts),
+    TEST(foreign_loop),
+    TEST(slice),
+    TEST(slice_ends),
+    TEST(fd_setsize_socket),
+    TEST(trace_starts),
     TEST(idle),
 #endif
 };
