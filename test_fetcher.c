@@ -14452,6 +14452,16 @@ static void scene_fast(void) {
     until(calls == 16);
 }
 
+/* The first file is there already: its blocks have to be freed. */
+static void scene_replaced(void) {
+    struct fetcher_request rq = {.path = in_work("replaced"), .existing = FETCHER_OVERWRITE};
+    for (int i = 0; i < 2; i++) {
+        start_many(nginx_url("http", "127.0.0.1", 0, "big?%d"), 1, rq);
+        until(calls == 1);
+    }
+    until(!f->remains);
+}
+
 static const struct scene {
     const char *name;
     void (*go)(void);
@@ -14473,6 +14483,7 @@ static const struct scene {
     {"40 TLS hosts, a directory of them", scene_tls_directory, tls_url, 40, 0, false, true, 5},
     {"HTTP/2 with 500 streams", scene_streams, NULL, 0, 0, false, true, 5},
     {"4 GiB as fast as loopback goes", scene_fast, NULL, 0, 0, false, true, 5},
+    {"a file of 256 MiB that is replaced", scene_replaced, NULL, 0, 0, false, true, 5},
     {"a disk that takes 50 ms a write", scene_disk, NULL, 0, 0, false, false, 55},
     {"a callback of the host that takes 30 ms", scene_host, NULL, 0, 0, false, false, 35},
 };
