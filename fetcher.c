@@ -86,6 +86,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 #ifndef FETCHER_LOOP
@@ -161,6 +162,43 @@ static int rename_new(const char *from, const char *to) {
             return lstat(to, &st) == 0 ? set_errno(EEXIST) : rename(from, to);
     }
     return -1;
+}
+
+/* A file that has no name in this directory, and how it gets one: Linux, most
+ * file systems. Before Linux 6.10 only root may give it without a way round by
+ * /proc, which is slower than the rename of a file with a name. */
+static int nameless_make(const char *directory) {
+#ifdef O_TMPFILE
+    return open(directory, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666);
+#else
+    return set_errno(ENOSYS);
+#endif
+}
+
+static int nameless_name(int fd, const char *path) {
+#ifdef O_TMPFILE
+    return linkat(fd, "", AT_FDCWD, path, AT_EMPTY_PATH);
+#else
+    return set_errno(ENOSYS);
+#endif
+}
+
+/* Is it open nowhere but here? */
+static bool is_open_once(int fd) {
+#ifdef F_SETLEASE
+    return fcntl(fd, F_SETLEASE, F_WRLCK) == 0 &&
+           fcntl(fd, F_SETLEASE, F_UNLCK) == 0;
+#else
+    return false;
+#endif
+}
+
+/* Blocks for the next bytes of a file: so a rename that replaces another has
+ * none to find. Best effort. */
+static void blocks_reserve(int fd, off_t from, off_t size) {
+#ifdef FALLOC_FL_KEEP_SIZE
+    (void)!fallocate(fd, FALLOC_FL_KEEP_SIZE, from, size);
+#endif
 }
 
 /* When a file was made, and by which mount it is seen, as words; "" where
@@ -471,6 +509,7 @@ static struct node *tree_find(struct node *tree, uint64_t id) {
  */
 enum {
     SLICE_US = 2000,    /* a turn's work for the network, see Story */
+    LOOK_US = 250,      /* of it, without a look at the application's side */
     SLEEP_MAX_MS = 1000 /* a lost wake-up costs a second, not the program */
 };
 
@@ -497,7 +536,7 @@ struct call { /* also what goes through the self-pipe */
 };
 
 struct timer {
-    struct node due; /* in loop.timers; key: when, on the loop's clock */
+    struct node due; /* in one of loop.timers; key: when, on the loop's clock */
     struct node id;  /* in loop.timer_ids; key 0: one of the library's own */
     struct call call;
 };
@@ -551,7 +590,7 @@ struct loop {
     fd_set wr;       /* ready for writing */
     int pipe[2];     /* the self-pipe: read, write */
 
-    struct node *timers;    /* by deadline */
+    struct node *timers[2]; /* by deadline: the application's, our own */
     struct node *timer_ids; /* the application's, by id */
     uint64_t serial;        /* the last number of all that comes in an order */
 
@@ -560,6 +599,10 @@ struct loop {
     usec turned;          /* when the last turn began, without skew */
     usec away;            /* in which nobody turned the loop: see turn_begin */
     usec slice_end;       /* when the present slice is spent */
+    usec look;            /* in it: when to look for the application next */
+    fd_set app_rd;        /* its descriptors, as last prepared, ... */
+    fd_set app_wr;        /* ... to look at within the slice */
+    int app_top;          /* the highest of them, or -1 */
     usec turn_now;        /* when the turn began, ... */
     uint64_t turn_serial; /* ... and the timers made until then: rule 5 */
     uint64_t asked; /* watches up to this number are in the sets of the last
@@ -663,15 +706,29 @@ static usec usec_of_ms(int64_t ms) {
     return ms < FOREVER / 1000 ? ms * 1000 : FOREVER;
 }
 
+static struct node **timers_of(struct loop *l, const struct timer *t) {
+    return &l->timers[t->id.key == 0];
+}
+
 static void timer_disarm(struct loop *l, struct timer *t) {
-    tree_remove(&l->timers, &t->due);
+    tree_remove(timers_of(l, t), &t->due);
 }
 
 static void timer_arm(struct loop *l, struct timer *t, usec due) {
     timer_disarm(l, t);
     t->due.key = due;
     t->due.seq = ++l->serial;
-    tree_add(&l->timers, &t->due);
+    tree_add(timers_of(l, t), &t->due);
+}
+
+/* What is due first, of all timers. */
+static struct node *timer_first(const struct loop *l) {
+    struct node *a = tree_first(l->timers[0]);
+    struct node *b = tree_first(l->timers[1]);
+
+    if (!a || !b)
+        return a ? a : b;
+    return a->key < b->key || (a->key == b->key && a->seq < b->seq) ? a : b;
 }
 
 fetcher_id fetcher_timer(struct fetcher *f, int64_t ms, call_fn *cb,
@@ -874,13 +931,37 @@ static void meter_stats(const struct meter *m, struct fetcher_stats *s) {
 
 /* -- the turn -------------------------------------------------------------- */
 
+/* The network's ends also when a timer of the application is due. But a little
+ * work is done in each turn, whatever the application does. */
 static void slice_begin(struct loop *l) {
+    const struct node *timer = tree_first(l->timers[0]);
+
     l->slice_end = l->now + SLICE_US;
+    l->look = l->now + LOOK_US;
+    if (timer && timer->key < l->slice_end)
+        l->slice_end = timer->key > l->look ? timer->key : l->look;
+}
+
+/* Does one of its descriptors wait? Looked for now and then within the slice:
+ * nobody is to wait for the whole of it. */
+static bool app_waits(struct loop *l) {
+    struct timeval none = {0, 0};
+    fd_set rd = l->app_rd;
+    fd_set wr = l->app_wr;
+
+    if (l->app_top < 0 || l->now < l->look)
+        return false;
+    l->look = l->now + LOOK_US;
+    return select(l->app_top + 1, &rd, &wr, NULL, &none) != 0;
 }
 
 /* May there be one more step of a part, after so many? Its first is free. */
 static bool slice_left(struct loop *l, int steps) {
-    if (steps == 0 || l->now < l->slice_end)
+    if (steps == 0)
+        return true;
+    if (l->now < l->slice_end && app_waits(l))
+        l->slice_end = l->now;
+    if (l->now < l->slice_end)
         return true;
     l->more = true;
     return false;
@@ -905,7 +986,7 @@ static void serve(struct loop *l, enum owner owner, enum phase phase) {
 
 /* Was it due, and made, when the turn began? Rule 5. */
 static struct timer *timer_due(struct loop *l) {
-    struct node *n = tree_first(l->timers);
+    struct node *n = timer_first(l);
 
     if (!n || n->key > l->turn_now || n->seq > l->turn_serial)
         return NULL;
@@ -930,22 +1011,33 @@ static void run_timers(struct loop *l) {
     }
 }
 
-static int sleep_ms(struct loop *l) {
-    struct node *next = tree_first(l->timers);
+static usec sleep_us(struct loop *l) {
+    const struct node *next = timer_first(l);
     usec wait = SLEEP_MAX_MS * 1000;
 
     if (l->more)
         return 0;
     if (next && next->key - l->now < wait)
         wait = next->key - l->now;
-    return wait > 0 ? (int)((wait + 999) / 1000) : 0; /* rounded up */
+    return wait > 0 ? wait : 0;
+}
+
+/* The application's descriptors, and the pipe that signals come by. */
+static void prepare_app(struct loop *l, int fd, int events) {
+    if (events & FETCHER_READ)
+        FD_SET(fd, &l->app_rd);
+    if (events & FETCHER_WRITE)
+        FD_SET(fd, &l->app_wr);
+    l->app_top = fd;
 }
 
 int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd) {
     struct loop *l = loop_of(f);
-    int ms;
 
     clock_read(l);
+    FD_ZERO(&l->app_rd);
+    FD_ZERO(&l->app_wr);
+    l->app_top = -1;
     for (int fd = 0; fd <= l->top; fd++) {
         struct watch *w = &l->watch[fd];
         bool deaf = w->owner == NETWORK && l->throttled;
@@ -954,13 +1046,14 @@ int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd) {
             FD_SET(fd, rd);
         if (w->events & FETCHER_WRITE)
             FD_SET(fd, wr);
+        if (w->owner == APP || w->owner == LOOP)
+            prepare_app(l, fd, w->events);
     }
     if (l->top > *maxfd)
         *maxfd = l->top;
     l->asked = l->serial;
-    ms = sleep_ms(l);
-    l->meter.may_sleep = ms * 1000;
-    return ms;
+    l->meter.may_sleep = sleep_us(l);
+    return (int)((l->meter.may_sleep + 999) / 1000); /* rounded up */
 }
 
 /* If nobody turned the loop for more than a second longer than it would have
@@ -993,7 +1086,8 @@ int fetcher_dispatch(struct fetcher *f, const fd_set *rd, const fd_set *wr) {
     turn_begin(l, rd, wr);
     serve(l, LOOP, IN_POST);
     serve(l, APP, IN_APP);
-    slice_begin(l);
+    l->slice_end = l->now + SLICE_US;
+    l->look = l->slice_end;
     run_timers(l);
     slice_begin(l);
     if (l->network)
@@ -1015,17 +1109,18 @@ int fetcher_step(struct fetcher *f, int64_t max_ms) {
     fd_set rd;
     fd_set wr;
     int maxfd = -1;
-    int ms;
+    usec wait;
 
     if (l->busy)
         return set_errno(EBUSY);
     FD_ZERO(&rd);
     FD_ZERO(&wr);
-    ms = fetcher_prepare(f, &rd, &wr, &maxfd);
-    if (max_ms >= 0 && ms > max_ms)
-        ms = (int)max_ms;
-    tv.tv_sec = ms / 1000;
-    tv.tv_usec = ms % 1000 * 1000;
+    (void)fetcher_prepare(f, &rd, &wr, &maxfd);
+    wait = l->meter.may_sleep;
+    if (max_ms >= 0 && wait > usec_of_ms(max_ms))
+        wait = max_ms * 1000;
+    tv.tv_sec = wait / 1000000;
+    tv.tv_usec = (int)(wait % 1000000);
     if (select(maxfd + 1, &rd, &wr, NULL, &tv) < 0) {
         /* The sets say nothing now. After EINTR, what the handler posted ends
          * the next select. */
@@ -1784,6 +1879,7 @@ struct body {
     int64_t length;     /* of the whole; -1: not known */
     int64_t first;      /* where the caller's own range begins, or 0 */
     int fd;             /* the .part; -1: not open */
+    bool nameless;      /* it has no name yet, nor a .part */
     bool page;          /* it is an error page, of no use later */
     bool whole;         /* it is complete: that of the last round */
     bool no_etag;       /* If-Range with an ETag is ignored */
@@ -1794,6 +1890,7 @@ struct body {
     bool meta;          /* the .part has its .meta, ... */
     size_t records;     /* ... whose checks begin there; 0: it has none */
     struct check check; /* of the bytes in the .part */
+    int64_t reserved;   /* its blocks are found up to there */
     int64_t unproved;   /* bytes of a .part that are to be looked through */
     bool trusted;       /* they were written in this boot */
     bool exists;        /* something had the name before */
@@ -1940,6 +2037,29 @@ enum {
     STRAYS_MAX = 160  /* ... and each of these one */
 };
 
+/* What the directory of the last file held: so most files need no look for a
+ * part of their own. */
+enum looked {
+    NOT_LOOKED,   /* one file was to be made there */
+    LOOKING,      /* some of its entries are read */
+    HOLDS_NONE,   /* no .meta was there */
+    LOOK_FOR_EACH /* one was, or there are too many entries */
+};
+
+struct directory {
+    char *path; /* NULL, or what stands before the name */
+    DIR *entries;
+    int count;
+    enum looked state;
+};
+
+/* A file without a name whose blocks are given back a few at a time. */
+struct remains {
+    struct remains *next;
+    int fd;
+    off_t size;
+};
+
 struct fetcher {
     struct loop loop; /* stands first: see loop_of */
 
@@ -1978,6 +2098,11 @@ struct fetcher {
     struct timer throttle_timer; /* the end of a debt */
     usec throttled_at;           /* when it began, and ... */
     usec silence;                /* ... how long all were: see listening() */
+
+    struct directory directory;
+    struct remains *remains;
+
+    enum { UNTRIED, WORKS, FAILS } nameless; /* to make files without a name */
 
     bool starved;  /* libcurl was short of memory, see starve() */
     bool closing;  /* in fetcher_free */
@@ -4417,6 +4542,8 @@ static void retry_later(struct fetcher *f, struct transfer *t) {
  * and what is left if the program is killed:
  *
  *     up to 16 KiB          in memory                        nothing
+ *     if that is all        a file without a name is made    nothing
+ *                           and gets the name NAME           NAME
  *     then                  NAME.part is made and locked     an empty .part
  *                           NAME.part.meta is written        both
  *     with the next piece   memory moves to the .part, and
@@ -4557,6 +4684,106 @@ static int path_set(struct transfer *t, char **path, const char *name) {
     free(*path);
     *path = text_join(t->rq.path, name);
     return *path ? 0 : fail_memory(t);
+}
+
+/* -- blocks ----------------------------------------------------------------
+ * A file system frees the blocks of a file when its last name or descriptor
+ * goes: a GiB takes a fifth of a second. So what is large is made shorter bit
+ * by bit first, in the slice. Only if nobody else has it open, who would miss
+ * the bytes; else it lives on, and to close it costs nothing.
+ */
+enum { REMAINS_STEP = 4 * 1024 * 1024, RESERVE_STEP = 4 * 1024 * 1024 };
+
+static void remains_end(struct fetcher *f) {
+    struct remains *r = f->remains;
+
+    f->remains = r->next;
+    close(r->fd);
+    free(r);
+}
+
+static void remains_step(struct fetcher *f) {
+    struct remains *r = f->remains;
+
+    r->size -= REMAINS_STEP;
+    if (r->size <= 0 || ftruncate(r->fd, r->size) < 0)
+        remains_end(f);
+}
+
+/* Close a file that may have lost its name. */
+static void file_close(struct fetcher *f, int fd) {
+    struct remains *r = NULL;
+    struct stat st;
+
+    if (fstat(fd, &st) == 0 && st.st_nlink == 0 && st.st_size > REMAINS_STEP &&
+        is_open_once(fd))
+        r = malloc(sizeof *r);
+    if (!r) {
+        close(fd);
+        return;
+    }
+    *r = (struct remains){f->remains, fd, st.st_size};
+    f->remains = r;
+}
+
+/* -- the directory ---------------------------------------------------------
+ * If it held no .meta when the first files were made there, then there is no
+ * part to be continued. One that another process leaves later is no obstacle:
+ * it is met when a .part of its name is made.
+ */
+enum { ENTRIES_MAX = 4096, ENTRIES_STEP = 256 };
+
+static void directory_forget(struct fetcher *f) {
+    struct directory *d = &f->directory;
+
+    if (d->entries)
+        closedir(d->entries);
+    free(d->path);
+    *d = (struct directory){NULL, NULL, 0, NOT_LOOKED};
+}
+
+static void directory_read(struct directory *d) {
+    enum looked state = LOOKING;
+
+    for (int i = 0; i < ENTRIES_STEP && state == LOOKING; i++) {
+        struct dirent *e;
+
+        errno = 0;
+        e = readdir(d->entries);
+        d->count++;
+        if (!e)
+            state = errno ? LOOK_FOR_EACH : HOLDS_NONE;
+        else if (d->count > ENTRIES_MAX || name_is_part(e->d_name))
+            state = LOOK_FOR_EACH;
+    }
+    d->state = state;
+    if (state == LOOKING)
+        return;
+    closedir(d->entries);
+    d->entries = NULL;
+}
+
+/* Is it known that this directory holds no part of anything? One that is used
+ * for the second time in a row is looked through, a step a file. */
+static bool directory_is_clear(struct fetcher *f, const char *path) {
+    struct directory *d = &f->directory;
+    const char *slash = strrchr(path, '/');
+    size_t n = slash ? (size_t)(slash + 1 - path) : 0;
+
+    if (!d->path || strlen(d->path) != n || memcmp(d->path, path, n) != 0) {
+        directory_forget(f);
+        d->path = text_join(path, "");
+        if (d->path)
+            d->path[n] = '\0';
+        return false;
+    }
+    if (d->state == NOT_LOOKED) {
+        d->entries = opendir(n ? d->path : ".");
+        d->state = d->entries ? LOOKING : LOOK_FOR_EACH;
+    }
+    if (d->state == LOOKING)
+        directory_read(d);
+    return d->state == HOLDS_NONE;
 }
 
 /* -- the .meta -------------------------------------------------------------
@@ -5010,17 +5237,24 @@ static bool part_may_go(const struct transfer *t, int fd) {
     return !in_directory(t) || meta_is_of(&m, t);
 }
 
-/* The .meta goes after the bytes that it spoke of. */
-static int part_recycle(struct transfer *t) {
+/* A new one in the place of that at fd. The .meta goes after the bytes that it
+ * spoke of. */
+static int part_renew(struct transfer *t, int fd) {
     struct body *b = t->body;
-    int fd = part_lock(b->part, 0);
+
+    if (unlink(b->part) == 0)
+        meta_remove(b);
+    file_close(t->f, fd);
+    return part_lock(b->part, O_CREAT | O_EXCL);
+}
+
+static int part_recycle(struct transfer *t) {
+    int fd = part_lock(t->body->part, 0);
 
     if (fd < 0)
         return -1;
-    if (part_may_go(t, fd) && ftruncate(fd, 0) == 0) {
-        meta_remove(b);
-        return fd;
-    }
+    if (part_may_go(t, fd))
+        return part_renew(t, fd);
     close(fd);
     return set_errno(EEXIST);
 }
@@ -5161,9 +5395,43 @@ static bool part_prove(struct transfer *t) {
     return false;
 }
 
+/* A full disk is told of before the first MiB, not after the last. */
+static int part_room(struct transfer *t) {
+    const struct body *b = t->body;
+    struct statvfs v;
+    uint64_t room;
+
+    if (fstatvfs(b->fd, &v) < 0 || v.f_blocks == 0)
+        return 0;
+    room = (uint64_t)(geteuid() == 0 ? v.f_bfree : v.f_bavail) * v.f_frsize;
+    if (b->length <= b->have || (uint64_t)(b->length - b->have) <= room)
+        return 0;
+    errno = ENOSPC;
+    return fail_file(t, "write", b->part);
+}
+
+/* What replaces a file gets its blocks before its next n bytes: else the rename
+ * waits until they are found. */
+static void part_reserve(struct transfer *t, size_t n) {
+    struct body *b = t->body;
+    int64_t size = RESERVE_STEP;
+
+    if (!b->exists || b->have + (int64_t)n <= b->reserved)
+        return;
+    if (b->reserved < b->have)
+        b->reserved = b->have;
+    if (size > b->length - b->reserved)
+        size = b->length - b->reserved;
+    if (size > 0)
+        blocks_reserve(b->fd, b->reserved, size);
+    b->reserved += RESERVE_STEP;
+}
+
 static int part_write(struct transfer *t, const char *data, size_t n) {
     struct body *b = t->body;
 
+    if (!b->nameless)
+        part_reserve(t, n);
     while (n > 0) {
         size_t room = CHECKED - b->check.size;
         ssize_t written = write(b->fd, data, n < room ? n : room);
@@ -5171,7 +5439,7 @@ static int part_write(struct transfer *t, const char *data, size_t n) {
         if (written < 0 && errno == EINTR)
             continue;
         if (written < 0)
-            return fail_file(t, "write", b->part);
+            return fail_file(t, "write", b->nameless ? b->path : b->part);
         part_count(b, data, (size_t)written);
         if (b->check.size == CHECKED) {
             check_store(b);
@@ -5244,6 +5512,11 @@ static bool is_in_the_way(const struct transfer *t) {
            !t->body->placed;
 }
 
+/* What is in the way of its name is left alone, and it gets a number. */
+static bool is_beside(const struct transfer *t) {
+    return t->rq.existing == FETCHER_KEEP_BOTH && !t->rq.every_ms;
+}
+
 static int fail_exists(struct transfer *t, const char *path) {
     t->hopeless = true;
     return fail(t, FETCHER_FILE, "%s exists, and is not replaced", path);
@@ -5307,12 +5580,16 @@ static int file_name(struct transfer *t) {
     return b->path ? 0 : fail_memory(t);
 }
 
-static void part_close(struct body *b) {
+static void part_close(struct transfer *t) {
+    struct body *b = t->body;
+
     if (b->fd >= 0)
-        close(b->fd);
+        file_close(t->f, b->fd);
     b->fd = -1;
+    b->nameless = false;
     b->have = 0;
     b->unproved = 0;
+    b->reserved = 0;
     b->meta = false;
     b->records = 0;
     b->validators = (struct validators){"", "", "", ""};
@@ -5333,12 +5610,14 @@ static void part_leave(struct transfer *t) {
     if (b->data)
         (void)part_spill(t);
     of_use = b->have > 0 && b->meta && validator(b) && part_is_right(b);
-    if (!b->unproved && !of_use && stands_as(b->fd, b->part)) {
+    if (b->unproved || of_use)
+        directory_forget(t->f);
+    else if (!b->nameless && stands_as(b->fd, b->part)) {
         unlink(b->part);
         if (b->meta)
             meta_remove(b);
     }
-    part_close(b);
+    part_close(t);
 }
 
 /* It is not what we have written any more: nobody goes on with it, and the next
@@ -5357,25 +5636,35 @@ static int part_cut(struct transfer *t) {
 
     if (fstat(b->fd, &st) < 0 || st.st_size < b->have)
         return fail_part(t, "changed by somebody");
+    if (b->have == 0 && st.st_size > REMAINS_STEP &&
+        stands_as(b->fd, b->part)) {
+        b->fd = part_renew(t, b->fd);
+        return b->fd < 0 ? fail_file(t, "make", b->part) : 0;
+    }
     return ftruncate(b->fd, b->have) < 0 ? fail_file(t, "cut", b->part) : 0;
 }
 
 static enum verdict file_open(struct transfer *t) {
     struct body *b = t->body;
     enum verdict look;
+    bool clear;
 
     if (b->path) /* not the first attempt */
         return file_look(t);
     if (file_name(t) < 0)
         return IMPOSSIBLE;
+    clear = directory_is_clear(t->f, b->base);
+    if (clear && is_beside(t) && in_directory(t)) /* its name finds out */
+        return GO_ON;
     look = file_look(t);
-    if (look == IMPOSSIBLE || b->no_range || (t->rq.flags & FETCHER_FRESH))
+    if (look == IMPOSSIBLE || clear || b->no_range ||
+        (t->rq.flags & FETCHER_FRESH))
         return look;
     if (part_find(t) < 0 && look == GO_ON)
         return IMPOSSIBLE;
     if (look == NEEDLESS) { /* it may be in use as well */
         t->code = FETCHER_OK;
-        part_close(b);
+        part_close(t);
     }
     return look;
 }
@@ -5396,7 +5685,7 @@ static int file_begin(struct transfer *t) {
         return -1;
     if (b->have == 0)
         meta_write(t);
-    return 0;
+    return part_room(t);
 }
 
 static enum taken taken_if(int result) {
@@ -5420,7 +5709,7 @@ static enum taken file_take(struct transfer *t, const char *data, size_t n) {
         return first ? TAKEN : taken_if(part_spill(t));
     if (b->have <= SMALL_MAX)
         return TAKEN;
-    if (part_open(t) < 0)
+    if (part_open(t) < 0 || part_room(t) < 0)
         return NOT_TAKEN;
     meta_write(t);
     return TAKEN;
@@ -5458,6 +5747,11 @@ static unsigned long number_guess(const char *path) {
     return vacant;
 }
 
+/* Unless there is such a name: EEXIST. */
+static int name_give(const struct body *b, const char *path) {
+    return b->nameless ? nameless_name(b->fd, path) : rename_new(b->part, path);
+}
+
 /* Under the name that was asked for, or with a number. */
 static int place_beside(struct transfer *t) {
     struct body *b = t->body;
@@ -5468,7 +5762,7 @@ static int place_beside(struct transfer *t) {
 
         if (!path)
             return fail_memory(t);
-        if (rename_new(b->part, path) == 0) {
+        if (name_give(b, path) == 0) {
             free(b->path);
             b->path = path;
             return 0;
@@ -5476,7 +5770,7 @@ static int place_beside(struct transfer *t) {
         if (errno != EEXIST)
             fail_file(t, "make", path);
         free(path);
-        if (t->code != FETCHER_OK)
+        if (t->code != FETCHER_OK || file_look(t) == IMPOSSIBLE)
             return -1;
         number = number ? number + 1 : number_guess(b->path);
     }
@@ -5497,8 +5791,11 @@ static void part_set_time(struct transfer *t) {
  * or written to it. */
 static int part_verify(struct transfer *t) {
     const struct body *b = t->body;
-    int copy = dup(b->fd);
+    int copy;
 
+    if (b->nameless) /* those file systems have none */
+        return 0;
+    copy = dup(b->fd);
     if (copy >= 0 && close(copy) < 0 && errno != EINTR)
         return fail_file(t, "write", b->part);
     if (!b->meta) /* it has just been made */
@@ -5526,13 +5823,32 @@ static void part_dress(struct transfer *t) {
     (void)fchmod(b->fd, mode);
 }
 
+/* A large file, to be freed when it is replaced; -1: it is none, or one that is
+ * no file of its own. */
+static int replaced_open(const char *path) {
+    const int flags = O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+    struct stat st;
+
+    if (lstat(path, &st) < 0 || !S_ISREG(st.st_mode) ||
+        st.st_size <= REMAINS_STEP)
+        return -1;
+    return open(path, flags);
+}
+
 static int part_replace(struct transfer *t) {
     const struct body *b = t->body;
+    int replaced;
+    int result = 0;
 
     if (file_look(t) == IMPOSSIBLE)
         return -1;
     part_dress(t);
-    return rename(b->part, b->path) < 0 ? fail_file(t, "make", b->path) : 0;
+    replaced = replaced_open(b->path);
+    if (rename(b->part, b->path) < 0)
+        result = fail_file(t, "make", b->path);
+    if (replaced >= 0)
+        file_close(t->f, replaced);
+    return result;
 }
 
 /* Give the whole .part the name that was asked for. */
@@ -5541,16 +5857,17 @@ static int part_place(struct transfer *t) {
 
     if (b->placed || t->rq.existing == FETCHER_OVERWRITE)
         return part_replace(t);
-    if (t->rq.existing == FETCHER_KEEP_BOTH && !t->rq.every_ms)
+    if (is_beside(t))
         return place_beside(t);
-    if (rename_new(b->part, b->path) == 0)
+    if (name_give(b, b->path) == 0)
         return 0;
     if (errno != EEXIST)
         return fail_file(t, "make", b->path);
     if (is_in_the_way(t))
         return fail_exists(t, b->path);
     t->unchanged = true; /* to be skipped, but its name came late */
-    unlink(b->part);
+    if (!b->nameless)
+        unlink(b->part);
     return 0;
 }
 
@@ -5560,7 +5877,7 @@ static int part_flush(struct transfer *t) {
     const struct body *b = t->body;
 
     if ((t->rq.flags & FETCHER_SYNC) && flush_file(b->fd) < 0)
-        return fail_file(t, "flush", b->part);
+        return fail_file(t, "flush", b->nameless ? b->path : b->part);
     return 0;
 }
 
@@ -5582,11 +5899,55 @@ static void stale_meta_remove(const char *path) {
     free(meta);
 }
 
+/* In the directory of this path, which is put together again. */
+static int nameless_beside(char *path) {
+    char *slash = strrchr(path, '/');
+    char first;
+    int fd;
+
+    if (!slash)
+        return nameless_make(".");
+    first = slash[1];
+    slash[1] = '\0';
+    fd = nameless_make(path);
+    slash[1] = first;
+    return fd;
+}
+
+/* What is whole in memory, and replaces nothing, is made without a name. If it
+ * can't be, for whatever reason, the usual way is taken, which tells. Whether
+ * it may get one is told by an attempt to call it like a directory. */
+static int nameless_open(struct transfer *t) {
+    struct fetcher *f = t->f;
+    struct body *b = t->body;
+    int fd;
+
+    if (f->nameless == FAILS || b->placed ||
+        t->rq.existing == FETCHER_OVERWRITE)
+        return -1;
+    fd = nameless_beside(b->path);
+    if (fd < 0) {
+        if (errno != ENOENT)
+            f->nameless = FAILS;
+        return -1;
+    }
+    if (f->nameless == UNTRIED)
+        f->nameless =
+            nameless_name(fd, ".") < 0 && errno == EEXIST ? WORKS : FAILS;
+    if (f->nameless == FAILS) {
+        close(fd);
+        return -1;
+    }
+    b->fd = fd;
+    b->nameless = true;
+    return 0;
+}
+
 static int file_commit(struct transfer *t) {
     struct body *b = t->body;
     int closed;
 
-    if (b->fd < 0 && part_open(t) < 0)
+    if (b->fd < 0 && nameless_open(t) < 0 && part_open(t) < 0)
         return -1;
     if (b->data && part_spill(t) < 0)
         return -1;
@@ -6125,6 +6486,10 @@ static void finish_phase(struct fetcher *f) {
         run_actions(f, container_of(first, struct transfer, scheduled));
         step_done(l, IN_FINISH, -1);
     }
+    for (int steps = 0; f->remains && slice_left(l, steps); steps++) {
+        remains_step(f);
+        step_done(l, IN_FINISH, -1);
+    }
 }
 
 static void resume_yielded(struct fetcher *f) {
@@ -6150,7 +6515,7 @@ static void curl_timer_update(struct fetcher *f) {
     /* Fewer connections in the cache would lose keep-alive; many more would
      * use up descriptors. */
     (void)curl_multi_setopt(f->multi, CURLMOPT_MAXCONNECTS, most);
-    if (f->scheduled || (f->yielded && !f->loop.throttled))
+    if (f->scheduled || f->remains || (f->yielded && !f->loop.throttled))
         f->loop.more = true;
     if (curl_multi_timeout(f->multi, &ms) != CURLM_OK || ms < 0 ||
         ms > SLEEP_MAX_MS)
@@ -6164,24 +6529,22 @@ static void curl_timer_update(struct fetcher *f) {
  *
  *     kick -> sockets -> finish -> let yielded ones go on -> start
  *
- * Each may take one step, and more while the slice lasts. When it is half as
- * long over again the turn ends: so a slow step (a write to a slow disk) is not
- * followed by the free step of another part, and the network takes 3 ms and one
- * step at most. The parts that had no turn then come first in the next one, so
- * none starves. */
+ * Each may take one step, and more while the slice lasts. When that is spent
+ * the turn ends: so a slow step (a write to a slow disk) is not followed by the
+ * free step of another part. The parts that had no turn come first in the next
+ * one, so none starves. */
 static void network(struct fetcher *f) {
     static void (*const parts[])(struct fetcher *) = {
         curl_timer_fired, serve_sockets, finish_phase, resume_yielded,
         start_phase};
     const int count = COUNT_OF(parts);
     const int first = f->next_part;
-    const usec enough = f->loop.slice_end + SLICE_US / 2;
     int done = 0;
 
     do {
         parts[(first + done) % count](f);
         done++;
-    } while (done < count && f->loop.now < enough);
+    } while (done < count && f->loop.now < f->loop.slice_end);
     f->next_part = done < count ? (first + done) % count : 0;
     if (done < count || first != 0)
         f->loop.more =
@@ -6593,6 +6956,9 @@ void fetcher_free(struct fetcher *f) {
     while (f->hosts)
         host_forget(f, container_of(f->hosts, struct host, name));
     curl_close(f);
+    while (f->remains)
+        remains_end(f);
+    directory_forget(f);
     free(f->capath);
     loop_close(&f->loop);
     free(f);

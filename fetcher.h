@@ -153,12 +153,14 @@ struct fetcher_request {
     /* Where the body goes: a file of this name; or, if it ends in '/', into
      * that directory under the name that the server gives
      * (Content-Disposition), else the last part of the URL, else index.html,
-     * made safe. Missing directories are made. The data is collected in
-     * "NAME.part" and NAME appears only when it is whole. Beside a .part
-     * stands "NAME.part.meta", by which a later transfer, of this process or
-     * another, goes on; a .part that can't be continued is removed. If the
-     * machine was started anew since, the .part is proved first, by a check
-     * for each MiB, and cut off where it is not what was written.
+     * made safe. Missing directories are made. What is longer than 16 KiB is
+     * collected in "NAME.part", and NAME appears only when it is whole. Beside
+     * a .part stands "NAME.part.meta", by which a later transfer, of this
+     * process or another, goes on; a .part that can't be continued is removed.
+     * If the machine was started anew since, the .part is proved first, by a
+     * check for each MiB, and cut off where it is not what was written. A part
+     * that another process leaves in a directory where many files were made
+     * already may be overlooked.
      * NULL: to on_data if there is one, else into memory. */
     const char *path;
 
@@ -447,8 +449,10 @@ int fetcher_stop(struct fetcher *f);
  *     fetcher_dispatch(f, &rd, &wr);
  *
  * The sets are read, not changed, so you may look at your own descriptors
- * first, and should. Under poll, epoll or a toolkit: walk the sets up to maxfd
- * after prepare, register those, and set the bits of what is ready. Nothing
+ * first, and should. The network's share of a dispatch ends after 2 ms, or when
+ * a timer or a descriptor of this fetcher waits; of yours it knows nothing.
+ * Under poll, epoll or a toolkit: walk the sets up to maxfd after prepare,
+ * register those, and set the bits of what is ready. Nothing
  * is remembered between the two calls, so you may skip a turn. */
 int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd);
 int fetcher_dispatch(struct fetcher *f, const fd_set *rd, const fd_set *wr);

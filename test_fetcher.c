@@ -59,6 +59,7 @@ int faulty_fdatasync(int fd);
 int faulty_rename(const char *from, const char *to);
 int faulty_renameat2(int from_dir, const char *from, int to_dir, const char *to, unsigned flags);
 int faulty_link(const char *from, const char *to);
+int faulty_linkat(int from_dir, const char *from, int to_dir, const char *to, int flags);
 int faulty_unlink(const char *path);
 
 #define FETCHER_MAIN
@@ -76,6 +77,7 @@ int faulty_unlink(const char *path);
 #define rename    faulty_rename
 #define renameat2 faulty_renameat2
 #define link      faulty_link
+#define linkat    faulty_linkat
 #define unlink    faulty_unlink
 #endif
 #define main                fetcher_main
@@ -102,6 +104,7 @@ int faulty_unlink(const char *path);
 #undef rename
 #undef renameat2
 #undef link
+#undef linkat
 #undef unlink
 
 #include <arpa/inet.h>
@@ -427,11 +430,17 @@ static ssize_t may_write(const char *call, int fd, size_t n) {
     return disk_fault.error == SHORT_WRITE ? (ssize_t)(n + 1) / 2 : -1;
 }
 
+#ifdef O_TMPFILE
+enum { UNNAMED = O_TMPFILE & ~O_DIRECTORY };
+#else
+enum { UNNAMED = 0 };
+#endif
+
 int faulty_open(const char *path, int flags, ...) {
     int mode = 0;
     va_list args;
     va_start(args, flags);
-    if (flags & O_CREAT)
+    if (flags & (O_CREAT | UNNAMED))
         mode = va_arg(args, int);
     va_end(args);
     return name_fails("open") ? -1 : open(path, flags, (mode_t)mode);
@@ -462,7 +471,10 @@ ssize_t faulty_pwrite(int fd, const void *data, size_t n, off_t at) {
     return most < 0 ? -1 : pwrite(fd, data, (size_t)most, at);
 }
 
+static int shortened; /* files, how often */
+
 int faulty_ftruncate(int fd, off_t size) {
+    shortened++;
     return fd_fails("ftruncate", fd) ? -1 : ftruncate(fd, size);
 }
 
@@ -497,6 +509,14 @@ int faulty_renameat2(int from_dir, const char *from, int to_dir, const char *to,
 
 int faulty_link(const char *from, const char *to) {
     return name_fails("link") ? -1 : link(from, to);
+}
+
+static int fails_to_link; /* errno, as before Linux 6.10 for all but root; 0: it doesn't */
+
+int faulty_linkat(int from_dir, const char *from, int to_dir, const char *to, int flags) {
+    if (fails_to_link)
+        return set_errno(fails_to_link);
+    return name_fails("linkat") ? -1 : linkat(from_dir, from, to_dir, to, flags);
 }
 
 int faulty_unlink(const char *path) {
@@ -1310,6 +1330,7 @@ static void write_meta(const char *part, const char *of, const char *proof, int6
     snprintf(text, sizeof text, "%s\n%s\n%" PRId64 "\n\n\n%s\n%s\n", of, proof, length, identity,
              era);
     write_file(path, text, strlen(text));
+    directory_forget(f); /* it may have seen that there is none */
     if (fd >= 0)
         close(fd);
 }
@@ -2022,6 +2043,74 @@ static void test_slice(void) {
     close(fd[1]);
 }
 
+/* A network whose steps take 0.1 ms each, by the clock, and without end. In the first of them a
+ * byte is written there. */
+static int steps_done, write_to;
+
+static void busy_network(struct fetcher *on) {
+    struct loop *l = &on->loop;
+    for (steps_done = 0; slice_left(l, steps_done); steps_done++) {
+        if (steps_done == 0 && write_to >= 0 && write(write_to, "x", 1) < 0)
+            die("write");
+        l->skew += 100;
+        step_done(l, IN_SOCKETS, -1);
+    }
+}
+
+static void no_timer(struct fetcher *on, void *arg) {
+    (void)on, (void)arg;
+}
+
+/* The most steps of 20 turns: a machine that is busy makes some of them shorter. */
+static int most_steps(int64_t timer_ms) {
+    int most = 0;
+    for (int i = 0; i < 20; i++) {
+        fetcher_id timer = timer_ms < 0 ? 0 : fetcher_timer(f, timer_ms, no_timer, NULL);
+        fetcher_step(f, 0);
+        if (timer)
+            fetcher_timer_stop(f, timer);
+        most = steps_done > most ? steps_done : most;
+    }
+    return most;
+}
+
+static void timer_again(struct fetcher *on, void *arg) {
+    fetcher_timer(on, 0, timer_again, arg);
+}
+
+static void drain_byte(struct fetcher *on, int fd, int events, void *arg) {
+    char byte;
+    (void)on, (void)events, (void)arg;
+    if (read(fd, &byte, 1) != 1)
+        die("read");
+}
+
+static void test_slice_ends(void) {
+    void (*network_)(struct fetcher *) = f->loop.network;
+    int fd[2], most;
+    if (pipe(fd) < 0)
+        die("pipe");
+    fetcher_watch(f, fd[0], FETCHER_READ, drain_byte, NULL);
+    f->loop.network = busy_network;
+    write_to = -1;
+    most = most_steps(-1);
+    ok(most > 15 && most <= 20, "a slice has 2 ms: %d steps of 0.1", most);
+    most = most_steps(1);
+    ok(most > 5 && most <= 10, "it ends when a timer of the application is due: %d in 1 ms", most);
+    write_to = fd[1];
+    most = most_steps(-1);
+    ok(most > 1 && most <= 3, "or when one of its descriptors is ready: %d", most);
+    write_to = -1;
+    fetcher_step(f, 0);
+    fetcher_timer(f, 0, timer_again, NULL);
+    most = most_steps(-1);
+    ok(most > 1 && most <= 3, "but not before some work is done: %d", most);
+    f->loop.network = network_;
+    fetcher_watch(f, fd[0], 0, NULL, NULL);
+    close(fd[0]);
+    close(fd[1]);
+}
+
 static void test_fd_setsize_socket(void) {
     int fd[1200];
     struct outcome o;
@@ -2080,12 +2169,26 @@ static void test_idle(void) {
 #endif
 
 static const struct test loop_tests[] = {
-    TEST(timers),         TEST(timer_in_a_turn), TEST(timer_stops_timer), TEST(stale_news),
-    TEST(stale_prepared), TEST(watches),         TEST(watch_replaced),    TEST(fd_setsize),
-    TEST(post),           TEST(post_threads),    TEST(no_descriptors),    TEST(run),
-    TEST(eintr),          TEST(meter),
+    TEST(timers),
+    TEST(timer_in_a_turn),
+    TEST(timer_stops_timer),
+    TEST(stale_news),
+    TEST(stale_prepared),
+    TEST(watches),
+    TEST(watch_replaced),
+    TEST(fd_setsize),
+    TEST(post),
+    TEST(post_threads),
+    TEST(no_descriptors),
+    TEST(run),
+    TEST(eintr),
+    TEST(meter),
 #ifndef FETCHER_LOOP
-    TEST(foreign_loop),   TEST(slice),           TEST(fd_setsize_socket), TEST(trace_starts),
+    TEST(foreign_loop),
+    TEST(slice),
+    TEST(slice_ends),
+    TEST(fd_setsize_socket),
+    TEST(trace_starts),
     TEST(idle),
 #endif
 };
@@ -4711,6 +4814,123 @@ static void test_file(void) {
     forget(&o);
 }
 
+/* How many calls are made, about files, to fetch one? */
+static long calls_for(struct outcome *o, const char *target, const char *path) {
+    disk_fault.error = EIO;
+    disk_fault.fail = 0;
+    disk_fault.count = 0;
+    disk_fault.on = true;
+    *o = FETCH(.url = url("%s", target), .path = path);
+    disk_fault.on = false;
+    return disk_fault.count;
+}
+
+static void test_file_unnamed(void) {
+    struct outcome o;
+    const char *path = in_work("unnamed/");
+    for (int i = 0; i < 2; i++) {
+        o = FETCH(.url = url("/first%d?size=1000", i), .path = path);
+        forget(&o);
+    }
+    if (f->nameless != WORKS) {
+        skip("files without names", "this system has none");
+        return;
+    }
+    is_int(calls_for(&o, "/u.bin?size=1000", path), 4,
+           "a small file costs four calls: open, write, link, close");
+    ok(file_is(in_work("unnamed/u.bin"), 1000, "/u.bin", 0), "and is as the server has it");
+    forget(&o);
+    fails_to_link = ENOENT;
+    f->nameless = UNTRIED;
+    o = FETCH(.url = url("/v.bin?size=1000"), .path = path);
+    fails_to_link = 0;
+    is_code(o.code, FETCHER_OK, "where one can't be named later, it has a name: %s", o.message);
+    ok(f->nameless == FAILS, "and so have the next ones");
+    ok(file_is(in_work("unnamed/v.bin"), 1000, "/v.bin", 0), "it is as the server has it");
+    forget(&o);
+    f->nameless = UNTRIED;
+    o = FETCH(.url = url("/v.bin?size=2000"), .path = in_work("unnamed/v.bin"),
+              .existing = FETCHER_OVERWRITE);
+    ok(file_is(in_work("unnamed/v.bin"), 2000, "/v.bin", 0), "one that replaces another has one");
+    is_int(names_in(in_work("unnamed")), 4, "nothing else is there");
+    forget(&o);
+}
+
+/* A directory is looked through once, a step a file; if it holds too much, each file is looked
+ * for. */
+static void test_directory_looked(void) {
+    struct outcome o;
+    char path[600], entry[700];
+    snprintf(path, sizeof path, "%s", in_work("looked/"));
+    mkdir(path, 0777);
+    snprintf(entry, sizeof entry, "%sname", path);
+    for (int i = 0; i < 600; i++) {
+        snprintf(entry, sizeof entry, "%s%d", path, i);
+        write_file(entry, "", 0);
+    }
+    for (int i = 0; i < 3; i++)
+        ok(!directory_is_clear(f, entry), "of 600 names 256 are looked at a time, look %d", i);
+    ok(directory_is_clear(f, entry), "then it is known that no part is there");
+    o = FETCH(.url = url("/cut?size=400000&cut=300000"), .path = path, .retries = -1);
+    is_code(o.code, FETCHER_CUT_SHORT, "now one is: %s", o.message);
+    forget(&o);
+    for (int i = 0; i < 9; i++)
+        ok(!directory_is_clear(f, entry), "which is seen");
+    o = FETCH(.url = url("/cut?size=400000&cut=300000"), .path = path, .retries = -1);
+    is_code(o.code, FETCHER_OK, "and gone on with: %s", o.message);
+    is_int(o.received, 100000, "it is: bytes that came");
+    forget(&o);
+}
+
+/* To free the blocks of a large file takes long: so it is made shorter in steps, unless somebody
+ * reads it. */
+static void test_file_large_replaced(void) {
+    const int64_t size = 40 * 1024 * 1024;
+    char path[300], byte;
+    struct outcome o;
+    snprintf(path, sizeof path, "%s", in_work("large"));
+    for (int i = 0; i < 2; i++) {
+        int fd = open(path, O_RDWR | O_CREAT, 0600), reader = -1;
+        if (fd < 0 || ftruncate(fd, size) < 0)
+            die("large");
+        close(fd);
+        if (i == 1)
+            reader = open(path, O_RDONLY);
+        shortened = 0;
+        o = FETCH(.url = url("/large?size=300000"), .path = path, .existing = FETCHER_OVERWRITE);
+        is_code(o.code, FETCHER_OK, "a large file is replaced: %s", o.message);
+        ok(file_is(path, 300000, "/large", 0), "by what the server has");
+        until(!f->remains);
+        if (i == 0)
+            is_int(shortened, 10, "its blocks are given back in steps, and the .meta begun");
+        else
+            ok(shortened == 1 && pread(reader, &byte, 1, size - 1) == 1,
+               "who reads it has all of it");
+        if (reader >= 0)
+            close(reader);
+        forget(&o);
+    }
+}
+
+/* Likewise a large .part that is of no use. */
+static void test_part_large_dropped(void) {
+    char part[300];
+    struct outcome o;
+    snprintf(part, sizeof part, "%s", in_work("drop.part"));
+    write_file(part, "", 0);
+    if (truncate(part, 40 * 1024 * 1024) < 0)
+        die("drop");
+    write_meta(part, url("/other?size=1"), "\"etag\"", -1);
+    shortened = 0;
+    o = FETCH(.url = url("/drop?size=300000"), .path = in_work("drop"));
+    is_code(o.code, FETCHER_OK, "a large part of something else is in the way: %s", o.message);
+    until(!f->remains);
+    is_int(shortened, 10, "its blocks are given back in steps, and the .meta begun");
+    ok(file_is(in_work("drop"), 300000, "/drop", 0), "the file is as the server has it");
+    is_int(names_in(work), 1, "and alone there");
+    forget(&o);
+}
+
 static void test_file_taken(void) {
     char *path = in_work("dir/file.bin");
     struct outcome o = FETCH(.url = url("/f?size=300000"), .path = path);
@@ -4839,11 +5059,15 @@ static void test_disk_full(void) {
         has_text(o.message, "No space left", "it says so");
         ok(!exists(path), "there is no file");
         is_int(o.attempts, 1, "it is not tried again");
+        ok(o.bytes < 100000, "and so before much of it came");
+        forget(&o);
+        o = FETCH(.url = url("/full?size=1900000&chunked=1"), .path = path);
+        has_text(o.message, "No space left", "if nobody knows how much will come it is told later");
         ok(o.bytes > 1000000, "what had room is there");
         forget(&o);
         snprintf(command, sizeof command, "%s/disk/filler", work);
         unlink(command);
-        o = FETCH(.url = url("/full?size=1900000"), .path = path);
+        o = FETCH(.url = url("/full?size=1900000&chunked=1"), .path = path);
         is_code(o.code, FETCHER_OK, "and when there is room again, it goes on: %d bytes came",
                 (int)o.received);
         ok(file_is(path, 1900000, "/full", 0), "the file is as the server has it");
@@ -6675,9 +6899,10 @@ static void test_foreign_disk(void) {
 #endif
 }
 
-/* Some disks tell only when it is closed that they are full. */
+/* Some disks tell only when it is closed that they are full: files on them have names. */
 static void test_full_at_close(void) {
     struct outcome o;
+    f->nameless = FAILS;
     disk_fault.error = ENOSPC;
     do {
         unlink(in_work("full"));
@@ -6718,6 +6943,10 @@ static void test_part_appended(void) {
 
 static const struct test files_tests[] = {
     TEST(file),
+    TEST(file_unnamed),
+    TEST(directory_looked),
+    TEST(file_large_replaced),
+    TEST(part_large_dropped),
     TEST(file_taken),
     TEST(file_existing),
     TEST(no_locks),
@@ -14223,6 +14452,16 @@ static void scene_fast(void) {
     until(calls == 16);
 }
 
+/* The first file is there already: its blocks have to be freed. */
+static void scene_replaced(void) {
+    struct fetcher_request rq = {.path = in_work("replaced"), .existing = FETCHER_OVERWRITE};
+    for (int i = 0; i < 2; i++) {
+        start_many(nginx_url("http", "127.0.0.1", 0, "big?%d"), 1, rq);
+        until(calls == 1);
+    }
+    until(!f->remains);
+}
+
 static const struct scene {
     const char *name;
     void (*go)(void);
@@ -14244,6 +14483,7 @@ static const struct scene {
     {"40 TLS hosts, a directory of them", scene_tls_directory, tls_url, 40, 0, false, true, 5},
     {"HTTP/2 with 500 streams", scene_streams, NULL, 0, 0, false, true, 5},
     {"4 GiB as fast as loopback goes", scene_fast, NULL, 0, 0, false, true, 5},
+    {"a file of 256 MiB that is replaced", scene_replaced, NULL, 0, 0, false, true, 5},
     {"a disk that takes 50 ms a write", scene_disk, NULL, 0, 0, false, false, 55},
     {"a callback of the host that takes 30 ms", scene_host, NULL, 0, 0, false, false, 35},
 };
