@@ -76,6 +76,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <netinet/in.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -118,6 +119,16 @@ static usec clock_us(void) {
     clock_gettime(CLOCK_MONOTONIC, &ts);
     return (usec)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
 }
+
+#ifndef FETCHER_LOOP
+/* Of this thread alone: however busy the machine is. 0 where nobody knows. */
+static usec cpu_us(void) {
+    struct timespec ts = {0, 0};
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return (usec)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
+#endif
 
 static int set_errno(int code) {
     errno = code;
@@ -1855,6 +1866,7 @@ struct host {
     bool numeric;           /* it needs no lookup */
     bool tls;               /* https */
     bool shares;            /* many share a connection: HTTP/2 */
+    bool flooded;           /* HTTP/2 is not for it */
     usec known;             /* its address is known until then */
     usec rest;              /* until then it wants to be left alone, ... */
     int64_t counted_key;    /* ... and who waits has seen its time count: in */
@@ -1963,6 +1975,7 @@ struct attempt {
     usec moved;                 /* when the last byte came or went */
     size_t head_bytes;          /* of all heads so far */
     size_t drained;             /* bytes of a body that nobody wants */
+    usec wasted; /* CPU time of long steps that brought nothing */
     struct head head;
     char *field;       /* the last of the head, which the next line may */
     size_t field_size; /* continue: its bytes, 0 if there is none, ... */
@@ -2065,6 +2078,7 @@ struct fetcher {
 
     CURLM *multi;
     struct quirks quirks;
+    bool inflates;          /* libcurl can: it has zlib */
     char *capath;           /* hashed, to be read a certificate at a time */
     struct timer kick;      /* libcurl's own timer, ... */
     bool kick_due;          /* ... which is over */
@@ -2079,6 +2093,8 @@ struct fetcher {
     struct timer stray_timer;
     int next_part;    /* of the network's share: it got nothing */
     int first_socket; /* where sockets are begun with */
+    usec heard;     /* when a socket's step brought something, or began, ... */
+    usec heard_cpu; /* ... and what CPU time had been used then */
 
     struct node *transfers; /* by id */
     struct node *scheduled; /* those that the finish phase has to look at */
@@ -2122,6 +2138,9 @@ enum {
     URL_MAX = 65536,
     HEAD_MAX = 256 * 1024, /* a head without end must end somewhere */
     DRAIN_MAX = 65536,     /* of an error page, to keep the connection */
+    WASTE_US = 5000,       /* CPU time that a step may take for nothing, ... */
+    WASTE_MAX_US = 25000,  /* ... and all such steps of an attempt */
+    FLOOD_REST_US = 30000000, /* a host that floods is left alone */
     SMALL_MAX = 16384,     /* a file this small is written when it is whole */
     NAME_MOST = 255,       /* bytes of a name, on all usual file systems */
     NUMBERS_TRIED = 8,     /* of .parts, if something has the name */
@@ -2358,6 +2377,67 @@ static void socket_action(struct fetcher *f, curl_socket_t fd, int mask) {
         starve(f);
 }
 
+/* A step begins, or has brought something. A millisecond is near enough: to ask
+ * for CPU time takes longer than to look at the clock. */
+static void hear(struct fetcher *f, usec now) {
+    if (now - f->heard < 1000)
+        return;
+    f->heard = now;
+    f->heard_cpu = cpu_us();
+}
+
+static int local_port(int fd) {
+    struct sockaddr_storage at = {.ss_family = AF_UNSPEC};
+    socklen_t size = sizeof at;
+    void *where = &at;
+
+    if (getsockname(fd, where, &size) < 0)
+        return 0;
+    if (at.ss_family == AF_INET6)
+        return ntohs(((struct sockaddr_in6 *)where)->sin6_port);
+    if (at.ss_family == AF_INET)
+        return ntohs(((struct sockaddr_in *)where)->sin_port);
+    return 0;
+}
+
+/* Does it use this connection, with a request that went out before the present
+ * step began? A handshake may take its time. */
+static bool waits_at(const struct attempt *a, int port) {
+    usec ready = time_of(a->easy, CURLINFO_PRETRANSFER_TIME_T);
+    long own = 0;
+
+    curl_easy_getinfo(a->easy, CURLINFO_LOCAL_PORT, &own);
+    return a->transfer && own == port && ready > 0 &&
+           a->began + ready < listening(a->f);
+}
+
+/* Frames of HTTP/2 that bring no body, a chunk's extension without end, empty
+ * blocks of gzip: libcurl reads on and calls nobody, so on_body() can't stop
+ * it. It takes CPU time for nothing; and who makes it do so again and again is
+ * not worth another answer. */
+static void flood_judge(struct fetcher *f, int fd) {
+    usec cpu = cpu_us() - f->heard_cpu;
+    int port = local_port(fd);
+    struct node *n;
+
+    if (cpu < WASTE_US || !port)
+        return;
+    for (n = tree_first(f->attempts); n; n = tree_next(f->attempts, n)) {
+        struct attempt *a = container_of(n, struct attempt, all);
+
+        if (!waits_at(a, port))
+            continue;
+        a->wasted += cpu;
+        if (a->wasted < WASTE_MAX_US)
+            continue;
+        a->reusable = false;
+        (void)curl_easy_setopt(a->easy, CURLOPT_FORBID_REUSE, 1L);
+        fail(a->transfer, FETCHER_PROTOCOL,
+             "the server floods us with what is no answer");
+        schedule(f, a->transfer, ACT_END);
+    }
+}
+
 static void socket_ready(struct fetcher *f, int fd, int events, void *wakeup) {
     int mask = 0;
 
@@ -2369,7 +2449,10 @@ static void socket_ready(struct fetcher *f, int fd, int events, void *wakeup) {
         mask |= CURL_CSELECT_OUT;
     if (events & FETCHER_GONE)
         mask |= CURL_CSELECT_ERR;
+    hear(f, f->loop.now);
     socket_action(f, fd, mask);
+    if (clock_us() + f->loop.skew - f->heard >= WASTE_US)
+        flood_judge(f, fd);
 }
 
 /* A descriptor out of select()'s range can only be one of libcurl's resolver,
@@ -2436,12 +2519,18 @@ static void curl_timer_fired(struct fetcher *f) {
 
 /* For 1 GiB a buffer of 512 KiB takes half the CPU time of one of 16 KiB; for
  * small files it is all the same. So few get much, and many little, 2 MiB in
- * all. A low rate limit wants small ones. */
-static long buffer_size(const struct fetcher *f) {
+ * all. A low rate limit wants small ones. With TLS no more than a record comes
+ * at a time, and a buffer is how much of HTTP/2's frames 8.7 and newer read
+ * without asking us. What is to be inflated may become a thousand times as
+ * much, which libcurl keeps while the transfer is paused: 64 MiB, and then it
+ * gives up. */
+static long buffer_size(const struct fetcher *f, const struct transfer *t) {
     size_t most = (size_t)f->limit_total;
     size_t many = f->loop.pending < most ? f->loop.pending : most;
-    long size = 512 * 1024;
+    long size = t->host->tls ? 16384 : 512 * 1024;
 
+    if (t->rq.flags & FETCHER_COMPRESSED)
+        return 1024;
     while (size > 16384 && size * (long)many > 2 * 1024 * 1024)
         size /= 2;
     while (size > 1024 && f->rate && size > f->rate / 64)
@@ -2543,12 +2632,13 @@ static struct attempt *attempt_alloc(struct attempt *blank) {
 }
 
 /* A new one; or one from the pool, if its buffer has the right size. */
-static struct attempt *attempt_make(struct fetcher *f, bool reusable,
+static struct attempt *attempt_make(struct transfer *t, bool reusable,
                                     unsigned *bad) {
+    struct fetcher *f = t->f;
     struct attempt blank = {.f = f, .reusable = reusable};
     struct attempt *a = reusable ? pool_take(f) : NULL;
 
-    blank.buffer = buffer_size(f);
+    blank.buffer = buffer_size(f, t);
     if (a && a->buffer == blank.buffer) {
         blank.easy = a->easy;
         *a = blank;
@@ -2607,6 +2697,7 @@ static int curl_open(struct fetcher *f) {
     const char *capath = default_capath(v);
 
     f->quirks = curl_quirks(v->version_num);
+    f->inflates = v->features & CURL_VERSION_LIBZ;
     f->kick.call.cb = kick_over;
     f->stray_timer.call.cb = strays_end;
     if (multi_open(f) < 0)
@@ -3044,17 +3135,31 @@ static void read_length(struct head *h, const char *value) {
         h->wrong = "the answer's length is broken: Content-Length";
 }
 
+/* Before 8.14 libcurl inflates what comes as "gzip, chunked", though nobody
+ * asked for that. */
 static void read_coding(struct head *h, const char *value) {
     h->coded = true;
     if (!*value)
         h->wrong = "the answer's head is broken";
+    else if (strcasecmp(value, "chunked") != 0 &&
+             strcasecmp(value, "identity") != 0)
+        h->wrong = "the answer is coded as it was not asked to be";
 }
 
+/* And it inflates whatever it can, again and again, once it was told to inflate
+ * anything. */
 static void read_encoding(struct head *h, const char *value) {
+    const struct attempt *a = container_of(h, struct attempt, head);
     struct validators *v = &h->validators;
 
-    if (strcasecmp(value, "identity") != 0)
-        snprintf(v->encoding, sizeof v->encoding, "%s", value);
+    if (strcasecmp(value, "identity") == 0)
+        return;
+    if ((a->transfer->rq.flags & FETCHER_COMPRESSED) &&
+        (v->encoding[0] ||
+         (strcasecmp(value, "gzip") != 0 && strcasecmp(value, "x-gzip") != 0 &&
+          strcasecmp(value, "deflate") != 0)))
+        h->wrong = "the answer is coded as it was not asked to be";
+    snprintf(v->encoding, sizeof v->encoding, "%s", value);
 }
 
 /* Do two origins belong to one server? It may ask for TLS. */
@@ -3366,6 +3471,7 @@ static void head_end(struct attempt *a) {
         headers_choose(a);
     if (h->status == 303)
         (void)curl_easy_setopt(a->easy, CURLOPT_CUSTOMREQUEST, NULL);
+    hear(a->f, clock_us() + a->f->loop.skew);
 }
 
 /* A line that begins with white space continues the field before (RFC 9112,
@@ -3662,6 +3768,18 @@ static bool host_cool(struct fetcher *f, struct host *h, usec until) {
     return news;
 }
 
+/* It is not asked again at once, and then without HTTP/2: most floods are that
+ * one's. */
+static void flood_over(struct attempt *a) {
+    struct transfer *t = a->transfer;
+
+    if (a->wasted < WASTE_MAX_US)
+        return;
+    t->host->flooded = true;
+    t->rest = a->f->loop.now + FLOOD_REST_US;
+    host_cool(a->f, host_answering(a), t->rest);
+}
+
 /* By these statuses a server may ask for a rest (RFC 9110, 10.2.3; RFC 6585);
  * 403 some use so, for one request. Returns how long, if that is news. */
 static usec take_rest(struct attempt *a) {
@@ -3900,6 +4018,7 @@ static size_t on_body(char *data, size_t one, size_t n, void *arg) {
     count_bytes(f, t, (int64_t)n);
     if (t->rq.on_progress && f->loop.now >= t->progressed + PROGRESS_US)
         tell_state(f, t, t->state);
+    hear(f, clock_us() + f->loop.skew);
     return n;
 }
 
@@ -4146,17 +4265,20 @@ static unsigned set_request(struct attempt *a) {
     if (rq->flags & FETCHER_TRUSTING)
         SET(UNRESTRICTED_AUTH, 1L);
     SET(PIPEWAIT, (long)a->transfer->host->shares);
+    if (a->transfer->host->flooded)
+        SET(HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
     SET(HEADERFUNCTION, on_header);
     SET(WRITEFUNCTION, on_body);
-    if (rq->flags & FETCHER_COMPRESSED)
-        SET(ACCEPT_ENCODING, "");
+    if ((rq->flags & FETCHER_COMPRESSED) && a->f->inflates)
+        SET(ACCEPT_ENCODING, "gzip, deflate");
     return bad;
 }
 
 static int attempt_new(struct fetcher *f, struct transfer *t) {
     const struct fetcher_request *rq = &t->rq;
     unsigned bad = 0;
-    struct attempt *a = attempt_make(f, is_plain(rq), &bad);
+    bool plain = is_plain(rq) && !t->host->flooded;
+    struct attempt *a = attempt_make(t, plain, &bad);
 
     if (!a)
         return fail_memory(t);
@@ -6222,6 +6344,8 @@ static bool attempt_end(struct fetcher *f, struct transfer *t) {
 
     if (a && a->done)
         attempt_judge(a);
+    if (a)
+        flood_over(a);
     again = a && a->again;
     t->actions &= ~(unsigned)ACT_END;
     transfer_stop(f, t);

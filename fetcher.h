@@ -126,9 +126,13 @@ enum fetcher_existing {
     FETCHER_SKIP       /* nothing is fetched; FETCHER_OK, changed 0 */
 };
 
-#define FETCHER_FRESH      1u /* do not continue an earlier .part */
-#define FETCHER_FILE_TIME  2u /* set the file's time from Last-Modified */
-#define FETCHER_COMPRESSED 4u /* accept gzip &c.; never done for files */
+#define FETCHER_FRESH     1u /* do not continue an earlier .part */
+#define FETCHER_FILE_TIME 2u /* set the file's time from Last-Modified */
+
+/* Accept gzip and deflate, and inflate what comes; never done for files. It
+ * also keeps the steps short, which CURLOPT_ACCEPT_ENCODING in setup would
+ * not: 1 KiB of zstd may become 32 MiB at once. */
+#define FETCHER_COMPRESSED 4u
 
 /* Where a redirect leads to other servers the headers and the login go too. */
 #define FETCHER_TRUSTING 16u

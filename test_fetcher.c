@@ -3476,6 +3476,187 @@ static void test_tls_other_end(void) {
     peer_stop(pid);
 }
 
+/* -- steps that must not be long -- */
+
+/* What came, and the CPU time of the longest step meanwhile. */
+static struct {
+    int64_t bytes;
+    usec longest;
+} steps;
+
+static int count_bytes_of(struct fetcher *g, const void *data, size_t n, void *arg) {
+    (void)g, (void)data, (void)arg;
+    steps.bytes += (int64_t)n;
+    return 0;
+}
+
+static void step_measured(void) {
+    usec began = cpu_us();
+    fetcher_step(f, 100);
+    if (cpu_us() - began > steps.longest)
+        steps.longest = cpu_us() - began;
+}
+
+static void fetch_measured(struct fetcher_request rq, struct outcome *o) {
+    usec deadline = clock_us() + 20000000;
+    *o = (struct outcome){.hasten = true};
+    steps.bytes = 0;
+    steps.longest = 0;
+    rq.on_done = keep_outcome;
+    rq.on_progress = hasten;
+    rq.arg = o;
+    fetcher_start(f, &rq);
+    while (!o->calls && clock_us() < deadline)
+        step_measured();
+}
+
+#define INFLATED 100000 /* times 1032 zeros, in a byte each */
+
+/* Zeros in the format of zlib: nothing can be smaller. */
+static void serve_inflated(int fd) {
+    static const char begin[] = "\x78\xda\xed\xc1\x01\x01\x00\x00\x00\x82\x20\xff\xaf\x6e\x48\x40";
+    static char body[16 + INFLATED + 5];
+    const unsigned n = 1032 * INFLATED + 259;
+    const unsigned sum = n % 65521 << 16 | 1;
+    char *end = body + 16 + INFLATED;
+    char head[200];
+    memcpy(body, begin, 16);
+    *end++ = 12;
+    for (int i = 0; i < 4; i++)
+        *end++ = (char)(sum >> (24 - 8 * i));
+    serve_nothing(fd);
+    int size = snprintf(head, sizeof head,
+                        "HTTP/1.1 200 OK\r\nContent-Encoding: deflate\r\n"
+                        "Content-Length: %zu\r\n\r\n",
+                        sizeof body);
+    (void)!write(fd, head, (size_t)size);
+    (void)!write(fd, body, sizeof body);
+}
+
+/* libcurl inflates all of its buffer in one call, and keeps what nobody takes: up to 64 MiB. */
+static void test_inflated(void) {
+    struct outcome o;
+    char target[60];
+    int port;
+    if (!libcurl_has(CURL_VERSION_LIBZ)) {
+        skip("what is inflated", "libcurl has no zlib");
+        return;
+    }
+    pid_t pid = peer_start(&port, serve_inflated);
+    snprintf(target, sizeof target, "http://127.0.0.1:%d/", port);
+    fetch_measured(
+        (struct fetcher_request){
+            .url = target, .retries = -1, .on_data = count_bytes_of, .flags = FETCHER_COMPRESSED},
+        &o);
+    is_code(o.code, FETCHER_OK, "a thousandfold is inflated: %s", o.message);
+    is_int(steps.bytes, 1032 * INFLATED + 259, "to its last byte");
+    remark("the longest step took %.1f ms of CPU time", MS(steps.longest));
+    ok(steps.longest < 30000, "and no step is long");
+    forget(&o);
+    peer_stop(pid);
+    scripted = (const char *const[]){
+        "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Encoding: gzip\r\n"
+        "Content-Length: 0\r\n\r\n",
+        NULL};
+    o = FETCH(.url = url("/script/twice"), .retries = -1, .flags = FETCHER_COMPRESSED);
+    is_code(o.code, FETCHER_PROTOCOL, "what would be inflated twice: %s", o.message);
+    forget(&o);
+    scripted = (const char *const[]){
+        "HTTP/1.1 200 OK\r\nContent-Encoding: zstd\r\nContent-Length: 0\r\n\r\n", NULL};
+    o = FETCH(.url = url("/script/zstd"), .retries = -1, .flags = FETCHER_COMPRESSED);
+    has_text(o.message, "not asked to be", "what inflates without a limit is not asked for");
+    forget(&o);
+}
+
+/* Bytes that are no answer, as fast as it goes. */
+struct flood {
+    const char *name;
+    bool h2;
+    const char *begin; /* of the answer */
+    size_t begin_size;
+    const char *piece;
+    size_t piece_size;
+    int64_t size;
+};
+
+#define SETTINGS_THEN "\0\0\0\4\0\0\0\0\0\0\0\0\4\1\0\0\0\0"
+#define HEAD_OF_1     "\0\0\1\1\4\0\0\0\1\x88"
+#define FLOOD_TEXT(s) s, sizeof(s) - 1
+
+static const struct flood floods[] = {
+    {"windows", true, FLOOD_TEXT(SETTINGS_THEN), FLOOD_TEXT("\0\0\4\x8\0\0\0\0\0\0\0\0\1"),
+     16 << 20},
+    {"empty frames of the body", true, FLOOD_TEXT(SETTINGS_THEN HEAD_OF_1),
+     FLOOD_TEXT("\0\0\0\0\0\0\0\0\1"), 16 << 20},
+    {"a chunk's extension", false,
+     FLOOD_TEXT("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;"), FLOOD_TEXT("x"),
+     128 << 20},
+};
+
+static const struct flood *flood;
+
+/* Whoever comes with HTTP/1 to where the floods of HTTP/2 are gets an answer. Until then: a flood,
+ * after a while, for the request is to be all alone; and silence. */
+static void serve_flood(int fd) {
+    static char in[4096], out[1 << 16];
+    size_t n = 0;
+    ssize_t got = read(fd, in, sizeof in);
+    if (got > 3 && memcmp(in, "GET", 3) == 0 && flood->h2) {
+        (void)!write(fd, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", 40);
+        return;
+    }
+    for (; n + flood->piece_size <= sizeof out; n += flood->piece_size)
+        memcpy(out + n, flood->piece, flood->piece_size);
+    if (flood->h2) /* the request follows the settings, or came with them */
+        poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 100);
+    (void)!write(fd, flood->begin, flood->begin_size);
+    for (int64_t sent = 0; sent < flood->size; sent += (int64_t)n)
+        if (write(fd, out, n) != (ssize_t)n)
+            return;
+    while (read(fd, in, sizeof in) > 0)
+        continue;
+}
+
+/* HTTP/2 without TLS, at the first time. */
+static int setup_h2(void *easy, void *arg) {
+    (void)arg;
+    if (calls++ == 0)
+        curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE);
+    return 0;
+}
+
+static void flood_fetch(void) {
+    usec skew = f->loop.skew;
+    struct outcome o;
+    char target[60];
+    int port;
+    pid_t pid = peer_start(&port, serve_flood);
+    snprintf(target, sizeof target, "http://127.0.0.1:%d/", port);
+    calls = flood->h2 ? 0 : 1;
+    fetch_measured(
+        (struct fetcher_request){.url = target, .retries = 1, .stall_ms = 2000, .setup = setup_h2},
+        &o);
+    skew = f->loop.skew - skew;
+    remark("the longest step took %.1f ms of CPU time: %s", MS(steps.longest), o.message);
+    is_int(o.attempts, 2, "%s: it is tried again", flood->name);
+    ok(steps.longest < 15000 || skew > 25000000,
+       "%s: the steps are short, or its host is left alone for a while", flood->name);
+    if (!flood->h2)
+        ok(steps.longest < 15000 || o.code == FETCHER_PROTOCOL, "%s: it is no answer", flood->name);
+    forget(&o);
+    peer_stop(pid);
+}
+
+static void test_floods(void) {
+    for (size_t i = 0; i < COUNT_OF(floods); i++) {
+        flood = &floods[i];
+        if (flood->h2 && !libcurl_has(CURL_VERSION_HTTP2))
+            skip(flood->name, "libcurl has no HTTP/2");
+        else
+            flood_fetch();
+    }
+}
+
 static void test_odd_heads(void) {
     static char line[150000];
     struct outcome o;
@@ -3827,6 +4008,11 @@ static void test_answer_lengths(void) {
          3},
         {"rubbish behind it",
          {"HTTP/1.1 200 OK\r\nContent-Length: 1x\r\n\r\nx"},
+         FETCHER_PROTOCOL,
+         NULL,
+         3},
+        {"a coding that nobody asked for",
+         {"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"},
          FETCHER_PROTOCOL,
          NULL,
          3},
@@ -4704,6 +4890,8 @@ static const struct test transfers_tests[] = {
     TEST(proxy_refuses),
     TEST(proxy_refuses_late),
     TEST(tls_other_end),
+    TEST(inflated),
+    TEST(floods),
     TEST(odd_heads),
     TEST(retry_after),
     TEST(total),
