@@ -515,12 +515,13 @@ static struct node *tree_find(struct node *tree, uint64_t id) {
  * Its clocks, in microseconds:
  *
  *     now       what timers go by; read at each step, and at no other time
- *     away      how much of it nobody turned the loop: what a server was silent
- *               then is not its fault
+ *     away      how much of it we were kept from listening: what a server was
+ *               silent then is not its fault
  */
 enum {
     SLICE_US = 2000,    /* a turn's work for the network, see Story */
     LOOK_US = 250,      /* of it, without a look at the application's side */
+    WORK_US = 10000,    /* a turn's work that is none of the silence's */
     SLEEP_MAX_MS = 1000 /* a lost wake-up costs a second, not the program */
 };
 
@@ -607,8 +608,8 @@ struct loop {
 
     usec now;             /* the clock, read at each step */
     usec skew;            /* added to it: the tests put it forward */
-    usec turned;          /* when the last turn began, without skew */
-    usec away;            /* in which nobody turned the loop: see turn_begin */
+    usec expected;        /* by then it is turned on, without skew; ... */
+    usec away;            /* ... how long it was not: see count_away */
     usec slice_end;       /* when the present slice is spent */
     usec look;            /* in it: when to look for the application next */
     fd_set app_rd;        /* its descriptors, as last prepared, ... */
@@ -1042,6 +1043,18 @@ static void prepare_app(struct loop *l, int fd, int events) {
     l->app_top = fd;
 }
 
+/* The loop comes by here twice a turn, before and after its sleep. If it was
+ * away for longer than it slept and may have worked (^Z, a debugger, a callback
+ * that took its time), then what was silent meanwhile is not to be blamed for
+ * it. */
+static void count_away(struct loop *l, usec sleep) {
+    usec now = l->now - l->skew;
+
+    if (now > l->expected)
+        l->away += now - l->expected;
+    l->expected = now + sleep + WORK_US;
+}
+
 int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd) {
     struct loop *l = loop_of(f);
 
@@ -1064,25 +1077,19 @@ int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd) {
         *maxfd = l->top;
     l->asked = l->serial;
     l->meter.may_sleep = sleep_us(l);
+    count_away(l, l->meter.may_sleep);
     return (int)((l->meter.may_sleep + 999) / 1000); /* rounded up */
 }
 
-/* If nobody turned the loop for more than a second longer than it would have
- * slept (^Z, a debugger, a callback that took its time), then what was silent
- * meanwhile is not to be blamed for it. */
 static void turn_begin(struct loop *l, const fd_set *rd, const fd_set *wr) {
     usec asleep = l->now;
-    usec away;
 
     l->busy = true;
     l->more = false;
     l->rd = *rd;
     l->wr = *wr;
     clock_read(l);
-    away = l->now - l->skew - l->turned - l->meter.may_sleep;
-    if (away > SLEEP_MAX_MS * 1000)
-        l->away += away;
-    l->turned = l->now - l->skew;
+    count_away(l, 0);
     l->turn_now = l->now;
     l->turn_serial = l->serial;
     l->heard = l->asked; /* a callback may prepare the next turn */
@@ -1186,7 +1193,7 @@ static int loop_open(struct loop *l, struct fetcher *f) {
     l->pipe[1] = -1;
     l->meter.record.fd = -1;
     clock_read(l);
-    l->turned = l->now;
+    l->expected = l->now + WORK_US;
     if (pipe(l->pipe) < 0)
         return -1;
     enlarge_descriptor_table(l->pipe[0]);
@@ -2168,8 +2175,8 @@ static int64_t random_below(struct fetcher *f, int64_t below) {
     return (int64_t)(f->random * 0x2545f4914f6cdd1du % (uint64_t)below);
 }
 
-/* Time limits go by two more clocks. This one stands while nobody turns the
- * loop: total_ms. */
+/* Time limits go by two more clocks. This one stands while we are away:
+ * total_ms. */
 static usec serving(const struct fetcher *f) {
     return f->loop.now - f->loop.away;
 }
@@ -2401,13 +2408,14 @@ static int local_port(int fd) {
 }
 
 /* Does it use this connection, with a request that went out before the present
- * step began? A handshake may take its time. */
+ * step began? A handshake may take its time, and so may a body that is sent. */
 static bool waits_at(const struct attempt *a, int port) {
     usec ready = time_of(a->easy, CURLINFO_PRETRANSFER_TIME_T);
     long own = 0;
 
     curl_easy_getinfo(a->easy, CURLINFO_LOCAL_PORT, &own);
     return a->transfer && own == port && ready > 0 &&
+           (!a->transfer->rq.body || a->head_bytes > 0) &&
            a->began + ready < listening(a->f);
 }
 
@@ -4365,7 +4373,7 @@ static void wait_due(struct fetcher *f, struct transfer *t) {
 
     if (over)
         time_over(f, t, over);
-    else if (t->queued.in) /* nobody turned the loop for a while */
+    else if (t->queued.in) /* we were away for a while */
         timer_arm(&f->loop, &t->timer, total_due(f, t));
     else
         enqueue(f, t, false);

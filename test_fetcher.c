@@ -4759,7 +4759,7 @@ static void test_rate(void) {
 
 /* As if nobody had turned the loop for so long: the process was stopped, the application busy. */
 static void go_away(usec us) {
-    f->loop.turned -= us;
+    f->loop.expected -= us;
     f->loop.skew += us;
 }
 
@@ -4782,6 +4782,39 @@ static void test_away(void) {
     until(o.calls);
     is_code(o.code, FETCHER_TIMEOUT, "but what is silent while we listen is");
     has_text(o.message, "stalled", "and says so");
+    forget(&o);
+}
+
+/* An application that keeps the loop waiting again and again, a short while each time: between two
+ * turns, or when it has a loop of its own between prepare and dispatch. */
+static void test_away_often(void) {
+    struct outcome o = {0};
+    struct fetcher_request rq = {
+        .url = url("/often?size=9000&stall=50"), .on_done = keep_outcome, .arg = &o, .retries = -1};
+    int maxfd = -1;
+    fd_set rd, wr;
+    rq.stall_ms = 5000;
+    fetcher_start(f, &rq);
+    until(f->received == 50);
+    for (int i = 0; i < 100; i++) {
+        go_away(300000);
+        fetcher_step(f, 0);
+    }
+    is_int(o.calls, 0, "100 times 0.3 s that the application took are no silence of the server");
+    for (int i = 0; i < 100; i++) {
+        FD_ZERO(&rd);
+        FD_ZERO(&wr);
+        f->loop.more = true;
+        (void)fetcher_prepare(f, &rd, &wr, &maxfd);
+        FD_ZERO(&rd);
+        FD_ZERO(&wr);
+        go_away(300000);
+        fetcher_dispatch(f, &rd, &wr);
+    }
+    is_int(o.calls, 0, "nor what a sleep lasted beyond what was asked for");
+    f->loop.skew += 6000000;
+    until(o.calls);
+    has_text(o.message, "stalled: no data for 5 s", "its own silence is, at 5 s");
     forget(&o);
 }
 
@@ -4870,6 +4903,7 @@ static const struct test transfers_tests[] = {
     TEST(failures),
     TEST(timeouts),
     TEST(away),
+    TEST(away_often),
     TEST(yielded),
     TEST(away_in_queue),
     TEST(listed),
