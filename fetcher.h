@@ -220,7 +220,8 @@ struct fetcher_request {
      * nobody turned the loop for over a second longer than it asked for (the
      * process was stopped, a callback took its time), that counts for none.
      * (A lookup that was given up runs on by itself.) */
-    int64_t connect_ms; /* lookup, connect, TLS; usual 30000 */
+    int64_t connect_ms; /* lookup, connect, TLS, of each connection that
+                           redirects lead to; usual 30000 */
     int64_t stall_ms;   /* no byte has come or gone; usual 30000 */
     int64_t total_ms;   /* of all attempts together; usual none */
 
