@@ -1978,8 +1978,10 @@ struct attempt {
     int64_t from;               /* where the range asked for begins */
     int64_t to;                 /* what body->have is then at the end; 0: ? */
     int64_t sent;               /* bytes of its own body that went out */
-    usec began;                 /* these two on the listening clock */
-    usec moved;                 /* when the last byte came or went */
+    usec began;                 /* its connection; on the listening clock */
+    usec moved;                 /* when the last byte came or went, likewise */
+    usec before_us;             /* took the connections before that one */
+    bool heard;                 /* it has brought a line of a head */
     size_t head_bytes;          /* of all heads so far */
     size_t drained;             /* bytes of a body that nobody wants */
     usec wasted; /* CPU time of long steps that brought nothing */
@@ -2252,6 +2254,27 @@ static usec time_of(CURL *easy, CURLINFO info) {
     return curl_easy_getinfo(easy, info, &us) == CURLE_OK ? us : 0;
 }
 
+/* How long did it take until the request could go out? 0: there is no
+ * connection yet. libcurl adds up what it took before each redirect. */
+static usec connect_time(const struct attempt *a) {
+    return time_of(a->easy, CURLINFO_PRETRANSFER_TIME_T) - a->before_us;
+}
+
+static bool connected(const struct attempt *a) {
+    return a->heard || connect_time(a) > 0;
+}
+
+/* One more is made, to where a redirect leads: its time counts from now on. */
+static void connect_anew(struct attempt *a) {
+    if (!a->transfer || !connected(a))
+        return;
+    a->began = listening(a->f);
+    a->moved = a->began;
+    a->before_us += connect_time(a);
+    a->heard = false;
+    timer_arm(&a->f->loop, &a->transfer->timer, a->f->loop.now);
+}
+
 /* What libcurl doesn't wait for any more it doesn't tell us the end of. Such a
  * lookup keeps its thread and a descriptor; so it counts for as long as a
  * resolver usually waits. */
@@ -2322,6 +2345,7 @@ static void host_found(struct attempt *a) {
 static int on_resolver_start(void *resolver, void *reserved, void *arg) {
     struct attempt *a = arg;
 
+    connect_anew(a);
     if (a->transfer)
         lookup_begin(a);
     return curl_easy_setopt(a->easy, CURLOPT_DNS_CACHE_TIMEOUT, 0L) != CURLE_OK;
@@ -2336,6 +2360,7 @@ static curl_socket_t on_open_socket(void *arg, curlsocktype purpose,
     struct attempt *a = arg;
     int fd;
 
+    connect_anew(a);
     if (found_all(a))
         lookup_end(a);
     a->early = a->lookup || a->early;
@@ -2660,16 +2685,6 @@ static struct attempt *attempt_make(struct transfer *t, bool reusable,
     *bad = set_common(a);
     set_trust(a);
     return a;
-}
-
-/* How long did it take until the request could go out? 0: there is no
- * connection yet. */
-static usec connect_time(const struct attempt *a) {
-    return time_of(a->easy, CURLINFO_PRETRANSFER_TIME_T);
-}
-
-static bool connected(const struct attempt *a) {
-    return a->head_bytes > 0 || connect_time(a) > 0;
 }
 
 /* Does OpenSSL find certificates in this directory? */
@@ -3511,6 +3526,7 @@ static size_t on_header(char *data, size_t one, size_t size, void *arg) {
     if (!a->transfer)
         return 0;
     host_found(a);
+    a->heard = true;
     a->moved = listening(a->f);
     touch(a->f, a->transfer);
     a->head_bytes += size;
@@ -4326,7 +4342,7 @@ static usec silence_due(struct fetcher *f, struct transfer *t) {
         a->sent = sent;
     }
     return f->loop.now + limit_us(rq->stall_ms) - (heard - a->moved) +
-           (a->head_bytes ? 0 : connect_time(a));
+           (a->heard ? 0 : connect_time(a));
 }
 
 /* Arm the transfer's timer for the limit that is reached first; or for a look
@@ -4454,7 +4470,9 @@ static enum fetcher_code code_of(const struct attempt *a, CURLcode c) {
     if (c == CURLE_UNSUPPORTED_PROTOCOL && a->head.status < 200)
         return FETCHER_PROTOCOL; /* HTTP/0.9, or what looks like it */
     if (c == CURLE_URL_MALFORMAT && a->head.status == 0)
-        return FETCHER_BAD_URL; /* ours, not that of a redirect */
+        return FETCHER_BAD_URL;        /* ours, not that of a redirect */
+    if (c == CURLE_OPERATION_TIMEDOUT) /* the system's limit, or rq.setup's */
+        return connected(a) ? FETCHER_TIMEOUT : FETCHER_NO_CONNECTION;
     for (size_t i = 0; i < COUNT_OF(reasons); i++) {
         if (memchr(reasons[i].curl, (int)c, sizeof reasons[i].curl))
             return reasons[i].code;

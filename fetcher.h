@@ -226,7 +226,8 @@ struct fetcher_request {
      * was stopped, your program or a callback took its time) counts for none,
      * but 10 ms of it each turn.
      * (A lookup that was given up runs on by itself.) */
-    int64_t connect_ms; /* lookup, connect, TLS; usual 30000 */
+    int64_t connect_ms; /* lookup, connect, TLS, of each connection that
+                           redirects lead to; usual 30000 */
     int64_t stall_ms;   /* no byte has come or gone; usual 30000 */
     int64_t total_ms;   /* of all attempts together; usual none */
 

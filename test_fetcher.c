@@ -113,6 +113,7 @@ int faulty_unlink(const char *path);
 #include <ftw.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #ifdef __linux__
@@ -3091,6 +3092,87 @@ static void test_timeouts(void) {
     }
 }
 
+/* A server that leaves unanswered who wants to connect: its queue is full. Returns its port. */
+static int full_fds[4];
+
+static int full_begin(void) {
+    struct sockaddr_in at = {.sin_family = AF_INET};
+    socklen_t size = sizeof at;
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    for (int i = 0; i < 4; i++)
+        full_fds[i] = socket(AF_INET, SOCK_STREAM, 0);
+    if (bind(full_fds[0], (struct sockaddr *)&at, sizeof at) < 0 || listen(full_fds[0], 0) < 0 ||
+        getsockname(full_fds[0], (struct sockaddr *)&at, &size) < 0)
+        die("a socket");
+    for (int i = 1; i < 4; i++) {
+        set_flags(full_fds[i], O_NONBLOCK);
+        (void)connect(full_fds[i], (struct sockaddr *)&at, sizeof at);
+    }
+    return ntohs(at.sin_port);
+}
+
+static void full_end(void) {
+    for (int i = 0; i < 4; i++)
+        close(full_fds[i]);
+}
+
+/* Each connection has connect_ms, also that to which a redirect leads. */
+static void test_connect_redirected(void) {
+    struct outcome o = {0};
+    int port = full_begin();
+    const char *target = "/r?redirect=http://127.0.0.1:%d/x";
+    fetcher_start(f, &(struct fetcher_request){.url = url(target, port),
+                                               .connect_ms = 20000,
+                                               .stall_ms = 100000,
+                                               .retries = -1,
+                                               .on_done = keep_outcome,
+                                               .arg = &o});
+    until(seen(target, port)->count);
+    usec before = f->loop.now;
+    for (int n = 0; n < 100 && !o.calls; n++) {
+        f->loop.skew += 1000000;
+        fetcher_step(f, 5);
+    }
+    is_code(o.code, FETCHER_TIMEOUT, "no connection to where a redirect leads: %s", o.message);
+    is_text(o.message, "no connection after 20 s", "it says so");
+    ok(f->loop.now - before >= 19000000, "not before its time");
+    ok(f->loop.now - before < 25000000, "nor long after: %d s",
+       (int)((f->loop.now - before) / 1000000));
+    forget(&o);
+    full_end();
+}
+
+#ifdef TCP_USER_TIMEOUT
+static int give_up_soon(void *arg, curl_socket_t fd, curlsocktype purpose) {
+    const unsigned ms = 100;
+    (void)arg, (void)purpose;
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof ms);
+    return CURL_SOCKOPT_OK;
+}
+
+static int setup_give_up(void *easy, void *arg) {
+    (void)arg;
+    return curl_easy_setopt(easy, CURLOPT_SOCKOPTFUNCTION, give_up_soon) == CURLE_OK ? 0 : -1;
+}
+
+/* The system gives a connection up before we do. */
+static void test_connect_given_up(void) {
+    char name[60];
+    int port = full_begin();
+    snprintf(name, sizeof name, "http://127.0.0.1:%d/x", port);
+    struct outcome o = FETCH(.url = name, .setup = setup_give_up, .retries = 1);
+    is_code(o.code, FETCHER_NO_CONNECTION, "the system has given up: %s", o.message);
+    has_text(o.message, strerror(ETIMEDOUT), "it says why");
+    is_int(o.attempts, 2, "that is tried again");
+    forget(&o);
+    full_end();
+}
+#else
+static void test_connect_given_up(void) {
+    skip("a connection that the system gives up", "there is no TCP_USER_TIMEOUT");
+}
+#endif
+
 static int paused, resumed_size;
 
 static int pausing_data(struct fetcher *on, const void *data, size_t size, void *arg) {
@@ -4902,6 +4984,8 @@ static const struct test transfers_tests[] = {
     TEST(url_password),
     TEST(failures),
     TEST(timeouts),
+    TEST(connect_redirected),
+    TEST(connect_given_up),
     TEST(away),
     TEST(away_often),
     TEST(yielded),
