@@ -103,7 +103,7 @@ enum fetcher_code {
     FETCHER_CUT_SHORT,     /* the connection ended before the body did */
     FETCHER_TOO_BIG,       /* more than max_bytes, or endless headers */
     FETCHER_FILE,          /* the file could not be made or written */
-    FETCHER_PROTOCOL,      /* the answer was not HTTP, or broken */
+    FETCHER_PROTOCOL,      /* the answer was not HTTP, or broken, or a flood */
     FETCHER_REFUSED,       /* on_data returned a negative number */
     FETCHER_NO_MEMORY,
     FETCHER_OTHER /* anything else libcurl can say */
