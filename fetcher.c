@@ -289,6 +289,9 @@ struct quirks {
     bool wakeup_unread;
     /* Before 7.65 a transfer that goes on after a pause forgets its socket. */
     bool pause_forgets;
+    /* Before 8.7 frames of HTTP/2 are read for as long as they come, not a
+     * buffer at a time. */
+    bool reads_frames;
     /* 7.87 and newer can leave a lookup behind when they end. */
     bool quick_exit;
     /* From 7.84 until 8.1 a handle that is used again remembers its last
@@ -311,6 +314,7 @@ static struct quirks curl_quirks(unsigned version) {
         .header_dangles = version >= 0x075400 && version < 0x080100,
         .connects_early = version >= 0x081600,
         .lookup_pool = version >= 0x081400,
+        .reads_frames = version < 0x080700,
     };
 }
 
@@ -2560,7 +2564,8 @@ static void curl_timer_fired(struct fetcher *f) {
 static long buffer_size(const struct fetcher *f, const struct transfer *t) {
     size_t most = (size_t)f->limit_total;
     size_t many = f->loop.pending < most ? f->loop.pending : most;
-    long size = t->host->tls ? 16384 : 512 * 1024;
+    bool record = t->host->tls && !f->quirks.reads_frames;
+    long size = record ? 16384 : 512 * 1024;
 
     if (t->rq.flags & FETCHER_COMPRESSED)
         return 1024;
