@@ -1869,7 +1869,7 @@ struct host {
     struct node name;       /* in fetcher.hosts; key: hash of the origin */
     struct node *queue;     /* its transfers that wait */
     struct node ready;      /* it may start one, ... */
-    struct node **ready_in; /* ... in one of fetcher.ready */
+    struct node **ready_in; /* ... in one of fetcher.ready, or in .full */
     struct timer timer;     /* the end of its rest */
     size_t users;           /* transfers */
     int running;            /* those in flight */
@@ -2112,7 +2112,8 @@ struct fetcher {
     struct node *transfers; /* by id */
     struct node *scheduled; /* those that the finish phase has to look at */
     struct node *hosts;     /* by the hash of their origin */
-    struct node *ready[2];  /* hosts that may start one: known, unknown */
+    struct node *ready[2];  /* hosts that may start one: known, unknown; */
+    struct node *full;      /* ... those that might if they were not full */
     struct host *last;      /* that of the last URL, ... */
     char authority[128];    /* ... and how it was written there */
     size_t waiting;         /* transfers in queues */
@@ -2780,8 +2781,14 @@ static bool host_known(const struct fetcher *f, const struct host *h) {
     return h->known > f->loop.now || (h->numeric && !h->tls);
 }
 
+/* Has it as many in flight as a host may have? */
+static bool host_full(const struct fetcher *f, const struct host *h) {
+    return f->limit_host > 0 && h->running >= f->limit_host;
+}
+
 /* May this host start one? As long as it is unknown only a scout: two would
- * look the name up. */
+ * look the name up. One that is full stands apart, until a place is free, or
+ * the limit is another. */
 static void host_place(struct fetcher *f, struct host *h) {
     struct node *first = tree_first(h->queue);
     bool known = host_known(f, h);
@@ -2789,9 +2796,9 @@ static void host_place(struct fetcher *f, struct host *h) {
     tree_remove(h->ready_in, &h->ready);
     if (!first || h->rest > f->loop.now || (!known && h->looking))
         return;
-    if (f->limit_host > 0 && h->running >= f->limit_host)
-        return;
     h->ready_in = &f->ready[known || h->numeric ? 0 : 1];
+    if (host_full(f, h))
+        h->ready_in = &f->full;
     h->ready.key = first->key;
     tree_add(h->ready_in, &h->ready);
 }
@@ -2897,9 +2904,10 @@ static struct host *host_next(struct fetcher *f) {
         if (!best)
             return NULL;
         h = container_of(best, struct host, ready);
-        if (best == unknown || h->numeric || host_known(f, h))
+        if (!host_full(f, h) &&
+            (best == unknown || h->numeric || host_known(f, h)))
             return h;
-        host_place(f, h); /* what was known is so no more */
+        host_place(f, h); /* its address is old, or the limit new */
     }
 }
 
@@ -6955,6 +6963,20 @@ static void rate_set(struct fetcher *f, int64_t bytes_per_second) {
         throttle_end(f, NULL);
 }
 
+/* There may be 100,000 hosts. Those that were full are as many as are in
+ * flight, at most; those that are full now are found when their turn comes. */
+static void limit_host(struct fetcher *f, int per_host) {
+    struct node *n = tree_first(f->full);
+
+    f->limit_host = per_host;
+    while (n) {
+        struct host *h = container_of(n, struct host, ready);
+
+        n = tree_next(f->full, n);
+        host_place(f, h);
+    }
+}
+
 int fetcher_limit(struct fetcher *f, int total, int per_host,
                   int64_t bytes_per_second) {
     if (total < -1 || per_host < -1 || bytes_per_second < -1)
@@ -6963,11 +6985,9 @@ int fetcher_limit(struct fetcher *f, int total, int per_host,
     if (total)
         f->limit_total = total > 0 && total < f->capacity ? total : f->capacity;
     if (per_host)
-        f->limit_host = per_host;
+        limit_host(f, per_host);
     if (bytes_per_second)
         rate_set(f, bytes_per_second);
-    for (struct node *n = tree_first(f->hosts); n; n = tree_next(f->hosts, n))
-        host_place(f, container_of(n, struct host, name));
     if (!f->loop.busy && f->transfers)
         f->loop.more = true;
     return 0;

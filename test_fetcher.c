@@ -3243,6 +3243,61 @@ static void test_limits(void) {
     is_errno(fetcher_limit(f, -2, 0, 0), EINVAL, "-2 is EINVAL");
 }
 
+/* The limit of a host is changed while it is full, and while it is not. */
+static void test_limits_changed(void) {
+    fetcher_id id[9];
+    fetcher_limit(f, 3, 1, 0);
+    for (int i = 0; i < 9; i++)
+        id[i] = fetcher_get(f, url("/changed?stall=head"), NULL, NULL);
+    until(f->running == 1);
+    turn_for(20000);
+    is_int(f->running, 1, "one to a host");
+    fetcher_limit(f, 0, 6, 0);
+    until(f->running == 3);
+    is_int(f->running, 3, "six, but three all together: at once");
+    fetcher_limit(f, 9, 2, 0);
+    turn_for(20000);
+    is_int(f->running, 3, "two: those that run go on, and none begins");
+    fetcher_cancel(f, id[0]);
+    fetcher_cancel(f, id[1]);
+    until(f->running < 3);
+    is_int(f->running, 2, "until there are less");
+    fetcher_limit(f, 0, -1, 0);
+    until(f->running == 7);
+    is_int(f->running, 7, "no limit: all that are left");
+    for (int i = 2; i < 9; i++)
+        fetcher_cancel(f, id[i]);
+}
+
+/* CPU time of the quickest of five calls: an idle machine's. */
+static usec limit_cost(int total, int per_host) {
+    usec least = FOREVER;
+    for (int i = 0; i < 5; i++) {
+        clock_t before = clock();
+        fetcher_limit(f, total, per_host + i, 100000 + i);
+        usec took = (usec)(clock() - before) * 1000000 / CLOCKS_PER_SEC;
+        least = took < least ? took : least;
+    }
+    return least;
+}
+
+static void test_limits_cost(void) {
+    enum { HOSTS = 50000 };
+
+    char name[60];
+    for (int i = 0; i < HOSTS; i++) {
+        snprintf(name, sizeof name, "http://127.%d.%d.1:1/", i / 250, i % 250);
+        fetcher_get(f, name, NULL, NULL);
+    }
+    usec took = limit_cost(20, 5);
+    ok(took < 3000, "to change the limits does not look at each of 50,000 hosts: %.2f ms",
+       MS(took));
+    for (fetcher_id id = f->last_id; id > f->last_id - HOSTS; id--)
+        fetcher_cancel(f, id);
+    fetcher_limit(f, 16, 6, -1);
+    until(f->loop.pending == 0);
+}
+
 static void test_priority(void) {
     fetcher_id last;
     calls = 0;
@@ -4993,6 +5048,8 @@ static const struct test transfers_tests[] = {
     TEST(listed),
     TEST(stream),
     TEST(limits),
+    TEST(limits_changed),
+    TEST(limits_cost),
     TEST(priority),
     TEST(hosts),
     TEST(retry),
