@@ -2556,7 +2556,7 @@ static void curl_timer_fired(struct fetcher *f) {
     (bad |= (unsigned)curl_easy_setopt(e, CURLOPT_##option, value))
 
 /* For 1 GiB a buffer of 512 KiB takes half the CPU time of one of 16 KiB; for
- * small files it is all the same. So few get much, and many little, 2 MiB in
+ * small files it is all the same. So few get much, and many little, 1 MiB in
  * all. A low rate limit wants small ones. With TLS no more than a record comes
  * at a time, and a buffer is how much of HTTP/2's frames 8.7 and newer read
  * without asking us. What is to be inflated may become a thousand times as
@@ -2570,7 +2570,7 @@ static long buffer_size(const struct fetcher *f, const struct transfer *t) {
 
     if (t->rq.flags & FETCHER_COMPRESSED)
         return 1024;
-    while (size > 16384 && size * (long)many > 2 * 1024 * 1024)
+    while (size > 16384 && size * (long)many > 1024 * 1024)
         size /= 2;
     while (size > 1024 && f->rate && size > f->rate / 64)
         size /= 2;
