@@ -5325,7 +5325,7 @@ static int make_directories(struct transfer *t, char *path) {
 static bool writes_part(const struct transfer *t, const char *part) {
     const struct body *b = t->body;
 
-    return b && b->fd >= 0 && strcmp(b->part, part) == 0;
+    return b && b->fd >= 0 && !b->nameless && strcmp(b->part, part) == 0;
 }
 
 /* Is it another transfer of this fetcher that writes it? */
