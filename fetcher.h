@@ -33,7 +33,9 @@
  * first, in main. And libcurl reads a host's name, if there are letters beyond
  * ASCII in it, in the charset of the locale: for URLs in UTF-8 a program calls
  * setlocale(LC_CTYPE, "C.UTF-8"), or "" where the user's locale has that
- * charset. Without it such a URL ends with FETCHER_BAD_URL.
+ * charset. Without it such a URL ends with FETCHER_BAD_URL. And glibc gives the
+ * heap back in one call: 50 ms when the last of a million transfers is freed; a
+ * program that minds calls mallopt(M_TRIM_THRESHOLD, -1), and so keeps it.
  *
  * With -DFETCHER_LOOP, fetcher.c is the event loop alone and needs no libcurl:
  * fetcher_new, _free, _watch, _timer, _timer_stop, _post, _now, _step, _run,

@@ -11045,6 +11045,109 @@ static void test_stopped_reader(void) {
     child_free(&c);
 }
 
+/* The reader of stderr has stopped: what would fill it waits, and goes on when it is read. */
+static void test_stopped_errors(void) {
+    enum { LINES = 1000 };
+
+    const char *argv[] = {"./fetcher", "-q", "-d", work, "-i", in_work("wrong"), NULL};
+    struct child c;
+    FILE *list = fopen(in_work("wrong"), "w");
+    for (int i = 0; list && i < LINES; i++)
+        fprintf(list, "pause %0900d\n", 0);
+    if (!list || fprintf(list, "add %s\n", url("/behind?size=9")) < 0 || fclose(list))
+        die("a list");
+    child_start(&c, argv);
+    hang_up(&c);
+    fetcher_watch(f, c.out[1], 0, NULL, NULL);
+    turn_for(300000);
+    is_int(seen("/behind?size=9")->count, 0, "nobody reads stderr: a list is read no further");
+    fetcher_watch(f, c.out[1], FETCHER_READ, child_ready, &c);
+    child_wait(&c);
+    is_int(seen("/behind?size=9")->count, 1, "until it is read");
+    is_int(times_in(c.text[1], "fetcher: "), LINES, "and nothing is lost");
+    child_free(&c);
+}
+
+/* Two read the same pipe: what select() saw, the other may have taken. No read may wait then. */
+static void test_shared_input(void) {
+    struct child c, other;
+    char command[400];
+    if (access("/proc/self/fd/0", F_OK) < 0) {
+        skip("a pipe that two read", "no /proc");
+        return;
+    }
+    child_start(&c, (const char *const[]){"./fetcher", "-i", "-", "-d", work, NULL});
+    snprintf(command, sizeof command, "exec ./fetcher -i - -d %s </proc/%d/fd/0", work, (int)c.pid);
+    ok(talk(&c, "limit 0", "no limit"), "one reads a pipe");
+    child_start(&other, (const char *const[]){"sh", "-c", command, NULL});
+    for (int i = 2; i <= 40 || (i < 4000 && !*other.text[0]); i++) {
+        if (write(c.in, "limit 0\n", 8) != 8)
+            die("write");
+        until(times_in(c.text[0], "no limit") + times_in(other.text[0], "no limit") == i);
+    }
+    kill(c.pid, SIGTERM);
+    kill(other.pid, SIGTERM);
+    child_wait(&c);
+    child_wait(&other);
+    ok(said(&c, 143, ""), "a second one as well: the first still obeys");
+    ok(said(&other, 143, ""), "and so does the second");
+    child_free(&c);
+    child_free(&other);
+}
+
+/* The reader of a trace has stopped: at the end it is given half a second. */
+static void test_stopped_trace(void) {
+    char full[4096] = {0};
+    struct child c;
+    int fd;
+    if (mkfifo(in_work("fifo"), 0600) < 0 || (fd = open(in_work("fifo"), O_RDWR | O_NONBLOCK)) < 0)
+        die("a fifo");
+    while (write(fd, full, sizeof full) > 0)
+        continue;
+    c = RUN("-q", "--trace", in_work("fifo"), "-o", in_work("x"), url("/traced?size=9"));
+    is_int(c.status, 0, "nobody reads the trace: the end waits for it no longer than for a while");
+    ok(file_is(in_work("x"), 9, "/traced", 0), "and all is there");
+    child_free(&c);
+    close(fd);
+}
+
+/* The bytes of a process's heap; 0 if the system can't tell. */
+static int64_t heap_of(pid_t pid) {
+    char name[60], line[400];
+    unsigned long from, to;
+    int64_t size = 0;
+    FILE *file;
+    snprintf(name, sizeof name, "/proc/%d/maps", (int)pid);
+    file = fopen(name, "r");
+    while (file && fgets(line, sizeof line, file)) {
+        if (strstr(line, "[heap]") && sscanf(line, "%lx-%lx", &from, &to) == 2)
+            size += (int64_t)(to - from);
+    }
+    if (file)
+        fclose(file);
+    return size;
+}
+
+/* A heap that is given back is given back in one call. */
+static void test_heap(void) {
+    struct child c;
+    int64_t before;
+    char session[300];
+    snprintf(session, sizeof session, "%s", in_work("heap"));
+    start_forks(&c, session);
+    ok(talk(&c, "pause 7", "7 paused"), "a session of 100,000 is read");
+    before = heap_of(c.pid);
+    ok(talk(&c, "cancel all", "100000 cancelled"), "and all is cancelled");
+    turn_for(700000);
+    if (before < 1000000)
+        skip("the heap", "the system can't tell its size");
+    else
+        ok(heap_of(c.pid) >= before, "its heap is kept");
+    ok(talk(&c, "quit", "bye"), "the end");
+    child_wait(&c);
+    child_free(&c);
+}
+
 /* An interrupt when all is done but what its reader has not taken yet. Does it take the rest? */
 static struct child interrupted_drain(bool taken) {
     struct child c;
@@ -11335,7 +11438,8 @@ static void test_listed_devices(void) {
 static const struct test output_tests[] = {
     TEST(back_pressure),    TEST(json),           TEST(stopped_reader),    TEST(interrupted_output),
     TEST(interrupted_open), TEST(closed_output),  TEST(output_descriptor), TEST(output_pipe),
-    TEST(output_device),    TEST(listed_devices),
+    TEST(output_device),    TEST(listed_devices), TEST(stopped_errors),    TEST(shared_input),
+    TEST(stopped_trace),    TEST(heap),
 };
 
 /* -------------------------------------------------------------------------------------- Options */
