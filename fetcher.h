@@ -220,8 +220,8 @@ struct fetcher_request {
      * for total_ms alone, and only once there has been an attempt, or since
      * the host asked to be left alone. What keeps the loop away (the process
      * was stopped, your program or a callback took its time) counts for none,
-     * but 10 ms of it each turn.
-     * (A lookup that was given up runs on by itself.) */
+     * but 10 ms of it each turn. (A lookup that was given up runs on by
+     * itself.) */
     int64_t connect_ms; /* lookup, connect, TLS; usual 30000 */
     int64_t stall_ms;   /* no byte has come or gone; usual 30000 */
     int64_t total_ms;   /* of all attempts together; usual none */
