@@ -90,6 +90,9 @@
 #include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
+#if defined FETCHER_MAIN && defined __GLIBC__
+#include <malloc.h> /* mallopt */
+#endif
 #ifndef FETCHER_LOOP
 #include <curl/curl.h>
 #endif
@@ -379,6 +382,18 @@ static const char *default_capath(const curl_version_info_data *v) {
     if (!v->ssl_version || strncmp(v->ssl_version, "OpenSSL/", 8) != 0)
         return NULL;
     return capath;
+}
+#endif
+
+#if defined FETCHER_MAIN
+/* glibc gives the heap back in one call when its last block is freed: 50 ms
+ * after a million transfers. So it is kept; what is large stands beside it, as
+ * before, and goes back. */
+static void heap_keep(void) {
+#ifdef __GLIBC__
+    (void)mallopt(M_TRIM_THRESHOLD, -1);
+    (void)mallopt(M_MMAP_THRESHOLD, 1024 * 1024);
+#endif
 }
 #endif
 
@@ -7441,6 +7456,7 @@ struct out {      /* output that nobody waits for */
     bool watched; /* for being ready */
     bool was_full;
     bool chunked; /* PIPE_BUF a time, if select() says so */
+    bool spare;   /* without it the program goes on */
     char *data;
     size_t used;
     size_t room;
@@ -7477,21 +7493,30 @@ static bool out_full(struct out *o) {
 }
 
 /* O_NONBLOCK on an inherited descriptor would reach the shell, which shares
- * it. So a terminal or a pipe is opened once more by its name; where that
- * can't be, it's written to in small pieces. */
-static void out_open(struct out *o, int fd) {
-    const int flags = O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+ * it. So a terminal or a pipe is opened once more by its name. -1: that can't
+ * be. */
+static int open_again(int fd, int flags) {
+    const char *tty = isatty(fd) ? ttyname(fd) : NULL;
     char name[32];
-    struct stat st;
-    bool pipe =
-        fstat(fd, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode));
 
     snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+    return open(tty ? tty : name, flags | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+}
+
+static bool is_pipe(const struct stat *st) {
+    return S_ISFIFO(st->st_mode) || S_ISSOCK(st->st_mode);
+}
+
+/* What can't be opened again is written to in small pieces. */
+static void out_open(struct out *o, int fd) {
+    struct stat st;
+    bool pipe = fstat(fd, &st) == 0 && is_pipe(&st);
+
     o->tty = isatty(fd);
     o->fd = fd;
     if (!o->tty && !pipe)
         return;
-    o->fd = open(o->tty && ttyname(fd) ? ttyname(fd) : name, flags);
+    o->fd = open_again(fd, O_WRONLY);
     o->chunked = o->fd < 0;
     if (o->chunked)
         o->fd = fd;
@@ -7523,8 +7548,7 @@ static void out_ready(struct fetcher *f, int fd, int events, void *arg) {
     out_flush(f, o);
 }
 
-/* Write what the descriptor takes; the rest is watched for. Without stderr the
- * program goes on, without stdout not. */
+/* Write what the descriptor takes; the rest is watched for. */
 static void out_flush(struct fetcher *f, struct out *o) {
     bool left = !o->chunked;
 
@@ -7541,7 +7565,7 @@ static void out_flush(struct fetcher *f, struct out *o) {
     }
     if (!o->drained.cb)
         return;
-    if (out_broken(o))
+    if (out_broken(o) && !o->spare)
         fetcher_stop(f);
     else if (o->was_full && o->used == 0) {
         o->was_full = false;
@@ -10152,11 +10176,19 @@ static bool input_take(struct program *p, struct input *in) {
     return true;
 }
 
+/* Where others read too, what select() saw may be gone. So nothing waits: a
+ * pipe or a terminal was opened again, and a socket can be told. */
+static ssize_t read_now(int fd, char *to, size_t room) {
+    ssize_t got = recv(fd, to, room, MSG_DONTWAIT);
+
+    return got < 0 && errno == ENOTSOCK ? read(fd, to, room) : got;
+}
+
 static void input_read(struct program *p, struct input *in) {
     ssize_t got;
 
     input_drop(in);
-    got = read(in->fd, in->text + in->end, sizeof in->text - 1 - in->end);
+    got = read_now(in->fd, in->text + in->end, sizeof in->text - 1 - in->end);
     in->ready = !in->polled;
     if (got > 0)
         in->end += (size_t)got;
@@ -10200,7 +10232,7 @@ static bool output_waits(struct program *p) {
     const struct out *above = p->console.above;
 
     return out_broken(&p->console.out) || out_full(&p->console.out) ||
-           (above && above->used >= OUT_FULL);
+           out_full(&p->console.err) || (above && above->used >= OUT_FULL);
 }
 
 /* Has all of the session been read? Then what it holds is started, ... */
@@ -11513,8 +11545,7 @@ static void give_up(struct fetcher *f, void *arg) {
 static bool outputs_wait(const struct program *p) {
     const struct console *c = &p->console;
 
-    return c->out.watched || c->err.watched || p->stream_own.watched ||
-           p->trace.watched;
+    return c->out.watched || c->err.watched || p->stream_own.watched;
 }
 
 static void interrupted(struct fetcher *f, void *arg) {
@@ -12973,6 +13004,7 @@ static enum status cookies_move(struct program *p, bool save) {
 static enum status list_open(struct program *p) {
     struct input *list = &p->input[LIST];
     struct stat st;
+    int again = -1;
 
     list->name = p->s.list;
     list->eof = !list->name;
@@ -12987,6 +13019,10 @@ static enum status list_open(struct program *p) {
     if (S_ISDIR(st.st_mode))
         return refuse(SOME_FAILED, "cannot read %s: %s", list->name,
                       strerror(EISDIR));
+    if (is_dash(list->name) && (isatty(0) || is_pipe(&st)))
+        again = open_again(0, O_RDONLY);
+    if (again > 0)
+        list->fd = again;
     list->ready = S_ISREG(st.st_mode);
     list->polled = !list->ready;
     return ALL_DONE;
@@ -13140,7 +13176,8 @@ static enum status inputs_open(struct program *p) {
     return status == ALL_DONE ? session_open(p) : status;
 }
 
-/* What is left to say is waited for; after a signal for half a second. */
+/* What is left to say is waited for; after a signal, or if it is the trace, for
+ * half a second. */
 static void outputs_drain(struct program *p) {
     usec end = 0;
 
@@ -13149,10 +13186,10 @@ static void outputs_drain(struct program *p) {
     out_flush(p->f, &p->console.err);
     out_flush(p->f, &p->stream_own);
     out_flush(p->f, &p->trace);
-    while (outputs_wait(p)) {
+    while (outputs_wait(p) || p->trace.watched) {
         if (p->suspending)
             suspend_now(p);
-        if (tty.seen && !end)
+        if ((tty.seen || !outputs_wait(p)) && !end)
             end = clock_us() + 500000;
         if (end && clock_us() >= end)
             break;
@@ -13253,6 +13290,8 @@ static void console_open(struct program *p) {
     out_open(&c->out, 1);
     out_open(&c->err, 2);
     c->out.drained = (struct call){stream_drained, p};
+    c->err.drained = c->out.drained;
+    c->err.spare = p->stream != &c->err;
     if (p->stream)
         p->stream->drained = c->out.drained;
 }
@@ -13374,6 +13413,7 @@ int main(int argc, char **argv) {
     const char **headers = calloc(words, sizeof *headers);
     enum status status;
 
+    heap_keep();
     signal(SIGXFSZ, SIG_IGN); /* a file too large is an error of that file */
     descriptors_prepare();
     if (!p || !url || !headers)
