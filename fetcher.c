@@ -6289,8 +6289,10 @@ static void curl_timer_update(struct fetcher *f) {
     long ms = -1;
 
     curl_messages(f);
-    /* Fewer connections in the cache would lose keep-alive; many more would
-     * use up descriptors. */
+    /* Fewer connections in the cache would lose keep-alive; more would use up
+     * descriptors, of which there may be few. */
+    if (most > f->capacity)
+        most = f->capacity;
     (void)curl_multi_setopt(f->multi, CURLMOPT_MAXCONNECTS, most);
     if (f->scheduled || (f->yielded && !f->loop.throttled))
         f->loop.more = true;

@@ -2447,6 +2447,29 @@ static void test_few_slow(void) {
     until(f->loop.pending == 0);
 }
 
+static int server_conns(void) {
+    int count = 0;
+    for (struct conn *c = server.conns; c; c = c->next)
+        count++;
+    return count;
+}
+
+/* Nor do connections that are kept for later. */
+static void test_few_kept(void) {
+    char name[60];
+    calls = 0;
+    f->capacity = 2;
+    fetcher_limit(f, -1, 0, 0);
+    for (int i = 0; i < 12; i++) {
+        snprintf(name, sizeof name, "http://local%d.test:%d/?size=10", i, server.port);
+        fetcher_get(f, name, log_done, "");
+    }
+    until(calls == 12);
+    is_int(f->done, 12, "12 hosts, where 2 may be in flight");
+    until(server_conns() <= 2);
+    is_int(server_conns(), 2, "connections to 2 are kept");
+}
+
 /* Of one place in flight: who waits for a slow lookup has none, and needs one when it is over. */
 static void test_slow_rejoin(void) {
     enum { SLOW = 6 };
@@ -2753,16 +2776,13 @@ static void test_many(void) {
 }
 
 static const struct test libcurl_tests[] = {
-    TEST(parking),           TEST(dead_names),
-    TEST(few_slow),          TEST(slow_rejoin),
-    TEST(hung_last),         TEST(forgotten_name),
-    TEST(second_lookup),     TEST(lookup_anew),
-    TEST(free_in_lookup),    TEST(half_a_lookup),
-    TEST(free_in_half),      TEST(connect_timeout),
-    TEST(one_lookup_a_host), TEST(many),
-    TEST(handles),           TEST(handles_redirected),
-    TEST(handles_failed),    TEST(handles_trusting),
-    TEST(handles_dangle),    TEST(late_work),
+    TEST(parking),          TEST(dead_names),         TEST(few_slow),
+    TEST(few_kept),         TEST(slow_rejoin),        TEST(hung_last),
+    TEST(forgotten_name),   TEST(second_lookup),      TEST(lookup_anew),
+    TEST(free_in_lookup),   TEST(half_a_lookup),      TEST(free_in_half),
+    TEST(connect_timeout),  TEST(one_lookup_a_host),  TEST(many),
+    TEST(handles),          TEST(handles_redirected), TEST(handles_failed),
+    TEST(handles_trusting), TEST(handles_dangle),     TEST(late_work),
 };
 
 /* ------------------------------------------------------------------------------------ Transfers */
