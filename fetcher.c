@@ -1977,7 +1977,8 @@ struct fetcher {
     int running;            /* transfers in flight */
     int limit_total;        /* how many may be: all together, ... */
     int limit_host;         /* ... and to one host; 0 or less: any */
-    int capacity;           /* what descriptors leave room for */
+    int capacity;           /* what descriptors leave room for, ... */
+    int lookups_most;       /* ... and how many lookups */
 
     int64_t rate;                /* bytes a second; 0: no limit */
     int64_t tokens;              /* bytes that may come; below 0: debt */
@@ -2177,14 +2178,14 @@ static void flight_end(struct fetcher *f, struct transfer *t) {
     t->host->running--;
 }
 
-static int slow_lookups(const struct fetcher *f) {
-    return f->lookups - f->younger + f->strays;
-}
-
-/* How many may be in flight: a slow lookup has the descriptors of two. */
+/* How many may be in flight: a slow lookup has the descriptors of two, but a
+ * few have those that are left for lookups. */
 static int flights_most(const struct fetcher *f) {
-    int most = f->capacity - 2 * slow_lookups(f);
+    int slow = f->lookups - f->younger + f->strays;
+    int most = f->capacity;
 
+    if (slow > YOUNG_MAX)
+        most -= 2 * (slow - YOUNG_MAX);
     if (most > f->limit_total)
         return f->limit_total;
     return most > 1 ? most : 1;
@@ -2771,12 +2772,8 @@ static struct host *host_get(struct fetcher *f, const char *origin) {
     return h;
 }
 
-/* Where there are few descriptors slow ones leave a third of them. */
 static bool lookup_may_begin(const struct fetcher *f) {
-    int slow = slow_lookups(f);
-
-    return f->younger < YOUNG_MAX && f->younger < f->capacity &&
-           slow < LOOKUPS_MAX - YOUNG_MAX && slow <= f->capacity / 3;
+    return f->younger < YOUNG_MAX && f->lookups + f->strays < f->lookups_most;
 }
 
 /* A host that is to be looked up. Those whose lookup has hung come last. */
@@ -6703,6 +6700,17 @@ static int capacity_now(void) {
     return most > 1 ? most : 1;
 }
 
+/* A third of them may be those of lookups, two each. */
+static int lookups_now(void) {
+    struct rlimit limit = {64, 64};
+    int most = LOOKUPS_MAX;
+
+    getrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_cur < 6 * LOOKUPS_MAX)
+        most = (int)limit.rlim_cur / 6 - 2;
+    return most > 1 ? most : 1;
+}
+
 struct fetcher *fetcher_new(void) {
     struct fetcher *f = NULL;
 
@@ -6713,6 +6721,7 @@ struct fetcher *fetcher_new(void) {
         return NULL;
     }
     f->capacity = capacity_now();
+    f->lookups_most = lookups_now();
     boot_id(f->boot, sizeof f->boot);
     f->throttle_timer.call.cb = throttle_end;
     f->loop.network = network;
