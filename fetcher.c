@@ -1889,6 +1889,7 @@ struct host {
     size_t users;           /* transfers */
     int running;            /* those in flight */
     int looking;            /* 1: its scout is on the way, see scout_over */
+    bool hung;              /* its last lookup took long */
     bool numeric;           /* it needs no lookup */
     bool tls;               /* https */
     bool shares;            /* many share a connection: HTTP/2 */
@@ -1989,7 +1990,8 @@ struct attempt {
     bool early;                 /* likewise, though it has a socket */
     usec asked;                 /* when that began, and ... */
     usec found_us;              /* ... what libcurl said then of its lookups */
-    bool scout;                 /* others for its host wait for it */
+    struct host *scout;         /* others for this host wait for it */
+    struct node young;          /* in fetcher.young: its lookup just began */
     bool complete;              /* the rest is nothing (416) */
     bool again;                 /* ask once more, without waiting */
     bool done;                  /* libcurl says so, ... */
@@ -2049,7 +2051,7 @@ struct transfer {
     unsigned actions;      /* ... for these: ACT_ */
     struct timer timer;    /* a time limit, the next attempt or round */
     enum fetcher_state state;
-    bool in_flight;      /* counted as running */
+    bool in_flight;      /* counted as running: not in a slow lookup */
     bool held;           /* paused, with libcurl holding the rest */
     bool own_range;      /* the caller's headers have a Range, or ... */
     bool own_condition;  /* ... ask for what has changed only */
@@ -2074,8 +2076,8 @@ struct transfer {
 };
 
 enum {
-    LOOKUPS_MAX = 16, /* each may be two threads of libcurl, ... */
-    STRAYS_MAX = 160  /* ... and each of these one */
+    LOOKUPS_MAX = 256, /* each a thread of libcurl's, or two, ... */
+    YOUNG_MAX = 16     /* ... of which so many may have begun just now */
 };
 
 /* What the directory of the last file held: so most files need no look for a
@@ -2106,18 +2108,21 @@ struct fetcher {
 
     CURLM *multi;
     struct quirks quirks;
-    bool inflates;          /* libcurl can: it has zlib */
-    char *capath;           /* hashed, to be read a certificate at a time */
-    struct timer kick;      /* libcurl's own timer, ... */
-    bool kick_due;          /* ... which is over */
-    struct node *attempts;  /* libcurl's handles */
-    struct node *yielded;   /* those to go on when there is time */
-    struct attempt *pool;   /* handles to be used again */
-    int pooled;             /* how many */
-    int lookups;            /* names being looked up, given up or not */
-    usec stray[STRAYS_MAX]; /* lookups that nobody waits for: their ends */
-    int strays;             /* how many there are ... */
-    int first_stray;        /* ... from this one on, in a ring */
+    bool inflates;            /* libcurl can: it has zlib */
+    char *capath;             /* hashed, to be read a certificate at a time */
+    struct timer kick;        /* libcurl's own timer, ... */
+    bool kick_due;            /* ... which is over */
+    struct node *attempts;    /* libcurl's handles */
+    struct node *yielded;     /* those to go on when there is time */
+    struct attempt *pool;     /* handles to be used again */
+    int pooled;               /* how many */
+    int lookups;              /* names being looked up, given up or not, ... */
+    int younger;              /* ... and those that began just now, ... */
+    struct node *young;       /* ... by their age, ... */
+    struct timer young_timer; /* ... until this one is slow */
+    usec stray[LOOKUPS_MAX];  /* lookups that libcurl left: their ends */
+    int strays;               /* how many there are ... */
+    int first_stray;          /* ... from this one on, in a ring */
     struct timer stray_timer;
     int next_part;    /* of the network's share: it got nothing */
     int first_socket; /* where sockets are begun with */
@@ -2127,7 +2132,7 @@ struct fetcher {
     struct node *transfers; /* by id */
     struct node *scheduled; /* those that the finish phase has to look at */
     struct node *hosts;     /* by the hash of their origin */
-    struct node *ready[2];  /* hosts that may start one: known, unknown; */
+    struct node *ready[3];  /* hosts that may start one, by ADDRESS_...; */
     struct node *full;      /* ... those that might if they were not full */
     struct host *last;      /* that of the last URL, ... */
     char authority[128];    /* ... and how it was written there */
@@ -2135,7 +2140,8 @@ struct fetcher {
     int running;            /* transfers in flight */
     int limit_total;        /* how many may be: all together, ... */
     int limit_host;         /* ... and to one host; 0 or less: any */
-    int capacity;           /* what descriptors leave room for */
+    int capacity;           /* what descriptors leave room for, ... */
+    int lookups_most;       /* ... and how many lookups */
 
     int64_t rate;                /* bytes a second; 0: no limit */
     int64_t tokens;              /* bytes that may come; below 0: debt */
@@ -2160,7 +2166,11 @@ struct fetcher {
     int64_t received; /* bytes of body */
 };
 
+/* Is a host's address known? Or did its last lookup take long? */
+enum { ADDRESS_KNOWN, ADDRESS_UNKNOWN, ADDRESS_HUNG };
+
 enum {
+    YOUNG_US = 250000,  /* a lookup that takes longer is slow */
     STRAY_US = 5000000, /* a resolver waits so long for an answer */
     POOL_MAX = 256,
     REDIRECTS_MAX = 20, /* as browsers do */
@@ -2266,6 +2276,9 @@ static const char *shown_url(const struct transfer *t) {
  *   resolver thread, for seconds. So we know when one runs, and a transfer
  *   given up meanwhile leaves its handle parked in the multi until the lookup
  *   ends by itself; it is refused a socket then.
+ * - A name that hangs must not hold up the others. Few lookups may begin at a
+ *   time, but one is slow soon, parked or not, and then takes no place of
+ *   theirs: there may be many slow ones, a thread and two descriptors each.
  */
 
 static usec time_of(CURL *easy, CURLINFO info) {
@@ -2299,9 +2312,9 @@ static void connect_anew(struct attempt *a) {
  * lookup keeps its thread and a descriptor; so it counts for as long as a
  * resolver usually waits. */
 static void stray_add(struct fetcher *f, usec asked) {
-    if (f->strays == STRAYS_MAX)
+    if (f->strays == LOOKUPS_MAX)
         return;
-    f->stray[(f->first_stray + f->strays) % STRAYS_MAX] = asked + STRAY_US;
+    f->stray[(f->first_stray + f->strays) % LOOKUPS_MAX] = asked + STRAY_US;
     f->strays++;
     if (f->strays == 1)
         timer_arm(&f->loop, &f->stray_timer, asked + STRAY_US);
@@ -2309,7 +2322,7 @@ static void stray_add(struct fetcher *f, usec asked) {
 
 static void strays_end(struct fetcher *f, void *arg) {
     while (f->strays && f->stray[f->first_stray] <= f->loop.now) {
-        f->first_stray = (f->first_stray + 1) % STRAYS_MAX;
+        f->first_stray = (f->first_stray + 1) % LOOKUPS_MAX;
         f->strays--;
     }
     if (f->strays)
@@ -2322,16 +2335,80 @@ static bool found_all(const struct attempt *a) {
            time_of(a->easy, CURLINFO_NAMELOOKUP_TIME_T) != a->found_us;
 }
 
+static void flight_begin(struct fetcher *f, struct transfer *t) {
+    t->in_flight = true;
+    f->running++;
+    t->host->running++;
+}
+
+static void flight_end(struct fetcher *f, struct transfer *t) {
+    if (!t->in_flight)
+        return;
+    t->in_flight = false;
+    f->running--;
+    t->host->running--;
+}
+
+/* How many may be in flight: a slow lookup has the descriptors of two, but a
+ * few have those that are left for lookups. */
+static int flights_most(const struct fetcher *f) {
+    int slow = f->lookups - f->younger + f->strays;
+    int most = f->capacity;
+
+    if (slow > YOUNG_MAX)
+        most -= 2 * (slow - YOUNG_MAX);
+    if (most > f->limit_total)
+        return f->limit_total;
+    return most > 1 ? most : 1;
+}
+
+static void lookup_age(struct attempt *a) {
+    if (!a->young.in)
+        return;
+    tree_remove(&a->f->young, &a->young);
+    a->f->younger--;
+}
+
+/* What waits for a slow lookup has nothing on the wire, and gives its place
+ * among those in flight to others. */
+static void lookups_age(struct fetcher *f, void *arg) {
+    while (f->young) {
+        struct node *first = tree_first(f->young);
+        struct attempt *a = container_of(first, struct attempt, young);
+
+        if (a->asked + YOUNG_US > f->loop.now) {
+            timer_arm(&f->loop, &f->young_timer, a->asked + YOUNG_US);
+            return;
+        }
+        lookup_age(a);
+        if (!a->scout || !a->lookup)
+            continue;
+        a->scout->hung = true;
+        if (a->transfer)
+            flight_end(f, a->transfer);
+    }
+}
+
 static void lookup_begin(struct attempt *a) {
+    struct fetcher *f = a->f;
+
     if (!a->lookup && !a->early)
-        a->f->lookups++;
+        f->lookups++;
     a->lookup = true;
     a->early = false;
-    a->asked = a->f->loop.now;
+    a->asked = f->loop.now;
     a->found_us = time_of(a->easy, CURLINFO_NAMELOOKUP_TIME_T);
+    lookup_age(a);
+    if (!f->young)
+        timer_arm(&f->loop, &f->young_timer, a->asked + YOUNG_US);
+    a->young.key = a->asked;
+    a->young.seq = ++f->loop.serial;
+    tree_add(&f->young, &a->young);
+    f->younger++;
 }
 
 static void lookup_end(struct attempt *a) {
+    lookup_age(a);
     if (a->lookup || a->early)
         a->f->lookups--;
     if (a->early && !found_all(a))
@@ -2343,20 +2420,54 @@ static void lookup_end(struct attempt *a) {
 /* The first transfer to a host is its scout: the others wait until it has
  * found the address, and with TLS an answer, for then it is known whether all
  * can share one connection. libcurl can wait like that too (CURLOPT_PIPEWAIT),
- * but then starts hundreds in one call. */
+ * but then starts hundreds in one call. Who was no scout, and yet has to look
+ * the name up, becomes one: libcurl has forgotten it. */
+static void scout_begin(struct attempt *a) {
+    struct host *h = a->transfer->host;
+
+    if (a->scout)
+        return;
+    a->scout = h;
+    h->known = 0;
+    h->looking++;
+}
+
 static void scout_over(struct attempt *a) {
     if (!a->scout)
         return;
-    a->scout = false;
-    a->transfer->host->looking--;
+    a->scout->looking--;
+    a->scout = NULL;
     schedule(a->f, a->transfer, 0); /* run_actions() lets the others start */
 }
 
 /* Its address is known, and there is a way to it. */
 static void host_found(struct attempt *a) {
-    a->transfer->host->known = a->f->loop.now + KNOWN_US;
+    if (a->scout)
+        a->scout->known = a->f->loop.now + KNOWN_US;
     lookup_end(a);
     scout_over(a);
+}
+
+/* After a slow lookup it is in flight again; or, where others have taken all
+ * places meanwhile, it is asked for once more when there is one, and libcurl
+ * knows the address. */
+static bool flight_rejoin(struct attempt *a) {
+    struct fetcher *f = a->f;
+    struct transfer *t = a->transfer;
+    int limit = f->limit_host;
+
+    if (t->in_flight)
+        return true;
+    if (a->again)
+        return false;
+    if (f->running < flights_most(f) &&
+        (limit <= 0 || t->host->running < limit)) {
+        flight_begin(f, t);
+        return true;
+    }
+    a->again = true;
+    t->attempts--;
+    return false;
 }
 
 /* While its thread runs a handle must not find the address in libcurl's cache,
@@ -2366,6 +2477,8 @@ static int on_resolver_start(void *resolver, void *reserved, void *arg) {
     struct attempt *a = arg;
 
     connect_anew(a);
+    if (a->transfer && a->head.status == 0 && !a->transfer->host->numeric)
+        scout_begin(a);
     if (a->transfer)
         lookup_begin(a);
     return curl_easy_setopt(a->easy, CURLOPT_DNS_CACHE_TIMEOUT, 0L) != CURLE_OK;
@@ -2381,6 +2494,8 @@ static curl_socket_t on_open_socket(void *arg, curlsocktype purpose,
     int fd;
 
     connect_anew(a);
+    if (a->scout)
+        a->scout->hung = false;
     if (found_all(a))
         lookup_end(a);
     a->early = a->lookup || a->early;
@@ -2392,6 +2507,8 @@ static curl_socket_t on_open_socket(void *arg, curlsocktype purpose,
         host_found(a);
     else if (a->scout) /* look soon whether the connection is there */
         timer_arm(&a->f->loop, &a->transfer->timer, a->f->loop.now + SCOUT_US);
+    if (!flight_rejoin(a))
+        return CURL_SOCKET_BAD;
     fd = socket(addr->family, addr->socktype, addr->protocol);
     if (fd < 0 || (fd < FD_SETSIZE && set_flags(fd, 0) == 0))
         return fd;
@@ -2731,7 +2848,7 @@ static int multi_open(struct fetcher *f) {
         curl_multi_setopt(m, CURLMOPT_SOCKETFUNCTION, on_socket) != CURLM_OK ||
         curl_multi_setopt(m, CURLMOPT_SOCKETDATA, f) != CURLM_OK)
         return set_errno(ENOMEM);
-    set_lookup_pool(m, 2 * LOOKUPS_MAX + STRAYS_MAX);
+    set_lookup_pool(m, 2 * LOOKUPS_MAX);
     f->starved = false;
     return 0;
 }
@@ -2743,6 +2860,7 @@ static int curl_open(struct fetcher *f) {
     f->quirks = curl_quirks(v->version_num);
     f->inflates = v->features & CURL_VERSION_LIBZ;
     f->kick.call.cb = kick_over;
+    f->young_timer.call.cb = lookups_age;
     f->stray_timer.call.cb = strays_end;
     if (multi_open(f) < 0)
         return -1;
@@ -2802,25 +2920,32 @@ static bool host_full(const struct fetcher *f, const struct host *h) {
 }
 
 /* May this host start one? As long as it is unknown only a scout: two would
- * look the name up. One that is full stands apart, until a place is free, or
- * the limit is another. */
+ * look the name up. And none while the lookup of one that was given up goes on:
+ * it would take as long. One that is full stands apart, until a place is free,
+ * or the limit is another. */
 static void host_place(struct fetcher *f, struct host *h) {
     struct node *first = tree_first(h->queue);
     bool known = host_known(f, h);
+    int kind = h->hung ? ADDRESS_HUNG : ADDRESS_UNKNOWN;
 
     tree_remove(h->ready_in, &h->ready);
     if (!first || h->rest > f->loop.now || (!known && h->looking))
         return;
-    h->ready_in = &f->ready[known || h->numeric ? 0 : 1];
+    if (known || h->numeric)
+        kind = ADDRESS_KNOWN;
+    h->ready_in = &f->ready[kind];
     if (host_full(f, h))
         h->ready_in = &f->full;
     h->ready.key = first->key;
     tree_add(h->ready_in, &h->ready);
 }
 
-/* A host that nobody uses is forgotten, unless it asked for rest. */
+/* A host that nobody uses is forgotten, unless it asked for rest, or is still
+ * looked up. */
 static void host_forget(struct fetcher *f, struct host *h) {
     if (h->users || (h->rest > f->loop.now && !f->closing))
+        return;
+    if (h->looking && !f->closing)
         return;
     tree_remove(h->ready_in, &h->ready);
     tree_remove(&f->hosts, &h->name);
@@ -2899,8 +3024,19 @@ static struct host *host_get(struct fetcher *f, const char *origin) {
 }
 
 static bool lookup_may_begin(const struct fetcher *f) {
-    return f->lookups < LOOKUPS_MAX && f->strays < STRAYS_MAX &&
-           f->strays < f->capacity;
+    return f->younger < YOUNG_MAX && f->lookups + f->strays < f->lookups_most;
+}
+
+/* A host that is to be looked up. Those whose lookup has hung come last. */
+static struct node *unknown_next(struct fetcher *f) {
+    struct node *unknown = tree_first(f->ready[ADDRESS_UNKNOWN]);
+    struct node *hung = tree_first(f->ready[ADDRESS_HUNG]);
+
+    if (!lookup_may_begin(f))
+        return NULL;
+    if (!unknown || (hung && hung->key < unknown->key))
+        return hung;
+    return unknown;
 }
 
 /* Whose turn is it? The higher priority's, then the host's that has waited
@@ -2908,12 +3044,10 @@ static bool lookup_may_begin(const struct fetcher *f) {
  * can start. */
 static struct host *host_next(struct fetcher *f) {
     for (;;) {
-        struct node *best = tree_first(f->ready[0]);
-        struct node *unknown = NULL;
+        struct node *best = tree_first(f->ready[ADDRESS_KNOWN]);
+        struct node *unknown = unknown_next(f);
         struct host *h;
 
-        if (lookup_may_begin(f))
-            unknown = tree_first(f->ready[1]);
         if (unknown && (!best || node_before(unknown, best)))
             best = unknown;
         if (!best)
@@ -6221,15 +6355,12 @@ static void transfer_stop(struct fetcher *f, struct transfer *t) {
 
     dequeue(f, t);
     timer_disarm(&f->loop, &t->timer);
-    if (t->in_flight) {
-        f->running--;
-        t->host->running--;
-    }
-    t->in_flight = false;
+    flight_end(f, t);
     t->held = false;
     if (a) {
         tree_remove(&f->yielded, &a->yielded);
-        scout_over(a);
+        if (!a->lookup)
+            scout_over(a);
     }
     if (a && a->lookup) {
         a->transfer = NULL;
@@ -6372,8 +6503,10 @@ static void attempt_judge(struct attempt *a) {
     struct transfer *t = a->transfer;
     struct body *b = t->body;
 
-    bool failed = a->result != CURLE_OK && !a->again && !a->complete;
+    bool failed = a->result != CURLE_OK && !a->complete;
 
+    if (a->again)
+        return;
     if (failed && proxy_refusal(a))
         fail_refused(a);
     else if (failed)
@@ -6453,22 +6586,6 @@ static int body_ready(struct transfer *t) {
     return 0;
 }
 
-static void flight_count(struct fetcher *f, struct transfer *t) {
-    t->in_flight = true;
-    f->running++;
-    t->host->running++;
-}
-
-static void flight_begin(struct fetcher *f, struct transfer *t) {
-    if (!host_known(f, t->host)) {
-        t->attempt->scout = true;
-        t->host->looking++;
-    }
-    t->attempts++;
-    flight_count(f, t);
-    tell_state(f, t, FETCHER_RUNNING);
-}
-
 static int transfer_launch(struct fetcher *f, struct transfer *t) {
     struct attempt *a;
 
@@ -6477,7 +6594,11 @@ static int transfer_launch(struct fetcher *f, struct transfer *t) {
     if (attempt_new(f, t) < 0)
         return -1;
     a = t->attempt;
+    if (!host_known(f, t->host))
+        scout_begin(a);
+    t->attempts++;
     flight_begin(f, t);
+    tell_state(f, t, FETCHER_RUNNING);
     if (curl_multi_add_handle(f->multi, a->easy) != CURLM_OK)
         return fail_memory(t);
     a->all.key = (int64_t)++f->loop.serial;
@@ -6516,7 +6637,7 @@ static void transfer_start(struct fetcher *f, struct transfer *t) {
     else
         result = body_ready(t);
     if (result == 0 && t->body->unproved) {
-        flight_count(f, t);
+        flight_begin(f, t);
         schedule(f, t, ACT_PROVE);
     } else if (result < 0 || transfer_launch(f, t) < 0)
         schedule(f, t, ACT_END);
@@ -6528,7 +6649,7 @@ static void start_phase(struct fetcher *f) {
 
     if (f->starved && f->attempts)
         return;
-    while (f->running < f->limit_total && (h = host_next(f)) != NULL) {
+    while (f->running < flights_most(f) && (h = host_next(f)) != NULL) {
         struct node *first = tree_first(h->queue);
         struct transfer *t = container_of(first, struct transfer, queued);
 
@@ -6546,6 +6667,18 @@ static void start_phase(struct fetcher *f) {
 
 /* -- what was marked, and what has ended ----------------------------------- */
 
+/* What was parked is let go of, and its host may start another. */
+static void parked_end(struct fetcher *f, struct attempt *a) {
+    struct host *h = a->scout;
+
+    attempt_release(a);
+    if (!h)
+        return;
+    h->looking--;
+    host_place(f, h);
+    host_forget(f, h);
+}
+
 /* What has ended according to libcurl is marked like everything else. */
 static void curl_messages(struct fetcher *f) {
     struct attempt *a = NULL;
@@ -6560,7 +6693,7 @@ static void curl_messages(struct fetcher *f) {
         if (a->transfer)
             schedule(f, a->transfer, ACT_END);
         else
-            attempt_release(a); /* it was parked */
+            parked_end(f, a);
     }
 }
 
@@ -6690,8 +6823,10 @@ static void curl_timer_update(struct fetcher *f) {
     long ms = -1;
 
     curl_messages(f);
-    /* Fewer connections in the cache would lose keep-alive; many more would
-     * use up descriptors. */
+    /* Fewer connections in the cache would lose keep-alive; more would use up
+     * descriptors, of which there may be few. */
+    if (most > f->capacity)
+        most = f->capacity;
     (void)curl_multi_setopt(f->multi, CURLMOPT_MAXCONNECTS, most);
     if (f->scheduled || f->remains || (f->yielded && !f->loop.throttled))
         f->loop.more = true;
@@ -7112,6 +7247,17 @@ static int capacity_now(void) {
     return most > 1 ? most : 1;
 }
 
+/* A third of them may be those of lookups, two each. */
+static int lookups_now(void) {
+    struct rlimit limit = {64, 64};
+    int most = LOOKUPS_MAX;
+
+    getrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_cur < 6 * LOOKUPS_MAX)
+        most = (int)limit.rlim_cur / 6 - 2;
+    return most > 1 ? most : 1;
+}
+
 struct fetcher *fetcher_new(void) {
     struct fetcher *f = NULL;
 
@@ -7122,6 +7268,7 @@ struct fetcher *fetcher_new(void) {
         return NULL;
     }
     f->capacity = capacity_now();
+    f->lookups_most = lookups_now();
     boot_id(f->boot, sizeof f->boot);
     f->throttle_timer.call.cb = throttle_end;
     f->loop.network = network;

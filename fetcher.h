@@ -226,8 +226,8 @@ struct fetcher_request {
      * for total_ms alone, and only once there has been an attempt, or since
      * the host asked to be left alone. What keeps the loop away (the process
      * was stopped, your program or a callback took its time) counts for none,
-     * but 10 ms of it each turn. (A lookup that was given up runs on by
-     * itself.) */
+     * but 10 ms of it each turn. A lookup that was given up runs on by itself,
+     * and its host is not asked again before it is over. */
     int64_t connect_ms; /* lookup, connect, TLS, of each connection that
                            redirects lead to; usual 30000 */
     int64_t stall_ms;   /* no byte has come or gone; usual 30000 */
@@ -330,6 +330,7 @@ int fetcher_priority(struct fetcher *f, fetcher_id id, int priority);
  * (usual: 6), and the most bytes of body a second, all together (usual: no
  * limit). 0 leaves a limit as it is, -1 takes it away. The number in flight
  * never exceeds what FD_SETSIZE and RLIMIT_NOFILE leave room for, about 900.
+ * What waits for a lookup of over 250 ms is not in flight until that is over.
  * May be changed at any time; what runs is not interrupted. */
 int fetcher_limit(struct fetcher *f, int total, int per_host,
                   int64_t bytes_per_second);

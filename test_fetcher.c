@@ -2444,6 +2444,11 @@ static void hang_end(void) {
     close(hang_pipe[1]);
 }
 
+static bool in_state(fetcher_id id, enum fetcher_state state) {
+    struct fetcher_info info;
+    return fetcher_info(f, id, &info) == 0 && info.state == state;
+}
+
 static int cancelled_once(const struct outcome *o, int n) {
     int count = 0;
     for (int i = 0; i < n; i++)
@@ -2462,7 +2467,7 @@ static void hang_all(struct outcome *o, int n) {
     char name[60];
     for (int i = 0; i < n; i++) {
         struct fetcher_request rq = {
-            .on_done = keep_outcome, .arg = &o[i], .connect_ms = 5000, .retries = -1};
+            .on_done = keep_outcome, .arg = &o[i], .connect_ms = 20000, .retries = -1};
         snprintf(name, sizeof name, "http://hang%d.test/", i);
         rq.url = name;
         fetcher_start(f, &rq);
@@ -2470,35 +2475,193 @@ static void hang_all(struct outcome *o, int n) {
 }
 
 static void test_parking(void) {
-    struct outcome o[30], good = {0};
+    struct outcome o[30];
     struct fetcher_stats st;
+    int most = 0;
     usec before;
     memset(o, 0, sizeof o);
     hang_begin();
     fetcher_limit(f, 100, 0, 0);
     hang_all(o, 30);
-    until(f->lookups == 16);
-    until(lookups_begun >= 8);
-    is_int(f->lookups, 16, "16 lookups at the same time, of 30 that hang");
-    is_int(f->running, 16, "the others wait");
-    fetcher_get(f, url("/good"), keep_outcome, &good);
-    until(good.calls);
-    is_code(good.code, FETCHER_OK, "they hold nothing else up");
-    forget(&good);
+    before = clock_us();
+    for (int i = 0; i < 1000 && f->lookups < 30; i++) {
+        fetcher_step(f, 20);
+        most = f->younger > most ? f->younger : most;
+    }
+    is_int(most, 16, "of 30 lookups that hang 16 begin at the same time");
+    is_int(f->lookups, 30, "and then the others");
+    ok(clock_us() - before >= YOUNG_US, "when those are slow");
+    until(f->younger == 0);
+    is_int(f->running, 0, "they take no place of what is in flight");
     before = clock_us();
     cancel_each();
     until(f->loop.pending == 0);
     is_int(cancelled_once(o, 30), 30, "a hanging lookup can be cancelled");
     ok(clock_us() - before < 2000000, "at once");
     fetcher_stats(f, &st);
-    is_int(st.lookups, 16, "given up or not, they count");
-    fetcher_get(f, "http://hang.test/", keep_outcome, &good);
-    fetcher_step(f, 0);
-    is_int(f->running, 0, "so another one waits");
-    fetcher_cancel(f, (fetcher_id)tree_first(f->transfers)->key);
+    is_int(st.lookups, 30, "given up or not, they count");
     hang_end();
     is_int(f->lookups, 0, "when the lookups end, none is left");
     ok(f->attempts == NULL, "the parked handles are freed");
+}
+
+/* Good names behind as many that hang; and the places of those in flight are few. */
+static void test_dead_names(void) {
+    struct outcome o[40];
+    char name[60];
+    memset(o, 0, sizeof o);
+    calls = 0;
+    hang_begin();
+    hang_all(o, 40);
+    usec before = clock_us();
+    for (int i = 0; i < 40; i++) {
+        snprintf(name, sizeof name, "http://local%d.test:%d/?size=10", i, server.port);
+        fetcher_get(f, name, log_done, "");
+    }
+    until(calls == 40);
+    usec took = clock_us() - before;
+    is_int(f->done, 40, "40 good names behind 40 that hang");
+    ok(took < 2000000, "have not waited for those: %d ms", (int)(took / 1000));
+    is_int(f->lookups, 40, "which still hang");
+    hang_end();
+    until(f->loop.pending == 0);
+}
+
+/* Where there are few descriptors, slow lookups don't take them all. */
+static void test_few_slow(void) {
+    struct outcome o[40];
+    int most = 0;
+    memset(o, 0, sizeof o);
+    calls = 0;
+    hang_begin();
+    f->lookups_most = 4;
+    hang_all(o, 40);
+    until(f->younger == 0 && f->lookups > 0);
+    for (int i = 0; i < 20; i++) {
+        fetcher_step(f, 2);
+        most = f->lookups > most ? f->lookups : most;
+    }
+    is_int(most, 4, "where there is room for 4 lookups, 4 names hang, and the others wait");
+    fetcher_get(f, url("/few-slow"), log_done, "");
+    until(calls == 1);
+    is_int(f->done, 1, "what needs no lookup goes on");
+    cancel_each();
+    hang_end();
+    until(f->loop.pending == 0);
+}
+
+static int server_conns(void) {
+    int count = 0;
+    for (struct conn *c = server.conns; c; c = c->next)
+        count++;
+    return count;
+}
+
+/* Nor do connections that are kept for later. */
+static void test_few_kept(void) {
+    char name[60];
+    calls = 0;
+    f->capacity = 2;
+    fetcher_limit(f, -1, 0, 0);
+    for (int i = 0; i < 12; i++) {
+        snprintf(name, sizeof name, "http://local%d.test:%d/?size=10", i, server.port);
+        fetcher_get(f, name, log_done, "");
+    }
+    until(calls == 12);
+    is_int(f->done, 12, "12 hosts, where 2 may be in flight");
+    until(server_conns() <= 2);
+    is_int(server_conns(), 2, "connections to 2 are kept");
+}
+
+/* Of one place in flight: who waits for a slow lookup has none, and needs one when it is over. */
+static void test_slow_rejoin(void) {
+    enum { SLOW = 6 };
+    struct outcome o[SLOW];
+    char name[80];
+    int good = 0, once = 0;
+    memset(o, 0, sizeof o);
+    fetcher_limit(f, 1, 0, 0);
+    hang_begin();
+    lookups_begun = 1; /* so these wait for the pipe */
+    server.busy_max = 0;
+    for (int i = 0; i < SLOW; i++) {
+        snprintf(name, sizeof name, "http://late%d.test:%d/delay?ms=20", i, server.port);
+        fetcher_get(f, name, keep_outcome, &o[i]);
+    }
+    until(lookups_begun == 1 + SLOW && f->younger == 0);
+    is_int(f->running, 0, "%d lookups are slow", SLOW);
+    hang_end();
+    until(f->loop.pending == 0);
+    for (int i = 0; i < SLOW; i++) {
+        good += o[i].calls == 1 && o[i].code == FETCHER_OK;
+        once += o[i].attempts == 1;
+        forget(&o[i]);
+    }
+    is_int(good, SLOW, "all come right when they have ended");
+    is_int(server.busy_max, 1, "one by one, for one place is all there is");
+    is_int(once, SLOW, "and each by one request");
+    is_int(lookups_begun, 1 + SLOW, "and one lookup");
+}
+
+/* Who has hung once lets those go first that nobody knows. */
+static void test_hung_last(void) {
+    char name[80];
+    *log_text = '\0';
+    calls = 0;
+    fetcher_limit(f, 1, 0, 0);
+    hang_begin();
+    fetcher_id hung = fetcher_start(
+        f, &(struct fetcher_request){
+               .url = "http://hang.test/", .on_done = log_done, .arg = "hung ", .retries = 1});
+    until(lookups_begun == 1 && f->younger == 0);
+    fetcher_id held = fetcher_start(
+        f, &(struct fetcher_request){
+               .url = url("/held?stall=5"), .on_done = log_done, .arg = "", .stall_ms = -1});
+    until(seen("/held?stall=5")->count == 1);
+    (void)!write(hang_pipe[1], "x", 1);
+    until(in_state(hung, FETCHER_RETRYING));
+    f->loop.skew += BACKOFF_FIRST_US;
+    until(in_state(hung, FETCHER_WAITING));
+    snprintf(name, sizeof name, "http://local.test:%d/hung-last", server.port);
+    fetcher_get(f, name, log_done, "new ");
+    fetcher_cancel(f, held);
+    until(calls == 3);
+    is_text(log_text, "new hung ", "who has hung is looked up again after those that are new");
+    hang_end();
+}
+
+/* libcurl may have forgotten an address that we believe in. */
+static int setup_forget(void *easy, void *arg) {
+    (void)arg;
+    return curl_easy_setopt(easy, CURLOPT_DNS_CACHE_TIMEOUT, 0L) == CURLE_OK ? 0 : -1;
+}
+
+static void test_forgotten_name(void) {
+    char name[80];
+    calls = 0;
+    fetcher_limit(f, 100, 100, 0);
+    hang_begin();
+    snprintf(name, sizeof name, "http://local.test:%d/?size=10", server.port);
+    fetcher_get(f, name, log_done, "");
+    until(calls == 1);
+    snprintf(name, sizeof name, "http://late.test:%d/?size=10", server.port);
+    lookups_begun = 1;
+    (void)!write(hang_pipe[1], "x", 1);
+    fetcher_get(f, name, log_done, "");
+    until(calls == 2);
+    char byte;
+    (void)!read(hang_pipe[0], &byte, 1); /* the next one waits for the pipe again */
+    for (int i = 0; i < 50; i++)
+        fetcher_start(f, &(struct fetcher_request){
+                             .url = name, .on_done = log_done, .arg = "", .setup = setup_forget});
+    until(lookups_begun == 3 && f->waiting < 50);
+    for (int i = 0; i < 20; i++)
+        fetcher_step(f, 2);
+    is_int(f->lookups, 1, "of 50 for a name that libcurl has forgotten one looks it up");
+    is_int(lookups_begun, 3, "the others wait");
+    hang_end();
+    until(calls == 52);
+    is_int(f->done, 52, "and go on then");
 }
 
 /* Two lookups of one name, the second of which takes long: its transfer must not go on with what
@@ -2527,20 +2690,26 @@ static void test_second_lookup(void) {
     forget(&o[1]);
 }
 
-/* A lookup that was given up may go on for long. */
+/* A lookup that was given up may go on for long: another would, too. */
 static void test_lookup_anew(void) {
+    struct outcome o = {0};
     hang_begin();
     fetcher_id id = fetcher_get(f, "http://hang.test/", NULL, NULL);
     until(lookups_begun == 1);
     fetcher_cancel(f, id);
-    fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/", .retries = -1});
-    until(lookups_begun == 2);
-    is_int(lookups_begun, 2,
-           "while a lookup that was given up goes on, its host may be asked again");
-    is_int(f->lookups, 2, "both lookups count");
-    is_int(f->running, 1, "and one transfer runs");
+    fetcher_start(
+        f, &(struct fetcher_request){
+               .url = "http://hang.test/", .on_done = keep_outcome, .arg = &o, .retries = -1});
+    for (int i = 0; i < 20; i++)
+        fetcher_step(f, 2);
+    is_int(f->lookups, 1, "while a lookup that was given up goes on, its host is not asked again");
+    is_int(f->waiting, 1, "who wants it waits");
+    (void)!write(hang_pipe[1], "x", 1);
+    until(o.calls);
+    is_code(o.code, FETCHER_NO_HOST, "until it ends: %s", o.message);
+    is_int(lookups_begun, 2, "by a lookup of its own");
+    forget(&o);
     hang_end();
-    until(f->loop.pending == 0);
 }
 
 /* At the end: cleaning up must not wait for a lookup that hangs. */
@@ -2662,15 +2831,18 @@ static void test_one_lookup_a_host(void) {
     fetcher_limit(f, 100, 100, 0);
     hang_begin();
     lookups_begun = 1; /* so this one waits for the pipe */
-    snprintf(name, sizeof name, "http://late.test:%d/delay?ms=50", server.port);
+    snprintf(name, sizeof name, "http://late.test:%d/all?stall=5", server.port);
     for (int i = 0; i < 50; i++)
         fetcher_get(f, name, log_done, "");
     until(lookups_begun == 2);
     is_int(f->running, 1, "of 50 for an unknown host one goes ahead");
     is_int(f->lookups, 1, "and looks it up");
     (void)!write(hang_pipe[1], "x", 1);
+    until(seen("/all?stall=5")->count == 50);
+    is_int(f->running, 50, "and then all");
+    cancel_each();
     until(calls == 50);
-    ok(server.busy_max > 40, "and then all: %d", server.busy_max);
+    snprintf(name, sizeof name, "http://late.test:%d/delay?ms=50", server.port);
     /* One waits while its host's address is known, and until it is so no more. */
     calls = 0;
     fetcher_limit(f, 1, 0, 0);
@@ -2707,7 +2879,9 @@ static void test_many(void) {
 }
 
 static const struct test libcurl_tests[] = {
-    TEST(parking),          TEST(second_lookup),      TEST(lookup_anew),
+    TEST(parking),          TEST(dead_names),         TEST(few_slow),
+    TEST(few_kept),         TEST(slow_rejoin),        TEST(hung_last),
+    TEST(forgotten_name),   TEST(second_lookup),      TEST(lookup_anew),
     TEST(free_in_lookup),   TEST(half_a_lookup),      TEST(free_in_half),
     TEST(connect_timeout),  TEST(one_lookup_a_host),  TEST(many),
     TEST(handles),          TEST(handles_redirected), TEST(handles_failed),
@@ -4552,10 +4726,18 @@ static void test_post_once(void) {
 }
 
 static void test_post_unsent(void) {
-    struct outcome o;
+    struct outcome o = {0};
     hang_begin();
-    o = FETCH(.url = "http://hang.test/", .body = "a=b", .connect_ms = 50, .retries = 1);
-    is_code(o.code, FETCHER_TIMEOUT, "a POST that got no connection: %s", o.message);
+    fetcher_id id = fetcher_start(f, &(struct fetcher_request){.url = "http://hang.test/",
+                                                               .body = "a=b",
+                                                               .connect_ms = 50,
+                                                               .retries = 1,
+                                                               .on_done = keep_outcome,
+                                                               .arg = &o});
+    until(in_state(id, FETCHER_RETRYING));
+    (void)!write(hang_pipe[1], "x", 1);
+    until(o.calls);
+    is_code(o.code, FETCHER_NO_HOST, "a POST that got no connection: %s", o.message);
     is_int(o.attempts, 2, "is tried again");
     hang_end();
 }
@@ -4645,11 +4827,6 @@ static void pause_done(struct fetcher *on, const struct fetcher_result *r, void 
 static int pause_once(struct fetcher *on, const void *data, size_t size, void *arg) {
     (void)on, (void)data, (void)size, (void)arg;
     return paused++ ? -1 : FETCHER_PAUSE;
-}
-
-static bool in_state(fetcher_id id, enum fetcher_state state) {
-    struct fetcher_info info;
-    return fetcher_info(f, id, &info) == 0 && info.state == state;
 }
 
 static void is_paused(fetcher_id id, const char *name) {
@@ -4753,7 +4930,7 @@ static void test_pause_resumed_early(void) {
     fetcher_pause(f, id);
     until(in_state(id, FETCHER_PAUSED));
     fetcher_resume(f, id);
-    until(in_state(id, FETCHER_RUNNING));
+    until(in_state(id, FETCHER_WAITING));
     hang_end();
     until(o.calls);
     is_code(o.code, FETCHER_OK, "a pause before the connection does no harm: %s", o.message);
@@ -4801,8 +4978,9 @@ static void test_pause_scout(void) {
     is_int(f->running, 1, "others wait for a scout");
     fetcher_pause(f, scout);
     until(in_state(scout, FETCHER_PAUSED));
+    (void)!write(hang_pipe[1], "x", 1);
     until(lookups_begun > 1);
-    ok(lookups_begun > 1, "but not for one that is paused");
+    ok(lookups_begun > 1, "but, when its lookup is over, not for one that is paused");
     fetcher_cancel(f, scout);
     fetcher_cancel(f, other);
     hang_end();
@@ -11638,7 +11816,10 @@ static void test_stopped_trace(void) {
     char full[4096] = {0};
     struct child c;
     int fd;
-    if (mkfifo(in_work("fifo"), 0600) < 0 || (fd = open(in_work("fifo"), O_RDWR | O_NONBLOCK)) < 0)
+    if (mkfifo(in_work("fifo"), 0600) < 0)
+        die("mkfifo");
+    fd = open(in_work("fifo"), O_RDWR | O_NONBLOCK);
+    if (fd < 0)
         die("a fifo");
     while (write(fd, full, sizeof full) > 0)
         continue;
