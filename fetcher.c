@@ -4668,8 +4668,8 @@ static bool is_host(const char *host, const char *name, const char *port) {
 }
 
 /* Is there a proxy, and did nobody answer there? Only libcurl's words tell its
- * name: the newest say "over proxy", older ones "via", or nothing but the name
- * where the host's is expected. */
+ * name: 8.21 and newer say "over proxy", older ones "via", or nothing but the
+ * name where the host's is expected. */
 static bool is_proxy_named(const struct attempt *a, const char *host,
                            char name[256], char port[16]) {
     const char *over = strstr(a->error, " over proxy ");
