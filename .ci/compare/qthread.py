@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: 0BSD
 """PyQt5 with QThread workers: the main thread keeps the window alive, the workers call urllib."""
+import os
 import queue
 import shutil
 import sys
@@ -25,8 +26,12 @@ class Worker(QThread):
             except queue.Empty:
                 return
             try:
-                with urllib.request.urlopen(url) as answer, open(self.path(url), "wb") as file:
-                    shutil.copyfileobj(answer, file)
+                with urllib.request.urlopen(url) as answer:
+                    if into_memory:
+                        answer.read()
+                    else:
+                        with open(self.path(url), "wb") as file:
+                            shutil.copyfileobj(answer, file)
                 self.fetched.emit(url, "")
             except OSError as error:
                 self.fetched.emit(url, str(error))
@@ -43,6 +48,8 @@ def on_fetched(url, error):
 
 app = QGuiApplication(sys.argv)
 urls, path, jobs, _ = contract.read()
+into_memory = "INTO_MEMORY" in os.environ
+jobs = int(os.environ.get("WORKERS", jobs))
 left = len(urls)
 ticks = contract.Ticks()
 timer = QTimer(timerType=Qt.PreciseTimer)
