@@ -1156,7 +1156,7 @@ int fetcher_step(struct fetcher *f, int64_t max_ms) {
     wait = l->meter.may_sleep;
     if (max_ms >= 0 && wait > usec_of_ms(max_ms))
         wait = max_ms * 1000;
-    tv.tv_sec = wait / 1000000;
+    tv.tv_sec = (time_t)(wait / 1000000);
     tv.tv_usec = (int)(wait % 1000000);
     if (select(maxfd + 1, &rd, &wr, NULL, &tv) < 0) {
         /* The sets say nothing now. After EINTR, what the handler posted ends
@@ -2080,6 +2080,9 @@ enum {
     YOUNG_MAX = 16     /* ... of which so many may have begun just now */
 };
 
+/* The network's parts of a turn, as network() has them. */
+enum { KICK, SOCKETS, FINISH, YIELDED, START, NETWORK_PARTS };
+
 /* What the directory of the last file held: so most files need no look for a
  * part of their own. */
 enum looked {
@@ -2147,6 +2150,8 @@ struct fetcher {
     int64_t tokens;              /* bytes that may come; below 0: debt */
     usec filled;                 /* when tokens were last added */
     struct timer throttle_timer; /* the end of a debt */
+    unsigned debts;              /* how many are paid, ... */
+    bool paid;                   /* ... the last of them in this turn */
     usec throttled_at;           /* when it began, and ... */
     usec silence;                /* ... how long all were: see listening() */
 
@@ -2642,19 +2647,24 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg,
     return 0;
 }
 
-/* libcurl's sockets. Where the slice ends, the next turn begins: by this
- * rotation the last of 900 is heard. In debt to the rate limit nothing is
- * read. */
+/* libcurl's sockets. Where the slice ends, or the rate limit's budget, the next
+ * turn begins: by this rotation the last of 900 is heard. In debt to the rate
+ * limit nothing is read. */
 static void serve_sockets(struct fetcher *f) {
     struct loop *l = &f->loop;
     int count = l->top + 1;
     int first = f->first_socket;
     int steps = 0;
+    bool indebted = l->throttled;
 
     for (int i = 0; i < count; i++) {
         int fd = (first + i) % count;
         int events = l->watch[fd].owner == NETWORK ? watch_ready(l, fd) : 0;
 
+        if (l->throttled && !indebted && (events & FETCHER_READ)) {
+            f->first_socket = fd;
+            indebted = true;
+        }
         if (l->throttled)
             events &= ~FETCHER_READ;
         if (!events)
@@ -4081,9 +4091,31 @@ static void throttle_begin(struct fetcher *f) {
     f->loop.throttled = true;
 }
 
+/* Than so many. */
+static bool more_yielded(const struct fetcher *f, unsigned count) {
+    struct node *n = tree_first(f->yielded);
+
+    for (; n && count > 0; count--)
+        n = tree_next(f->yielded, n);
+    return n != NULL;
+}
+
+/* Who is served first uses the tokens up. So the network's share begins with
+ * another part each time: with those that yielded or with the sockets, as often
+ * as there are transfers there; and sometimes with libcurl's timer, by which
+ * connections begin. */
 static void throttle_end(struct fetcher *f, void *arg) {
+    unsigned turn = f->debts;
+
     f->silence += serving(f) - f->throttled_at;
     f->loop.throttled = false;
+    f->debts++;
+    f->paid = true;
+    f->next_part = SOCKETS;
+    if (turn % 8 == 0)
+        f->next_part = KICK;
+    else if (f->running > 0 && more_yielded(f, turn % (unsigned)f->running))
+        f->next_part = YIELDED;
 }
 
 static void tokens_spend(struct fetcher *f, int64_t bytes) {
@@ -4624,6 +4656,11 @@ static bool tls_unknown(const char *why) {
                            "unexpected TLS packet\0");
 }
 
+/* 8.23 takes the time of what did not connect, as if it had. */
+static bool no_answer(const struct attempt *a) {
+    return has_phrase(a->error, "Failed to connect to \0");
+}
+
 static enum fetcher_code code_of(const struct attempt *a, CURLcode c) {
     if (c == CURLE_SSL_CONNECT_ERROR && tls_broken_off(a->error))
         return FETCHER_NO_CONNECTION;
@@ -4632,9 +4669,11 @@ static enum fetcher_code code_of(const struct attempt *a, CURLcode c) {
     if (c == CURLE_UNSUPPORTED_PROTOCOL && a->head.status < 200)
         return FETCHER_PROTOCOL; /* HTTP/0.9, or what looks like it */
     if (c == CURLE_URL_MALFORMAT && a->head.status == 0)
-        return FETCHER_BAD_URL;        /* ours, not that of a redirect */
-    if (c == CURLE_OPERATION_TIMEDOUT) /* the system's limit, or rq.setup's */
-        return connected(a) ? FETCHER_TIMEOUT : FETCHER_NO_CONNECTION;
+        return FETCHER_BAD_URL; /* ours, not that of a redirect */
+    if (c == CURLE_OPERATION_TIMEDOUT && (!connected(a) || no_answer(a)))
+        return FETCHER_NO_CONNECTION; /* the system's limit, or rq.setup's */
+    if (c == CURLE_OPERATION_TIMEDOUT)
+        return FETCHER_TIMEOUT;
     for (size_t i = 0; i < COUNT_OF(reasons); i++) {
         if (memchr(reasons[i].curl, (int)c, sizeof reasons[i].curl))
             return reasons[i].code;
@@ -6850,10 +6889,15 @@ static void network(struct fetcher *f) {
     static void (*const parts[])(struct fetcher *) = {
         curl_timer_fired, serve_sockets, finish_phase, resume_yielded,
         start_phase};
-    const int count = COUNT_OF(parts);
+    const int count = NETWORK_PARTS;
     const int first = f->next_part;
     int done = 0;
 
+    if (f->paid) { /* select() was not asked about the sockets */
+        f->paid = false;
+        f->loop.more = true;
+        return;
+    }
     do {
         parts[(first + done) % count](f);
         done++;
@@ -8556,7 +8600,7 @@ static enum status option_long(struct settings *s, char *name, char ***argv) {
         if (!value)
             return refuse(BAD_USAGE, "--%s needs %s", name, o->arg);
     }
-    return option_set(s, o, value);
+    return option_set(s, o, value ? value : "");
 }
 
 /* -qv are two flags; -oFILE, or -o and FILE in the next word, end the
@@ -8582,7 +8626,7 @@ static enum status option_letters(struct settings *s, char *letter,
                 return refuse(BAD_USAGE, "-%s needs %s", letter, o->arg);
             return option_set(s, o, value);
         }
-        status = option_set(s, o, NULL);
+        status = option_set(s, o, "");
     }
     return status;
 }

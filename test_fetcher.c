@@ -5038,6 +5038,20 @@ static double measure_rate(struct fetcher *own, int seconds, double *turns) {
     return (double)(st.received - before.received) * 1e6 / (double)(clock_us() - begin);
 }
 
+/* What the transfer that has got least has got, in percent of the mean. */
+static int64_t least_share(struct fetcher *own) {
+    struct fetcher_info info;
+    int64_t least = INT64_MAX, sum = 0;
+    for (struct node *n = tree_first(own->transfers); n; n = tree_next(own->transfers, n)) {
+        if (fetcher_info(own, (fetcher_id)n->key, &info) < 0)
+            die("fetcher_info");
+        sum += info.bytes;
+        if (info.bytes < least)
+            least = info.bytes;
+    }
+    return least * 100 * (int64_t)fetcher_count(own) / sum;
+}
+
 /* The server is in a process of its own, so that each has its own loop. */
 static void test_one_rate(int limit, int transfers, int seconds) {
     struct fetcher *own = fetcher_new(), *previous = f;
@@ -5056,6 +5070,7 @@ static void test_one_rate(int limit, int transfers, int seconds) {
     ok(rate > limit * .9, "%d bytes/s with %d in flight: %.0f", limit, transfers, rate);
     ok(rate < limit * 1.1, "and not much more");
     ok(turns < 1000, "and without spinning: %.0f turns a second", turns);
+    ok(least_share(own) >= 10, "who gets least gets %d%% of the mean", (int)least_share(own));
     fetcher_limit(own, 0, 0, limit * 5);
     rate = measure_rate(own, 2, &turns);
     ok(rate > limit * 4.2, "five times as much, on the way: %.0f", rate);
