@@ -1858,6 +1858,8 @@ static char *passwords_hide(const char *text) {
  *                 stream: libcurl has the rest
  *     paused      a download: it gave its         fetcher_resume
  *                 connection back
+ *     slow        in a lookup of over 250 ms: it  flight_rejoin, when that is
+ *                 gave up its place in flight     over
  *     parked      given up in a lookup            nobody: it ends with that
  *
  * A transfer's states, and what leads from one to the next:
