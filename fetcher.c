@@ -1858,6 +1858,8 @@ static char *passwords_hide(const char *text) {
  *                 stream: libcurl has the rest
  *     paused      a download: it gave its         fetcher_resume
  *                 connection back
+ *     slow        in a lookup of over 250 ms: it  flight_rejoin, when that is
+ *                 gave up its place in flight     over
  *     parked      given up in a lookup            nobody: it ends with that
  *
  * A transfer's states, and what leads from one to the next:
@@ -7638,7 +7640,14 @@ static double time_left(struct model *m, size_t waiting) {
  * pipe or a stopped terminal does not take waits in a buffer, and whoever
  * fills it is told to wait as well.
  */
-enum { OUT_FULL = 65536 };
+enum {
+    OUT_FULL = 65536,
+
+    /* Descriptors beside 0 to 2: two each of the loop and of libcurl, a list,
+     * and four of a transfer or its lookup, ... */
+    DESCRIPTORS_LEAST = 9,
+    DESCRIPTORS_MOST = 16 /* ... and those of a view, a session, a trace */
+};
 
 struct out {      /* output that nobody waits for */
     int fd;       /* -1: only a buffer */
@@ -7698,7 +7707,20 @@ static bool is_pipe(const struct stat *st) {
     return S_ISFIFO(st->st_mode) || S_ISSOCK(st->st_mode);
 }
 
-/* What can't be opened again is written to in small pieces. */
+/* How many descriptors can still be had? To `enough` it is counted. */
+static int descriptors_left(int enough) {
+    long most = sysconf(_SC_OPEN_MAX);
+    int left = 0;
+
+    for (int fd = 3; left < enough && (fd < most || most < 0); fd++) {
+        if (fcntl(fd, F_GETFD) < 0)
+            left++;
+    }
+    return left;
+}
+
+/* What can't be opened again is written to in small pieces; so is all where
+ * descriptors are few. */
 static void out_open(struct out *o, int fd) {
     struct stat st;
     bool pipe = fstat(fd, &st) == 0 && is_pipe(&st);
@@ -7707,7 +7729,10 @@ static void out_open(struct out *o, int fd) {
     o->fd = fd;
     if (!o->tty && !pipe)
         return;
-    o->fd = open_again(fd, O_WRONLY);
+    if (descriptors_left(DESCRIPTORS_MOST) == DESCRIPTORS_MOST)
+        o->fd = open_again(fd, O_WRONLY);
+    else
+        o->fd = -1;
     o->chunked = o->fd < 0;
     if (o->chunked)
         o->fd = fd;
@@ -13538,11 +13563,27 @@ static enum status program_work(struct program *p, char **url) {
     return program_close(p);
 }
 
+/* Before anything is begun, so that nothing is half done. */
+static enum status descriptors_check(const struct settings *s) {
+    bool plain = !s->session && !s->trace && !s->window && !isatty(1);
+    int least = plain ? DESCRIPTORS_LEAST : DESCRIPTORS_MOST;
+    int missing = least - descriptors_left(least);
+    long most = sysconf(_SC_OPEN_MAX);
+
+    if (missing <= 0)
+        return ALL_DONE;
+    return refuse(SOME_FAILED,
+                  "%ld descriptors are too few: ulimit -n %ld at least", most,
+                  most + missing);
+}
+
 static enum status program_run(struct program *p, char **url) {
     struct settings *s = &p->s;
     enum status status;
 
     status = options_check(s, url);
+    if (status == ALL_DONE)
+        status = descriptors_check(s);
     if (status)
         return status;
     options_apply(s);

@@ -331,6 +331,9 @@ int fetcher_priority(struct fetcher *f, fetcher_id id, int priority);
  * limit). 0 leaves a limit as it is, -1 takes it away. The number in flight
  * never exceeds what FD_SETSIZE and RLIMIT_NOFILE leave room for, about 900.
  * What waits for a lookup of over 250 ms is not in flight until that is over.
+ * At most 256 names are looked up at a time (fewer if RLIMIT_NOFILE is below
+ * 1536), 16 of them since less than 250 ms. A host whose last lookup took
+ * longer comes behind others that have to be looked up.
  * May be changed at any time; what runs is not interrupted. */
 int fetcher_limit(struct fetcher *f, int total, int per_host,
                   int64_t bytes_per_second);

@@ -12163,11 +12163,80 @@ static void test_listed_devices(void) {
     is_int(names_in(work), 5, "and nothing is beside them");
 }
 
+/* A list for the program: `n` URLs, each behind the other of some servers in turn. */
+static void list_across(const struct server *servers, int count, int n) {
+    FILE *list = fopen(in_work("list"), "w");
+    for (int i = 0; list && i < n; i++)
+        fprintf(list, "http://127.0.0.1:%d/f%d?size=30000\n", servers[i % count].port, i);
+    if (!list || fclose(list))
+        die("a list");
+}
+
+/* How few descriptors a process may have is its own affair: all comes, if more slowly. */
+static void test_few_descriptors(void) {
+    enum { FILES = 40, SERVERS = 4 };
+
+    static const int limits[] = {12, 14, 16, 20, 26, 64};
+    struct server servers[SERVERS];
+    char command[500], name[60];
+    struct child c;
+    for (int i = 0; i < SERVERS; i++)
+        server_open(&servers[i], f, 0);
+    list_across(servers, SERVERS, FILES);
+    for (size_t i = 0; i < COUNT_OF(limits); i++) {
+        int whole = 0;
+        snprintf(command, sizeof command,
+                 "ulimit -n %d; exec ./fetcher -q --stats --retry 0 -d %s/%d -i %s", limits[i],
+                 work, limits[i], in_work("list"));
+        c = SH(command);
+        ok(said(&c, 0, "40 done, 0 failed"), "%d descriptors do", limits[i]);
+        child_free(&c);
+        for (int k = 0; k < FILES; k++) {
+            char target[20];
+            snprintf(name, sizeof name, "%d/f%d", limits[i], k);
+            snprintf(target, sizeof target, "/f%d", k);
+            if (file_is(in_work(name), 30000, target, 0))
+                whole++;
+        }
+        is_int(whole, FILES, "and all is whole");
+    }
+    for (int i = 0; i < SERVERS; i++)
+        server_close(&servers[i]);
+}
+
+/* Where there are too few of them nothing is begun. */
+static void test_too_few_descriptors(void) {
+    char command[500];
+    struct child c;
+    snprintf(command, sizeof command, "ulimit -n 12; exec ./fetcher -q -o - '%s'",
+             url("/out?size=300000"));
+    c = SH(command);
+    ok(c.status == 0 && c.size[0] == 300000, "12 descriptors do for a pipe");
+    child_free(&c);
+    snprintf(command, sizeof command, "ulimit -n 9; exec ./fetcher -d %s/none '%s'", work,
+             url("/none"));
+    c = SH(command);
+    is_int(c.status, 1, "9 don't");
+    is_text(c.text[1], "fetcher: 9 descriptors are too few: ulimit -n 12 at least\n",
+            "as one line says");
+    child_free(&c);
+    snprintf(command, sizeof command, "ulimit -n 14; exec ./fetcher --session %s -d %s/none '%s'",
+             in_work("session"), work, url("/none"));
+    c = SH(command);
+    ok(said(&c, 1, "14 descriptors are too few: ulimit -n 19 at least"), "a session needs more");
+    is_int(names_in(work), 0, "nothing is begun");
+    child_free(&c);
+}
+
 static const struct test output_tests[] = {
-    TEST(back_pressure),    TEST(json),           TEST(stopped_reader),    TEST(interrupted_output),
-    TEST(interrupted_open), TEST(closed_output),  TEST(output_descriptor), TEST(output_pipe),
-    TEST(output_device),    TEST(listed_devices), TEST(stopped_errors),    TEST(shared_input),
-    TEST(stopped_trace),    TEST(heap),
+    TEST(back_pressure),     TEST(json),
+    TEST(stopped_reader),    TEST(interrupted_output),
+    TEST(interrupted_open),  TEST(closed_output),
+    TEST(output_descriptor), TEST(output_pipe),
+    TEST(output_device),     TEST(listed_devices),
+    TEST(stopped_errors),    TEST(shared_input),
+    TEST(stopped_trace),     TEST(heap),
+    TEST(few_descriptors),   TEST(too_few_descriptors),
 };
 
 /* -------------------------------------------------------------------------------------- Options */
