@@ -6294,7 +6294,7 @@ static int nameless_open(struct transfer *t) {
     return 0;
 }
 
-static int file_commit(struct transfer *t) {
+static int file_finish(struct transfer *t) {
     struct body *b = t->body;
     int closed;
 
@@ -6316,6 +6316,17 @@ static int file_commit(struct transfer *t) {
     if (!t->unchanged)
         b->placed = true;
     return name_flush(t);
+}
+
+/* What has got no name goes: the next round can't go on with it. */
+static int file_commit(struct transfer *t) {
+    struct body *b = t->body;
+    int result = file_finish(t);
+
+    if (b->nameless && b->fd >= 0)
+        part_close(t);
+    b->nameless = false;
+    return result;
 }
 
 static const struct sink file_sink = {file_open, file_begin, file_take,

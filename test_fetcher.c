@@ -5413,6 +5413,82 @@ static void test_file_unnamed(void) {
     forget(&o);
 }
 
+/* A disk that is full in one round is so in the next as well, or has room again: what had no name
+ * by then is given up. */
+static void test_unnamed_full(void) {
+    struct outcome o;
+    const char *path = in_work("full/");
+    for (int i = 0; i < 3; i++) {
+        o = FETCH(.url = url("/first%d?size=1000", i), .path = path);
+        forget(&o);
+    }
+    if (f->nameless != WORKS) {
+        skip("files without names", "this system has none");
+        return;
+    }
+    scripted =
+        (const char *const[]){"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+                              "HTTP/1.1 200 OK\r\nContent-Length: 400000000000000000\r\n\r\nhello",
+                              "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", NULL};
+    o = (struct outcome){0};
+    disk_fault.error = ENOSPC;
+    disk_fault.count = 0;
+    disk_fault.fail = 2;
+    disk_fault.for_good = true;
+    disk_fault.on = true;
+    fetcher_id id = fetcher_start(f, &(struct fetcher_request){.url = url("/script/full"),
+                                                               .path = path,
+                                                               .every_ms = 1000,
+                                                               .retries = -1,
+                                                               .on_done = keep_outcome,
+                                                               .arg = &o});
+    until(o.calls == 1);
+    is_code(o.code, FETCHER_FILE, "a full disk: %s", o.message);
+    memset(&disk_fault, 0, sizeof disk_fault);
+    fetcher_resume(f, id);
+    until(o.calls == 2);
+    is_code(o.code, FETCHER_CUT_SHORT, "in the next round more would come, and doesn't: %s",
+            o.message);
+    fetcher_resume(f, id);
+    until(o.calls == 3);
+    is_code(o.code, FETCHER_OK, "then it is as it should be: %s", o.message);
+    is_text(o.path, in_work("full/full"), "it has its name");
+    is_int(o.bytes, 5, "and its bytes");
+    is_int(names_in(path), 4, "nothing else is there");
+    forget(&o);
+}
+
+/* A repeating one had no name in its first round, and is a .part in the second. */
+static void test_unnamed_once(void) {
+    static char cut[40100];
+    const char *path = in_work("once/");
+    struct outcome o;
+    for (int i = 0; i < 3; i++) {
+        o = FETCH(.url = url("/first%d?size=1000", i), .path = path);
+        forget(&o);
+    }
+    int n = sprintf(cut, "HTTP/1.1 200 OK\r\nContent-Length: 90000\r\n\r\n");
+    memset(cut + n, 'x', 40000);
+    scripted =
+        (const char *const[]){"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", cut, NULL};
+    o = (struct outcome){0};
+    fetcher_id id = fetcher_start(f, &(struct fetcher_request){.url = url("/script/once"),
+                                                               .path = path,
+                                                               .every_ms = 1000,
+                                                               .retries = -1,
+                                                               .on_done = keep_outcome,
+                                                               .arg = &o});
+    until(o.calls == 1);
+    is_code(o.code, FETCHER_OK, "a small file: %s", o.message);
+    fetcher_resume(f, id);
+    until(o.calls == 2);
+    is_code(o.code, FETCHER_CUT_SHORT, "in the next round a large one is cut: %s", o.message);
+    fetcher_cancel(f, id);
+    until(o.last);
+    is_int(names_in(path), 4, "no .part is left, since nothing proves what it is");
+    forget(&o);
+}
+
 /* A directory is looked through once, a step a file; if it holds too much, each file is looked
  * for. */
 static void test_directory_looked(void) {
@@ -7501,6 +7577,8 @@ static void test_part_appended(void) {
 static const struct test files_tests[] = {
     TEST(file),
     TEST(file_unnamed),
+    TEST(unnamed_full),
+    TEST(unnamed_once),
     TEST(directory_looked),
     TEST(file_large_replaced),
     TEST(part_large_dropped),
