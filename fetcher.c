@@ -3349,7 +3349,7 @@ static void read_encoding(struct head *h, const char *value) {
     const struct attempt *a = container_of(h, struct attempt, head);
     struct validators *v = &h->validators;
 
-    if (strcasecmp(value, "identity") == 0)
+    if (strcasecmp(value, "identity") == 0 || strcasecmp(value, "none") == 0)
         return;
     if ((a->transfer->rq.flags & FETCHER_COMPRESSED) &&
         (v->encoding[0] ||
@@ -4213,8 +4213,7 @@ static bool stays_paused(struct transfer *t) {
 
 /* n: it was taken. CURL_WRITEFUNC_PAUSE: it is offered again when the transfer
  * goes on. Anything else ends the transfer. */
-static size_t on_body(char *data, size_t one, size_t n, void *arg) {
-    struct attempt *a = arg;
+static size_t body_came(struct attempt *a, const char *data, size_t n) {
     struct fetcher *f = a->f;
     struct transfer *t = a->transfer;
     enum taken taken;
@@ -4238,8 +4237,16 @@ static size_t on_body(char *data, size_t one, size_t n, void *arg) {
     count_bytes(f, t, (int64_t)n);
     if (t->rq.on_progress && f->loop.now >= t->progressed + PROGRESS_US)
         tell_state(f, t, t->state);
-    hear(f, clock_us() + f->loop.skew);
     return n;
+}
+
+/* What its reader took of the CPU is no flood, whether it wants more or not. */
+static size_t on_body(char *data, size_t one, size_t n, void *arg) {
+    struct attempt *a = arg;
+    size_t result = body_came(a, data, n);
+
+    hear(a->f, clock_us() + a->f->loop.skew);
+    return result;
 }
 
 /* -- sinks: memory and streams --------------------------------------------- */

@@ -3878,6 +3878,11 @@ static void test_inflated(void) {
     o = FETCH(.url = url("/script/zstd"), .retries = -1, .flags = FETCHER_COMPRESSED);
     has_text(o.message, "not asked to be", "what inflates without a limit is not asked for");
     forget(&o);
+    scripted = (const char *const[]){
+        "HTTP/1.1 200 OK\r\nContent-Encoding: none\r\nContent-Length: 2\r\n\r\nok", NULL};
+    o = FETCH(.url = url("/script/none"), .retries = -1, .flags = FETCHER_COMPRESSED);
+    is_code(o.code, FETCHER_OK, "\"none\" is what libcurl takes for no encoding: %s", o.message);
+    forget(&o);
 }
 
 /* Bytes that are no answer, as fast as it goes. */
@@ -3967,6 +3972,32 @@ static void test_floods(void) {
         else
             flood_fetch();
     }
+}
+
+/* Takes its time, and then nothing, at first. */
+static int busy_reader(struct fetcher *on, const void *data, size_t size, void *arg) {
+    usec end = cpu_us() + 40000;
+    (void)on, (void)data, (void)size, (void)arg;
+    calls++;
+    while (calls == 1 && cpu_us() < end)
+        continue;
+    return calls == 1 ? FETCHER_PAUSE : 0;
+}
+
+/* What a reader takes of the CPU is not the server's. */
+static void test_flood_none(void) {
+    struct outcome o = {0};
+    calls = 0;
+    fetcher_start(f, &(struct fetcher_request){.url = url("/busy?size=1000"),
+                                               .retries = -1,
+                                               .on_data = busy_reader,
+                                               .on_progress = resume_paused,
+                                               .on_done = keep_outcome,
+                                               .arg = &o});
+    until(o.calls);
+    is_code(o.code, FETCHER_OK, "a reader works for long, and pauses: %s", o.message);
+    is_int(o.bytes, 1000, "all comes, once it goes on");
+    forget(&o);
 }
 
 static void test_odd_heads(void) {
@@ -5261,6 +5292,7 @@ static const struct test transfers_tests[] = {
     TEST(tls_other_end),
     TEST(inflated),
     TEST(floods),
+    TEST(flood_none),
     TEST(odd_heads),
     TEST(retry_after),
     TEST(total),
