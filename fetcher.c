@@ -2106,6 +2106,7 @@ struct remains {
     struct remains *next;
     int fd;
     off_t size;
+    usec due; /* not before */
 };
 
 struct fetcher {
@@ -5048,9 +5049,14 @@ static int path_set(struct transfer *t, char **path, const char *name) {
  * A file system frees the blocks of a file when its last name or descriptor
  * goes: a GiB takes a fifth of a second. So what is large is made shorter bit
  * by bit first, in the slice. Only if nobody else has it open, who would miss
- * the bytes; else it lives on, and to close it costs nothing.
+ * the bytes; else it lives on, and to close it costs nothing. And not at once:
+ * who had just found it by its name may not have opened it yet.
  */
-enum { REMAINS_STEP = 4 * 1024 * 1024, RESERVE_STEP = 4 * 1024 * 1024 };
+enum {
+    REMAINS_STEP = 4 * 1024 * 1024,
+    RESERVE_STEP = 4 * 1024 * 1024,
+    REMAINS_US = 100000
+};
 
 static void remains_end(struct fetcher *f) {
     struct remains *r = f->remains;
@@ -5060,11 +5066,15 @@ static void remains_end(struct fetcher *f) {
     free(r);
 }
 
+static bool remains_due(const struct fetcher *f) {
+    return f->remains && f->remains->due <= f->loop.now;
+}
+
 static void remains_step(struct fetcher *f) {
     struct remains *r = f->remains;
 
     r->size -= REMAINS_STEP;
-    if (r->size <= 0 || ftruncate(r->fd, r->size) < 0)
+    if (r->size <= 0 || !is_open_once(r->fd) || ftruncate(r->fd, r->size) < 0)
         remains_end(f);
 }
 
@@ -5073,14 +5083,13 @@ static void file_close(struct fetcher *f, int fd) {
     struct remains *r = NULL;
     struct stat st;
 
-    if (fstat(fd, &st) == 0 && st.st_nlink == 0 && st.st_size > REMAINS_STEP &&
-        is_open_once(fd))
+    if (fstat(fd, &st) == 0 && st.st_nlink == 0 && st.st_size > REMAINS_STEP)
         r = malloc(sizeof *r);
     if (!r) {
         close(fd);
         return;
     }
-    *r = (struct remains){f->remains, fd, st.st_size};
+    *r = (struct remains){f->remains, fd, st.st_size, f->loop.now + REMAINS_US};
     f->remains = r;
 }
 
@@ -6856,7 +6865,7 @@ static void finish_phase(struct fetcher *f) {
         run_actions(f, container_of(first, struct transfer, scheduled));
         step_done(l, IN_FINISH, -1);
     }
-    for (int steps = 0; f->remains && slice_left(l, steps); steps++) {
+    for (int steps = 0; remains_due(f) && slice_left(l, steps); steps++) {
         remains_step(f);
         step_done(l, IN_FINISH, -1);
     }
@@ -6887,7 +6896,7 @@ static void curl_timer_update(struct fetcher *f) {
     if (most > f->capacity)
         most = f->capacity;
     (void)curl_multi_setopt(f->multi, CURLMOPT_MAXCONNECTS, most);
-    if (f->scheduled || f->remains || (f->yielded && !f->loop.throttled))
+    if (f->scheduled || remains_due(f) || (f->yielded && !f->loop.throttled))
         f->loop.more = true;
     if (curl_multi_timeout(f->multi, &ms) != CURLM_OK || ms < 0 ||
         ms > SLEEP_MAX_MS)

@@ -5584,6 +5584,30 @@ static void test_file_large_replaced(void) {
     }
 }
 
+/* Somebody finds it by its name before it is replaced, and opens it after that. */
+static void test_large_just_found(void) {
+    const int64_t size = 40 * 1024 * 1024;
+    const char *path = in_work("found");
+    char late[40], byte;
+    int fd = open(path, O_RDWR | O_CREAT, 0600);
+    if (fd < 0 || ftruncate(fd, size) < 0)
+        die("found");
+    close(fd);
+    struct outcome o =
+        FETCH(.url = url("/found?size=300000"), .path = path, .existing = FETCHER_OVERWRITE);
+    if (!f->remains) {
+        skip("a reader who comes late", "nothing is given back in steps here");
+        forget(&o);
+        return;
+    }
+    snprintf(late, sizeof late, "/proc/self/fd/%d", f->remains->fd);
+    fd = open(late, O_RDONLY);
+    until(!f->remains);
+    is_int(pread(fd, &byte, 1, size - 1), 1, "who opens it late has all of it");
+    close(fd);
+    forget(&o);
+}
+
 /* Likewise a large .part that is of no use. */
 static void test_part_large_dropped(void) {
     char part[300];
@@ -7620,6 +7644,7 @@ static const struct test files_tests[] = {
     TEST(unnamed_once),
     TEST(directory_looked),
     TEST(file_large_replaced),
+    TEST(large_just_found),
     TEST(part_large_dropped),
     TEST(file_taken),
     TEST(file_existing),
