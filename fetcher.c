@@ -2370,6 +2370,11 @@ static int flights_most(const struct fetcher *f) {
     return most > 1 ? most : 1;
 }
 
+/* Has it as many in flight as a host may have? */
+static bool host_full(const struct fetcher *f, const struct host *h) {
+    return f->limit_host > 0 && h->running >= f->limit_host;
+}
+
 static void lookup_age(struct attempt *a) {
     if (!a->young.in)
         return;
@@ -2462,14 +2467,12 @@ static void host_found(struct attempt *a) {
 static bool flight_rejoin(struct attempt *a) {
     struct fetcher *f = a->f;
     struct transfer *t = a->transfer;
-    int limit = f->limit_host;
 
     if (t->in_flight)
         return true;
     if (a->again)
         return false;
-    if (f->running < flights_most(f) &&
-        (limit <= 0 || t->host->running < limit)) {
+    if (f->running < flights_most(f) && !host_full(f, t->host)) {
         flight_begin(f, t);
         return true;
     }
@@ -2925,11 +2928,6 @@ static void curl_close(struct fetcher *f) {
 
 static bool host_known(const struct fetcher *f, const struct host *h) {
     return h->known > f->loop.now || (h->numeric && !h->tls);
-}
-
-/* Has it as many in flight as a host may have? */
-static bool host_full(const struct fetcher *f, const struct host *h) {
-    return f->limit_host > 0 && h->running >= f->limit_host;
 }
 
 /* May this host start one? As long as it is unknown only a scout: two would
