@@ -719,8 +719,13 @@ static void drop_closed(struct loop *l) {
 
 /* -- timers ---------------------------------------------------------------- */
 
+/* Later than `now`, if a step is on its way. */
+static usec clock_now(const struct loop *l) {
+    return clock_us() + l->skew;
+}
+
 static void clock_read(struct loop *l) {
-    l->now = clock_us() + l->skew;
+    l->now = clock_now(l);
 }
 
 /* Outside of a turn the clock stands where the last one left it. */
@@ -2632,7 +2637,7 @@ static void socket_ready(struct fetcher *f, int fd, int events, void *wakeup) {
         mask |= CURL_CSELECT_ERR;
     hear(f, f->loop.now);
     socket_action(f, fd, mask);
-    if (clock_us() + f->loop.skew - f->heard >= WASTE_US)
+    if (clock_now(&f->loop) - f->heard >= WASTE_US)
         flood_judge(f, fd);
 }
 
@@ -3667,7 +3672,7 @@ static void head_end(struct attempt *a) {
         headers_choose(a);
     if (h->status == 303)
         (void)curl_easy_setopt(a->easy, CURLOPT_CUSTOMREQUEST, NULL);
-    hear(a->f, clock_us() + a->f->loop.skew);
+    hear(a->f, clock_now(&a->f->loop));
 }
 
 /* A line that begins with white space continues the field before (RFC 9112,
@@ -4160,7 +4165,7 @@ static bool must_yield(struct attempt *a) {
     bool first = !l->meter.fed;
 
     l->meter.fed = true;
-    if (first || (!l->throttled && clock_us() + l->skew < l->slice_end))
+    if (first || (!l->throttled && clock_now(l) < l->slice_end))
         return false;
     a->yielded.key = (int64_t)++l->serial;
     tree_add(&a->f->yielded, &a->yielded);
@@ -4244,7 +4249,7 @@ static size_t on_body(char *data, size_t one, size_t n, void *arg) {
     struct attempt *a = arg;
     size_t result = body_came(a, data, n);
 
-    hear(a->f, clock_us() + a->f->loop.skew);
+    hear(a->f, clock_now(&a->f->loop));
     return result;
 }
 
