@@ -133,6 +133,14 @@ static usec cpu_us(void) {
 }
 #endif
 
+/* How many descriptors the process may have. */
+static rlim_t descriptors_limit(void) {
+    struct rlimit limit = {64, 64};
+
+    getrlimit(RLIMIT_NOFILE, &limit);
+    return limit.rlim_cur;
+}
+
 static int set_errno(int code) {
     errno = code;
     return -1;
@@ -1197,13 +1205,12 @@ int fetcher_stop(struct fetcher *f) {
  * is a thread, of a lookup for instance, it waits for 15 ms each time. So now,
  * while there may be none. */
 static void enlarge_descriptor_table(int fd) {
-    struct rlimit limit = {64, 64};
+    rlim_t limit = descriptors_limit();
     int most = 2 * FD_SETSIZE;
     int high;
 
-    getrlimit(RLIMIT_NOFILE, &limit);
-    if (limit.rlim_cur < (rlim_t)most)
-        most = (int)limit.rlim_cur;
+    if (limit < (rlim_t)most)
+        most = (int)limit;
     high = fcntl(fd, F_DUPFD_CLOEXEC, most - 1);
     if (high >= 0)
         close(high);
@@ -5452,12 +5459,9 @@ static void part_count(struct body *b, const char *data, size_t n) {
 /* Files need no place below FD_SETSIZE, sockets do: so once a quarter of the
  * low numbers is used a file moves up, if it can. */
 static int move_up(int fd) {
-    struct rlimit limit = {0, 0};
     int higher;
 
-    if (fd >= FD_SETSIZE / 4)
-        getrlimit(RLIMIT_NOFILE, &limit);
-    if (limit.rlim_cur <= FD_SETSIZE + 64)
+    if (fd < FD_SETSIZE / 4 || descriptors_limit() <= FD_SETSIZE + 64)
         return fd;
     higher = fcntl(fd, F_DUPFD_CLOEXEC, FD_SETSIZE);
     if (higher < 0)
@@ -7312,12 +7316,11 @@ const char *fetcher_strerror(enum fetcher_code code) {
  * where files can't be moved up; 96 are left to the application, to lookups
  * and the rest. */
 static int capacity_now(void) {
-    struct rlimit limit = {64, 64};
+    rlim_t limit = descriptors_limit();
     int most = FD_SETSIZE - 96;
 
-    getrlimit(RLIMIT_NOFILE, &limit);
-    if (limit.rlim_cur < 2 * FD_SETSIZE)
-        most = ((int)limit.rlim_cur - 96) / 2;
+    if (limit < 2 * FD_SETSIZE)
+        most = ((int)limit - 96) / 2;
     if (most > FD_SETSIZE - 96)
         most = FD_SETSIZE - 96;
     return most > 1 ? most : 1;
@@ -7325,12 +7328,11 @@ static int capacity_now(void) {
 
 /* A third of them may be those of lookups, two each. */
 static int lookups_now(void) {
-    struct rlimit limit = {64, 64};
+    rlim_t limit = descriptors_limit();
     int most = LOOKUPS_MAX;
 
-    getrlimit(RLIMIT_NOFILE, &limit);
-    if (limit.rlim_cur < 6 * LOOKUPS_MAX)
-        most = (int)limit.rlim_cur / 6 - 2;
+    if (limit < 6 * LOOKUPS_MAX)
+        most = (int)limit / 6 - 2;
     return most > 1 ? most : 1;
 }
 
