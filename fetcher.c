@@ -5801,6 +5801,11 @@ static void part_reserve(struct transfer *t, size_t n) {
     b->reserved += RESERVE_STEP;
 }
 
+/* What is written to, as messages call it. */
+static const char *written_name(const struct body *b) {
+    return b->nameless ? b->path : b->part;
+}
+
 static int part_write(struct transfer *t, const char *data, size_t n) {
     struct body *b = t->body;
 
@@ -5813,7 +5818,7 @@ static int part_write(struct transfer *t, const char *data, size_t n) {
         if (written < 0 && errno == EINTR)
             continue;
         if (written < 0)
-            return fail_file(t, "write", b->nameless ? b->path : b->part);
+            return fail_file(t, "write", written_name(b));
         part_count(b, data, (size_t)written);
         if (b->check.size == CHECKED) {
             check_store(b);
@@ -6251,7 +6256,7 @@ static int part_flush(struct transfer *t) {
     const struct body *b = t->body;
 
     if ((t->rq.flags & FETCHER_SYNC) && flush_file(b->fd) < 0)
-        return fail_file(t, "flush", b->nameless ? b->path : b->part);
+        return fail_file(t, "flush", written_name(b));
     return 0;
 }
 
