@@ -399,6 +399,15 @@ static struct {
     const char *call; /* the first that failed; NULL: none has */
 } disk_fault;
 
+/* Count, and let the call of that number fail (0: none), maybe all after it too. */
+static void disk_fails(int error, long call, bool for_good) {
+    memset(&disk_fault, 0, sizeof disk_fault);
+    disk_fault.error = error;
+    disk_fault.fail = call;
+    disk_fault.for_good = for_good;
+    disk_fault.on = true;
+}
+
 static bool is_on_disk(int fd) {
     struct stat st;
     return fstat(fd, &st) == 0 && (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode));
@@ -2444,6 +2453,13 @@ static void hang_end(void) {
     close(hang_pipe[1]);
 }
 
+/* Of as many hosts as are wanted: see getaddrinfo(). */
+static const char *local_name(int i) {
+    static char text[80];
+    snprintf(text, sizeof text, "http://local%d.test:%d/?size=10", i, server.port);
+    return text;
+}
+
 static bool in_state(fetcher_id id, enum fetcher_state state) {
     struct fetcher_info info;
     return fetcher_info(f, id, &info) == 0 && info.state == state;
@@ -2508,16 +2524,13 @@ static void test_parking(void) {
 /* Good names behind as many that hang; and the places of those in flight are few. */
 static void test_dead_names(void) {
     struct outcome o[40];
-    char name[60];
     memset(o, 0, sizeof o);
     calls = 0;
     hang_begin();
     hang_all(o, 40);
     usec before = clock_us();
-    for (int i = 0; i < 40; i++) {
-        snprintf(name, sizeof name, "http://local%d.test:%d/?size=10", i, server.port);
-        fetcher_get(f, name, log_done, "");
-    }
+    for (int i = 0; i < 40; i++)
+        fetcher_get(f, local_name(i), log_done, "");
     until(calls == 40);
     usec took = clock_us() - before;
     is_int(f->done, 40, "40 good names behind 40 that hang");
@@ -2559,14 +2572,11 @@ static int server_conns(void) {
 
 /* Nor do connections that are kept for later. */
 static void test_few_kept(void) {
-    char name[60];
     calls = 0;
     f->capacity = 2;
     fetcher_limit(f, -1, 0, 0);
-    for (int i = 0; i < 12; i++) {
-        snprintf(name, sizeof name, "http://local%d.test:%d/?size=10", i, server.port);
-        fetcher_get(f, name, log_done, "");
-    }
+    for (int i = 0; i < 12; i++)
+        fetcher_get(f, local_name(i), log_done, "");
     until(calls == 12);
     is_int(f->done, 12, "12 hosts, where 2 may be in flight");
     until(server_conns() <= 2);
@@ -3370,6 +3380,20 @@ static void resume_paused(struct fetcher *on, const struct fetcher_info *info, v
         (void)fetcher_resume(on, info->id);
 }
 
+/* By a reader that may pause, and goes on at once. */
+static struct outcome fetch_pausing(const char *target,
+                                    int (*reader)(struct fetcher *, const void *, size_t, void *)) {
+    struct outcome o = {0};
+    fetcher_start(f, &(struct fetcher_request){.url = target,
+                                               .retries = -1,
+                                               .on_data = reader,
+                                               .on_progress = resume_paused,
+                                               .on_done = keep_outcome,
+                                               .arg = &o});
+    until(o.calls);
+    return o;
+}
+
 static int refusing_data(struct fetcher *on, const void *data, size_t size, void *arg) {
     (void)on, (void)data, (void)size, (void)arg;
     return -1;
@@ -3934,12 +3958,15 @@ static void serve_flood(int fd) {
         continue;
 }
 
-/* HTTP/2 without TLS, at the first time. */
+/* HTTP/2 without TLS. */
 static int setup_h2(void *easy, void *arg) {
     (void)arg;
-    if (calls++ == 0)
-        curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE);
+    curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE);
     return 0;
+}
+
+static int setup_first_h2(void *easy, void *arg) {
+    return calls++ == 0 ? setup_h2(easy, arg) : 0;
 }
 
 static void flood_fetch(void) {
@@ -3951,7 +3978,8 @@ static void flood_fetch(void) {
     snprintf(target, sizeof target, "http://127.0.0.1:%d/", port);
     calls = flood->h2 ? 0 : 1;
     fetch_measured(
-        (struct fetcher_request){.url = target, .retries = 1, .stall_ms = 2000, .setup = setup_h2},
+        (struct fetcher_request){
+            .url = target, .retries = 1, .stall_ms = 2000, .setup = setup_first_h2},
         &o);
     skew = f->loop.skew - skew;
     remark("the longest step took %.1f ms of CPU time: %s", MS(steps.longest), o.message);
@@ -3986,15 +4014,8 @@ static int busy_reader(struct fetcher *on, const void *data, size_t size, void *
 
 /* What a reader takes of the CPU is not the server's. */
 static void test_flood_none(void) {
-    struct outcome o = {0};
     calls = 0;
-    fetcher_start(f, &(struct fetcher_request){.url = url("/busy?size=1000"),
-                                               .retries = -1,
-                                               .on_data = busy_reader,
-                                               .on_progress = resume_paused,
-                                               .on_done = keep_outcome,
-                                               .arg = &o});
-    until(o.calls);
+    struct outcome o = fetch_pausing(url("/busy?size=1000"), busy_reader);
     is_code(o.code, FETCHER_OK, "a reader works for long, and pauses: %s", o.message);
     is_int(o.bytes, 1000, "all comes, once it goes on");
     forget(&o);
@@ -4887,15 +4908,8 @@ static void test_pause_holds(void) {
 }
 
 static void test_pause_refused(void) {
-    struct outcome o = {0};
     paused = 0;
-    fetcher_start(f, &(struct fetcher_request){.url = url("/pr?size=100000&stall=20000"),
-                                               .retries = -1,
-                                               .on_data = pause_once,
-                                               .on_progress = resume_paused,
-                                               .on_done = keep_outcome,
-                                               .arg = &o});
-    until(o.calls);
+    struct outcome o = fetch_pausing(url("/pr?size=100000&stall=20000"), pause_once);
     is_code(o.code, FETCHER_REFUSED, "a reader that refuses what it paused: %s", o.message);
     ok(o.total_us < 5000000, "which does not wait for more");
     forget(&o);
@@ -5406,10 +5420,7 @@ static void test_file(void) {
 
 /* How many calls are made, about files, to fetch one? */
 static long calls_for(struct outcome *o, const char *target, const char *path) {
-    disk_fault.error = EIO;
-    disk_fault.fail = 0;
-    disk_fault.count = 0;
-    disk_fault.on = true;
+    disk_fails(EIO, 0, false);
     *o = FETCH(.url = url("%s", target), .path = path);
     disk_fault.on = false;
     return disk_fault.count;
@@ -5446,20 +5457,22 @@ static void test_file_unnamed(void) {
     forget(&o);
 }
 
-static void disk_full_from(int call) {
-    memset(&disk_fault, 0, sizeof disk_fault);
-    disk_fault.error = ENOSPC;
-    disk_fault.fail = call;
-    disk_fault.for_good = true;
-    disk_fault.on = true;
-}
-
 /* From the third file in a directory on, small ones have no name before they are whole. */
 static void unnamed_begin(const char *path) {
     for (int i = 0; i < 3; i++) {
         struct outcome o = FETCH(.url = url("/first%d?size=1000", i), .path = path);
         forget(&o);
     }
+}
+
+static fetcher_id repeat_into(const char *path, const char *target, struct outcome *o) {
+    *o = (struct outcome){0};
+    return fetcher_start(f, &(struct fetcher_request){.url = target,
+                                                      .path = path,
+                                                      .every_ms = 1000,
+                                                      .retries = -1,
+                                                      .on_done = keep_outcome,
+                                                      .arg = o});
 }
 
 /* A disk that is full in one round is so in the next as well, or has room again: what had no name
@@ -5476,14 +5489,8 @@ static void test_unnamed_full(void) {
         (const char *const[]){"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
                               "HTTP/1.1 200 OK\r\nContent-Length: 400000000000000000\r\n\r\nhello",
                               "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", NULL};
-    o = (struct outcome){0};
-    disk_full_from(2);
-    fetcher_id id = fetcher_start(f, &(struct fetcher_request){.url = url("/script/full"),
-                                                               .path = path,
-                                                               .every_ms = 1000,
-                                                               .retries = -1,
-                                                               .on_done = keep_outcome,
-                                                               .arg = &o});
+    disk_fails(ENOSPC, 2, true);
+    fetcher_id id = repeat_into(path, url("/script/full"), &o);
     until(o.calls == 1);
     is_code(o.code, FETCHER_FILE, "a full disk: %s", o.message);
     memset(&disk_fault, 0, sizeof disk_fault);
@@ -5510,13 +5517,7 @@ static void test_unnamed_once(void) {
     memset(cut + n, 'x', 40000);
     scripted =
         (const char *const[]){"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", cut, NULL};
-    o = (struct outcome){0};
-    fetcher_id id = fetcher_start(f, &(struct fetcher_request){.url = url("/script/once"),
-                                                               .path = path,
-                                                               .every_ms = 1000,
-                                                               .retries = -1,
-                                                               .on_done = keep_outcome,
-                                                               .arg = &o});
+    fetcher_id id = repeat_into(path, url("/script/once"), &o);
     until(o.calls == 1);
     is_code(o.code, FETCHER_OK, "a small file: %s", o.message);
     fetcher_resume(f, id);
@@ -7538,10 +7539,7 @@ static void test_meta_stale(void) {
         seen("%s", target)->count = 0;
         o = FETCH(.url = url("%s", target), .path = in_work("stale"), .retries = -1);
         forget(&o);
-        memset(&disk_fault, 0, sizeof disk_fault);
-        disk_fault.fail = call;
-        disk_fault.error = EMFILE;
-        disk_fault.on = true;
+        disk_fails(EMFILE, call, false);
         o = FETCH(.url = url("%s", target), .path = in_work("stale"), .retries = -1);
         disk_fault.on = false;
         more = disk_fault.call != NULL;
@@ -15257,12 +15255,6 @@ static void scene_beside(void) {
 /* Names that hang stand before as many that work, which have to come while they hang. */
 enum { DEAD = 40 };
 
-static const char *local_name(int i) {
-    static char text[80];
-    snprintf(text, sizeof text, "http://local%d.test:%d/?size=10", i, server.port);
-    return text;
-}
-
 static void prepare_dead(CURL *easy, int i) {
     curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, 1000L);
     if (i >= DEAD)
@@ -15295,13 +15287,7 @@ static const char *scene_target(void) {
 
 static void prepare_h2(CURL *easy, int i) {
     (void)i;
-    curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE);
-}
-
-static int setup_first_h2(void *easy, void *arg) {
-    (void)arg;
-    prepare_h2(easy, 0);
-    return 0;
+    setup_h2(easy, NULL);
 }
 
 /* It ends by the peer's silence, or as no answer. */
@@ -15311,8 +15297,7 @@ static void flood_of(int count, int64_t size) {
     windows.size = size;
     flood = &windows;
     scene_serve(serve_flood);
-    start_many(scene_url, count,
-               (struct fetcher_request){.setup = setup_first_h2, .stall_ms = 500});
+    start_many(scene_url, count, (struct fetcher_request){.setup = setup_h2, .stall_ms = 500});
     until(calls == count);
 }
 
