@@ -2019,7 +2019,8 @@ struct attempt {
     bool heard;                 /* it has brought a line of a head */
     size_t head_bytes;          /* of all heads so far */
     size_t drained;             /* bytes of a body that nobody wants */
-    usec wasted; /* CPU time of long steps that brought nothing */
+    usec wasted;    /* CPU time of long steps that brought nothing, ... */
+    usec wasted_at; /* ... and when the last of them was */
     struct head head;
     char *field;       /* the last of the head, which the next line may */
     size_t field_size; /* continue: its bytes, 0 if there is none, ... */
@@ -2198,7 +2199,10 @@ enum {
     HEAD_MAX = 256 * 1024, /* a head without end must end somewhere */
     DRAIN_MAX = 65536,     /* of an error page, to keep the connection */
     WASTE_US = 5000,       /* CPU time that a step may take for nothing, ... */
-    WASTE_MAX_US = 25000,  /* ... and all such steps of an attempt */
+    WASTE_MAX_US = 25000, /* ... and all such steps of an attempt; of one ... */
+    WASTE_COUNTED_US = 10000, /* ... counts no more, ... */
+    WASTE_SURE_US = 50000,    /* ... unless it is as long as that */
+    WASTE_FORGIVEN = 100,     /* of the time since the last such step, a part */
     FLOOD_REST_US = 30000000, /* a host that floods is left alone */
     SMALL_MAX = 16384,     /* a file this small is written when it is whole */
     NAME_MOST = 255,       /* bytes of a name, on all usual file systems */
@@ -2592,16 +2596,44 @@ static int local_port(int fd) {
     return 0;
 }
 
+static bool is_at(const struct attempt *a, int port) {
+    long own = 0;
+
+    curl_easy_getinfo(a->easy, CURLINFO_LOCAL_PORT, &own);
+    return own == port;
+}
+
 /* Does it use this connection, with a request that went out before the present
  * step began? A handshake may take its time, and so may a body that is sent. */
 static bool waits_at(const struct attempt *a, int port) {
     usec ready = time_of(a->easy, CURLINFO_PRETRANSFER_TIME_T);
-    long own = 0;
 
-    curl_easy_getinfo(a->easy, CURLINFO_LOCAL_PORT, &own);
-    return a->transfer && own == port && ready > 0 &&
+    return a->transfer && is_at(a, port) && ready > 0 &&
            (!a->transfer->rq.body || a->head_bytes > 0) &&
            a->began + ready < listening(a->f);
+}
+
+/* One such step proves nothing: a virtual machine that was left waiting takes
+ * that for CPU time. It takes some, one soon after the other. */
+static void waste_add(struct attempt *a, usec cpu) {
+    usec now = clock_now(&a->f->loop);
+    usec kept = a->wasted - (now - a->wasted_at) / WASTE_FORGIVEN;
+
+    if (cpu > WASTE_COUNTED_US && cpu < WASTE_SURE_US)
+        cpu = WASTE_COUNTED_US;
+    a->wasted = cpu + (kept > 0 ? kept : 0);
+    a->wasted_at = now;
+}
+
+/* What comes at this connection for those who have yielded brings nothing for
+ * now, and is no flood. */
+static bool somebody_yielded_at(const struct fetcher *f, int port) {
+    struct node *n;
+
+    for (n = tree_first(f->yielded); n; n = tree_next(f->yielded, n))
+        if (is_at(container_of(n, struct attempt, yielded), port))
+            return true;
+    return false;
 }
 
 /* Frames of HTTP/2 that bring no body, a chunk's extension without end, empty
@@ -2613,14 +2645,14 @@ static void flood_judge(struct fetcher *f, int fd) {
     int port = local_port(fd);
     struct node *n;
 
-    if (cpu < WASTE_US || !port)
+    if (cpu < WASTE_US || !port || somebody_yielded_at(f, port))
         return;
     for (n = tree_first(f->attempts); n; n = tree_next(f->attempts, n)) {
         struct attempt *a = container_of(n, struct attempt, all);
 
         if (!waits_at(a, port))
             continue;
-        a->wasted += cpu;
+        waste_add(a, cpu);
         if (a->wasted < WASTE_MAX_US)
             continue;
         a->reusable = false;
