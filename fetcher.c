@@ -2381,9 +2381,9 @@ static int flights_most(const struct fetcher *f) {
 
     if (slow > YOUNG_MAX)
         most -= 2 * (slow - YOUNG_MAX);
-    if (most > f->limit_total)
-        return f->limit_total;
-    return most > 1 ? most : 1;
+    if (most < 1)
+        most = 1;
+    return most < f->limit_total ? most : f->limit_total;
 }
 
 /* Has it as many in flight as a host may have? */

@@ -6168,10 +6168,12 @@ static bool power_on(const struct disk_kind *kind) {
     return disk_kind == kind;
 }
 
+/* The device behind it goes a little later, and writes what it holds: not beside the next one. */
 static void power_off(void) {
     if (!disk_kind)
         return;
     until(shell("umount %s", mounted));
+    until(shell("test -z \"$(losetup -j %s/image)\"", work));
     disk_kind = NULL;
 }
 
