@@ -546,11 +546,13 @@ static struct node *tree_find(struct node *tree, uint64_t id) {
  *               silent then is not its fault
  */
 enum {
-    SLICE_US = 2000,    /* a turn's work for the network, see Story */
+    SLICE_US = 2000,    /* a turn's work for the network, as usual: see Story */
     LOOK_US = 250,      /* of it, without a look at the application's side */
     WORK_US = 10000,    /* a turn's work that is none of the silence's */
     SLEEP_MAX_MS = 1000 /* a lost wake-up costs a second, not the program */
 };
+
+#define IDLE_US (24 * 3600 * (usec)1000000) /* as long as select() may take */
 
 #define TIMER_ID ((int64_t)1 << 62) /* no timer has the id of a transfer */
 
@@ -637,6 +639,7 @@ struct loop {
     usec skew;            /* added to it: the tests put it forward */
     usec expected;        /* by then it is turned on, without skew; ... */
     usec away;            /* ... how long it was not: see count_away */
+    usec slice;           /* how long a turn may work for the network */
     usec slice_end;       /* when the present slice is spent */
     usec look;            /* in it: when to look for the application next */
     fd_set app_rd;        /* its descriptors, as last prepared, ... */
@@ -744,6 +747,10 @@ static void clock_refresh(struct loop *l) {
 
 int64_t fetcher_now(struct fetcher *f) {
     return loop_of(f)->now / 1000;
+}
+
+const char *fetcher_version(void) {
+    return FETCHER_VERSION;
 }
 
 static usec usec_of_ms(int64_t ms) {
@@ -980,10 +987,17 @@ static void meter_stats(const struct meter *m, struct fetcher_stats *s) {
 static void slice_begin(struct loop *l) {
     const struct node *timer = tree_first(l->timers[0]);
 
-    l->slice_end = l->now + SLICE_US;
+    l->slice_end = l->now + l->slice;
     l->look = l->now + LOOK_US;
     if (timer && timer->key < l->slice_end)
         l->slice_end = timer->key > l->look ? timer->key : l->look;
+}
+
+int fetcher_slice(struct fetcher *f, int us) {
+    if (us < 0 || us > 1000000)
+        return set_errno(EINVAL);
+    loop_of(f)->slice = us ? us : SLICE_US;
+    return 0;
 }
 
 /* Does one of its descriptors wait? Looked for now and then within the slice:
@@ -1066,13 +1080,21 @@ static usec sleep_us(struct loop *l) {
     return wait > 0 ? wait : 0;
 }
 
-/* The application's descriptors, and the pipe that signals come by. */
-static void prepare_app(struct loop *l, int fd, int events) {
+static void sets_add(fd_set *rd, fd_set *wr, int fd, int events) {
     if (events & FETCHER_READ)
-        FD_SET(fd, &l->app_rd);
+        FD_SET(fd, rd);
     if (events & FETCHER_WRITE)
-        FD_SET(fd, &l->app_wr);
-    l->app_top = fd;
+        FD_SET(fd, wr);
+}
+
+/* What to wait for at a descriptor. In debt to the rate limit the network's are
+ * not listened to. */
+static int watch_wants(const struct loop *l, int fd) {
+    const struct watch *w = &l->watch[fd];
+
+    if (w->owner == NETWORK && l->throttled)
+        return w->events & ~FETCHER_READ;
+    return w->events;
 }
 
 /* The loop comes by here twice a turn, before and after its sleep. If it was
@@ -1087,30 +1109,51 @@ static void count_away(struct loop *l, usec sleep) {
     l->expected = now + sleep + WORK_US;
 }
 
-int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd) {
-    struct loop *l = loop_of(f);
-
-    clock_read(l);
+/* What to look at within the slice: the application's descriptors, and the pipe
+ * that signals come by. */
+static void prepare_app(struct loop *l) {
     FD_ZERO(&l->app_rd);
     FD_ZERO(&l->app_wr);
     l->app_top = -1;
     for (int fd = 0; fd <= l->top; fd++) {
-        struct watch *w = &l->watch[fd];
-        bool deaf = w->owner == NETWORK && l->throttled;
+        const struct watch *w = &l->watch[fd];
 
-        if ((w->events & FETCHER_READ) && !deaf)
-            FD_SET(fd, rd);
-        if (w->events & FETCHER_WRITE)
-            FD_SET(fd, wr);
-        if (w->owner == APP || w->owner == LOOP)
-            prepare_app(l, fd, w->events);
+        if (w->owner != APP && w->owner != LOOP)
+            continue;
+        sets_add(&l->app_rd, &l->app_wr, fd, w->events);
+        l->app_top = fd;
     }
-    if (l->top > *maxfd)
+}
+
+int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd) {
+    struct loop *l = loop_of(f);
+
+    clock_read(l);
+    prepare_app(l);
+    for (int fd = 0; fd <= l->top && rd; fd++)
+        sets_add(rd, wr, fd, watch_wants(l, fd));
+    if (maxfd && l->top > *maxfd)
         *maxfd = l->top;
     l->asked = l->serial;
     l->meter.may_sleep = sleep_us(l);
     count_away(l, l->meter.may_sleep);
     return (int)((l->meter.may_sleep + 999) / 1000); /* rounded up */
+}
+
+int fetcher_wants(struct fetcher *f, struct fetcher_want *wants, int n) {
+    struct loop *l = loop_of(f);
+    int count = 0;
+
+    for (int fd = 0; fd <= l->top; fd++) {
+        int events = watch_wants(l, fd);
+
+        if (!events)
+            continue;
+        if (count < n)
+            wants[count] = (struct fetcher_want){fd, events};
+        count++;
+    }
+    return count;
 }
 
 static void turn_begin(struct loop *l, const fd_set *rd, const fd_set *wr) {
@@ -1128,22 +1171,52 @@ static void turn_begin(struct loop *l, const fd_set *rd, const fd_set *wr) {
     meter_begin(l, asleep);
 }
 
-int fetcher_dispatch(struct fetcher *f, const fd_set *rd, const fd_set *wr) {
-    struct loop *l = loop_of(f);
+/* Wait for what the sets hold. If that fails they say nothing; and after EINTR
+ * what the handler posted ends the next select. */
+static void sets_wait(struct loop *l, fd_set *rd, fd_set *wr,
+                      struct timeval *most) {
+    if (select(l->top + 1, rd, wr, NULL, most) >= 0)
+        return;
+    if (errno == EBADF) {
+        l->busy = true;
+        drop_closed(l);
+        l->busy = false;
+    }
+    FD_ZERO(rd);
+    FD_ZERO(wr);
+}
 
-    if (l->busy)
-        return set_errno(EBUSY);
+static void turn(struct loop *l, const fd_set *rd, const fd_set *wr) {
     turn_begin(l, rd, wr);
     serve(l, LOOP, IN_POST);
     serve(l, APP, IN_APP);
-    l->slice_end = l->now + SLICE_US;
+    l->slice_end = l->now + l->slice;
     l->look = l->slice_end;
     run_timers(l);
     slice_begin(l);
     if (l->network)
-        l->network(f);
+        l->network(l->f);
     meter_end(l);
     l->busy = false;
+}
+
+int fetcher_dispatch(struct fetcher *f, const fd_set *rd, const fd_set *wr) {
+    struct loop *l = loop_of(f);
+    struct timeval none = {0, 0};
+    fd_set own_rd;
+    fd_set own_wr;
+
+    if (l->busy)
+        return set_errno(EBUSY);
+    if (!rd) { /* nobody has looked: so we do, without waiting */
+        FD_ZERO(&own_rd);
+        FD_ZERO(&own_wr);
+        (void)fetcher_prepare(f, &own_rd, &own_wr, NULL);
+        sets_wait(l, &own_rd, &own_wr, &none);
+        rd = &own_rd;
+        wr = &own_wr;
+    }
+    turn(l, rd, wr);
     return 0;
 }
 
@@ -1153,35 +1226,33 @@ static bool alive(const struct loop *l) {
     return l->pending > 0 || l->timer_ids || l->app_watches > 0;
 }
 
+/* Nothing is on its way that could be lost, and no time to keep: only what
+ * wakes select() can happen. */
+static bool is_idle(const struct loop *l) {
+    return l->pending == 0 && !l->more && !l->timers[0] && !l->timers[1];
+}
+
 int fetcher_step(struct fetcher *f, int64_t max_ms) {
     struct loop *l = loop_of(f);
     struct timeval tv;
     fd_set rd;
     fd_set wr;
-    int maxfd = -1;
     usec wait;
 
     if (l->busy)
         return set_errno(EBUSY);
     FD_ZERO(&rd);
     FD_ZERO(&wr);
-    (void)fetcher_prepare(f, &rd, &wr, &maxfd);
+    (void)fetcher_prepare(f, &rd, &wr, NULL);
+    if (is_idle(l))
+        l->meter.may_sleep = IDLE_US;
     wait = l->meter.may_sleep;
     if (max_ms >= 0 && wait > usec_of_ms(max_ms))
         wait = max_ms * 1000;
     tv.tv_sec = (time_t)(wait / 1000000);
     tv.tv_usec = (int)(wait % 1000000);
-    if (select(maxfd + 1, &rd, &wr, NULL, &tv) < 0) {
-        /* The sets say nothing now. After EINTR, what the handler posted ends
-         * the next select. */
-        l->busy = true;
-        if (errno == EBADF)
-            drop_closed(l);
-        l->busy = false;
-        FD_ZERO(&rd);
-        FD_ZERO(&wr);
-    }
-    fetcher_dispatch(f, &rd, &wr);
+    sets_wait(l, &rd, &wr, &tv);
+    turn(l, &rd, &wr);
     return alive(l);
 }
 
@@ -1219,6 +1290,7 @@ static void enlarge_descriptor_table(int fd) {
 /* -1 with errno: what is there by then is loop_close's. */
 static int loop_open(struct loop *l, struct fetcher *f) {
     l->f = f;
+    l->slice = SLICE_US;
     l->top = -1;
     l->pipe[0] = -1;
     l->pipe[1] = -1;
@@ -2012,19 +2084,21 @@ struct attempt {
     CURLcode result;            /* ... and how it ended */
     int64_t from;               /* where the range asked for begins */
     int64_t to;                 /* what body->have is then at the end; 0: ? */
-    int64_t sent;               /* bytes of its own body that went out */
-    usec began;                 /* its connection; on the listening clock */
-    usec moved;                 /* when the last byte came or went, likewise */
-    usec before_us;             /* took the connections before that one */
-    bool heard;                 /* it has brought a line of a head */
-    size_t head_bytes;          /* of all heads so far */
-    size_t drained;             /* bytes of a body that nobody wants */
-    usec wasted;    /* CPU time of long steps that brought nothing, ... */
-    usec wasted_at; /* ... and when the last of them was */
+    int64_t given;     /* bytes of its own body that libcurl has, ... */
+    int64_t sent;      /* ... and that went out, when last looked */
+    usec began;        /* its connection; on the listening clock */
+    usec moved;        /* when the last byte came or went, likewise */
+    usec before_us;    /* took the connections before that one */
+    bool heard;        /* it has brought a line of a head */
+    size_t head_bytes; /* of all heads so far */
+    size_t drained;    /* bytes of a body that nobody wants */
+    usec wasted;       /* CPU time of long steps that brought nothing, ... */
+    usec wasted_at;    /* ... and when the last of them was */
     struct head head;
-    char *field;       /* the last of the head, which the next line may */
-    size_t field_size; /* continue: its bytes, 0 if there is none, ... */
-    size_t field_room; /* ... and how many fit there */
+    char *fields; /* of the head, each "NAME\0VALUE\0": these bytes, ... */
+    size_t fields_size; /* ... and behind them the last one as it came, ... */
+    size_t field_size;  /* ... which the next line may continue; 0: none */
+    size_t fields_room; /* bytes that fit there */
     char error[CURL_ERROR_SIZE];
 };
 
@@ -2084,6 +2158,7 @@ struct transfer {
     usec speed_since;    /* since then ... */
     int64_t speed_bytes; /* ... so many bytes; before, ... */
     int64_t speed;       /* ... so many a second */
+    int64_t given;       /* bytes of its own body that went out at most */
     int64_t received;    /* bytes of body, of this round */
     enum fetcher_code code; /* what on_done will be told: these three */
     int status;
@@ -2173,6 +2248,7 @@ struct fetcher {
 
     struct directory directory;
     struct remains *remains;
+    struct transfer *told; /* its on_done is being called */
 
     enum { UNTRIED, WORKS, FAILS } nameless; /* to make files without a name */
 
@@ -2194,7 +2270,8 @@ enum {
     YOUNG_US = 250000,  /* a lookup that takes longer is slow */
     STRAY_US = 5000000, /* a resolver waits so long for an answer */
     POOL_MAX = 256,
-    REDIRECTS_MAX = 20, /* as browsers do */
+    FIELDS_USUAL = 4096, /* bytes of a head, kept with a handle in the pool */
+    REDIRECTS_MAX = 20,  /* as browsers do */
     URL_MAX = 65536,
     HEAD_MAX = 256 * 1024, /* a head without end must end somewhere */
     DRAIN_MAX = 65536,     /* of an error page, to keep the connection */
@@ -2284,6 +2361,10 @@ static int fail(struct transfer *t, enum fetcher_code code, const char *format,
 
 static int fail_memory(struct transfer *t) {
     return fail(t, FETCHER_NO_MEMORY, "out of memory");
+}
+
+static bool has_body(const struct fetcher_request *rq) {
+    return rq->body || rq->on_send;
 }
 
 static const char *shown_url(const struct transfer *t) {
@@ -2609,7 +2690,7 @@ static bool waits_at(const struct attempt *a, int port) {
     usec ready = time_of(a->easy, CURLINFO_PRETRANSFER_TIME_T);
 
     return a->transfer && is_at(a, port) && ready > 0 &&
-           (!a->transfer->rq.body || a->head_bytes > 0) &&
+           (!has_body(&a->transfer->rq) || a->head_bytes > 0) &&
            a->began + ready < listening(a->f);
 }
 
@@ -2806,7 +2887,7 @@ static void set_trust(struct attempt *a) {
 static void handle_free(struct attempt *a) {
     curl_easy_cleanup(a->easy);
     curl_slist_free_all(a->headers);
-    free(a->field);
+    free(a->fields);
     free(a);
 }
 
@@ -2839,7 +2920,7 @@ static void attempt_release(struct attempt *a) {
     curl_multi_remove_handle(f->multi, a->easy);
     if (!f->transfers || f->pooled >= POOL_MAX || f->quirks.header_dangles ||
         !a->reusable || os_errno || a->headers || !a->done ||
-        a->result != CURLE_OK || a->field) {
+        a->result != CURLE_OK || a->fields_room > FIELDS_USUAL) {
         handle_free(a);
         return;
     }
@@ -2872,6 +2953,8 @@ static struct attempt *attempt_make(struct transfer *t, bool reusable,
     blank.buffer = buffer_size(f, t);
     if (a && a->buffer == blank.buffer) {
         blank.easy = a->easy;
+        blank.fields = a->fields;
+        blank.fields_room = a->fields_room;
         *a = blank;
         return a;
     }
@@ -3630,9 +3713,21 @@ static bool is_framing(const char *name, size_t n) {
            (n == 17 && strncasecmp(name, "Transfer-Encoding", n) == 0);
 }
 
+/* What has been read is kept behind those before, clean, for fetcher_header:
+ * white space is a space (a folded field has more of it). */
+static void field_keep(struct attempt *a, char *name, char *value) {
+    size_t n = strlen(name) + 1;
+
+    for (char *s = value; (s = strchr(s, '\t')) != NULL;)
+        *s = ' ';
+    text_clean(name, n, name, '?');
+    text_clean(name + n, strlen(value) + 1, value, '?');
+    a->fields_size += n + strlen(name + n) + 1;
+}
+
 static void field_end(struct attempt *a) {
     struct head *h = &a->head;
-    char *name = a->field;
+    char *name = a->fields + a->fields_size;
     char *value;
     size_t n;
 
@@ -3649,28 +3744,30 @@ static void field_end(struct attempt *a) {
         if (strcasecmp(name, "Content-Disposition") == 0)
             read_disposition(a, value);
         head_field(h, name, value);
+        field_keep(a, name, value);
     }
     a->field_size = 0;
     h->folded = false;
 }
 
-/* A name may take 8 KiB, so the field is on the heap, while it is read. */
+/* The part of a name may take 8 KiB, so fields are on the heap. */
 static void field_add(struct attempt *a, const char *line, size_t n) {
-    size_t need = a->field_size + n + 1;
+    size_t size = a->fields_size + a->field_size;
+    size_t need = size + n + 1;
     char *longer;
 
-    if (need > a->field_room) {
-        longer = realloc(a->field, 2 * need);
+    if (need > a->fields_room) {
+        longer = realloc(a->fields, 2 * need);
         if (!longer) {
             fail_memory(a->transfer);
             return;
         }
-        a->field = longer;
-        a->field_room = 2 * need;
+        a->fields = longer;
+        a->fields_room = 2 * need;
     }
-    memcpy(a->field + a->field_size, line, n);
+    memcpy(a->fields + size, line, n);
+    a->fields[size + n] = '\0';
     a->field_size += n;
-    a->field[a->field_size] = '\0';
 }
 
 /* libcurl would send our headers, such as a key, to each host of a redirect;
@@ -3701,9 +3798,6 @@ static void head_end(struct attempt *a) {
     struct head *h = &a->head;
 
     field_end(a);
-    free(a->field);
-    a->field = NULL;
-    a->field_room = 0;
     h->ended = true;
     if (h->coded)
         h->length = -1;
@@ -3730,7 +3824,8 @@ static void head_line(struct attempt *a, const char *line, size_t n) {
         field_end(a);
     field_add(a, line, n);
     if (first && a->field_size > 0) {
-        head_start(a, a->field, request);
+        head_start(a, a->fields + a->fields_size, request);
+        a->fields_size = 0; /* those of a redirect, or of a 100 */
         a->field_size = 0;
     }
 }
@@ -3790,7 +3885,7 @@ static void validators_take(struct body *b, const struct validators *v) {
 }
 
 static const char *request_method(const struct fetcher_request *rq) {
-    const char *usual = rq->body ? "POST" : "GET";
+    const char *usual = has_body(rq) ? "POST" : "GET";
 
     return rq->method ? rq->method : usual;
 }
@@ -4292,6 +4387,101 @@ static size_t on_body(char *data, size_t one, size_t n, void *arg) {
     return result;
 }
 
+/* -- a body of its own ----------------------------------------------------- */
+
+/* A small one libcurl has at once; what is larger it asks for by pieces, so
+ * that we see it move. */
+static bool sends_pieces(const struct fetcher_request *rq) {
+    return rq->on_send || (rq->body && rq->body_size > SMALL_MAX);
+}
+
+/* Bytes of it; -1: not known. */
+static int64_t send_size(const struct fetcher_request *rq) {
+    if (!rq->on_send)
+        return (int64_t)rq->body_size;
+    return rq->send_size ? rq->send_size : -1;
+}
+
+static ptrdiff_t send_ask(struct attempt *a, char *to, size_t room) {
+    const struct fetcher_request *rq = &a->transfer->rq;
+
+    if (rq->on_send)
+        return rq->on_send(a->f, to, room, a->given, rq->arg);
+    memcpy(to, (const char *)rq->body + a->given, room);
+    return (ptrdiff_t)room;
+}
+
+static size_t send_refused(struct attempt *a, ptrdiff_t n) {
+    struct transfer *t = a->transfer;
+
+    if (n == 0)
+        fail(t, FETCHER_REFUSED,
+             "its own body ended after %" PRId64 " of %" PRId64 " bytes",
+             a->given, t->rq.send_size);
+    else if (a->given < t->given)
+        fail(t, FETCHER_REFUSED, "its own body can't be sent once more");
+    else
+        fail(t, FETCHER_REFUSED, "its own body can't be sent");
+    return CURL_READFUNC_ABORT;
+}
+
+/* Of what was given libcurl holds 64 KiB at most, so that is near to what went
+ * out. */
+static size_t send_count(struct attempt *a, size_t n) {
+    struct transfer *t = a->transfer;
+    struct fetcher *f = a->f;
+
+    a->given += (int64_t)n;
+    if (t->given < a->given)
+        t->given = a->given;
+    a->moved = listening(f);
+    if (t->rq.on_progress && f->loop.now >= t->progressed + PROGRESS_US)
+        tell_state(f, t, t->state);
+    return n;
+}
+
+/* libcurl wants to send. 0: that was all. */
+static size_t body_goes(struct attempt *a, char *to, size_t room) {
+    struct transfer *t = a->transfer;
+    int64_t size;
+    ptrdiff_t n = 0;
+
+    if (!t || (t->actions & ACT_CANCEL))
+        return CURL_READFUNC_ABORT;
+    size = send_size(&t->rq);
+    touch(a->f, t);
+    if (size >= 0 && (int64_t)room > size - a->given)
+        room = (size_t)(size - a->given);
+    if (room > 0)
+        n = send_ask(a, to, room);
+    if (n == FETCHER_LATER) {
+        t->held = true;
+        tell_state(a->f, t, FETCHER_PAUSED);
+        return CURL_READFUNC_PAUSE;
+    }
+    if (n < 0 || n > (ptrdiff_t)room || (n == 0 && a->given < size))
+        return send_refused(a, n);
+    return send_count(a, (size_t)n);
+}
+
+static size_t on_read(char *to, size_t one, size_t room, void *arg) {
+    struct attempt *a = arg;
+    size_t n = body_goes(a, to, room);
+
+    hear(a->f, clock_now(&a->f->loop)); /* what its sender took is no flood */
+    return n;
+}
+
+/* Once more, to where a redirect leads or with a login. */
+static int on_seek(void *arg, curl_off_t at, int origin) {
+    struct attempt *a = arg;
+
+    if (origin != SEEK_SET)
+        return CURL_SEEKFUNC_CANTSEEK;
+    a->given = at;
+    return CURL_SEEKFUNC_OK;
+}
+
 /* -- sinks: memory and streams --------------------------------------------- */
 
 /* What was announced is taken at once, if it is not absurd; else it grows by
@@ -4484,6 +4674,8 @@ static void headers_build(struct attempt *a) {
         header_add(a, "Range: bytes=", range);
         header_add(a, "If-Range: ", validator(b));
     }
+    if (a->transfer->rq.on_send && !own_has(&a->transfer->rq, "Content-Type:"))
+        header_add(a, "Content-Type:", ""); /* libcurl would say: a form */
     a->open = a->headers;
     while (a->open && !is_open(a->open->data))
         a->open = a->open->next;
@@ -4491,10 +4683,28 @@ static void headers_build(struct attempt *a) {
 
 /* Nothing that could leave a trace in its handle? */
 static bool is_plain(const struct fetcher_request *rq) {
-    return !rq->method && !rq->body && !rq->setup && !rq->user &&
+    return !rq->method && !has_body(rq) && !rq->setup && !rq->user &&
            !(rq->headers && *rq->headers) &&
            !(rq->flags & (FETCHER_COMPRESSED | FETCHER_TRUSTING)) &&
            !strchr(rq->url, '@');
+}
+
+static unsigned set_body(struct attempt *a) {
+    const struct fetcher_request *rq = &a->transfer->rq;
+    CURL *e = a->easy;
+    unsigned bad = 0;
+
+    SET(POST, 1L);
+    SET(POSTFIELDSIZE_LARGE, (curl_off_t)send_size(rq));
+    if (!sends_pieces(rq)) {
+        SET(POSTFIELDS, rq->body ? rq->body : "");
+        return bad;
+    }
+    SET(READFUNCTION, on_read);
+    SET(READDATA, a);
+    SET(SEEKFUNCTION, on_seek);
+    SET(SEEKDATA, a);
+    return bad;
 }
 
 /* libcurl knows GET, HEAD and POST; another method is a word, and would lose
@@ -4510,15 +4720,13 @@ static unsigned set_method(struct attempt *a) {
 
     if (!is_harmless(a->transfer))
         SET(FRESH_CONNECT, 1L);
-    if (rq->body || posts) {
-        SET(POSTFIELDSIZE_LARGE, (curl_off_t)rq->body_size);
-        SET(POSTFIELDS, rq->body ? rq->body : "");
-    }
-    if (rq->body && !posts)
+    if (has_body(rq) || posts)
+        bad |= set_body(a);
+    if (has_body(rq) && !posts)
         SET(POSTREDIR, (long)(CURL_REDIR_POST_301 | CURL_REDIR_POST_302));
     if (strcmp(method, "HEAD") == 0)
         SET(NOBODY, 1L);
-    else if (!posts && (rq->body || strcmp(method, "GET") != 0))
+    else if (!posts && (has_body(rq) || strcmp(method, "GET") != 0))
         SET(CUSTOMREQUEST, method);
     return bad;
 }
@@ -4581,7 +4789,7 @@ static usec silence_due(struct fetcher *f, struct transfer *t) {
         return FOREVER;
     if (!connected(a))
         return f->loop.now + limit_us(rq->connect_ms) - (heard - a->began);
-    if (rq->body) {
+    if (has_body(rq)) {
         int64_t sent = time_of(a->easy, CURLINFO_SIZE_UPLOAD_T);
         if (sent > a->sent)
             a->moved = heard;
@@ -6547,8 +6755,10 @@ static void report_done(struct fetcher *f, struct transfer *t, bool last) {
     }
     if (led)
         r.final_url = led;
+    f->told = t;
     if (t->rq.on_done)
         t->rq.on_done(f, &r, t->rq.arg);
+    f->told = NULL;
     free(led);
 }
 
@@ -7097,7 +7307,8 @@ static int transfer_prepare(struct fetcher *f, struct transfer *t,
 }
 
 static bool request_good(const struct fetcher_request *rq) {
-    if (!rq->url || (rq->on_data && rq->path) || (rq->path && !*rq->path))
+    if (!rq->url || (rq->on_data && rq->path) || (rq->path && !*rq->path) ||
+        (rq->on_send && rq->body))
         return false;
     if (rq->method && strpbrk(rq->method, " \r\n\t"))
         return false;
@@ -7107,7 +7318,8 @@ static bool request_good(const struct fetcher_request *rq) {
     }
     return (unsigned)rq->existing <= FETCHER_SKIP && rq->connect_ms >= -1 &&
            rq->stall_ms >= -1 && rq->total_ms >= -1 && rq->max_bytes >= -1 &&
-           rq->retries >= -1 && (rq->every_ms == 0 || rq->every_ms >= 1000);
+           rq->retries >= -1 && rq->send_size >= 0 &&
+           (rq->every_ms == 0 || rq->every_ms >= 1000);
 }
 
 /* NULL: out of memory. */
@@ -7299,6 +7511,7 @@ int fetcher_info(struct fetcher *f, fetcher_id id, struct fetcher_info *info) {
     *info = (struct fetcher_info){
         .id = id,
         .state = t->state,
+        .arg = t->rq.arg,
         .url = shown_url(t),
         .path = t->rq.path,
         .message = info_message(f, t),
@@ -7309,6 +7522,10 @@ int fetcher_info(struct fetcher *f, fetcher_id id, struct fetcher_info *info) {
         .speed = speed_of(f, t),
         .wait_ms = wait_ms_of(f, t),
     };
+    if (has_body(&t->rq))
+        info->to_send = send_size(&t->rq);
+    if (info->to_send && t->attempt)
+        info->sent = time_of(t->attempt->easy, CURLINFO_SIZE_UPLOAD_T);
     if (t->body) {
         info->bytes = t->body->have;
         info->total = t->body->length;
@@ -7316,6 +7533,37 @@ int fetcher_info(struct fetcher *f, fetcher_id id, struct fetcher_info *info) {
             info->path = t->body->path;
     }
     return 0;
+}
+
+/* When its on_done is called there is no id any more of one that ends. */
+static const struct attempt *attempt_answered(struct fetcher *f,
+                                              fetcher_id id) {
+    struct transfer *t = f->told;
+
+    if (!t || (fetcher_id)t->id.key != id)
+        t = transfer_find(f, id);
+    if (!t || !t->attempt || !t->attempt->head.judged)
+        return NULL;
+    return t->attempt;
+}
+
+const char *fetcher_header(struct fetcher *f, fetcher_id id, const char *name,
+                           int n) {
+    const struct attempt *a = attempt_answered(f, id);
+    const char *field = a ? a->fields : NULL;
+    const char *end = a && field ? field + a->fields_size : NULL;
+
+    while (field < end) {
+        const char *value = field + strlen(field) + 1;
+
+        if (strcasecmp(field, name) == 0) {
+            if (n <= 0)
+                return value;
+            n--;
+        }
+        field = value + strlen(value) + 1;
+    }
+    return NULL;
 }
 
 size_t fetcher_count(struct fetcher *f) {

@@ -39,7 +39,7 @@
  *
  * With -DFETCHER_LOOP, fetcher.c is the event loop alone and needs no libcurl:
  * fetcher_new, _free, _watch, _timer, _timer_stop, _post, _now, _step, _run,
- * _stop, _prepare, _dispatch, _stats and _trace.
+ * _stop, _prepare, _wants, _dispatch, _slice, _stats, _trace and _version.
  *
  * Rules
  *  1. Ids are 64-bit and never used again. A stale id is an error return
@@ -83,6 +83,10 @@ extern "C" {
 
 #define FETCHER_VERSION "1.0.0"
 
+/* The version of the library that runs, which may be another than that of this
+ * header. Never NULL. */
+const char *fetcher_version(void);
+
 struct fetcher;
 struct fetcher_info;
 struct fetcher_result;
@@ -106,7 +110,7 @@ enum fetcher_code {
     FETCHER_TOO_BIG,       /* more than max_bytes, or endless headers */
     FETCHER_FILE,          /* the file could not be made or written */
     FETCHER_PROTOCOL,      /* the answer was not HTTP, or broken, or a flood */
-    FETCHER_REFUSED,       /* on_data returned a negative number */
+    FETCHER_REFUSED,       /* on_data or on_send returned a negative number */
     FETCHER_NO_MEMORY,
     FETCHER_OTHER /* anything else libcurl can say */
 };
@@ -117,7 +121,8 @@ const char *fetcher_strerror(enum fetcher_code code);
 
 /* --------------------------------------------------------------- Requests */
 
-#define FETCHER_PAUSE 1 /* on_data: not now */
+#define FETCHER_PAUSE 1    /* on_data: not now */
+#define FETCHER_LATER (-2) /* on_send: nothing yet */
 
 /* What if the file exists already? One that is replaced passes its mode on,
  * and its owner where that may be. What is no plain file (a directory, a
@@ -170,10 +175,10 @@ struct fetcher_request {
      * NULL: to on_data if there is one, else into memory. */
     const char *path;
 
-    /* NULL: GET, or POST if there is a body. Redirects are followed by RFC
-     * 9110, 15.4: 303 makes a GET of it, 301 and 302 make one of a POST; any
-     * other keeps its method and body. A cookie that a redirect sets is sent
-     * where it leads, and then forgotten. */
+    /* NULL: GET, or POST if there is a body of either kind. Redirects are
+     * followed by RFC 9110, 15.4: 303 makes a GET of it, 301 and 302 make one
+     * of a POST; any other keeps its method and body. A cookie that a redirect
+     * sets is sent where it leads, and then forgotten. */
     const char *method;
     /* "Name: value", the last one NULL. Where a redirect leads to another
      * server (scheme, host and port; from http to https is the same) they stay
@@ -186,6 +191,17 @@ struct fetcher_request {
     const void *body; /* to send; may hold NULs */
     size_t body_size; /* 0 with a body: it is a string */
 
+    /* Or a body by pieces: called when more of it can be sent. Put up to `room`
+     * bytes of it there, from its byte `at` on, and return how many; 0: that
+     * was all; FETCHER_LATER: nothing yet, and it is called again after
+     * fetcher_resume; any other negative number: it can't, and the transfer
+     * ends with FETCHER_REFUSED. A retry, a redirect or a login sends the body
+     * once more, from `at` 0 on: what can't go back refuses that. Nothing is
+     * said of its type, but by `headers`. */
+    ptrdiff_t (*on_send)(struct fetcher *f, void *to, size_t room, int64_t at,
+                         void *arg);
+    int64_t send_size; /* its bytes; 0: not known, and sent chunked */
+
     /* Called with each piece of the body, which belongs to the library and is
      * gone after the call. Return 0: taken. FETCHER_PAUSE: nothing was taken;
      * the piece comes again after fetcher_resume. Negative: end the transfer
@@ -195,7 +211,8 @@ struct fetcher_request {
     int (*on_data)(struct fetcher *f, const void *data, size_t size, void *arg);
 
     /* Called when the transfer begins an attempt, is to be tried again, sleeps
-     * or pauses, and, while data comes, at most every 100 ms. The info is as
+     * or pauses, and, while data comes or goes, at most every 100 ms (but for
+     * bodies of up to 16 KiB, which go at once). The info is as
      * fetcher_info's, valid during the call. */
     void (*on_progress)(struct fetcher *f, const struct fetcher_info *info,
                         void *arg);
@@ -242,7 +259,8 @@ struct fetcher_request {
      * tried again then. A retry goes on behind the bytes that are there,
      * if the server proves that they are the same. A method other than GET,
      * HEAD, PUT, DELETE, OPTIONS is tried again only if nothing of it went
-     * out, or if it was answered by 429 or 503, without a redirect before. */
+     * out, or if it was answered by 429 or 503, without a redirect before.
+     * Who polls, and wants to know at once that it failed, says -1. */
     int retries;
 
     enum fetcher_existing existing;
@@ -259,10 +277,10 @@ struct fetcher_request {
 };
 
 /* Queue a transfer. Returns its id, or 0 with errno EINVAL (no url, an empty
- * path, or one together with on_data, a line break in a header, a space in the
- * method, a number or enumerator out of its range), ENOMEM, or EBUSY (the
- * fetcher is being freed). All else that can be wrong, the URL too, comes to
- * on_done, in a later turn. */
+ * path, or one together with on_data, two bodies, a line break in a header, a
+ * space in the method, a number or enumerator out of its range), ENOMEM, or
+ * EBUSY (the fetcher is being freed). All else that can be wrong, the URL too,
+ * comes to on_done, in a later turn. */
 fetcher_id fetcher_start(struct fetcher *f, const struct fetcher_request *r);
 
 /* The one-liner: GET into memory. Everything else as fetcher_start. */
@@ -296,7 +314,8 @@ struct fetcher_result {
                                  less than `bytes` if a part was continued */
     const char *content_type; /* "" if none was given */
     int attempts;             /* requests made, 0 if it never started */
-    int changed;              /* 0: not modified, or skipped */
+    int changed;              /* 0: not modified, or skipped: so `data` is NULL,
+                                 also where an earlier round had brought it */
     int last;                 /* no on_done will follow for this id */
 
     /* Of the last attempt, in microseconds since its start, 0 if not reached
@@ -351,6 +370,7 @@ enum fetcher_state {
 struct fetcher_info {
     fetcher_id id;
     enum fetcher_state state;
+    void *arg; /* that of the request */
     const char *url;
     const char *path;    /* the file's name as far as known, or NULL */
     const char *message; /* why the last attempt failed, "" if none */
@@ -359,6 +379,8 @@ struct fetcher_info {
     int priority;
     int64_t bytes;   /* there so far */
     int64_t total;   /* bytes there will be; -1: not known */
+    int64_t sent;    /* bytes of its own body that went out, this attempt */
+    int64_t to_send; /* bytes of that; 0: it has none, -1: not known */
     int64_t speed;   /* bytes a second, of the last second or so */
     int64_t wait_ms; /* to the next attempt or round; -1: none */
 };
@@ -366,6 +388,15 @@ struct fetcher_info {
 /* Where a transfer stands. The texts are valid until the next call to any
  * function of this fetcher. */
 int fetcher_info(struct fetcher *f, fetcher_id id, struct fetcher_info *info);
+
+/* A field of the answer's head, such as "ETag" or "Link": the value of the n-th
+ * of that name (0: the first), or NULL if there are not so many. The name is
+ * compared in any case. The answer is the one that was not led on: the final
+ * one, also to a HEAD, also an error. Values are unfolded and clean, as texts
+ * of a result are. There is an answer within on_data, on_done, and on_progress
+ * once data comes; the text is valid until the callback returns. */
+const char *fetcher_header(struct fetcher *f, fetcher_id id, const char *name,
+                           int n);
 
 /* How many transfers there are that have not ended. */
 size_t fetcher_count(struct fetcher *f);
@@ -430,7 +461,8 @@ int fetcher_timer_stop(struct fetcher *f, fetcher_id id);
 
 /* From a signal handler or another thread: have cb called in the loop's next
  * turn, and wake it. -1 with EAGAIN if some 4,000 calls wait already. Leaves
- * errno alone when it succeeds. Calls come in the order they were made. */
+ * errno alone when it succeeds. Calls come in the order they were made, at most
+ * 64 of them in a turn. */
 int fetcher_post(struct fetcher *f, void (*cb)(struct fetcher *f, void *arg),
                  void *arg);
 
@@ -438,10 +470,25 @@ int fetcher_post(struct fetcher *f, void (*cb)(struct fetcher *f, void *arg),
  * that of the present turn, so it costs nothing. */
 int64_t fetcher_now(struct fetcher *f);
 
-/* One turn of the loop: sleep at most max_ms (-1: until something happens, but
- * see fetcher_prepare), then serve what is ready. Returns 1 while something
- * can still happen (transfers, timers or watches are left), 0 if not, -1 with
- * errno EBUSY in a callback. */
+/* One turn of the loop: sleep at most max_ms (-1: until something happens),
+ * then serve what is ready. Returns 1 while something can still happen
+ * (transfers, timers or watches are left), 0 if not, -1 with errno EBUSY in a
+ * callback. While there is a transfer or a timer it sleeps for a second at
+ * most: a wake-up that gets lost, here or in libcurl, then costs a second, not
+ * the program. With neither it sleeps until a descriptor or a post wakes it.
+ *
+ * A blocking helper in five lines (`done` is set by on_done):
+ *
+ *     int done = 0;
+ *     if (!fetcher_get(f, url, on_done, &done))
+ *         return -1;
+ *     while (!done)
+ *         fetcher_step(f, -1);
+ *
+ * fetcher_step(f, 0) does not sleep: a game calls it once a frame. That costs
+ * some 5 us when there is nothing to do and the slice at most when there is
+ * (see fetcher_slice), and brings what has come since the last frame: of each
+ * connection what the kernel holds for it, often some MiB. */
 int fetcher_step(struct fetcher *f, int64_t max_ms);
 
 /* Turn until fetcher_stop, or until nothing can happen any more. */
@@ -454,19 +501,46 @@ int fetcher_stop(struct fetcher *f);
  *
  * adds the fetcher's descriptors to the sets, raises *maxfd (start with -1 or
  * your own highest), and returns how long to sleep at most, in ms: 0 to 1000,
- * never more. After it, and also when it timed out or was interrupted (then
- * with empty sets):
+ * never more. (Without a transfer or a timer you need not wake for it.) After
+ * it, and also when it timed out or was interrupted (then with empty sets):
  *
  *     fetcher_dispatch(f, &rd, &wr);
  *
  * The sets are read, not changed, so you may look at your own descriptors
- * first, and should. The network's share of a dispatch ends after 2 ms, or when
- * a timer or a descriptor of this fetcher waits; of yours it knows nothing.
- * Under poll, epoll or a toolkit: walk the sets up to maxfd after prepare,
- * register those, and set the bits of what is ready. Nothing
- * is remembered between the two calls, so you may skip a turn. */
+ * first, and should. The network's share of a dispatch ends when the slice is
+ * spent, or when a timer or a descriptor of this fetcher waits; of yours it
+ * knows nothing. Nothing is remembered between the two calls, so you may skip a
+ * turn.
+ *
+ * Where the loop is not select() (poll, epoll, a toolkit, another language)
+ * there are no sets:
+ *
+ *     ms = fetcher_prepare(f, NULL, NULL, NULL);
+ *     count = fetcher_wants(f, wants, n);
+ *     ... wait for those, for ms at most ...
+ *     fetcher_dispatch(f, NULL, NULL);
+ *
+ * Without sets dispatch looks for itself what is ready, by a select() that does
+ * not wait. A callback may change what is wanted: so ask before each wait. */
 int fetcher_prepare(struct fetcher *f, fd_set *rd, fd_set *wr, int *maxfd);
 int fetcher_dispatch(struct fetcher *f, const fd_set *rd, const fd_set *wr);
+
+struct fetcher_want {
+    int fd;
+    int events; /* FETCHER_READ, FETCHER_WRITE, or both */
+};
+
+/* What the fetcher wants to wait for, a descriptor each, in ascending order.
+ * Returns how many there are, which may be more than the n that were filled:
+ * FD_SETSIZE is always enough. */
+int fetcher_wants(struct fetcher *f, struct fetcher_want *wants, int n);
+
+/* How long a turn may work for the network, in microseconds: up to a second;
+ * 0: the usual 2000. It is what your program may have to wait, so a toolkit
+ * that owns the loop wants less (its own events wait for the whole of it), and
+ * a game that steps once a frame wants more: with 8 ms of the 16.7 ms of a
+ * frame 1 GiB comes at 100 MB/s and more. EINVAL: out of range. */
+int fetcher_slice(struct fetcher *f, int us);
 
 /* Have cb called at the end of every turn with one line (no newline) that says
  * how long the loop slept, what woke it and what each phase cost. NULL ends

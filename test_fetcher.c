@@ -614,6 +614,11 @@ struct conn {
     int64_t slow; /* bytes each 10 ms; 0: at once */
     bool endless;
     enum after after;
+    bool taking; /* a body that is sent to /upload: */
+    bool chunked, last, wrong;
+    int64_t left, got; /* bytes of it, or of its chunk; and of all that came */
+    char line[40];     /* of a chunk's head */
+    size_t line_size;
     char page[80000];
 };
 
@@ -747,6 +752,7 @@ static const char *const index_lines[] = {
     "  &redirect=URL &type=TYPE &disposition=VALUE &reason=PHRASE",
     "  &gzip=1 &endless=1 &garbage=1 &close=1 &idle=1 &nodate=1",
     "/loop  /echo  /delay?ms=100  /slow-accept?ms=100",
+    "/upload?status=307&redirect=URL   takes a body; &take=500 ends after 500 bytes of it",
 };
 
 static void answer_index(struct conn *c) {
@@ -957,11 +963,26 @@ static void answer_begin(struct conn *c, const char *target) {
     c->after = KEEP;
 }
 
+static void answer_upload(struct conn *c, const char *target) {
+    char where[600];
+    int status = (int)number(target, "status", 200);
+    if (param(target, "redirect", where, sizeof where)) {
+        head_begin(c, status, "See There");
+        head_add(c, "Location: %s\r\nContent-Length: 0\r\n\r\n", where);
+    } else {
+        snprintf(c->page, sizeof c->page, "%" PRId64 " bytes, %s%s\n", c->got,
+                 c->wrong ? "wrong" : "right", c->chunked ? ", chunked" : "");
+        answer_text(c, status, "OK", "text/plain", c->page);
+    }
+}
+
 static void answer(struct conn *c, const char *target) {
     struct server *s = c->s;
     answer_begin(c, target);
     if (strcmp(target, "/") == 0)
         answer_index(c);
+    else if (strncmp(target, "/upload", 7) == 0)
+        answer_upload(c, target);
     else if (strcmp(target, "/echo") == 0) {
         snprintf(c->page, sizeof c->page, "%s", c->in);
         answer_text(c, 200, "OK", "text/plain", c->page);
@@ -981,6 +1002,70 @@ static void answer(struct conn *c, const char *target) {
         conn_watch(c, FETCHER_READ | FETCHER_WRITE);
 }
 
+/* What is sent there should be what the server would have under /sent. */
+static void upload_body(struct conn *c, const char *data, size_t n) {
+    static unsigned seed;
+    seed = seed ? seed : seed_of("/sent", 0);
+    for (size_t i = 0; i < n; i++)
+        if ((unsigned char)data[i] != pattern(seed, c->got + (int64_t)i))
+            c->wrong = true;
+    c->got += (int64_t)n;
+    c->left -= (int64_t)n;
+}
+
+/* A byte of what stands around chunks. */
+static void upload_line(struct conn *c, char byte) {
+    if (c->line_size < sizeof c->line - 1)
+        c->line[c->line_size++] = byte;
+    c->line[c->line_size] = '\0';
+    if (byte != '\n')
+        return;
+    c->line_size = 0;
+    if (c->last && c->line[0] == '\r')
+        c->taking = false;
+    if (c->line[0] == '\r')
+        return;
+    c->left = strtoll(c->line, NULL, 16);
+    c->last = c->left == 0;
+}
+
+static void upload_more(struct conn *c, const char *data, size_t n) {
+    char target[5000];
+    while (n > 0 && c->taking && (c->left > 0 || c->chunked)) {
+        size_t size = c->left > (int64_t)n ? n : (size_t)c->left;
+        if (size > 0)
+            upload_body(c, data, size);
+        else {
+            upload_line(c, *data);
+            size = 1;
+        }
+        data += size;
+        n -= size;
+    }
+    if (!c->chunked && c->left == 0)
+        c->taking = false;
+    sscanf(c->in, "%*s %4999s", target);
+    if (c->got >= number(target, "take", INT64_MAX) &&
+        number(target, "times", INT_MAX) >= counter_of(c->s, target)->count + 1) {
+        counter_of(c->s, target)->count++;
+        conn_close(c);
+    } else if (!c->taking) {
+        c->used = 0;
+        answer(c, target);
+    }
+}
+
+static void upload_begin(struct conn *c, const char *body) {
+    char value[40];
+    c->taking = true;
+    c->chunked = *request_header(c->in, "Transfer-Encoding", value, sizeof value);
+    c->left = strtoll(request_header(c->in, "Content-Length", value, sizeof value), NULL, 10);
+    c->got = 0;
+    c->last = c->wrong = false;
+    c->line_size = 0;
+    upload_more(c, body, c->used - (size_t)(body - c->in));
+}
+
 /* A whole request, its body too? Then answer it. */
 static void conn_request(struct conn *c) {
     char *end, method[16], target[70000], value[40];
@@ -991,6 +1076,11 @@ static void conn_request(struct conn *c) {
     body = strtoul(request_header(c->in, "Content-Length", value, sizeof value), NULL, 10);
     if (*request_header(c->in, "Expect", value, sizeof value))
         (void)!write(c->fd, "HTTP/1.1 100 Continue\r\n\r\n", 25);
+    if (strstr(c->in, " /upload") && strstr(c->in, " /upload") < strstr(c->in, "\r\n") &&
+        strncmp(c->in, "HEAD", 4) != 0) {
+        upload_begin(c, end + 4);
+        return;
+    }
     if ((size_t)(end + 4 - c->in) + body > c->used)
         return;
     if (sscanf(c->in, "%15s %69999s", method, target) != 2)
@@ -1002,10 +1092,16 @@ static void conn_request(struct conn *c) {
 }
 
 static void conn_read(struct conn *c) {
-    ssize_t n = read(c->fd, c->in + c->used, sizeof c->in - 1 - c->used);
+    char piece[65536];
+    ssize_t n = c->taking ? read(c->fd, piece, sizeof piece)
+                          : read(c->fd, c->in + c->used, sizeof c->in - 1 - c->used);
     if (n <= 0) {
         if (n == 0 || errno != EAGAIN)
             conn_close(c);
+        return;
+    }
+    if (c->taking) {
+        upload_more(c, piece, (size_t)n);
         return;
     }
     c->used += (size_t)n;
@@ -1997,6 +2093,48 @@ static void test_foreign_loop(void) {
     forget(&o);
 }
 
+/* The same without sets: what is wanted as an array, and dispatch looks for itself. */
+static void wants_turn(void) {
+    struct fetcher_want wants[FD_SETSIZE];
+    struct pollfd p[FD_SETSIZE];
+    int ms = fetcher_prepare(f, NULL, NULL, NULL);
+    int n = fetcher_wants(f, wants, FD_SETSIZE);
+    for (int i = 0; i < n; i++) {
+        p[i] = (struct pollfd){.fd = wants[i].fd};
+        if (wants[i].events & FETCHER_READ)
+            p[i].events |= POLLIN;
+        if (wants[i].events & FETCHER_WRITE)
+            p[i].events |= POLLOUT;
+    }
+    poll(p, (nfds_t)n, ms);
+    fetcher_dispatch(f, NULL, NULL);
+}
+
+static void test_wants(void) {
+    struct fetcher_want wants[2] = {{-7, -7}, {-7, -7}};
+    struct outcome o = {0};
+    usec deadline = clock_us() + 20000000;
+    int fd[2], none, all;
+    if (pipe(fd) < 0)
+        die("pipe");
+    all = fetcher_wants(f, wants, 0);
+    is_int(wants[0].fd, -7, "of no room nothing is used");
+    fetcher_watch(f, fd[1], FETCHER_WRITE, gone, &calls);
+    is_int(fetcher_wants(f, wants, 1), all + 1, "they are counted, though there is room for one");
+    is_int(wants[1].fd, -7, "and that alone is filled");
+    fetcher_watch(f, fd[1], 0, NULL, NULL);
+    none = fetcher_dispatch(f, NULL, NULL);
+    is_int(none, 0, "a dispatch without sets");
+    fetcher_get(f, url("/wants?size=300000"), keep_outcome, &o);
+    while (!o.calls && clock_us() < deadline)
+        wants_turn();
+    is_code(o.code, FETCHER_OK, "what is wanted, and a dispatch without sets, serve under poll()");
+    is_document(&o, 300000, "/wants");
+    forget(&o);
+    close(fd[0]);
+    close(fd[1]);
+}
+
 static void count_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
     (void)on, (void)r, (void)arg;
     calls++;
@@ -2071,6 +2209,10 @@ static void no_timer(struct fetcher *on, void *arg) {
     (void)on, (void)arg;
 }
 
+static void no_news(struct fetcher *on, int fd, int events, void *arg) {
+    (void)on, (void)fd, (void)events, (void)arg;
+}
+
 /* The most steps of 20 turns: a machine that is busy makes some of them shorter. */
 static int most_steps(int64_t timer_ms) {
     int most = 0;
@@ -2107,6 +2249,12 @@ static void test_slice_ends(void) {
     ok(most > 15 && most <= 20, "a slice has 2 ms: %d steps of 0.1", most);
     most = most_steps(1);
     ok(most > 5 && most <= 10, "it ends when a timer of the application is due: %d in 1 ms", most);
+    is_int(fetcher_slice(f, 8000), 0, "fetcher_slice");
+    most = most_steps(-1);
+    ok(most > 60 && most <= 80, "makes it 8 ms: %d steps", most);
+    check_errno(fetcher_slice(f, -1) < 0, EINVAL, "not less than nothing");
+    check_errno(fetcher_slice(f, 1000001) < 0, EINVAL, "nor more than a second");
+    is_int(fetcher_slice(f, 0), 0, "0 is the usual");
     write_to = fd[1];
     most = most_steps(-1);
     ok(most > 1 && most <= 3, "or when one of its descriptors is ready: %d", most);
@@ -2119,6 +2267,26 @@ static void test_slice_ends(void) {
     fetcher_watch(f, fd[0], 0, NULL, NULL);
     close(fd[0]);
     close(fd[1]);
+}
+
+/* With a transfer or a timer it wakes once a second, in case a wake-up was lost; else not. */
+static void test_sleep(void) {
+    int fd[2];
+    fetcher_id timer;
+    if (pipe(fd) < 0)
+        die("pipe");
+    fetcher_trace(f, keep_trace, NULL);
+    fetcher_watch(f, fd[1], FETCHER_WRITE, no_news, NULL);
+    fetcher_step(f, -1);
+    has_text(last_trace, "of 86400000 ms", "with nothing to do it sleeps: %s", last_trace);
+    timer = fetcher_timer(f, 5000, no_timer, NULL);
+    fetcher_step(f, -1);
+    has_text(last_trace, "of 1000 ms", "with a timer for a second at most: %s", last_trace);
+    fetcher_timer_stop(f, timer);
+    fetcher_watch(f, fd[1], 0, NULL, NULL);
+    close(fd[0]);
+    close(fd[1]);
+    is_text(fetcher_version(), FETCHER_VERSION, "the version that runs");
 }
 
 static void test_fd_setsize_socket(void) {
@@ -2195,8 +2363,10 @@ static const struct test loop_tests[] = {
     TEST(meter),
 #ifndef FETCHER_LOOP
     TEST(foreign_loop),
+    TEST(wants),
     TEST(slice),
     TEST(slice_ends),
+    TEST(sleep),
     TEST(fd_setsize_socket),
     TEST(trace_starts),
     TEST(idle),
@@ -3017,6 +3187,234 @@ static void test_hosts(void) {
     while (f->hosts)
         host_forget(f, container_of(f->hosts, struct host, name));
     ok(!f->last, "and none is remembered that is gone");
+}
+
+/* -- headers of the answer -- */
+
+static struct {
+    fetcher_id id;
+    int calls; /* of on_data and on_progress in which it was there */
+    char value[4][100];
+    bool none[4];
+} wanted;
+
+static const char *const wanted_names[] = {"x-many", "X-MANY", "X-Folded", "ETag"};
+
+static void keep_headers(void) {
+    for (int i = 0; i < 4; i++) {
+        const char *value = fetcher_header(f, wanted.id, wanted_names[i], i == 1);
+        wanted.none[i] = !value;
+        snprintf(wanted.value[i], sizeof wanted.value[i], "%s", value ? value : "(none)");
+    }
+}
+
+static int headers_in_data(struct fetcher *on, const void *data, size_t size, void *arg) {
+    (void)data, (void)size, (void)arg;
+    wanted.calls += fetcher_header(on, wanted.id, "X-Many", 0) != NULL;
+    return 0;
+}
+
+static void headers_in_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
+    keep_headers();
+    keep_outcome(on, r, arg);
+}
+
+static struct outcome fetch_headers(struct fetcher_request rq) {
+    static struct outcome o;
+    o = (struct outcome){0};
+    memset(&wanted, 0, sizeof wanted);
+    rq.on_done = headers_in_done;
+    rq.arg = &o;
+    wanted.id = fetcher_start(f, &rq);
+    until(o.calls);
+    return o;
+}
+
+static void test_answer_headers(void) {
+    static const char *const script[] = {
+        "HTTP/1.1 302 Found\r\nX-Many: of the redirect\r\nLocation: /script\r\n"
+        "Content-Length: 0\r\n\r\n",
+        "HTTP/1.1 103 Early Hints\r\nX-Many: early\r\n\r\n"
+        "HTTP/1.1 200 OK\r\nX-Many: one\x1b[31m\r\nEtag:   \"e\"  \r\nx-many:two\r\nX-Empty:\r\n"
+        "X-Folded: a\r\n \tb\r\nContent-Length: 3\r\n\r\nabc",
+        NULL};
+    struct outcome o;
+    scripted = script;
+    o = fetch_headers(
+        (struct fetcher_request){.url = url("/script?headers"), .on_data = headers_in_data});
+    is_code(o.code, FETCHER_OK, "an answer with many headers: %s", o.message);
+    is_text(wanted.value[0], "one?[31m", "its first value is clean, and not that of a redirect");
+    is_text(wanted.value[1], "two", "its second, in any case");
+    has_text(wanted.value[2], "a ", "one that is folded");
+    ok(strchr(wanted.value[2], 'b') && !strpbrk(wanted.value[2], "\t\r\n?"), "is unfolded: %s",
+       wanted.value[2]);
+    is_text(wanted.value[3], "\"e\"", "without the space around it");
+    ok(wanted.calls > 0, "they are there within on_data");
+    ok(!fetcher_header(f, o.id, "ETag", 0), "and not after the end");
+    forget(&o);
+    o = fetch_headers((struct fetcher_request){.url = url("/h?size=100"), .method = "HEAD"});
+    ok(!wanted.none[3], "those of a HEAD: %s", wanted.value[3]);
+    forget(&o);
+    o = fetch_headers((struct fetcher_request){.url = url("/h?size=100"), .retries = -1});
+    ok(!wanted.none[3] && wanted.none[0], "and of a handle that is used again");
+    forget(&o);
+    o = fetch_headers((struct fetcher_request){.url = url("/h?status=404&reason=No")});
+    ok(wanted.none[3], "an error has its own");
+    forget(&o);
+    o = fetch_headers((struct fetcher_request){.url = "http://127.0.0.1:1/", .retries = -1});
+    ok(wanted.none[0], "where there was no answer, there is none");
+    forget(&o);
+}
+
+/* -- a body of its own, by pieces -- */
+
+static struct {
+    int64_t size;      /* of the body */
+    int64_t later_at;  /* once, nothing is there yet */
+    int64_t refuse_at; /* it fails there */
+    bool no_way_back;  /* a second time from 0 */
+    bool clock;        /* each piece takes 30 ms */
+    int progress;      /* calls with bytes that move */
+    int64_t sent, to_send;
+    int starts, laters;
+    fetcher_id id;
+} sending;
+
+static void send_now(struct fetcher *on, void *arg) {
+    (void)arg;
+    fetcher_resume(on, sending.id);
+}
+
+static ptrdiff_t send_pattern(struct fetcher *on, void *to, size_t room, int64_t at, void *arg) {
+    unsigned seed = seed_of("/sent", 0);
+    size_t n = room;
+    (void)arg;
+    if (at == 0 && sending.starts++ > 0 && sending.no_way_back)
+        return -1;
+    if (sending.refuse_at && at >= sending.refuse_at)
+        return -1;
+    if (sending.later_at && at >= sending.later_at) {
+        sending.later_at = 0;
+        sending.laters++;
+        fetcher_timer(on, 1, send_now, NULL);
+        return FETCHER_LATER;
+    }
+    if (sending.clock)
+        on->loop.skew += 30000;
+    if ((int64_t)n > sending.size - at)
+        n = (size_t)(sending.size - at);
+    for (size_t i = 0; i < n; i++)
+        ((unsigned char *)to)[i] = pattern(seed, at + (int64_t)i);
+    return (ptrdiff_t)n;
+}
+
+static void send_progress(struct fetcher *on, const struct fetcher_info *info, void *arg) {
+    if (info->sent > 0) {
+        sending.progress++;
+        sending.sent = info->sent;
+        sending.to_send = info->to_send;
+    }
+    hasten(on, info, arg);
+}
+
+static struct outcome fetch_sending(struct fetcher_request rq) {
+    static struct outcome o;
+    o = (struct outcome){.hasten = true};
+    rq.on_done = keep_outcome;
+    rq.on_progress = send_progress;
+    rq.arg = &o;
+    sending.starts = sending.progress = sending.laters = 0;
+    if (!rq.body)
+        rq.on_send = send_pattern;
+    sending.id = fetcher_start(f, &rq);
+    until(o.calls);
+    return o;
+}
+
+#define SENDING(...) fetch_sending((struct fetcher_request){__VA_ARGS__})
+
+static void test_upload(void) {
+    struct outcome o;
+    memset(&sending, 0, sizeof sending);
+    sending.size = 3000000;
+    sending.clock = true;
+    o = SENDING(.url = url("/upload"), .method = "PUT", .send_size = 3000000);
+    is_text(o.data, "3000000 bytes, right\n", "a body by pieces: %s", o.message);
+    ok(sending.progress > 2, "on_progress tells of it: %d times", sending.progress);
+    ok(sending.sent > 1000000 && sending.sent <= 3000000, "with what went out: %d",
+       (int)sending.sent);
+    is_int(sending.to_send, 3000000, "and how much it is");
+    forget(&o);
+    o = SENDING(.url = url("/upload"), .method = "PUT");
+    is_text(o.data, "3000000 bytes, right, chunked\n", "one of unknown size is sent in chunks");
+    is_int(sending.to_send, -1, "and nobody knows how much there is to send");
+    forget(&o);
+    sending.clock = false;
+    sending.later_at = 100000;
+    o = SENDING(.url = url("/upload"), .send_size = 3000000);
+    is_text(o.data, "3000000 bytes, right\n", "a sender that had nothing for a while");
+    is_int(sending.laters, 1, "is asked again when it says so");
+    forget(&o);
+    sending.size = 100;
+    o = SENDING(.url = url("/echo"), .send_size = 100);
+    has_text(o.data, "POST /echo", "it is a POST");
+    ok(!strstr(o.data, "Content-Type"), "of no type that we know of");
+    forget(&o);
+}
+
+/* Once more: to where a redirect leads, and after a failure. */
+static void test_upload_again(void) {
+    struct outcome o;
+    memset(&sending, 0, sizeof sending);
+    sending.size = 500000;
+    o = SENDING(.url = url("/upload?status=307&redirect=/upload"), .method = "PUT",
+                .send_size = 500000);
+    is_text(o.data, "500000 bytes, right\n", "a redirect gets it from the beginning");
+    is_int(sending.starts, 2, "as is asked for");
+    forget(&o);
+    o = SENDING(.url = url("/upload?take=100000&times=1"), .method = "PUT", .send_size = 500000);
+    is_text(o.data, "500000 bytes, right\n", "so does a second attempt: %s", o.message);
+    is_int(o.attempts, 2, "which there was");
+    forget(&o);
+    sending.no_way_back = true;
+    o = SENDING(.url = url("/upload?take=100000&times=1&b"), .method = "PUT", .send_size = 500000);
+    is_code(o.code, FETCHER_REFUSED, "what can't go back ends it");
+    has_text(o.message, "once more", "and says why: %s", o.message);
+    forget(&o);
+    o = SENDING(.url = url("/upload?status=308&redirect=/upload"), .method = "PUT",
+                .send_size = 500000);
+    is_code(o.code, FETCHER_REFUSED, "at a redirect too: %s", o.message);
+    forget(&o);
+    sending.no_way_back = false;
+    o = SENDING(.url = url("/upload"), .method = "PUT", .send_size = 600000);
+    is_code(o.code, FETCHER_REFUSED, "a body that is shorter than was said");
+    has_text(o.message, "after 500000 of 600000", "is told of: %s", o.message);
+    forget(&o);
+    sending.refuse_at = 200000;
+    o = SENDING(.url = url("/upload"), .method = "PUT", .send_size = 500000);
+    is_code(o.code, FETCHER_REFUSED, "a sender that fails: %s", o.message);
+    forget(&o);
+}
+
+/* One in memory moves in the same way. */
+static void test_upload_memory(void) {
+    unsigned seed = seed_of("/sent", 0);
+    char *body = malloc(2000000);
+    struct outcome o;
+    if (!body)
+        die("malloc");
+    memset(&sending, 0, sizeof sending);
+    for (int i = 0; i < 2000000; i++)
+        body[i] = (char)pattern(seed, i);
+    o = SENDING(.url = url("/upload?status=307&redirect=/upload"), .body = body,
+                .body_size = 2000000);
+    is_text(o.data, "2000000 bytes, right\n", "a large body in memory is led on: %s", o.message);
+    forget(&o);
+    free(body);
+    is_no_id(fetcher_start(f, &(struct fetcher_request){.url = "http://a.b/",
+                                                        .body = "x",
+                                                        .on_send = send_pattern}),
+             EINVAL, "two bodies are EINVAL");
 }
 
 static void test_request(void) {
@@ -5320,6 +5718,10 @@ static const struct test transfers_tests[] = {
     TEST(max_bytes),
     TEST(bodies),
     TEST(request),
+    TEST(answer_headers),
+    TEST(upload),
+    TEST(upload_again),
+    TEST(upload_memory),
     TEST(redirect),
     TEST(bad_urls),
     TEST(urls),

@@ -139,7 +139,7 @@ static void fuzz_head(const uint8_t *data, size_t n) {
         struct body b = {.validators = h->validators};
         (void)validator(&b);
     }
-    free(a.field);
+    free(a.fields);
     fetcher_free(f);
 }
 
