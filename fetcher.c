@@ -95,6 +95,9 @@
 #endif
 #ifndef FETCHER_LOOP
 #include <curl/curl.h>
+#if defined __linux__ || defined __APPLE__
+#include <sys/xattr.h>
+#endif
 #endif
 
 #include "fetcher.h"
@@ -241,6 +244,39 @@ static void file_birth(int fd, char *birth, char *mount, size_t room) {
     if (x.stx_mask & MOUNT_UNIQUE)
         snprintf(mount, room, "%llu", (unsigned long long)x.stx_mnt_id);
 #endif
+}
+
+/* A note that a file keeps of itself: an extended attribute. 0 or -1: many file
+ * systems have none. */
+static int note_write(int fd, const char *text) {
+#if defined __linux__
+    return fsetxattr(fd, "user.fetcher", text, strlen(text), 0);
+#elif defined __APPLE__
+    return fsetxattr(fd, "user.fetcher", text, strlen(text), 0, 0);
+#else
+    return set_errno(ENOTSUP);
+#endif
+}
+
+/* When it was changed, of its last second. */
+static long changed_ns(const struct stat *st) {
+#ifdef __APPLE__
+    return st->st_mtimespec.tv_nsec;
+#else
+    return st->st_mtim.tv_nsec;
+#endif
+}
+
+static int note_read(int fd, char *text, size_t room) {
+    ssize_t n = -1;
+
+#if defined __linux__
+    n = fgetxattr(fd, "user.fetcher", text, room - 1);
+#elif defined __APPLE__
+    n = fgetxattr(fd, "user.fetcher", text, room - 1, 0, 0);
+#endif
+    text[n > 0 ? n : 0] = '\0';
+    return n > 0 ? 0 : -1;
 }
 
 /* Which boot of the machine is this? "" where nobody knows. */
@@ -1912,6 +1948,116 @@ static char *passwords_hide(const char *text) {
     return copy;
 }
 
+/* -- SHA-256 -----------------------------------------------------------------
+ * As FIPS 180-4 has it, and with its names: libcurl has one, but keeps it to
+ * itself.
+ */
+struct sha256 {
+    uint32_t state[8];
+    uint64_t size; /* bytes so far */
+    unsigned char block[64];
+};
+
+static const uint32_t sha256_k[64] = {
+    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1,
+    0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3,
+    0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786,
+    0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+    0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147,
+    0x06ca6351, 0x14292967, 0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13,
+    0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85, 0xa2bfe8a1, 0xa81a664b,
+    0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+    0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a,
+    0x5b9cca4f, 0x682e6ff3, 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208,
+    0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+
+static uint32_t rotate(uint32_t x, int n) {
+    return x >> n | x << (32 - n);
+}
+
+/* The next word of the message schedule, in the place of the one 16 before. */
+static uint32_t sha256_schedule(uint32_t w[16], int i) {
+    uint32_t a = w[(i + 1) & 15];
+    uint32_t b = w[(i + 14) & 15];
+
+    w[i & 15] += (rotate(a, 7) ^ rotate(a, 18) ^ a >> 3) + w[(i + 9) & 15] +
+                 (rotate(b, 17) ^ rotate(b, 19) ^ b >> 10);
+    return w[i & 15];
+}
+
+static void sha256_block(uint32_t state[8], const unsigned char *s) {
+    uint32_t w[16];
+    uint32_t v[8]; /* a to h */
+
+    memcpy(v, state, sizeof v);
+    for (int i = 0; i < 16; i++)
+        w[i] = (uint32_t)s[4 * i] << 24 | (uint32_t)s[4 * i + 1] << 16 |
+               (uint32_t)s[4 * i + 2] << 8 | s[4 * i + 3];
+    for (int i = 0; i < 64; i++) {
+        uint32_t e = v[4];
+        uint32_t a = v[0];
+        uint32_t t1 = v[7] + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) +
+                      ((e & v[5]) ^ (~e & v[6])) + sha256_k[i];
+        uint32_t t2 = (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) +
+                      ((a & v[1]) ^ (a & v[2]) ^ (v[1] & v[2]));
+
+        t1 += i < 16 ? w[i] : sha256_schedule(w, i);
+        memmove(v + 1, v, 7 * sizeof *v);
+        v[4] += t1;
+        v[0] = t1 + t2;
+    }
+    for (int i = 0; i < 8; i++)
+        state[i] += v[i];
+}
+
+static void sha256_begin(struct sha256 *h) {
+    static const uint32_t first[] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372,
+                                     0xa54ff53a, 0x510e527f, 0x9b05688c,
+                                     0x1f83d9ab, 0x5be0cd19};
+
+    memcpy(h->state, first, sizeof first);
+    h->size = 0;
+}
+
+static void sha256_add(struct sha256 *h, const void *data, size_t n) {
+    const unsigned char *s = data;
+
+    while (n > 0) {
+        size_t have = h->size % 64;
+        size_t more = n < 64 - have ? n : 64 - have;
+
+        if (more == 64)
+            sha256_block(h->state, s);
+        else {
+            memcpy(h->block + have, s, more);
+            if (have + more == 64)
+                sha256_block(h->state, h->block);
+        }
+        h->size += more;
+        s += more;
+        n -= more;
+    }
+}
+
+/* Has a text the form of one? */
+static bool is_sha256(const char *hex) {
+    return strlen(hex) == 64 && strspn(hex, "0123456789abcdefABCDEF") == 64;
+}
+
+/* The sum, in hex, of what there is: that may go on. */
+static void sha256_text(struct sha256 h, char hex[65]) {
+    static const unsigned char pad[64] = {0x80};
+    uint64_t bits = h.size * 8;
+    unsigned char size[8];
+
+    for (int i = 0; i < 8; i++)
+        size[i] = (unsigned char)(bits >> (56 - 8 * i));
+    sha256_add(&h, pad, 64 - (h.size + 8) % 64);
+    sha256_add(&h, size, sizeof size);
+    for (int i = 0; i < 8; i++)
+        snprintf(hex + 8 * i, 9, "%08" PRIx32, h.state[i]);
+}
+
 /* ================================================================= The nouns
  * Who owns whom, and for how long:
  *
@@ -1986,6 +2132,8 @@ struct host {
     uint64_t counted_seq;   /* the queue's order, from there on not yet */
 };
 
+enum { NOTE_SIZE = 100 }; /* of the first line of a file's note */
+
 /* A check of bytes as they come: of the last MiB that isn't full. */
 struct check {
     uint64_t
@@ -2015,11 +2163,20 @@ struct body {
     bool meta;          /* the .part has its .meta, ... */
     size_t records;     /* ... whose checks begin there; 0: it has none */
     struct check check; /* of the bytes in the .part */
+    char proof[72];     /* "sha256:HEX" of the whole, or "", ... */
+    bool by_sum; /* ... by which it goes on, wherever its bytes come from */
+    struct sha256 sum;  /* of the bytes that are there, ... */
+    struct sha256 kept; /* ... and of those up to the last full MiB */
     int64_t reserved;   /* its blocks are found up to there */
     int64_t unproved;   /* bytes of a .part that are to be looked through */
     bool trusted;       /* they were written in this boot */
-    bool exists;        /* something had the name before */
-    bool placed;        /* path is ours, from an earlier round */
+    char
+        note[NOTE_SIZE]; /* the first line of its file's note, as it was made */
+    uint64_t place;      /* who sent it, by a hash: see place_of */
+    bool by_time;        /* its file's time is all that is known of that, ... */
+    int64_t by_size;     /* ... and its size */
+    bool exists;         /* something had the name before */
+    bool placed;         /* path is ours, from an earlier round */
     char *base; /* from the URL: known before the request, so that a later run
                    finds the .part */
     char *part; /* base, maybe a number, and ".part" */
@@ -2051,6 +2208,8 @@ struct head {
     int64_t length;    /* Content-Length */
     bool ranged;       /* Content-Range: ... */
     struct content_range range; /* ... this */
+    int64_t fresh_s; /* how long it is not worth asking again; -1: unsaid */
+    int64_t age_s;   /* of that has gone by */
     struct validators validators;
     char reason[80]; /* "Not Found" */
     char retry_after[60];
@@ -2145,6 +2304,7 @@ struct transfer {
     bool own_range;      /* the caller's headers have a Range, or ... */
     bool own_condition;  /* ... ask for what has changed only */
     bool unchanged;      /* 304, or skipped */
+    bool doubted;        /* its sum was wrong, once */
     bool hopeless;       /* to try again would end the same */
     char *shown;         /* the URL fit for the eye; NULL: it is so already */
     int attempts;        /* of this round */
@@ -2154,6 +2314,7 @@ struct transfer {
     usec began;          /* ... since then, on the serving clock */
     usec rest;           /* the server asked not to be asked until then */
     usec round;          /* when this round was due, without jitter */
+    usec fresh;          /* until then its server says that it is so */
     usec progressed;     /* when on_progress was last called */
     usec speed_since;    /* since then ... */
     int64_t speed_bytes; /* ... so many bytes; before, ... */
@@ -3558,6 +3719,31 @@ static void read_range(struct head *h, const char *value) {
     h->ranged = true;
 }
 
+static void read_age(struct head *h, const char *value) {
+    int64_t seconds = text_number(&value);
+
+    h->age_s = seconds > 0 ? seconds : 0;
+}
+
+/* Of several the longest counts; and "no-cache" outdoes them all. (RFC 9111,
+ * 5.2.2) */
+static void read_cache(struct head *h, const char *value) {
+    while (*value) {
+        value += strspn(value, ", \t");
+        if (strncasecmp(value, "no-cache", 8) == 0 ||
+            strncasecmp(value, "no-store", 8) == 0)
+            h->fresh_s = 0;
+        if (strncasecmp(value, "max-age=", 8) == 0 && h->fresh_s != 0) {
+            const char *number = value + 8 + strspn(value + 8, "\"");
+            int64_t seconds = text_number(&number);
+
+            if (seconds > h->fresh_s)
+                h->fresh_s = seconds;
+        }
+        value += strcspn(value, ",");
+    }
+}
+
 static const struct {
     const char *name;
     void (*read)(struct head *, const char *value); /* NULL: a text, ... */
@@ -3576,6 +3762,8 @@ static const struct {
     {"Content-Length", read_length, 0, 0},
     {"Content-Range", read_range, 0, 0},
     {"Location", read_location, 0, 0},
+    {"Cache-Control", read_cache, 0, 0},
+    {"Age", read_age, 0, 0},
 };
 
 static void head_field(struct head *h, const char *name, const char *value) {
@@ -3691,7 +3879,8 @@ static void head_start(struct attempt *a, const char *line, long request) {
 
     if (h->status) /* the handle has seen a redirect */
         a->reusable = false;
-    *h = (struct head){.request = request, .length = -1, .range = NO_RANGE};
+    *h = (struct head){
+        .request = request, .length = -1, .range = NO_RANGE, .fresh_s = -1};
     h->status = read_status(line);
     if (h->status < 0)
         h->wrong = "the answer's first line is broken";
@@ -3857,7 +4046,8 @@ static size_t on_header(char *data, size_t one, size_t size, void *arg) {
 
 /* -- what the answer means for the body ------------------------------------ */
 
-/* What proves that bytes of two answers belong together; NULL: nothing does. A
+/* What proves that bytes of two answers belong together; NULL: nothing does. The
+ * sum of the whole does, at the end, whoever sends them. A
  * weak ETag (W/"...") says "much the same", which isn't enough to join two
  * halves. A Last-Modified proves as much as a strong ETag only if the document
  * had been left alone for a while when it was sent (RFC 9110, 8.8.2.2; a
@@ -3868,6 +4058,8 @@ static const char *validator(struct body *b) {
 
     if (b->no_range)
         return NULL;
+    if (b->by_sum)
+        return b->proof;
     if (v->etag[0] == '"' && !b->no_etag)
         return v->etag;
     if (!b->dated) {
@@ -3919,6 +4111,11 @@ static bool document_differs(const struct validators *a,
            strcmp(a->modified, b->modified) != 0;
 }
 
+/* Of one whose sum is known it doesn't matter what its server calls it. */
+static bool is_other(const struct head *h, const struct body *b) {
+    return !b->by_sum && document_differs(&h->validators, &b->validators);
+}
+
 /* Do the numbers of a 206 agree with each other? */
 static bool range_good(const struct head *h) {
     const struct content_range *r = &h->range;
@@ -3940,8 +4137,7 @@ static bool range_is_all(const struct head *h) {
 static bool part_fits(const struct head *h, const struct body *b) {
     int64_t total = h->range.total >= 0 ? h->range.total : b->length;
 
-    if (!range_good(h) || h->range.first != b->have ||
-        document_differs(&h->validators, &b->validators) ||
+    if (!range_good(h) || h->range.first != b->have || is_other(h, b) ||
         strcmp(h->validators.encoding, b->validators.encoding) != 0)
         return false;
     return h->range.last < total && (b->length < 0 || b->length == total);
@@ -3988,8 +4184,41 @@ static int begin_anew(struct attempt *a, int64_t first, int64_t length) {
     b->first = first;
     b->length = length;
     b->whole = false;
+    b->by_time = false;
     validators_take(b, &a->head.validators);
     return 0;
+}
+
+/* Who gave this answer, as far as it matters whether it is of the same document
+ * as another: a redirect may lead elsewhere today, and there an ETag means
+ * something else. But not the query, which many sign anew each time. Only what
+ * is asked for again needs it. */
+static uint64_t place_of(const struct attempt *a) {
+    const struct fetcher_request *rq = &a->transfer->rq;
+    char *url = NULL;
+
+    if (!rq->every_ms && rq->existing != FETCHER_UPDATE)
+        return 0;
+    curl_easy_getinfo(a->easy, CURLINFO_EFFECTIVE_URL, &url);
+    return url ? text_hash(url, strcspn(url, "?#")) : 0;
+}
+
+static bool same_time(const struct attempt *a) {
+    const struct body *b = a->transfer->body;
+
+    return strcmp(a->head.validators.modified, b->validators.modified) == 0;
+}
+
+/* Is a 304 about the document that we have? A file's time alone is no proof: a
+ * later one, of its own changes, would bring a 304 too. */
+static bool is_believed(const struct attempt *a) {
+    const struct body *b = a->transfer->body;
+
+    if (a->transfer->own_condition)
+        return true;
+    if (b->by_time)
+        return b->whole && same_time(a);
+    return b->whole && b->place == place_of(a);
 }
 
 /* A 200: the whole, though we may have a part of it; or what is as good. If an
@@ -4004,14 +4233,15 @@ static int accept_whole(struct attempt *a) {
     bool same = is_strong(h->validators.etag) &&
                 strcmp(h->validators.etag, b->validators.etag) == 0;
 
-    if (same && b->whole) {
+    if ((same && b->whole && b->place == place_of(a)) ||
+        (b->by_time && same_time(a) && length == b->by_size)) {
         t->unchanged = true;
         a->complete = true;
         return 0;
     }
     if (a->from && same && length >= 0 && b->length >= 0 && length != b->length)
         return ask_whole(a); /* it contradicts itself: which is right? */
-    if (a->from && same && !b->no_etag && !t->rq.on_data) {
+    if (a->from && same && !b->no_etag && !b->by_sum && !t->rq.on_data) {
         b->no_etag = true;
         if (validator(b))
             return ask_again(a);
@@ -4057,6 +4287,8 @@ static int accept_part(struct attempt *a) {
         return ask_whole(a);
     if (h->range.total >= 0)
         b->length = h->range.total;
+    if (b->by_sum)
+        validators_take(b, &h->validators);
     if (!b->validators.modified[0])
         strcpy(b->validators.modified, h->validators.modified);
     a->to = h->range.last + 1;
@@ -4071,8 +4303,8 @@ static int accept_no_range(struct attempt *a) {
     struct body *b = a->transfer->body;
     const struct head *h = &a->head;
 
-    a->complete = h->range.total == b->have && b->length <= b->have &&
-                  !document_differs(&h->validators, &b->validators);
+    a->complete =
+        h->range.total == b->have && b->length <= b->have && !is_other(h, b);
     return a->complete ? 0 : ask_whole(a);
 }
 
@@ -4192,11 +4424,23 @@ static int accept_body(struct attempt *a) {
 
     if (accepted < 0 || t->unchanged)
         return accepted;
+    t->body->place = place_of(a);
     if (t->rq.max_bytes >= 0 && t->body->length > t->rq.max_bytes &&
         strcmp(request_method(&t->rq), "HEAD") != 0)
         return fail(t, FETCHER_TOO_BIG,
                     "%" PRId64 " bytes are more than allowed", t->body->length);
     return t->sink->begin(t);
+}
+
+/* By Cache-Control, less the time that it stood in a cache; and an hour at
+ * most. */
+static usec fresh_until(const struct attempt *a) {
+    const struct head *h = &a->head;
+    int64_t seconds = h->fresh_s - h->age_s;
+
+    if (seconds > 3600)
+        seconds = 3600;
+    return seconds > 0 ? a->f->loop.now + seconds * 1000000 : 0;
 }
 
 /* Called once for each final answer: with its first piece of body, or at its
@@ -4214,9 +4458,14 @@ static int judge_answer(struct attempt *a) {
     if (h->wrong)
         return fail(t, FETCHER_PROTOCOL, "%s", h->wrong);
     t->status = h->status;
-    t->unchanged = h->status == 304 && (t->body->whole || t->own_condition);
+    t->fresh = fresh_until(a);
+    t->unchanged = h->status == 304 && is_believed(a);
     if (t->unchanged)
         return 0;
+    if (h->status == 304 && t->body->whole) {
+        t->body->whole = false;
+        return ask_again(a);
+    }
     return brings_document(a) ? accept_body(a) : accept_error(a);
 }
 
@@ -4306,6 +4555,13 @@ static bool must_yield(struct attempt *a) {
     return true;
 }
 
+/* What is there is wrong, or may be. */
+static void start_over(struct attempt *a) {
+    a->transfer->body->have = 0;
+    if (a->transfer->sink->begin(a->transfer) == 0)
+        ask_whole(a);
+}
+
 /* More comes than the range holds: so none of its bytes is to be believed. */
 static enum taken part_overflows(struct attempt *a) {
     struct transfer *t = a->transfer;
@@ -4313,17 +4569,49 @@ static enum taken part_overflows(struct attempt *a) {
     if (t->rq.on_data || !a->from) {
         t->hopeless = t->rq.on_data != NULL;
         fail(t, FETCHER_PROTOCOL, "the answer is longer than it says");
-    } else {
-        t->body->have = 0; /* what has come may be wrong as well */
-        if (t->sink->begin(t) == 0)
-            ask_whole(a);
-    }
+    } else
+        start_over(a);
     return NOT_TAKEN;
+}
+
+/* The next n bytes are there, behind what was. */
+static void sum_add(struct body *b, const char *data, size_t n) {
+    if (!*b->proof)
+        return;
+    if (b->have == (int64_t)n)
+        sha256_begin(&b->sum);
+    sha256_add(&b->sum, data, n);
+}
+
+/* All has come: but is it what was to come? If not it may be since a part of it
+ * was of something else: so once it is fetched anew. */
+static void sum_judge(struct attempt *a) {
+    struct transfer *t = a->transfer;
+    struct body *b = t->body;
+    char hex[65];
+
+    if (!*b->proof || t->unchanged)
+        return;
+    if (b->have == 0)
+        sha256_begin(&b->sum);
+    sha256_text(b->sum, hex);
+    if (strcmp(hex, strchr(b->proof, ':') + 1) == 0)
+        return;
+    if (!t->doubted && !t->rq.on_data) {
+        t->doubted = true;
+        start_over(a);
+        return;
+    }
+    fail(t, FETCHER_CHECKSUM, "its SHA-256 is %s, not %s", hex,
+         strchr(b->proof, ':') + 1);
+    b->have = 0; /* nobody is to go on with that */
 }
 
 static enum taken body_take(struct attempt *a, const char *data, size_t n) {
     struct transfer *t = a->transfer;
     struct body *b = t->body;
+    int64_t skip = b->skip < (int64_t)n ? b->skip : (int64_t)n;
+    enum taken taken;
 
     if (a->complete || (t->code != FETCHER_OK && !b->page)) {
         a->drained += n; /* nobody wants it */
@@ -4337,7 +4625,10 @@ static enum taken body_take(struct attempt *a, const char *data, size_t n) {
     }
     if (a->to && (int64_t)n - b->skip > a->to - b->have)
         return part_overflows(a);
-    return t->sink->take(t, data, n);
+    taken = t->sink->take(t, data, n);
+    if (taken == TAKEN)
+        sum_add(b, data + skip, n - (size_t)skip);
+    return taken;
 }
 
 /* Is nobody to get data? Our own flag counts, since libcurl forgets a pause of
@@ -4672,7 +4963,8 @@ static void headers_build(struct attempt *a) {
         a->from = b->have;
         snprintf(range, sizeof range, "%" PRId64 "-", b->have);
         header_add(a, "Range: bytes=", range);
-        header_add(a, "If-Range: ", validator(b));
+        if (!b->by_sum)
+            header_add(a, "If-Range: ", validator(b));
     }
     if (a->transfer->rq.on_send && !own_has(&a->transfer->rq, "Content-Type:"))
         header_add(a, "Content-Type:", ""); /* libcurl would say: a form */
@@ -5822,8 +6114,25 @@ static int part_name(struct transfer *t, unsigned long number) {
     return b->part ? 0 : fail_memory(t);
 }
 
+/* Do two URLs differ in their query alone? */
+static bool same_place(const char *a, const char *b) {
+    size_t n = strcspn(a, "?#");
+
+    return strcspn(b, "?#") == n && memcmp(a, b, n) == 0;
+}
+
+/* Of the same URL, or of the same sum; or of an address that has expired, if its
+ * ETag is to prove the rest. */
 static bool meta_is_of(const struct meta *m, const struct transfer *t) {
-    return strcmp(m->line[META_URL], shown_url(t)) == 0;
+    const char *of = m->line[META_URL];
+    const char *proof = m->line[META_VALIDATOR];
+
+    if (strcmp(of, shown_url(t)) == 0)
+        return true;
+    if (*proof && strcmp(proof, t->body->proof) == 0)
+        return true;
+    return t->rq.old_url && strcmp(of, t->rq.old_url) == 0 &&
+           is_strong(proof) && same_place(of, shown_url(t));
 }
 
 /* Is the .part at fd the one that its .meta speaks of? */
@@ -5897,9 +6206,9 @@ static int part_open(struct transfer *t) {
     return -1;
 }
 
-/* What there is of the document, if it may be continued: of another boot it has
- * to be looked through from the beginning; of this one only from its last full
- * MiB, to go on with its check. */
+/* What there is of the document, if it may be continued: of another boot, or for
+ * its sum, it has to be looked through from the beginning; else only from its
+ * last full MiB, to go on with its check. */
 static void body_adopt(struct transfer *t, const struct meta *m) {
     struct body *b = t->body;
     const char *proof = m->line[META_VALIDATOR];
@@ -5912,6 +6221,7 @@ static void body_adopt(struct transfer *t, const struct meta *m) {
     text_field(v.modified, sizeof v.modified, m->line[META_MODIFIED]);
     text_field(v.encoding, sizeof v.encoding, m->line[META_ENCODING]);
     b->validators = v;
+    b->by_sum = *proof && strcmp(proof, b->proof) == 0;
     b->modified_sure = *proof && strcmp(proof, v.modified) == 0;
     b->dated = true;
     b->meta = true;
@@ -5923,7 +6233,7 @@ static void body_adopt(struct transfer *t, const struct meta *m) {
         (m->length >= 0 && st.st_size > m->length))
         return;
     b->unproved = st.st_size;
-    if (b->trusted)
+    if (b->trusted && !*b->proof)
         b->have = st.st_size - st.st_size % CHECKED;
 }
 
@@ -5990,17 +6300,22 @@ static bool part_prove(struct transfer *t) {
     if (n > sizeof data)
         n = sizeof data;
     got = pread(b->fd, data, n, b->have);
-    if (got > 0)
+    if (got > 0) {
         part_count(b, data, (size_t)got);
+        sum_add(b, data, (size_t)got);
+    }
     if (b->check.size == CHECKED) {
         good = b->trusted || check_agrees(b);
-        if (good)
+        if (good) {
+            b->kept = b->sum;
             check_begin(b);
+        }
     }
     if (good && got > 0 && b->have < b->unproved)
         return true;
     if (!b->trusted) {
         b->have -= (int64_t)b->check.size;
+        b->sum = b->kept;
         check_begin(b);
         if (ftruncate(b->fd, b->have) == 0)
             meta_renew(t);
@@ -6125,6 +6440,11 @@ static bool is_special(const char *path, mode_t mode) {
     return !S_ISREG(mode) && !S_ISDIR(mode) && !S_ISLNK(mode);
 }
 
+static bool replaces(const struct transfer *t) {
+    return t->rq.existing == FETCHER_OVERWRITE ||
+           t->rq.existing == FETCHER_UPDATE;
+}
+
 /* A repeating transfer replaces what it made, and nothing that was there. */
 static bool is_in_the_way(const struct transfer *t) {
     return t->rq.every_ms && t->rq.existing == FETCHER_KEEP_BOTH &&
@@ -6154,7 +6474,7 @@ static enum verdict file_look(struct transfer *t) {
     if (existing == FETCHER_SKIP && !b->placed)
         return NEEDLESS;
     if (is_special(b->path, st.st_mode) ||
-        (existing == FETCHER_OVERWRITE && S_ISDIR(st.st_mode))) {
+        (replaces(t) && S_ISDIR(st.st_mode))) {
         fail(t, FETCHER_FILE, "%s is not a file", b->path);
         return IMPOSSIBLE;
     }
@@ -6263,28 +6583,184 @@ static int part_cut(struct transfer *t) {
     return ftruncate(b->fd, b->have) < 0 ? fail_file(t, "cut", b->part) : 0;
 }
 
+/* -- the note ----------------------------------------------------------------
+ * By FETCHER_UPDATE a file is asked for only if it has changed, in a later run
+ * too. What that needs the file keeps itself, as an attribute:
+ *
+ *     hash of the URL, size and time of the file as they were made
+ *     hash of the place that has sent it: see place_of
+ *     "sha256:HEX" if that was asked for
+ *     ETag
+ *     Last-Modified
+ *
+ * Written before the file has its name: there is none without. If its first
+ * line isn't true any more, somebody has changed the file. Where there are no
+ * attributes its time is all there is, which was set from Last-Modified.
+ */
+enum {
+    NOTE_TRUTH,
+    NOTE_PLACE,
+    NOTE_PROOF,
+    NOTE_ETAG,
+    NOTE_MODIFIED,
+    NOTE_LINES
+};
+
+static void note_truth(const struct transfer *t, const struct stat *st,
+                       char line[NOTE_SIZE]) {
+    snprintf(line, NOTE_SIZE, "%016" PRIx64 " %" PRId64 " %" PRId64 ".%09ld",
+             text_hash(t->rq.url, strlen(t->rq.url)), (int64_t)st->st_size,
+             (int64_t)st->st_mtime, changed_ns(st));
+}
+
+/* Best effort. */
+static void note_leave(struct transfer *t) {
+    struct body *b = t->body;
+    const struct validators *v = &b->validators;
+    struct stat st;
+    char text[600];
+    int n;
+
+    if (t->rq.existing != FETCHER_UPDATE || fstat(b->fd, &st) < 0)
+        return;
+    note_truth(t, &st, b->note);
+    n = snprintf(text, sizeof text, "%s\n%016" PRIx64 "\n%s\n%s\n%s\n", b->note,
+                 b->place, b->proof, v->etag, v->modified);
+    if (n < (int)sizeof text)
+        (void)note_write(b->fd, text);
+}
+
+/* What a file says of itself is believed if nobody has touched it since. */
+static bool note_parse(struct transfer *t, char *text) {
+    struct body *b = t->body;
+    const char *line[NOTE_LINES];
+
+    for (int i = 0; i < NOTE_LINES; i++) {
+        char *end = strchr(text, '\n');
+
+        if (!end)
+            return false;
+        *end = '\0';
+        line[i] = text;
+        for (const char *s = text; s < end; s++) {
+            if (rune_is_unfit((unsigned char)*s))
+                return false;
+        }
+        text = end + 1;
+    }
+    if (strcmp(line[NOTE_TRUTH], b->note) != 0 ||
+        (*b->proof && strcmp(line[NOTE_PROOF], b->proof) != 0))
+        return false;
+    text_field(b->validators.etag, sizeof b->validators.etag, line[NOTE_ETAG]);
+    text_field(b->validators.modified, sizeof b->validators.modified,
+               line[NOTE_MODIFIED]);
+    b->dated = false;
+    b->place = strtoull(line[NOTE_PLACE], NULL, 16);
+    return b->validators.etag[0] || b->validators.modified[0];
+}
+
+/* As HTTP writes it (RFC 9110, 5.6.7), in any locale. */
+static void date_text(time_t at, char *text, size_t room) {
+    static const char days[] = "SunMonTueWedThuFriSat";
+    static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    struct tm tm;
+
+    *text = '\0';
+    if (gmtime_r(&at, &tm))
+        snprintf(text, room, "%.3s, %02d %.3s %d %02d:%02d:%02d GMT",
+                 days + 3 * tm.tm_wday, tm.tm_mday, months + 3 * tm.tm_mon,
+                 tm.tm_year + 1900, tm.tm_hour, tm.tm_min, tm.tm_sec);
+}
+
+/* A time that a server has set is a full second; most others are not. Who sent
+ * the file then isn't known: so this place. */
+static bool time_take(struct transfer *t, const struct stat *st) {
+    struct body *b = t->body;
+
+    if (*b->proof || changed_ns(st) != 0)
+        return false;
+    date_text(st->st_mtime, b->validators.modified,
+              sizeof b->validators.modified);
+    b->validators.etag[0] = '\0';
+    b->by_time = true;
+    b->by_size = st->st_size;
+    return true;
+}
+
+/* At the path, if it is a file of ours; -1: it isn't. */
+static int note_open(const struct transfer *t, struct stat *st) {
+    const int flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+    int fd = open(t->body->path, flags);
+
+    if (fd < 0 || (is_ours(fd) && fstat(fd, st) == 0))
+        return fd;
+    close(fd);
+    return -1;
+}
+
+/* Before the first request: what is known of the file that stands there? */
+static void note_take(struct transfer *t) {
+    struct body *b = t->body;
+    struct stat st;
+    char text[600];
+    int fd;
+
+    if (t->rq.existing != FETCHER_UPDATE)
+        return;
+    fd = note_open(t, &st);
+    if (fd < 0)
+        return;
+    note_truth(t, &st, b->note);
+    if (note_read(fd, text, sizeof text) == 0)
+        b->whole = note_parse(t, text);
+    else
+        b->whole = time_take(t, &st);
+    close(fd);
+}
+
+/* Before another round: does the file still stand there as it was made? */
+static void note_check(struct transfer *t) {
+    struct body *b = t->body;
+    char now[NOTE_SIZE] = "";
+    struct stat st;
+    int fd;
+
+    if (t->rq.existing != FETCHER_UPDATE || !b->whole)
+        return;
+    fd = note_open(t, &st);
+    if (fd >= 0) {
+        note_truth(t, &st, now);
+        close(fd);
+    }
+    b->whole = strcmp(now, b->note) == 0;
+}
+
 static enum verdict file_open(struct transfer *t) {
     struct body *b = t->body;
     enum verdict look;
     bool clear;
 
-    if (b->path) /* not the first attempt */
+    if (b->path) { /* not the first attempt */
+        note_check(t);
         return file_look(t);
+    }
     if (file_name(t) < 0)
         return IMPOSSIBLE;
     clear = directory_is_clear(t->f, b->base);
     if (clear && is_beside(t) && in_directory(t)) /* its name finds out */
         return GO_ON;
     look = file_look(t);
-    if (look == IMPOSSIBLE || clear || b->no_range ||
-        (t->rq.flags & FETCHER_FRESH))
+    if (look == IMPOSSIBLE || b->no_range)
         return look;
-    if (part_find(t) < 0 && look == GO_ON)
+    if (!clear && !(t->rq.flags & FETCHER_FRESH) && part_find(t) < 0 &&
+        look == GO_ON)
         return IMPOSSIBLE;
     if (look == NEEDLESS) { /* it may be in use as well */
         t->code = FETCHER_OK;
         part_close(t);
     }
+    if (!b->unproved)
+        note_take(t);
     return look;
 }
 
@@ -6474,7 +6950,7 @@ static int part_replace(struct transfer *t) {
 static int part_place(struct transfer *t) {
     const struct body *b = t->body;
 
-    if (b->placed || t->rq.existing == FETCHER_OVERWRITE)
+    if (b->placed || replaces(t))
         return part_replace(t);
     if (is_beside(t))
         return place_beside(t);
@@ -6541,8 +7017,7 @@ static int nameless_open(struct transfer *t) {
     struct body *b = t->body;
     int fd;
 
-    if (f->nameless == FAILS || b->placed ||
-        t->rq.existing == FETCHER_OVERWRITE)
+    if (f->nameless == FAILS || b->placed || replaces(t))
         return -1;
     fd = nameless_beside(b->path);
     if (fd < 0) {
@@ -6572,6 +7047,7 @@ static int file_finish(struct transfer *t) {
         return -1;
     if (t->rq.flags & FETCHER_FILE_TIME)
         part_set_time(t);
+    note_leave(t);
     if (part_verify(t) < 0 || part_flush(t) < 0 || part_place(t) < 0)
         return -1;
     if (b->meta)
@@ -6643,6 +7119,7 @@ static void sleep_until_round(struct fetcher *f, struct transfer *t) {
     usec every = limit_us(t->rq.every_ms);
     usec step = every;
     usec late = f->loop.now - t->round;
+    usec due;
 
     if (t->body)
         body_rest(t);
@@ -6656,7 +7133,8 @@ static void sleep_until_round(struct fetcher *f, struct transfer *t) {
     t->counting = false;
     t->failures = 0;
     t->status = 0;
-    timer_arm(&f->loop, &t->timer, t->round + random_below(f, every / 20));
+    due = t->round > t->fresh ? t->round : t->fresh;
+    timer_arm(&f->loop, &t->timer, due + random_below(f, every / 20));
     tell_state(f, t, FETCHER_SLEEPING);
 }
 
@@ -6818,13 +7296,20 @@ static void cancel_now(struct fetcher *f, struct transfer *t) {
     round_end(f, t);
 }
 
-/* What libcurl's end of an attempt means. It knows the length of the answer
- * only; of the document there may be more, which is asked for if this answer
- * brought anything. */
+/* libcurl knows the length of the answer only; of the document there may be
+ * more, which is asked for if this answer brought anything. */
+static void length_judge(struct attempt *a) {
+    const struct body *b = a->transfer->body;
+
+    if (a->from && b->have < b->length && b->have > a->from)
+        a->again = true;
+    else if (b->have < a->to || b->skip || (a->from && b->have < b->length))
+        fail_curl(a, CURLE_PARTIAL_FILE);
+}
+
+/* What libcurl's end of an attempt means. */
 static void attempt_judge(struct attempt *a) {
     struct transfer *t = a->transfer;
-    struct body *b = t->body;
-
     bool failed = a->result != CURLE_OK && !a->complete;
 
     if (a->again)
@@ -6835,12 +7320,10 @@ static void attempt_judge(struct attempt *a) {
         fail_curl(a, a->result);
     else if (!a->head.judged) /* an answer without a body */
         judge_answer(a);
-    if (t->code != FETCHER_OK || a->again || a->complete)
-        return;
-    if (a->from && b->have < b->length && b->have > a->from)
-        a->again = true;
-    else if (b->have < a->to || b->skip || (a->from && b->have < b->length))
-        fail_curl(a, CURLE_PARTIAL_FILE);
+    if (t->code == FETCHER_OK && !a->again && !a->complete)
+        length_judge(a);
+    if (t->code == FETCHER_OK && !a->again)
+        sum_judge(a);
 }
 
 /* An attempt is over, and maybe its transfer (false). One that its reader
@@ -6874,11 +7357,22 @@ static bool attempt_end(struct fetcher *f, struct transfer *t) {
 
 /* -- the beginning --------------------------------------------------------- */
 
+/* A stream's bytes can't be taken back: each has to be proved before. */
+static void body_set_proof(const struct transfer *t, struct body *b) {
+    if (!t->rq.sha256 || strcmp(request_method(&t->rq), "HEAD") == 0)
+        return;
+    snprintf(b->proof, sizeof b->proof, "sha256:%s", t->rq.sha256);
+    for (char *s = b->proof; *s; s++)
+        *s = (char)tolower((unsigned char)*s);
+    b->by_sum = !t->rq.on_data;
+}
+
 static struct body *body_new(const struct transfer *t) {
     struct body *b = calloc(1, sizeof *b);
 
     if (!b)
         return NULL;
+    body_set_proof(t, b);
     b->length = -1;
     b->fd = -1;
     b->no_range = t->own_range || (t->rq.flags & FETCHER_COMPRESSED) ||
@@ -6946,8 +7440,10 @@ static void transfer_start(struct fetcher *f, struct transfer *t) {
     t->status = 0;
     t->hopeless = false;
     t->rest = 0;
-    if (t->attempts == 0)
+    if (t->attempts == 0) {
         t->received = 0;
+        t->doubted = false;
+    }
     time_count(f, t);
     t->speed = 0;
     t->speed_bytes = 0;
@@ -7239,6 +7735,8 @@ static size_t request_copy(struct fetcher_request *to,
     to->body = pack(at, &size, r->body, to->body_size);
     to->method = pack_text(at, &size, r->method);
     to->user = pack_text(at, &size, r->user);
+    to->sha256 = pack_text(at, &size, r->sha256);
+    to->old_url = pack_text(at, &size, r->old_url);
     to->path = pack_text(at, &size, r->path);
     to->url = pack_text(at, &size, r->url);
     return size;
@@ -7257,6 +7755,8 @@ static void request_defaults(struct fetcher_request *rq, bool memory) {
         rq->retries = RETRIES_USUAL;
     if (rq->path)
         rq->flags &= ~FETCHER_COMPRESSED;
+    if (rq->existing == FETCHER_UPDATE)
+        rq->flags |= FETCHER_FILE_TIME;
 }
 
 /* What is wrong with a URL, at first sight? And has it to be made fit for the
@@ -7312,11 +7812,13 @@ static bool request_good(const struct fetcher_request *rq) {
         return false;
     if (rq->method && strpbrk(rq->method, " \r\n\t"))
         return false;
+    if (rq->sha256 && !is_sha256(rq->sha256))
+        return false;
     for (const char *const *h = rq->headers; h && *h; h++) {
         if (strpbrk(*h, "\r\n"))
             return false;
     }
-    return (unsigned)rq->existing <= FETCHER_SKIP && rq->connect_ms >= -1 &&
+    return (unsigned)rq->existing <= FETCHER_UPDATE && rq->connect_ms >= -1 &&
            rq->stall_ms >= -1 && rq->total_ms >= -1 && rq->max_bytes >= -1 &&
            rq->retries >= -1 && rq->send_size >= 0 &&
            (rq->every_ms == 0 || rq->every_ms >= 1000);
@@ -7587,10 +8089,10 @@ int fetcher_stats(struct fetcher *f, struct fetcher_stats *s) {
 
 const char *fetcher_strerror(enum fetcher_code code) {
     static const char *const words[] = {
-        "ok",      "cancelled", "bad_url",  "no_host",  "no_connection",
-        "tls",     "timeout",   "http",     "redirect", "cut_short",
-        "too_big", "file",      "protocol", "refused",  "no_memory",
-        "other"};
+        "ok",        "cancelled", "bad_url",  "no_host",  "no_connection",
+        "tls",       "timeout",   "http",     "redirect", "cut_short",
+        "too_big",   "file",      "protocol", "refused",  "checksum",
+        "no_memory", "other"};
 
     return (unsigned)code < COUNT_OF(words) ? words[code] : "other";
 }

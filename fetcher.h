@@ -111,6 +111,7 @@ enum fetcher_code {
     FETCHER_FILE,          /* the file could not be made or written */
     FETCHER_PROTOCOL,      /* the answer was not HTTP, or broken, or a flood */
     FETCHER_REFUSED,       /* on_data or on_send returned a negative number */
+    FETCHER_CHECKSUM,      /* it is not what sha256 says */
     FETCHER_NO_MEMORY,
     FETCHER_OTHER /* anything else libcurl can say */
 };
@@ -130,7 +131,16 @@ const char *fetcher_strerror(enum fetcher_code code);
 enum fetcher_existing {
     FETCHER_KEEP_BOTH, /* the new one becomes "name (1).ext" */
     FETCHER_OVERWRITE, /* it is replaced, in one step */
-    FETCHER_SKIP       /* nothing is fetched; FETCHER_OK, changed 0 */
+    FETCHER_SKIP,      /* nothing is fetched; FETCHER_OK, changed 0 */
+
+    /* It is replaced if it has changed, else left alone (changed 0): a file
+     * that was fetched by this, also in an earlier run, from the same URL, and
+     * that nobody has changed since, is asked for with the ETag or date that it
+     * came with. It remembers those itself (the attribute user.fetcher), and
+     * where the file system has no attributes by its time, which is that of
+     * Last-Modified: FETCHER_FILE_TIME is implied. In a directory it is the
+     * file that is called as the URL is, not as the server calls it. */
+    FETCHER_UPDATE
 };
 
 #define FETCHER_FRESH     1u /* do not continue an earlier .part */
@@ -174,6 +184,21 @@ struct fetcher_request {
      * already may be overlooked.
      * NULL: to on_data if there is one, else into memory. */
     const char *path;
+
+    /* The SHA-256 of the whole, 64 digits of hex; NULL: not known. It is
+     * computed while the bytes come, and those of an earlier run are read once
+     * more. If it is another, all is fetched anew, once; and then the transfer
+     * ends with FETCHER_CHECKSUM, and nothing stands under the name (what
+     * on_data was given can't be taken back: there it ends at once). Since it
+     * proves the whole, what a file has so far is gone on with from any
+     * address. Of what is skipped, or not modified, nothing is computed. */
+    const char *sha256;
+
+    /* The address by which this was fetched before, as its result called it
+     * (`url`), if that has expired: what it has left in a .part is gone on with
+     * if both differ in their query alone, and a strong ETag and the length are
+     * the same. With sha256 it isn't needed. NULL: none. */
+    const char *old_url;
 
     /* NULL: GET, or POST if there is a body of either kind. Redirects are
      * followed by RFC 9110, 15.4: 303 makes a GET of it, 301 and 302 make one
@@ -232,7 +257,10 @@ struct fetcher_request {
      * and goes on until it is cancelled. Rounds missed while the machine or
      * the process was stopped are not made up for. Each round replaces the
      * file of the one before. With FETCHER_KEEP_BOTH the first makes it, and
-     * if there is one already, that ends the repetition (FETCHER_FILE). */
+     * if there is one already, that ends the repetition (FETCHER_FILE); with
+     * FETCHER_UPDATE it goes on with that. Where the server says for how long
+     * the document is fresh (Cache-Control: max-age), no round comes sooner, an
+     * hour at most. */
     int64_t every_ms;
 
     /* Most bytes of body to accept; 0: 64 MiB into memory, no limit
