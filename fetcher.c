@@ -4046,13 +4046,12 @@ static size_t on_header(char *data, size_t one, size_t size, void *arg) {
 
 /* -- what the answer means for the body ------------------------------------ */
 
-/* What proves that bytes of two answers belong together; NULL: nothing does. The
- * sum of the whole does, at the end, whoever sends them. A
- * weak ETag (W/"...") says "much the same", which isn't enough to join two
- * halves. A Last-Modified proves as much as a strong ETag only if the document
- * had been left alone for a while when it was sent (RFC 9110, 8.8.2.2; a
- * minute is the older and safer rule). To read dates is slow, so it waits
- * until here. */
+/* What proves that bytes of two answers belong together; NULL: nothing does.
+ * The sum of the whole does, at the end, whoever sends them. A weak ETag
+ * (W/"...") says "much the same", which isn't enough to join two halves. A
+ * Last-Modified proves as much as a strong ETag only if the document had been
+ * left alone for a while when it was sent (RFC 9110, 8.8.2.2; a minute is the
+ * older and safer rule). To read dates is slow, so it waits until here. */
 static const char *validator(struct body *b) {
     const struct validators *v = &b->validators;
 
@@ -6121,8 +6120,8 @@ static bool same_place(const char *a, const char *b) {
     return strcspn(b, "?#") == n && memcmp(a, b, n) == 0;
 }
 
-/* Of the same URL, or of the same sum; or of an address that has expired, if its
- * ETag is to prove the rest. */
+/* Of the same URL, or of the same sum; or of an address that has expired, if
+ * its ETag is to prove the rest. */
 static bool meta_is_of(const struct meta *m, const struct transfer *t) {
     const char *of = m->line[META_URL];
     const char *proof = m->line[META_VALIDATOR];
@@ -6206,9 +6205,9 @@ static int part_open(struct transfer *t) {
     return -1;
 }
 
-/* What there is of the document, if it may be continued: of another boot, or for
- * its sum, it has to be looked through from the beginning; else only from its
- * last full MiB, to go on with its check. */
+/* What there is of the document, if it may be continued: of another boot, or
+ * for its sum, it has to be looked through from the beginning; else only from
+ * its last full MiB, to go on with its check. */
 static void body_adopt(struct transfer *t, const struct meta *m) {
     struct body *b = t->body;
     const char *proof = m->line[META_VALIDATOR];

@@ -1640,8 +1640,37 @@ static void test_tree(void) {
     ok(good, "a tree finds what is in it, and the first, through 20,000 changes");
 }
 
+/* The examples of FIPS 180-4 and the like, by pieces of any size. */
+static void test_sha256(void) {
+    static const struct {
+        const char *text;
+        int times;
+        const char *sum;
+    } t[] = {
+        {"", 1, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
+        {"abc", 1, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},
+        {"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", 1,
+         "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"},
+        {"a", 1000000, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"},
+        {"aaaaaaaaaa", 100000, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"},
+    };
+
+    for (size_t i = 0; i < COUNT_OF(t); i++) {
+        struct sha256 h;
+        char hex[65];
+        sha256_begin(&h);
+        for (int j = 0; j < t[i].times; j++)
+            sha256_add(&h, t[i].text, strlen(t[i].text));
+        sha256_text(h, hex);
+        is_text(hex, t[i].sum, "SHA-256 of %d times \"%s\"", t[i].times, t[i].text);
+    }
+}
+
 static const struct test tools_tests[] = {
     TEST(tree),
+#ifndef FETCHER_LOOP
+    TEST(sha256),
+#endif
 };
 
 /* ------------------------------------------------------------------------------------- The loop */
@@ -7271,6 +7300,164 @@ static void test_resume_refused(void) {
     forget(&o);
 }
 
+/* -- sums -- */
+
+/* Of what the server has under a target. */
+static const char *sum_of(const char *target, int version, int64_t size) {
+    static char hex[4][65];
+    static int at;
+    unsigned seed = seed_of(target, version);
+    struct sha256 h;
+    sha256_begin(&h);
+    for (int64_t i = 0; i < size; i++) {
+        unsigned char byte = pattern(seed, i);
+        sha256_add(&h, &byte, 1);
+    }
+    at = (at + 1) % 4;
+    sha256_text(h, hex[at]);
+    return hex[at];
+}
+
+static int take_data(struct fetcher *on, const void *data, size_t size, void *arg) {
+    (void)on, (void)data, (void)size, (void)arg;
+    return 0;
+}
+
+static void test_sum(void) {
+    static const int sizes[] = {0, 100, 16384, 16385, 2500000};
+    struct outcome o;
+    for (size_t i = 0; i < COUNT_OF(sizes); i++) {
+        int size = sizes[i];
+        const char *sum = sum_of("/sum", 0, size);
+        o = FETCH(.url = url("/sum?size=%d", size), .sha256 = sum, .path = in_work("good"),
+                  .existing = FETCHER_OVERWRITE);
+        is_code(o.code, FETCHER_OK, "a file of %d bytes is what its sum says: %s", size, o.message);
+        ok(file_is(in_work("good"), size, "/sum", 0), "and it is");
+        forget(&o);
+        o = FETCH(.url = url("/sum?size=%d", size), .sha256 = sum);
+        is_code(o.code, FETCHER_OK, "so is it in memory");
+        forget(&o);
+        o = FETCH(.url = url("/sum?size=%d", size), .sha256 = sum, .on_data = take_data);
+        is_code(o.code, FETCHER_OK, "and for a reader");
+        forget(&o);
+        is_int(seen("/sum?size=%d", size)->count, 3, "one request each");
+    }
+    is_no_id(fetcher_start(f, &(struct fetcher_request){.url = "http://a.b/", .sha256 = "abc"}),
+             EINVAL, "what has not that form is EINVAL");
+}
+
+static void test_sum_wrong(void) {
+    static const int sizes[] = {100, 2500000};
+    const char *wrong = sum_of("/other", 0, 100);
+    struct outcome o;
+    for (size_t i = 0; i < COUNT_OF(sizes); i++) {
+        int size = sizes[i];
+        o = FETCH(.url = url("/bad?size=%d", size), .sha256 = wrong, .path = in_work("bad"));
+        is_code(o.code, FETCHER_CHECKSUM, "a file of %d bytes that isn't what was said", size);
+        has_text(o.message, wrong, "the message has the sum that was expected");
+        has_text(o.message, sum_of("/bad", 0, size), "and that which came: %s", o.message);
+        is_int(seen("/bad?size=%d", size)->count, 2, "it was fetched twice");
+        is_int(names_in(work), 0, "and nothing is left of it");
+        forget(&o);
+        o = FETCH(.url = url("/bad?m&size=%d", size), .sha256 = wrong);
+        is_code(o.code, FETCHER_CHECKSUM, "in memory too");
+        is_int(o.size, 0, "nothing of it is handed out");
+        forget(&o);
+        o = FETCH(.url = url("/bad?s&size=%d", size), .sha256 = wrong, .on_data = take_data);
+        is_code(o.code, FETCHER_CHECKSUM, "what a reader has can't be taken back");
+        is_int(seen("/bad?s&size=%d", size)->count, 1, "so that is asked for once");
+        forget(&o);
+        o = FETCH(.url = url("/once?size=%d&changed=1", size), .path = in_work("once"),
+                  .sha256 = sum_of("/once", 1, size));
+        is_code(o.code, FETCHER_OK, "what is right the second time is right: %s", o.message);
+        ok(file_is(in_work("once"), size, "/once", 1), "and it is");
+        remove(in_work("once"));
+        forget(&o);
+    }
+}
+
+/* A file of 2.5 MB, cut short after 1.5 by its server: a part is left. */
+static void leave_some(const char *target, const char *sum) {
+    struct outcome o =
+        FETCH(.url = url("%s", target), .path = in_work("some"), .sha256 = sum, .retries = -1);
+    is_code(o.code, FETCHER_CUT_SHORT, "a part is left: %s", o.message);
+    ok(exists(in_work("some.part.meta")), "with its .meta");
+    forget(&o);
+}
+
+/* Go on with it; all but so much is fetched. */
+static void goes_on(struct fetcher_request rq, int64_t kept, const char *name) {
+    struct outcome o;
+    rq.path = in_work("some");
+    o = fetch(rq);
+    is_code(o.code, FETCHER_OK, "%s: %s", name, o.message);
+    is_int(o.received, 2500000 - kept, "so much of it is fetched");
+    ok(file_is(in_work("some"), 2500000, "/some", 0), "and it is right");
+    is_int(names_in(work), 1, "and alone");
+    remove(in_work("some"));
+    forget(&o);
+}
+
+static void test_sum_resumed(void) {
+    const char *cut = "/some?size=2500000&cut=1500000&times=1";
+    const char *sum = sum_of("/some", 0, 2500000);
+    char elsewhere[200];
+    char *meta;
+    int64_t size;
+    snprintf(elsewhere, sizeof elsewhere, "http://localhost:%d/some?size=2500000", server.port);
+    leave_some(cut, sum);
+    goes_on((struct fetcher_request){.url = url("%s", cut), .sha256 = sum}, 1500000,
+            "by its sum a part is gone on with");
+    seen("%s", cut)->count = 0;
+    leave_some(cut, sum);
+    goes_on((struct fetcher_request){.url = elsewhere, .sha256 = sum}, 1500000, "from elsewhere");
+    seen("%s", cut)->count = 0;
+    leave_some(cut, sum);
+    goes_on((struct fetcher_request){.url = elsewhere}, 0, "without the sum it begins anew");
+    seen("%s", cut)->count = 0;
+    leave_some(cut, NULL);
+    goes_on((struct fetcher_request){.url = url("%s", cut), .sha256 = sum}, 1500000,
+            "one that was begun without a sum");
+
+    /* Another boot, and the second MiB is not what was written: the sum goes back with it. */
+    seen("%s", cut)->count = 0;
+    leave_some(cut, sum);
+    meta = slurp(in_work("some.part.meta"), &size);
+    for (int i = 0, line = 0; i < size && line < META_LINES; i++) {
+        if (line == META_ERA && meta[i] != '\n')
+            meta[i] = '0';
+        line += meta[i] == '\n';
+    }
+    write_file(in_work("some.part.meta"), meta, (size_t)size);
+    free(meta);
+    goes_on((struct fetcher_request){.url = url("%s", cut), .sha256 = sum}, 1024 * 1024,
+            "after another boot its full MiBs count");
+}
+
+/* An address that has expired: the same but for its query, and a strong ETag. */
+static void test_old_url(void) {
+    char cut[200] = "/some?size=2500000&cut=1500000&times=1&token=1";
+    char old[300], elsewhere[200];
+    snprintf(old, sizeof old, "%s", url("%s", cut));
+    snprintf(elsewhere, sizeof elsewhere, "http://localhost:%d/some?size=2500000", server.port);
+    leave_some(cut, NULL);
+    goes_on((struct fetcher_request){.url = url("/some?size=2500000&token=2"), .old_url = old},
+            1500000, "a new address of the same place");
+    seen("%s", cut)->count = 0;
+    leave_some(cut, NULL);
+    goes_on((struct fetcher_request){.url = url("/some?size=2500000&token=2")}, 0,
+            "without a word of the old one it begins anew");
+    seen("%s", cut)->count = 0;
+    leave_some(cut, NULL);
+    goes_on((struct fetcher_request){.url = elsewhere, .old_url = old}, 0,
+            "and at another place too");
+    snprintf(cut, sizeof cut, "/some?size=2500000&cut=1500000&times=1&etag=none");
+    snprintf(old, sizeof old, "%s", url("%s", cut));
+    leave_some(cut, NULL);
+    goes_on((struct fetcher_request){.url = url("/some?size=2500000&etag=none"), .old_url = old}, 0,
+            "a date alone is no proof of that");
+}
+
 static void test_resume_changed(void) {
     static const char *const queries[] = {
         "cut=200000&times=1&changed=1", "cut=200000&times=1&changed=1&etag=none",
@@ -8125,6 +8312,10 @@ static const struct test files_tests[] = {
     TEST(resume_foreign),
     TEST(resume_refused),
     TEST(resume_changed),
+    TEST(sum),
+    TEST(sum_wrong),
+    TEST(sum_resumed),
+    TEST(old_url),
     TEST(foreign_part),
     TEST(taking_turns),
     TEST(boots),
@@ -9638,6 +9829,198 @@ static void repeat_end(fetcher_id id, struct outcome *o) {
     forget(o);
 }
 
+/* -- only if it has changed -- */
+
+static struct outcome update(const char *address, int changed, const char *name) {
+    struct outcome o =
+        FETCH(.url = address, .path = in_work("page"), .existing = FETCHER_UPDATE, .retries = -1);
+    is_code(o.code, FETCHER_OK, "%s: %s", name, o.message);
+    is_int(o.changed, changed, "%s", changed ? "it is fetched" : "it is left alone");
+    is_text(o.path, in_work("page"), "its file is told");
+    forget(&o);
+    return o;
+}
+
+static bool has_notes(void) {
+    int fd = open(in_work("notes"), O_RDWR | O_CREAT, 0600);
+    bool has = fd >= 0 && note_write(fd, "x") == 0;
+    if (fd >= 0)
+        close(fd);
+    remove(in_work("notes"));
+    if (!has)
+        skip("files that remember", "no attributes here");
+    return has;
+}
+
+static void test_update(void) {
+    struct outcome o;
+    struct stat before, after;
+    if (!has_notes())
+        return;
+    update(url("/page?size=3000"), 1, "a first time");
+    stat(in_work("page"), &before);
+    o = update(url("/page?size=3000"), 0, "a second");
+    is_int(o.status, 304, "by a 304");
+    is_int(o.received, 0, "without a body");
+    is_int(o.attempts, 1, "at the first request");
+    stat(in_work("page"), &after);
+    is_int(after.st_ino, before.st_ino, "it is the same file");
+    is_int(after.st_mtime, before.st_mtime, "of the same time");
+    update(url("/page?size=3000&x"), 1, "another URL is another document");
+    update(url("/page?size=3000&etag=none"), 1, "with a date alone");
+    o = update(url("/page?size=3000&etag=none"), 0, "that is enough");
+    is_int(o.status, 304, "by a 304 as well");
+    update(url("/page?size=3000&changed=1"), 1, "before it changes");
+    o = update(url("/page?size=3000&changed=1"), 1, "when it has changed");
+    ok(file_is(in_work("page"), 3000, "/page", 1), "it is the new one");
+    is_int(names_in(work), 1, "and alone there");
+}
+
+/* What somebody has changed is not what the server would leave alone. */
+static void test_update_edited(void) {
+    struct timespec times[2];
+    struct stat st;
+    int fd;
+    if (!has_notes())
+        return;
+    update(url("/page?size=3000&e"), 1, "a first time");
+    for (int how = 0; how < 3; how++) {
+        stat(in_work("page"), &st);
+        fd = open(in_work("page"), O_WRONLY | (how == 0 ? O_APPEND : 0));
+        if (fd < 0 || write(fd, "x", 1) != 1)
+            die("write");
+        times[0] = times[1] = st.st_mtim;
+        if (how == 0)
+            futimens(fd, times);
+        close(fd);
+        update(url("/page?size=3000&e"), 1, how ? "after an edit" : "after one that hid its time");
+        ok(file_is(in_work("page"), 3000, "/page", 0), "it is as the server has it");
+        update(url("/page?size=3000&e"), 0, "and then");
+    }
+    remove(in_work("page"));
+    update(url("/page?size=3000&e"), 1, "one that is gone");
+    if (truncate(in_work("page"), 0) < 0)
+        die("truncate");
+    update(url("/page?size=3000&e"), 1, "one that was emptied");
+}
+
+/* A file without a note: by its time. */
+static void test_update_time(void) {
+    static const char *const lies[] = {
+        "HTTP/1.1 304 Not Modified\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nLast-Modified: Mon, 07 Nov 1994 08:49:37 GMT\r\n"
+        "Content-Length: 3\r\n\r\nnew",
+        NULL};
+    struct timespec times[2] = {{0, UTIME_OMIT}, {784111777, 0}}; /* 06 Nov 1994 08:49:37 */
+    struct outcome o;
+    int64_t size;
+    char *text;
+    update(url("/page?size=3000"), 1, "a first time");
+    text = slurp(in_work("page"), &size);
+    remove(in_work("page"));
+    write_file(in_work("page"), text, (size_t)size);
+    free(text);
+    utimensat(AT_FDCWD, in_work("page"), times, 0);
+    o = update(url("/page?size=3000"), 0, "a copy of the same time and size");
+    is_int(o.status, 200, "is compared with what the server would send");
+    is_int(names_in(work), 1, "nothing else is there");
+    times[1].tv_nsec = 1;
+    utimensat(AT_FDCWD, in_work("page"), times, 0);
+    update(url("/page?size=3000"), 1, "one whose time no server has set");
+    remove(in_work("page"));
+    write_file(in_work("page"), "my own", 6);
+    times[1] = (struct timespec){1600000000, 0};
+    utimensat(AT_FDCWD, in_work("page"), times, 0);
+    scripted = lies;
+    update(url("/script?time"), 1, "a file of one's own, which is newer");
+    ok(file_has(in_work("page"), "new"), "is not kept for a 304");
+}
+
+/* A redirect leads elsewhere today, where an ETag means something else. */
+static void test_update_redirected(void) {
+    char text[4][300];
+    const char *script[5] = {text[0], text[1], text[2], text[3], NULL};
+    const char *const to[4] = {"127.0.0.1", "127.0.0.1", "localhost", "localhost"};
+    struct outcome o;
+    if (!has_notes())
+        return;
+    for (int i = 0; i < 4; i++)
+        snprintf(text[i], sizeof text[i],
+                 "HTTP/1.1 302 Found\r\nLocation: http://%s:%d/page?size=10&signed=%d\r\n"
+                 "Content-Length: 0\r\n\r\n",
+                 to[i], server.port, i);
+    scripted = script;
+    update(url("/script?go"), 1, "where it leads");
+    o = update(url("/script?go"), 0, "there again, signed anew");
+    is_int(o.status, 304, "by a 304");
+    o = update(url("/script?go"), 1, "elsewhere, with the same ETag");
+    is_int(o.status, 200, "its 304 is not believed");
+    is_int(seen("/page?size=10&signed=2")->count, 1, "what was not believed is asked anew");
+}
+
+/* Rounds go on after a restart, and what was edited between two is fetched anew. */
+static void test_update_every(void) {
+    struct outcome o = {0};
+    struct fetcher_request rq = {.url = url("/every?size=3000"),
+                                 .path = in_work("page"),
+                                 .every_ms = 10000,
+                                 .existing = FETCHER_UPDATE,
+                                 .on_done = keep_outcome,
+                                 .arg = &o};
+    fetcher_id id;
+    if (!has_notes())
+        return;
+    update(url("/every?size=3000"), 1, "a run");
+    id = fetcher_start(f, &rq);
+    until(o.calls == 1);
+    is_int(o.status, 304, "a later one's first round is conditional");
+    (void)next_round(id, &o);
+    is_int(o.status, 304, "and its second");
+    write_file(in_work("page"), "edited", 6);
+    (void)next_round(id, &o);
+    is_int(o.status, 200, "unless the file has been edited");
+    ok(file_is(in_work("page"), 3000, "/every", 0), "it is right again");
+    remove(in_work("page"));
+    (void)next_round(id, &o);
+    is_int(o.status, 200, "or is gone");
+    repeat_end(id, &o);
+}
+
+/* The server says how long it is fresh: no round comes sooner. */
+static void test_fresh(void) {
+    static const struct {
+        const char *head;
+        int64_t least_s, most_s;
+    } t[] = {
+        {"Cache-Control: public, max-age=600", 600, 611},
+        {"Cache-Control: max-age=\"600\"\r\nAge: 100", 500, 511},
+        {"Cache-Control: max-age=600, no-cache", 0, 11},
+        {"Cache-Control: no-store\r\nCache-Control: max-age=600", 0, 11},
+        {"Cache-Control: max-age=99999999999999999999", 3600, 3611},
+        {"Cache-Control: max-age=-5, max-age=", 0, 11},
+        {"Cache-Control: s-maxage=600", 0, 11},
+    };
+
+    static char text[300];
+    static const char *const script[2] = {text, NULL};
+    scripted = script;
+    for (size_t i = 0; i < COUNT_OF(t); i++) {
+        struct outcome o = {0};
+        struct fetcher_request rq = {
+            .url = url("/script?%zu", i), .every_ms = 10000, .on_done = keep_outcome, .arg = &o};
+        fetcher_id id;
+        int64_t ms;
+        snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n%s\r\n\r\nx",
+                 t[i].head);
+        id = fetcher_start(f, &rq);
+        until(o.calls == 1);
+        ms = sleeps_for(id);
+        ok(ms > t[i].least_s * 1000 - 5000 && ms <= t[i].most_s * 1000, "%s: the next in %d ms",
+           t[i].head, (int)ms);
+        repeat_end(id, &o);
+    }
+}
+
 static void test_repeat(void) {
     struct outcome o = {0};
     struct stat before, after;
@@ -9781,8 +10164,10 @@ static void test_repeat_asked(void) {
 }
 
 static const struct test repeats_tests[] = {
-    TEST(repeat),           TEST(repeat_grid),    TEST(repeat_resume), TEST(repeat_failure),
-    TEST(repeat_cancelled), TEST(repeat_hurried), TEST(repeat_asked),
+    TEST(update),        TEST(update_edited),  TEST(update_time),      TEST(update_redirected),
+    TEST(update_every),  TEST(fresh),          TEST(repeat),           TEST(repeat_grid),
+    TEST(repeat_resume), TEST(repeat_failure), TEST(repeat_cancelled), TEST(repeat_hurried),
+    TEST(repeat_asked),
 };
 
 /* ---------------------------------------------------------------------------- The caller's side */
