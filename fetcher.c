@@ -3905,7 +3905,7 @@ static bool is_framing(const char *name, size_t n) {
 /* What has been read is kept behind those before, clean, for fetcher_header:
  * white space is a space (a folded field has more of it). */
 static void field_keep(struct attempt *a, char *name, char *value) {
-    size_t n = strlen(name) + 1;
+    size_t n = strlen(name) + 1; /* the value may stand further behind */
 
     for (char *s = value; (s = strchr(s, '\t')) != NULL;)
         *s = ' ';
@@ -3942,7 +3942,7 @@ static void field_end(struct attempt *a) {
 /* The part of a name may take 8 KiB, so fields are on the heap. */
 static void field_add(struct attempt *a, const char *line, size_t n) {
     size_t size = a->fields_size + a->field_size;
-    size_t need = size + n + 1;
+    size_t need = size + n + 2; /* a NUL, and that before the first line */
     char *longer;
 
     if (need > a->fields_room) {
@@ -3997,6 +3997,20 @@ static void head_end(struct attempt *a) {
     hear(a->f, clock_now(&a->f->loop));
 }
 
+/* A head begins, and those of a redirect or a 100 are forgotten. Its first line
+ * is kept as the value of a field without a name. */
+static void first_line(struct attempt *a, long request) {
+    const char *line = a->fields + a->fields_size;
+    size_t n = a->field_size + 1;
+
+    head_start(a, line, request);
+    memmove(a->fields + 1, line, n);
+    a->fields[0] = '\0';
+    a->fields_size = 0;
+    a->field_size = 0;
+    field_keep(a, a->fields, a->fields + 1);
+}
+
 /* A line that begins with white space continues the field before (RFC 9112,
  * 5.2). */
 static void head_line(struct attempt *a, const char *line, size_t n) {
@@ -4012,11 +4026,8 @@ static void head_line(struct attempt *a, const char *line, size_t n) {
     else
         field_end(a);
     field_add(a, line, n);
-    if (first && a->field_size > 0) {
-        head_start(a, a->fields + a->fields_size, request);
-        a->fields_size = 0; /* those of a redirect, or of a 100 */
-        a->field_size = 0;
-    }
+    if (first && a->field_size > 0)
+        first_line(a, request);
 }
 
 /* A line, without a NUL. */
@@ -8056,12 +8067,12 @@ const char *fetcher_header(struct fetcher *f, fetcher_id id, const char *name,
 
     while (field < end) {
         const char *value = field + strlen(field) + 1;
+        bool is_it = name ? strcasecmp(field, name) == 0 : *field != '\0';
 
-        if (strcasecmp(field, name) == 0) {
-            if (n <= 0)
-                return value;
+        if (is_it && n <= 0)
+            return name ? value : field;
+        if (is_it)
             n--;
-        }
         field = value + strlen(value) + 1;
     }
     return NULL;

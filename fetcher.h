@@ -422,7 +422,9 @@ int fetcher_info(struct fetcher *f, fetcher_id id, struct fetcher_info *info);
  * compared in any case. The answer is the one that was not led on: the final
  * one, also to a HEAD, also an error. Values are unfolded and clean, as texts
  * of a result are. There is an answer within on_data, on_done, and on_progress
- * once data comes; the text is valid until the callback returns. */
+ * once data comes; the text is valid until the callback returns. The name ""
+ * is the first line, "HTTP/1.1 200 OK". With a name of NULL the name of the
+ * n-th field of all is returned, and behind its NUL stands the value. */
 const char *fetcher_header(struct fetcher *f, fetcher_id id, const char *name,
                            int n);
 

@@ -3229,7 +3229,22 @@ static struct {
 
 static const char *const wanted_names[] = {"x-many", "X-MANY", "X-Folded", "ETag"};
 
+static char wanted_all[500]; /* names and values, one behind the other */
+static char first_line_of[100];
+
+static void keep_all_headers(void) {
+    size_t used = 0;
+    const char *name;
+    wanted_all[0] = '\0';
+    for (int i = 0; (name = fetcher_header(f, wanted.id, NULL, i)) != NULL; i++)
+        used += (size_t)snprintf(wanted_all + used, sizeof wanted_all - used, "%s=%s;", name,
+                                 name + strlen(name) + 1);
+}
+
 static void keep_headers(void) {
+    const char *line = fetcher_header(f, wanted.id, "", 0);
+    snprintf(first_line_of, sizeof first_line_of, "%s", line ? line : "(none)");
+    keep_all_headers();
     for (int i = 0; i < 4; i++) {
         const char *value = fetcher_header(f, wanted.id, wanted_names[i], i == 1);
         wanted.none[i] = !value;
@@ -3278,11 +3293,15 @@ static void test_answer_headers(void) {
     ok(strchr(wanted.value[2], 'b') && !strpbrk(wanted.value[2], "\t\r\n?"), "is unfolded: %s",
        wanted.value[2]);
     is_text(wanted.value[3], "\"e\"", "without the space around it");
+    is_text(wanted_all, "X-Many=one?[31m;Etag=\"e\";x-many=two;X-Empty=;X-Folded=a  b;"
+                        "Content-Length=3;",
+            "all of them, in their order");
     ok(wanted.calls > 0, "they are there within on_data");
     ok(!fetcher_header(f, o.id, "ETag", 0), "and not after the end");
     forget(&o);
     o = fetch_headers((struct fetcher_request){.url = url("/h?size=100"), .method = "HEAD"});
     ok(!wanted.none[3], "those of a HEAD: %s", wanted.value[3]);
+    is_text(first_line_of, "HTTP/1.1 200 OK", "the first line");
     forget(&o);
     o = fetch_headers((struct fetcher_request){.url = url("/h?size=100"), .retries = -1});
     ok(!wanted.none[3] && wanted.none[0], "and of a handle that is used again");
