@@ -8227,10 +8227,14 @@ struct job { /* a row: a transfer, or one that has failed */
     fetcher_id transfer; /* 0: it has failed, or is yet to be restored */
     int64_t every_ms;    /* 0: once */
     int priority;
-    bool paused;  /* is to be */
-    char *made;   /* the file that it repeats is its own; NULL: none yet */
-    char *failed; /* its URL, fit for the eye; and why, behind the NUL */
-    char *name;   /* stands behind the URL; NULL: none was given */
+    bool paused;   /* is to be */
+    char *made;    /* the file that it repeats is its own; NULL: none yet */
+    char *failed;  /* its URL, fit for the eye; and why, behind the NUL */
+    char *old;     /* the address that it was begun with; NULL: this one */
+    char *address; /* to go on with when it has been cancelled; NULL: none */
+    int64_t told;  /* when its progress was last told, in ms */
+    char *name;    /* stands behind the URL; NULL: none was given */
+    char *sum;     /* and its SHA-256 behind that; likewise */
     char url[];
 };
 
@@ -8272,6 +8276,13 @@ static struct job *row_after(struct model *m, const struct job *j) {
     return row_job(tree_next(m->rows, &j->row));
 }
 
+/* The first of all by number, where there is but one. */
+static struct job *row_only(struct model *m) {
+    struct node *n = tree_first(m->jobs);
+
+    return n ? container_of(n, struct job, id) : NULL;
+}
+
 static struct job *row_before(struct model *m, const struct job *j) {
     return row_job(tree_bound(m->rows, j->row.key, j->row.seq, true));
 }
@@ -8305,6 +8316,8 @@ static void job_remove(struct model *m, struct job *j) {
         m->failed--;
     free(j->made);
     free(j->failed);
+    free(j->old);
+    free(j->address);
     free(j);
 }
 
@@ -9042,8 +9055,16 @@ struct settings {
     char *session;
     char *color; /* auto, always, never */
     char *method;
-    char *data;           /* the body to be sent */
-    const char **headers; /* ends with NULL */
+    char *data;   /* the body to be sent, or ... */
+    char *upload; /* ... the FILE that holds it; -: stdin */
+    char *sha256;
+    char *cert;
+    char *key;
+    char *unix_socket;
+    char *completion;           /* for that shell */
+    char *range;                /* as a header */
+    struct curl_slist *resolve; /* HOST:PORT:ADDRESS, each */
+    const char **headers;       /* ends with NULL */
     int header_count;
     int64_t jobs;     /* 0: the usual */
     int64_t per_host; /* likewise */
@@ -9061,7 +9082,13 @@ struct settings {
     bool trusting; /* --location-trusted */
     bool usual;    /* what is so without an option */
     bool sync;
+    bool head;
+    bool ipv4;
+    bool ipv6;
+    bool http11;
+    bool progress;
     bool no_clobber;
+    bool if_changed;
     bool overwrite;
     bool resume; /* --continue */
     bool no_continue;
@@ -9071,7 +9098,20 @@ struct settings {
     bool version;
 };
 
-enum kind { FLAG, TEXT, SECRET, HEADER, DATA, DASH, HINT, COUNT, TIME, SIZE };
+enum kind {
+    FLAG,
+    TEXT,
+    SECRET,
+    HEADER,
+    DATA,
+    RANGE,
+    RESOLVE,
+    DASH,
+    HINT,
+    COUNT,
+    TIME,
+    SIZE
+};
 
 static const struct option {
     char letter; /* 0: none */
@@ -9087,8 +9127,12 @@ static const struct option {
     {'b', "dark", NULL, FLAG, AT(dark), "a dark window"},
     {0, "cacert", "FILE", TEXT, AT(cacert),
      "trust the certificates in FILE, and no others"},
+    {0, "cert", "FILE", TEXT, AT(cert),
+     "show the certificate in FILE to servers that ask"},
     {0, "color", "WHEN", TEXT, AT(color),
      "use colors: auto (usual), always or never"},
+    {0, "completion", "SHELL", TEXT, AT(completion),
+     "print the completion for bash, zsh or fish"},
     {0, "compressed", NULL, FLAG, AT(compressed),
      "accept gzip and the like (for -o -)"},
     {0, "connect-timeout", "SECONDS", TIME, AT(rq.connect_ms),
@@ -9099,16 +9143,23 @@ static const struct option {
      "read cookies from FILE and keep them there"},
     {'d', "dir", "DIR", TEXT, AT(dir), "save into DIR"},
     {0, "data", "DATA", DATA, AT(data),
-     "POST DATA; @FILE: a file, without line ends"},
+     "POST DATA; @FILE: a file (@-: stdin), without line ends"},
     {0, "every", "TIME", TIME, AT(rq.every_ms),
      "fetch again every TIME: 30s, 5m, 1h"},
     {'H', "header", "LINE", HEADER, AT(headers), "send the header LINE too"},
+    {'I', "head", NULL, FLAG, AT(head), "show the head of the answer alone"},
     {'h', "help", NULL, FLAG, AT(help), "show this help and exit"},
+    {0, "http1.1", NULL, FLAG, AT(http11), "ask by HTTP/1.1"},
+    {'N', "if-changed", NULL, FLAG, AT(if_changed),
+     "replace what exists if it has changed"},
     {'i', "input-file", "FILE", TEXT, AT(list),
      "read URL [NAME] or a command a line (-: stdin)"},
+    {'4', "ipv4", NULL, FLAG, AT(ipv4), "use IPv4 addresses only"},
+    {'6', "ipv6", NULL, FLAG, AT(ipv6), "use IPv6 addresses only"},
     {'k', "insecure", NULL, FLAG, AT(insecure), "trust any server"},
     {'j', "jobs", "N", COUNT, AT(jobs), "fetch N at the same time (16)"},
     {0, "json", NULL, FLAG, AT(json), "tell in JSON, an object a line"},
+    {0, "key", "FILE", TEXT, AT(key), "the key of --cert, if not in its FILE"},
     {0, "limit-rate", "RATE", SIZE, AT(rate),
      "take RATE bytes a second, all together: 20k, 1.5M"},
     {0, "max-filesize", "SIZE", SIZE, AT(rq.max_bytes),
@@ -9127,22 +9178,34 @@ static const struct option {
     {0, "per-host", "N", COUNT, AT(per_host),
      "but N from one host at most (6)"},
     {0, "plain", NULL, FLAG, AT(plain), "tell in lines, also on a terminal"},
+    {0, "progress", NULL, FLAG, AT(progress),
+     "with --json, tell twice a second how far each is"},
     {'x', "proxy", "URL", TEXT, AT(proxy), "fetch through a proxy"},
     {'q', "quiet", NULL, FLAG, AT(quiet), "tell of failures only"},
+    {'r', "range", "FIRST-LAST", RANGE, AT(range),
+     "fetch these bytes only: 0-99, 100-, -100"},
     {'R', "remote-time", NULL, FLAG, AT(remote_time),
      "give files the time the server says"},
     {0, "sync", NULL, FLAG, AT(sync),
      "flush each file to the disk before it counts as done: slow"},
     {'X', "request", "METHOD", TEXT, AT(method), "send METHOD in place of GET"},
+    {0, "resolve", "HOST:PORT:ADDRESS", RESOLVE, AT(resolve),
+     "take ADDRESS for HOST"},
     {0, "retry", "N", COUNT, AT(retries),
      "try again N times what may pass (5)"},
     {0, "session", "FILE", TEXT, AT(session),
      "keep the queue in FILE, and go on with it"},
+    {0, "sha256", "HEX", TEXT, AT(sha256),
+     "fail unless that is its SHA-256; go on from any mirror"},
     {0, "stall-timeout", "SECONDS", TIME, AT(rq.stall_ms),
      "give up after SECONDS of silence (30)"},
     {0, "stats", NULL, FLAG, AT(stats), "at the end tell what the loop did"},
     {0, "trace", "FILE", TEXT, AT(trace),
      "write a line about each turn of the loop"},
+    {0, "unix-socket", "PATH", TEXT, AT(unix_socket),
+     "connect to this socket in place of the host"},
+    {'T', "upload-file", "FILE", TEXT, AT(upload),
+     "send FILE by PUT (-: stdin), and show the answer"},
     {'u', "user", "NAME:PASSWORD", SECRET, AT(user), "log in"},
     {'V', "version", NULL, FLAG, AT(version), "show versions and exit"},
     {'v', "verbose", NULL, FLAG, AT(verbose), "tell more"},
@@ -9168,14 +9231,12 @@ static const struct option habits[] = {
     {0, "output-document", NULL, HINT, 0, "-o FILE"},
     {0, "nc", NULL, HINT, 0, "--no-clobber"},
     {0, "nv", NULL, HINT, 0, "-q"},
-    {'N', "timestamping", NULL, HINT, 0,
-     "--no-clobber (skip what exists) or --overwrite"},
+    {0, "timestamping", NULL, FLAG, AT(if_changed), NULL},
+    {0, "no-buffer", NULL, FLAG, AT(usual), NULL},
     {'t', "tries", NULL, HINT, 0, "--retry N"},
     {0, "retries", NULL, HINT, 0, "--retry N"},
-    {'T', "timeout", NULL, HINT, 0, "--stall-timeout SECONDS"},
-    {'I', "head", NULL, HINT, 0, "-X HEAD"},
+    {0, "timeout", NULL, HINT, 0, "--stall-timeout SECONDS"},
     {'e', "referer", NULL, HINT, 0, "-H 'Referer: URL'"},
-    {'r', "range", NULL, HINT, 0, "-H 'Range: bytes=FIRST-LAST'"},
     {0, "post-data", NULL, HINT, 0, "--data DATA"},
     {0, "data-raw", NULL, HINT, 0, "--data DATA"},
     {0, "cookie", NULL, HINT, 0, "--cookies FILE"},
@@ -9270,7 +9331,7 @@ static enum status read_data(char **data, const char *text) {
     size_t size;
 
     if (*text == '@') {
-        file = door_read(&d, text + 1);
+        file = door_read(&d, is_dash(text + 1) ? "/dev/stdin" : text + 1);
         if (!file)
             return refuse(SOME_FAILED, "cannot read %s: %s", text + 1, d.why);
     }
@@ -9311,6 +9372,51 @@ static enum status read_number(int64_t *n, const struct option *o,
     return refuse(BAD_USAGE, "--%s: not a number: %s", o->name, value);
 }
 
+/* "0-99", "100-" or "-100"; of several, each behind a comma. */
+static bool is_range(const char *text) {
+    bool good = *text != '\0';
+
+    while (good && *text) {
+        int64_t first = text_number(&text);
+        int64_t last;
+
+        good = *text == '-';
+        if (good)
+            text++;
+        last = text_number(&text);
+        if (first < 0 ? last < 0 : last >= 0 && last < first)
+            good = false;
+        if (*text == ',' && text[1])
+            text++;
+        else if (*text)
+            good = false;
+    }
+    return good;
+}
+
+static enum status range_read(struct settings *s, const char *text) {
+    free(s->range);
+    s->range = text_join("Range: bytes=", text);
+    if (!is_range(text))
+        return refuse(BAD_USAGE, "--range: not FIRST-LAST, such as 0-99: %s",
+                      text);
+    return s->range ? ALL_DONE : refuse(SOME_FAILED, "out of memory");
+}
+
+/* What libcurl makes of it shows when it is used. */
+static enum status read_resolve(struct settings *s, const char *text) {
+    struct curl_slist *longer;
+    const char *port = strchr(text, ':');
+
+    if (*text != '-' && (!port || !strchr(port + 1, ':')))
+        return refuse(BAD_USAGE, "--resolve: not HOST:PORT:ADDRESS: %s", text);
+    longer = curl_slist_append(s->resolve, text);
+    if (!longer)
+        return refuse(SOME_FAILED, "out of memory");
+    s->resolve = longer;
+    return ALL_DONE;
+}
+
 static enum status option_set(struct settings *s, const struct option *o,
                               char *value) {
     void *field = (char *)s + o->field;
@@ -9323,6 +9429,10 @@ static enum status option_set(struct settings *s, const struct option *o,
         return read_data(field, value);
     case SECRET:
         return read_secret(field, value);
+    case RANGE:
+        return range_read(s, value);
+    case RESOLVE:
+        return read_resolve(s, value);
     case TEXT:
         *(char **)field = value;
         return *value ? ALL_DONE
@@ -9512,16 +9622,26 @@ static bool is_directory(const char *path) {
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
-/* libcurl opens the certificates by their name, for each connection: what is
- * no file would hold up everything. */
-static enum status cacert_check(const char *name) {
+/* libcurl opens certificates and keys by their name, for each connection: what
+ * is no file would hold up everything. NULL: nothing was named. */
+static enum status trust_check(const char *name) {
     struct stat st;
 
+    if (!name)
+        return ALL_DONE;
     if (stat(name, &st) < 0)
         return refuse(SOME_FAILED, "cannot read %s: %s", name, strerror(errno));
     if (!S_ISREG(st.st_mode) && !is_null(&st))
         return refuse(SOME_FAILED, "cannot read %s: it is no file", name);
     return ALL_DONE;
+}
+
+static enum status trusts_check(const struct settings *s) {
+    enum status status = trust_check(s->cacert);
+
+    if (!status)
+        status = trust_check(s->cert);
+    return status ? status : trust_check(s->key);
 }
 
 /* Do the options go together? */
@@ -9536,6 +9656,34 @@ static bool is_proxy(const char *text) {
     curl_free(scheme);
     curl_url_cleanup(u);
     return good;
+}
+
+/* What a request asks for, and how: does that go together? */
+static enum status request_check(const struct settings *s, char **url) {
+    bool one = !s->list && !s->session && url[0] && !url[1];
+
+    if (s->sha256 && !is_sha256(s->sha256))
+        return refuse(BAD_USAGE, "--sha256: not 64 digits of hex: %s",
+                      s->sha256);
+    if (s->sha256 && !one)
+        return refuse(BAD_USAGE, "--sha256 is of one URL; in a list it is "
+                                 "URL NAME sha256:HEX");
+    if (s->upload && !one)
+        return refuse(BAD_USAGE, "-T sends one file to one URL");
+    if (s->upload && s->rq.every_ms)
+        return refuse(BAD_USAGE, "-T and --every contradict each other");
+    if (s->upload && s->data)
+        return refuse(BAD_USAGE, "-T and --data contradict each other");
+    if (s->head && (s->upload || s->data || s->output))
+        return refuse(BAD_USAGE, "-I shows the head on stdout, and goes with "
+                                 "no -T, --data or -o");
+    if (s->ipv4 && s->ipv6)
+        return refuse(BAD_USAGE, "-4 and -6 contradict each other");
+    if (s->progress && !s->json)
+        return refuse(BAD_USAGE, "--progress goes with --json");
+    if (s->key && !s->cert)
+        return refuse(BAD_USAGE, "--key is the key of --cert FILE");
+    return ALL_DONE;
 }
 
 static enum status options_check(const struct settings *s, char **url) {
@@ -9558,9 +9706,10 @@ static enum status options_check(const struct settings *s, char **url) {
     if (s->resume && s->no_continue)
         return refuse(BAD_USAGE,
                       "--continue and --no-continue contradict each other");
-    if (s->no_clobber && s->overwrite)
-        return refuse(BAD_USAGE,
-                      "--no-clobber and --overwrite contradict each other");
+    if ((s->no_clobber && s->overwrite) ||
+        (s->if_changed && (s->no_clobber || s->overwrite)))
+        return refuse(BAD_USAGE, "--no-clobber, --overwrite and --if-changed "
+                                 "contradict each other");
     if (s->rq.every_ms && s->rq.every_ms < 1000)
         return refuse(BAD_USAGE, "--every: at least 1s");
     if (s->proxy && !is_proxy(s->proxy))
@@ -9571,23 +9720,32 @@ static enum status options_check(const struct settings *s, char **url) {
     if (s->color && !listed(s->color, "auto always never"))
         return refuse(BAD_USAGE, "--color: auto, always or never, not %s",
                       s->color);
-    return s->cacert ? cacert_check(s->cacert) : ALL_DONE;
+    return request_check(s, url);
 }
 
 /* What the transfers ask for is put together of the options. */
 static void options_apply(struct settings *s) {
     struct fetcher_request *rq = &s->rq;
 
+    if (s->range)
+        s->headers[s->header_count++] = s->range;
     rq->headers = s->headers;
     rq->method = s->method;
+    if (!rq->method && s->head)
+        rq->method = "HEAD";
+    if (!rq->method && s->upload)
+        rq->method = "PUT";
     rq->body = s->data;
     rq->user = s->user;
+    rq->sha256 = s->sha256;
     if (s->retries >= 0) /* not to try again is -1 there */
         rq->retries = s->retries ? (int)s->retries : -1;
     if (s->no_clobber)
         rq->existing = FETCHER_SKIP;
     if (s->overwrite)
         rq->existing = FETCHER_OVERWRITE;
+    if (s->if_changed)
+        rq->existing = FETCHER_UPDATE;
     if (s->no_continue)
         rq->flags |= FETCHER_FRESH;
     if (s->sync)
@@ -9631,6 +9789,149 @@ static enum status help(void) {
         "Exit status: 0 all was fetched, 1 not all was, 2 wrong usage; 130 "
         "and 143 after\n"
         "an interrupt and SIGTERM.");
+    return printed();
+}
+
+/* -- completion -------------------------------------------------------------
+ * Of the options and their values, for three shells, made of the table.
+ */
+
+static bool takes_file(const struct option *o) {
+    return o->arg && (listed(o->arg, "FILE PATH DATA") || o->kind == DATA);
+}
+
+static bool takes_dir(const struct option *o) {
+    return o->arg && strcmp(o->arg, "DIR") == 0;
+}
+
+/* "-d|--dir|-i|--input-file" of those that are so. */
+static void complete_names(bool (*is_so)(const struct option *)) {
+    const char *bar = "";
+
+    for (size_t i = 0; i < COUNT_OF(options); i++) {
+        const struct option *o = &options[i];
+
+        if (!is_so(o))
+            continue;
+        if (o->letter)
+            printf("%s-%c|--%s", bar, o->letter, o->name);
+        else
+            printf("%s--%s", bar, o->name);
+        bar = "|";
+    }
+}
+
+static void complete_bash(void) {
+    puts("_fetcher() {\n"
+         "    local cur=${COMP_WORDS[COMP_CWORD]}"
+         " prev=${COMP_WORDS[COMP_CWORD-1]}\n"
+         "    case $prev in\n"
+         "    --color) COMPREPLY=($(compgen -W 'auto always never' --"
+         " \"$cur\")); return ;;\n"
+         "    --completion) COMPREPLY=($(compgen -W 'bash zsh fish' --"
+         " \"$cur\")); return ;;");
+    printf("    ");
+    complete_names(takes_file);
+    printf(") COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n    ");
+    complete_names(takes_dir);
+    puts(") COMPREPLY=($(compgen -d -- \"$cur\")); return ;;\n    esac");
+    printf("    COMPREPLY=($(compgen -W '");
+    for (size_t i = 0; i < COUNT_OF(options); i++)
+        printf("%s--%s", i ? " " : "", options[i].name);
+    puts("' -- \"$cur\"))\n}\n"
+         "complete -o default -F _fetcher fetcher");
+}
+
+/* Within the quotes and the brackets of zsh, or the quotes of fish. */
+static void complete_text(const char *text) {
+    for (; *text; text++) {
+        if (*text == '\'')
+            fputs("'\\''", stdout);
+        else if (strchr("[]:\\", *text))
+            printf("\\%c", *text);
+        else
+            putchar(*text);
+    }
+}
+
+static const char *zsh_values(const struct option *o) {
+    if (takes_dir(o))
+        return "_files -/";
+    return takes_file(o) ? "_files" : "";
+}
+
+static bool may_repeat(const struct option *o) {
+    return o->kind == HEADER || o->kind == DATA || o->kind == RESOLVE;
+}
+
+/* What the option is called, with what else it may not stand together. */
+static void zsh_names(const struct option *o) {
+    const char *equals = o->arg ? "=" : "";
+
+    if (may_repeat(o) && o->letter)
+        printf("'*'{-%c+,--%s=}'", o->letter, o->name);
+    else if (may_repeat(o))
+        printf("'*--%s=", o->name);
+    else if (o->letter)
+        printf("'(-%c --%s)'{-%c%s,--%s%s}'", o->letter, o->name, o->letter,
+               o->arg ? "+" : "", o->name, equals);
+    else
+        printf("'--%s%s", o->name, equals);
+}
+
+static void complete_zsh(void) {
+    puts("#compdef fetcher\n_arguments -s \\");
+    for (size_t i = 0; i < COUNT_OF(options); i++) {
+        const struct option *o = &options[i];
+
+        printf("  ");
+        zsh_names(o);
+        printf("[");
+        complete_text(o->help);
+        printf("]");
+        if (o->arg) {
+            printf(":");
+            complete_text(o->arg);
+            printf(":%s", zsh_values(o));
+        }
+        puts("' \\");
+    }
+    puts("  '*:URL:_urls'");
+}
+
+static const char *fish_values(const struct option *o) {
+    if (takes_file(o) || takes_dir(o))
+        return "-r -F";
+    return o->arg ? "-x" : "-f";
+}
+
+static void complete_fish(void) {
+    for (size_t i = 0; i < COUNT_OF(options); i++) {
+        const struct option *o = &options[i];
+
+        printf("complete -c fetcher -l %s", o->name);
+        if (o->letter)
+            printf(" -s %c", o->letter);
+        printf(" %s -d '", fish_values(o));
+        for (const char *c = o->help; *c; c++) {
+            if (*c == '\'' || *c == '\\')
+                putchar('\\');
+            putchar(*c);
+        }
+        puts("'");
+    }
+}
+
+static enum status completion(const char *shell) {
+    if (strcmp(shell, "bash") == 0)
+        complete_bash();
+    else if (strcmp(shell, "zsh") == 0)
+        complete_zsh();
+    else if (strcmp(shell, "fish") == 0)
+        complete_fish();
+    else
+        return refuse(BAD_USAGE, "--completion: bash, zsh or fish, not %s",
+                      shell);
     return printed();
 }
 
@@ -9737,6 +10038,9 @@ struct program {
     struct out stream_own; /* ... or a pipe or a device */
     bool discards;         /* it leads to /dev/null */
     struct out trace;
+    int upload_fd;    /* what -T sends; 0: stdin, or nothing */
+    int64_t uploaded; /* bytes of it, if it can't go back */
+    char *address;    /* of a retry, if it is to be another; NULL: the same */
 };
 
 struct command {
@@ -9747,12 +10051,14 @@ struct command {
     int most;
     void (*run)(struct program *, char **word);    /* once; NULL: ... */
     bool (*apply)(struct program *, struct job *); /* ... to each download. Was
-                                                      it of use? */
+                                                      it of use? NULL: help */
     const char *done; /* what has then happened to it */
 };
 
 static void do_work(struct fetcher *f, void *arg);
 static void session_tick(struct fetcher *f, void *arg);
+static void job_done(struct fetcher *f, const struct fetcher_result *r,
+                     void *arg);
 
 /* There is something to do: in the next turn. */
 static void wake(struct program *p) {
@@ -9768,6 +10074,14 @@ static void input_drop(struct input *in) {
     in->end -= in->begin;
     memmove(in->text, in->text + in->begin, in->end);
     in->begin = 0;
+}
+
+/* Where others read too, what select() saw may be gone. So nothing waits: a
+ * pipe or a terminal was opened again, and a socket can be told. */
+static ssize_t read_now(int fd, char *to, size_t room) {
+    ssize_t got = recv(fd, to, room, MSG_DONTWAIT);
+
+    return got < 0 && errno == ENOTSOCK ? read(fd, to, room) : got;
 }
 
 /* A command, typed or of a key: it goes the way of all lines. False: there is
@@ -9959,7 +10273,16 @@ static void write_word(struct out *o, const char *word) {
 static bool storable(const struct job *j) {
     size_t n = strlen(j->url) + (j->name ? strlen(j->name) : 0);
 
-    return *j->url && !strpbrk(j->url, "\r\n") && 2 * n + 100 <= INPUT_ROOM;
+    if (j->old && strpbrk(j->old, "\r\n"))
+        return false;
+    return *j->url && !strpbrk(j->url, "\r\n") && 2 * n + 200 <= INPUT_ROOM;
+}
+
+/* That it has another address than it was begun with. */
+static void write_address(struct out *o, const struct job *j) {
+    out_printf(o, "retry %" PRId64, j->id.key);
+    write_word(o, j->url);
+    out_puts(o, "\n");
 }
 
 static void write_job(struct out *o, const struct job *j) {
@@ -9967,10 +10290,16 @@ static void write_job(struct out *o, const struct job *j) {
         out_printf(o, "every %.3f", (double)j->every_ms / 1000);
     else
         out_puts(o, "add");
-    write_word(o, j->url);
+    write_word(o, j->old ? j->old : j->url);
     if (j->name)
         write_word(o, j->name);
+    if (j->sum) {
+        out_puts(o, " sha256:");
+        out_puts(o, j->sum);
+    }
     out_puts(o, "\n");
+    if (j->old)
+        write_address(o, j);
 }
 
 static void write_number(struct out *o, const char *verb, int64_t number) {
@@ -10011,6 +10340,16 @@ static void session_note_made(struct program *p, const struct job *j) {
     if (!session_writes(p) || !storable(j))
         return;
     write_made(o, j);
+    session_put(p, from);
+}
+
+static void session_note_address(struct program *p, const struct job *j) {
+    struct out *o = &p->session.lines;
+    size_t from = o->used;
+
+    if (!session_writes(p) || !storable(j))
+        return;
+    write_address(o, j);
     session_put(p, from);
 }
 
@@ -10400,6 +10739,11 @@ static const char *file_of(const struct fetcher_result *r) {
     return strncmp(r->path, "./", 2) == 0 ? r->path + 2 : r->path;
 }
 
+/* What an earlier run had left. */
+static int64_t bytes_resumed(const struct fetcher_result *r) {
+    return r->changed && r->bytes > r->received ? r->bytes - r->received : 0;
+}
+
 static void tell_json(struct out *o, const struct job *j,
                       const struct fetcher_result *r) {
     const char *flag = r->changed ? ",\"changed\":true" : ",\"changed\":false";
@@ -10412,13 +10756,50 @@ static void tell_json(struct out *o, const struct job *j,
     } else
         out_json(o, "done", j->id.key, "url", r->url, "file", file_of(r), NULL);
     out_printf(o,
-               ",\"status\":%d,\"bytes\":%" PRId64
-               ",\"ms\":%.1f,\"attempts\":%d%s}\n",
-               r->status, r->bytes, MS(r->total_us), r->attempts, flag);
+               ",\"status\":%d,\"bytes\":%" PRId64 ",\"received\":%" PRId64
+               ",\"resumed\":%" PRId64 ",\"ms\":%.1f,\"attempts\":%d%s",
+               r->status, r->bytes, r->received, bytes_resumed(r),
+               MS(r->total_us), r->attempts, flag);
+}
+
+/* The head of an answer, as an array of its lines. */
+static void tell_json_head(struct out *o, struct fetcher *f, fetcher_id id) {
+    const char *text = fetcher_header(f, id, "", 0);
+
+    if (!text)
+        return;
+    out_puts(o, ",\"head\":[\"");
+    out_json_text(o, text);
+    for (int i = 0; (text = fetcher_header(f, id, NULL, i)) != NULL; i++) {
+        out_puts(o, "\",\"");
+        out_json_text(o, text);
+        out_puts(o, ": ");
+        out_json_text(o, text + strlen(text) + 1);
+    }
+    out_puts(o, "\"]");
+}
+
+/* The same for people: it is what -I is asked for. */
+static void tell_head(struct program *p, fetcher_id id) {
+    struct out *o = line_out(&p->console, false);
+    const char *text = fetcher_header(p->f, id, "", 0);
+
+    if (!text)
+        return;
+    out_puts(o, text);
+    out_puts(o, "\n");
+    for (int i = 0; (text = fetcher_header(p->f, id, NULL, i)) != NULL; i++) {
+        out_puts(o, text);
+        out_puts(o, ": ");
+        out_puts(o, text + strlen(text) + 1);
+        out_puts(o, "\n");
+    }
+    line_end(&p->console, o);
 }
 
 static void tell_line(struct program *p, struct out *o,
                       const struct fetcher_result *r) {
+    int64_t resumed = bytes_resumed(r);
     char size[32];
 
     out_text(o, r->path ? file_of(r) : r->url);
@@ -10428,6 +10809,9 @@ static void tell_line(struct program *p, struct out *o,
                    MS(r->total_us) / 1000);
     else
         out_puts(o, r->attempts ? ": unchanged" : ": exists, skipped");
+    if (resumed > 0)
+        out_printf(o, " (continued from %s)",
+                   size_text(size, sizeof size, (double)resumed));
     if (p->s.verbose) {
         out_puts(o, " from ");
         out_text(o, r->final_url);
@@ -10445,11 +10829,19 @@ static void job_tell(struct program *p, const struct job *j,
     bool to_stdout = p->stream == &p->console.out;
     struct out *o = line_out(&p->console, to_stdout);
 
-    if (p->s.json)
+    if (p->s.json) {
         tell_json(o, j, r);
-    else if (r->code && r->code != FETCHER_CANCELLED)
+        if (p->s.head)
+            tell_json_head(o, p->f, r->id);
+        out_puts(o, "}\n");
+        return;
+    }
+    if (p->s.head)
+        tell_head(p, r->id);
+    if (r->code && r->code != FETCHER_CANCELLED)
         complain(&p->console, r->url, r->message);
-    else if (!r->code && !p->s.quiet && (!to_stdout || p->s.verbose))
+    else if (!r->code && !p->s.quiet && !p->s.head &&
+             (!to_stdout || p->s.verbose))
         tell_line(p, o, r);
 }
 
@@ -10483,34 +10875,22 @@ static void job_made(struct program *p, struct job *j, const char *path) {
     session_note_made(p, j);
 }
 
-static void job_done(struct fetcher *f, const struct fetcher_result *r,
-                     void *arg) {
-    struct job *j = arg;
-    struct program *p = j->p;
-    bool failed = r->code && (r->code != FETCHER_CANCELLED || p->closing);
+/* Twice a second; what its reader does not take in time is left out. */
+static void tell_progress(struct program *p, struct job *j,
+                          const struct fetcher_info *info) {
+    struct out *o = &p->console.out;
+    int64_t now = fetcher_now(p->f);
 
-    if (failed)
-        fail_status(p);
-    if (r->last && !failed) /* before somebody is told */
-        session_note(p, "cancel", j);
-    else if (j->every_ms && !failed && r->changed)
-        job_made(p, j, r->path);
-    job_tell(p, j, r);
-    if (r->last) {
-        if (j->paused)
-            p->model.paused--;
-        if (j->paused && r->code != FETCHER_CANCELLED) {
-            j->paused = false; /* what we leave stays paused */
-            session_note(p, "resume", j);
-        }
-        if (j->every_ms)
-            p->model.repeating--;
-        if (failed && p->model.keeps)
-            job_keep(p, j, r);
-        else
-            job_free(p, j);
-    }
-    wake(p);
+    if (o->used >= OUT_FULL || (j->told && now - j->told < 500))
+        return;
+    j->told = now;
+    out_json(o, "progress", j->id.key, "url", info->url, NULL);
+    out_printf(o,
+               ",\"bytes\":%" PRId64 ",\"total\":%" PRId64 ",\"sent\":%" PRId64
+               ",\"to_send\":%" PRId64 ",\"speed\":%" PRId64 "}\n",
+               info->bytes, info->total, info->sent, info->to_send,
+               info->speed);
+    out_flush(p->f, o);
 }
 
 /* What is tried again is worth a line: somebody may wait for it. */
@@ -10523,6 +10903,8 @@ static void job_progress(struct fetcher *f, const struct fetcher_info *info,
     char why[300];
 
     row_place(p, j, info->state);
+    if (p->s.progress && info->state == FETCHER_RUNNING)
+        tell_progress(p, j, info);
     if (info->state != FETCHER_RETRYING)
         return;
     if (p->s.json) {
@@ -10544,13 +10926,49 @@ static int job_data(struct fetcher *f, const void *data, size_t size,
     struct program *p = ((struct job *)arg)->p;
     struct out *o = p->stream;
 
-    if (p->discards)
+    if (p->discards || p->s.head)
         return 0;
     if (out_full(o))
         return FETCHER_PAUSE;
     out_add(o, data, size);
     out_flush(f, o);
     return 0;
+}
+
+/* -- what is sent from a file or from stdin -- */
+
+static void upload_ready(struct fetcher *f, int fd, int events, void *arg) {
+    struct program *p = arg;
+    struct job *j = row_only(&p->model);
+
+    (void)fetcher_watch(f, fd, 0, NULL, NULL);
+    if (j)
+        (void)fetcher_resume(f, j->transfer);
+}
+
+/* A pipe can't go back. */
+static ptrdiff_t upload_from_pipe(struct program *p, void *to, size_t room,
+                                  int64_t at) {
+    ssize_t n;
+
+    if (at < p->uploaded)
+        return -1;
+    n = read_now(p->upload_fd, to, room);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR) &&
+        fetcher_watch(p->f, p->upload_fd, FETCHER_READ, upload_ready, p) == 0)
+        return FETCHER_LATER;
+    if (n > 0)
+        p->uploaded += n;
+    return n < 0 ? -1 : n;
+}
+
+static ptrdiff_t job_send(struct fetcher *f, void *to, size_t room, int64_t at,
+                          void *arg) {
+    struct program *p = ((struct job *)arg)->p;
+
+    if (!p->s.rq.send_size)
+        return upload_from_pipe(p, to, room, at);
+    return pread(p->upload_fd, to, room, at);
 }
 
 /* What goes for servers goes for an https proxy, if libcurl knows such. */
@@ -10565,28 +10983,56 @@ static void proxy_trust(CURL *e, const struct settings *s) {
     }
 }
 
-/* Options that are libcurl's own business. Trust is in the file alone: in no
- * directory. With no handle it fails if there is anything to set. */
+/* Options that are libcurl's own business: a text or a list is handed on as it
+ * is, a flag stands for a number. */
+static const struct pass {
+    size_t field; /* in struct settings */
+    CURLoption option;
+    long number; /* TEXT_OF: it is no flag */
+} passes[] = {
+
+#define TEXT_OF (-1L)
+    {AT(agent), CURLOPT_USERAGENT, TEXT_OF},
+    {AT(proxy), CURLOPT_PROXY, TEXT_OF},
+    {AT(cacert), CURLOPT_CAINFO, TEXT_OF},
+    {AT(cert), CURLOPT_SSLCERT, TEXT_OF},
+    {AT(key), CURLOPT_SSLKEY, TEXT_OF},
+    {AT(unix_socket), CURLOPT_UNIX_SOCKET_PATH, TEXT_OF},
+    {AT(resolve), CURLOPT_RESOLVE, TEXT_OF},
+    {AT(insecure), CURLOPT_SSL_VERIFYPEER, 0},
+    {AT(insecure), CURLOPT_SSL_VERIFYHOST, 0},
+    {AT(netrc), CURLOPT_NETRC, CURL_NETRC_OPTIONAL},
+    {AT(ipv4), CURLOPT_IPRESOLVE, CURL_IPRESOLVE_V4},
+    {AT(ipv6), CURLOPT_IPRESOLVE, CURL_IPRESOLVE_V6},
+    {AT(http11), CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1},
+};
+
+static unsigned passes_set(CURL *e, const struct settings *s) {
+    unsigned bad = 0;
+
+    for (size_t i = 0; i < COUNT_OF(passes); i++) {
+        const void *field = (const char *)s + passes[i].field;
+
+        if (passes[i].number == TEXT_OF && *(void *const *)field)
+            bad |= (unsigned)(curl_easy_setopt)(e, passes[i].option,
+                                                *(void *const *)field);
+        else if (passes[i].number != TEXT_OF && *(const bool *)field)
+            bad |= (unsigned)(curl_easy_setopt)(e, passes[i].option,
+                                                passes[i].number);
+    }
+    return bad;
+}
+
+/* Trust is in the file alone: in no directory. With no handle it fails if there
+ * is anything to set. */
 static int job_setup(void *e, void *arg) {
     struct program *p = ((struct job *)arg)->p;
     const struct settings *s = &p->s;
-    unsigned bad = 0;
+    unsigned bad = passes_set(e, s);
 
-    if (s->agent)
-        SET(USERAGENT, s->agent);
-    if (s->proxy)
-        SET(PROXY, s->proxy);
-    if (s->cacert) {
-        SET(CAINFO, s->cacert);
+    if (s->cacert)
         SET(CAPATH, NULL);
-    }
-    if (s->insecure) {
-        SET(SSL_VERIFYPEER, 0L);
-        SET(SSL_VERIFYHOST, 0L);
-    }
     proxy_trust(e, s);
-    if (s->netrc)
-        SET(NETRC, (long)CURL_NETRC_OPTIONAL);
     if (p->cookies) {
         SET(SHARE, p->cookies);
         SET(COOKIEFILE, "");
@@ -10632,9 +11078,12 @@ static fetcher_id job_request(struct program *p, struct job *j) {
     rq.on_progress = job_progress;
     rq.on_done = job_done;
     rq.arg = j;
+    rq.old_url = j->old;
+    if (j->sum)
+        rq.sha256 = j->sum;
     if (job_setup(NULL, j) < 0) /* else handles may be used again */
         rq.setup = job_setup;
-    if (p->stream || p->discards)
+    if (p->stream || p->discards || p->s.head)
         rq.on_data = job_data;
     else
         path = job_target(p, j);
@@ -10663,17 +11112,20 @@ static bool job_launch(struct program *p, struct job *j) {
     return true;
 }
 
-static struct job *job_new(struct program *p, const char *url,
-                           const char *name) {
+static struct job *job_new(struct program *p, const char *url, const char *name,
+                           const char *sum) {
     size_t n = strlen(url) + 1;
     size_t m = name ? strlen(name) + 1 : 0;
-    struct job *j = calloc(1, sizeof *j + n + m);
+    size_t k = sum ? strlen(sum) + 1 : 0;
+    struct job *j = calloc(1, sizeof *j + n + m + k);
 
     if (!j)
         return NULL;
     memcpy(j->url, url, n);
     if (name)
         j->name = memcpy(j->url + n, name, m);
+    if (sum)
+        j->sum = memcpy(j->url + n + m, sum, k);
     j->p = p;
     j->id.key = (int64_t)p->model.last_number + 1;
     return j;
@@ -10690,9 +11142,87 @@ static void start_failed(struct program *p) {
     p->status = SOME_FAILED;
 }
 
+/* The same with another address. A job and its URL are one block, so it is
+ * another job, of the same number. NULL: out of memory. */
+static struct job *job_moved(struct program *p, struct job *j,
+                             const char *address) {
+    struct model *m = &p->model;
+    const char *old = j->old ? j->old : job_info(m, j).url;
+    struct job *to = job_new(p, address, j->name, j->sum);
+    bool selected = m->selected == j;
+
+    if (!to)
+        return NULL;
+    to->old = text_join(*old ? old : j->url, "");
+    to->made = j->made;
+    j->made = NULL;
+    to->id.key = j->id.key;
+    to->every_ms = j->every_ms;
+    to->priority = j->priority;
+    job_remove(m, j);
+    tree_add(&m->jobs, &to->id);
+    m->count++;
+    if (selected)
+        m->selected = to;
+    session_note_address(p, to);
+    return to;
+}
+
+/* It was cancelled to go on elsewhere. */
+static void job_go_on(struct program *p, struct job *j) {
+    struct job *to;
+
+    if (j->paused)
+        p->model.paused--;
+    if (j->every_ms)
+        p->model.repeating--;
+    j->transfer = 0;
+    to = job_moved(p, j, j->address);
+    if (to && job_launch(p, to))
+        return;
+    start_failed(p);
+    job_free(p, to ? to : j);
+}
+
+static void job_done(struct fetcher *f, const struct fetcher_result *r,
+                     void *arg) {
+    struct job *j = arg;
+    struct program *p = j->p;
+    bool failed = r->code && (r->code != FETCHER_CANCELLED || p->closing);
+
+    if (j->address && r->code == FETCHER_CANCELLED && !p->closing) {
+        job_go_on(p, j);
+        wake(p);
+        return;
+    }
+    if (failed)
+        fail_status(p);
+    if (r->last && !failed) /* before somebody is told */
+        session_note(p, "cancel", j);
+    else if (j->every_ms && !failed && r->changed)
+        job_made(p, j, r->path);
+    job_tell(p, j, r);
+    if (r->last) {
+        if (j->paused)
+            p->model.paused--;
+        if (j->paused && r->code != FETCHER_CANCELLED) {
+            j->paused = false; /* what we leave stays paused */
+            session_note(p, "resume", j);
+        }
+        if (j->every_ms)
+            p->model.repeating--;
+        if (failed && p->model.keeps)
+            job_keep(p, j, r);
+        else
+            job_free(p, j);
+    }
+    wake(p);
+}
+
 static struct job *job_start(struct program *p, const char *url,
-                             const char *name, int64_t every_ms) {
-    struct job *j = job_new(p, url, name);
+                             const char *name, const char *sum,
+                             int64_t every_ms) {
+    struct job *j = job_new(p, url, name, sum);
 
     if (j)
         j->every_ms = every_ms;
@@ -10709,8 +11239,8 @@ static struct job *job_start(struct program *p, const char *url,
 /* What a session says is started when all of it has been read, for it may say
  * later that this has ended. */
 static void job_read(struct program *p, const char *url, const char *name,
-                     int64_t every_ms) {
-    struct job *j = job_new(p, url, name);
+                     const char *sum, int64_t every_ms) {
+    struct job *j = job_new(p, url, name, sum);
 
     if (!j) {
         start_failed(p);
@@ -10763,14 +11293,42 @@ static void job_added(struct program *p, const struct job *j) {
           job_info(&p->model, j).url);
 }
 
-static void add(struct program *p, const char *url, const char *name,
-                int64_t every_ms) {
+static const char too_many[] =
+    "; quote a name with spaces, and give a comment its own line";
+
+/* A word that says the sum may follow the name, or the URL. False: something
+ * else does. */
+static bool sum_read(struct program *p, char **word) {
+    static const char begin[] = "sha256:";
+    const size_t n = sizeof begin - 1;
+
+    if (!word[1] && word[0] && strncmp(word[0], begin, n) == 0) {
+        word[1] = word[0];
+        word[0] = NULL;
+    }
+    if (!word[1])
+        return true;
+    if (strncmp(word[1], begin, n) != 0)
+        reject(p, "too many words: it is URL [FILE] [sha256:HEX]%s", too_many);
+    else if (!is_sha256(word[1] + n))
+        reject(p, "not 64 digits of hex: %s", word[1]);
+    else {
+        word[1] += n;
+        return true;
+    }
+    return false;
+}
+
+static void add(struct program *p, char **word, int64_t every_ms) {
+    const char *url = word[0];
+    const char *name;
     struct job *j;
 
-    if (name && !*name)
-        name = NULL;
+    if (!sum_read(p, word + 1))
+        return;
+    name = word[1] && *word[1] ? word[1] : NULL;
     if (p->session.reading) {
-        job_read(p, url, name, every_ms);
+        job_read(p, url, name, word[2], every_ms);
         return;
     }
     if (name && *name == '#') {
@@ -10786,20 +11344,20 @@ static void add(struct program *p, const char *url, const char *name,
         reject(p, "%s is no file", name);
         return;
     }
-    j = job_start(p, url, name, every_ms);
+    j = job_start(p, url, name, word[2], every_ms);
     if (j)
         job_added(p, j);
 }
 
 static void do_add(struct program *p, char **word) {
-    add(p, word[1], word[2], p->s.rq.every_ms);
+    add(p, word + 1, p->s.rq.every_ms);
 }
 
 static void do_every(struct program *p, char **word) {
     int64_t every_ms = read_amount(word[1], TIME);
 
     if (every_ms >= 1000)
-        add(p, word[2], word[3], every_ms);
+        add(p, word + 2, every_ms);
     else
         reject(p, "not a time of at least 1s: %s", word[1]);
 }
@@ -10917,7 +11475,26 @@ static bool do_pause(struct program *p, struct job *j) {
     return !j->failed && !j->paused && job_pause(p, j);
 }
 
+/* What runs is cancelled first, and goes on when that is done. */
+static bool retry_elsewhere(struct program *p, struct job *j) {
+    struct job *to;
+
+    if (j->transfer) {
+        free(j->address);
+        j->address = text_join(p->address, "");
+        return j->address && fetcher_cancel(p->f, j->transfer) == 0;
+    }
+    to = job_moved(p, j, p->address);
+    if (!to || p->session.reading || job_launch(p, to))
+        return to != NULL;
+    start_failed(p);
+    job_free(p, to);
+    return true;
+}
+
 static bool do_retry(struct program *p, struct job *j) {
+    if (p->address)
+        return retry_elsewhere(p, j);
     if (j->failed)
         return job_launch(p, j);
     return job_info(&p->model, j).state == FETCHER_RETRYING && job_resume(p, j);
@@ -11005,19 +11582,17 @@ static void do_quit(struct program *p, char **word) {
     leave(p);
 }
 
-static void do_help(struct program *p, char **word);
-
 static const struct command commands[] = {
-    {"add", "URL [FILE]", "fetch it (the word add may be left out)", 1, 2,
-     do_add, NULL, NULL},
-    {"every", "TIME URL [FILE]", "fetch it again and again", 2, 3, do_every,
-     NULL, NULL},
+    {"add", "URL [FILE] [sha256:HEX]",
+     "fetch it (the word add may be left out)", 1, 3, do_add, NULL, NULL},
+    {"every", "TIME URL [FILE] [sha256:HEX]", "fetch it again and again", 2, 4,
+     do_every, NULL, NULL},
     {"pause", "N|all", "hold it; what is there of it stays", 1, 1, NULL,
      do_pause, "paused"},
     {"resume", "N|all", "let it go on, at once", 1, 1, NULL, do_resume,
      "resumed"},
-    {"retry", "N|all", "try again what failed", 1, 1, NULL, do_retry,
-     "tried again"},
+    {"retry", "N|all [URL]", "try again what failed, maybe at a new address", 1,
+     2, NULL, do_retry, "tried again"},
     {"cancel", "N|all", "give it up", 1, 1, NULL, do_cancel, "cancelled"},
     {"first", "N", "fetch it before the others", 1, 1, NULL, do_first,
      "put first"},
@@ -11028,14 +11603,14 @@ static const struct command commands[] = {
      "listed"},
     {"clear", "", "forget what has failed", 0, 0, NULL, do_clear, "forgotten"},
     {"stats", "", "tell what the loop did", 0, 0, do_stats, NULL, NULL},
-    {"help", "", "show the commands", 0, 0, do_help, NULL, NULL},
+    {"help", "", "show the commands", 0, 0, NULL, NULL, NULL},
     {"quit", "", "end; what is there of files stays", 0, 0, do_quit, NULL,
      NULL},
 };
 
-static void do_help(struct program *p, char **word) {
+static void put_help(struct program *p) {
     for (size_t i = 0; i < COUNT_OF(commands); i++)
-        reply(p, 0, "  %-7s %-16s %s", commands[i].name, commands[i].args,
+        reply(p, 0, "  %-6s %-28s %s", commands[i].name, commands[i].args,
               commands[i].help);
 }
 
@@ -11114,10 +11689,10 @@ static void command_apply(struct program *p, const struct command *c,
 
 /* word[0] is the name of the command, `count` words follow. */
 static void command_run(struct program *p, char **word, int count) {
-    static const char too_many[] =
-        "; quote a name with spaces, and give a comment its own line";
     const struct command *c = command_find(word[0]);
+    bool all = count > 0 && strcmp(word[1], "all") == 0;
 
+    p->address = count == 2 ? word[2] : NULL;
     if (!c)
         reject(p, "%s: not a URL and not a command; try help", word[0]);
     else if (count < c->least)
@@ -11127,8 +11702,11 @@ static void command_run(struct program *p, char **word, int count) {
                strchr(c->args, '[') ? too_many : "");
     else if (c->run)
         c->run(p, word);
-    else if (count == 0 ||
-             (strcmp(word[1], "all") == 0 && strchr(c->args, '|')))
+    else if (!c->apply)
+        put_help(p);
+    else if (all && p->address)
+        reject(p, "a new address is that of one download");
+    else if (count == 0 || (all && strchr(c->args, '|')))
         p->sweep = (struct sweep){c, 0, 0}; /* see sweep_one() */
     else
         command_apply(p, c, word[1]);
@@ -11137,9 +11715,9 @@ static void command_run(struct program *p, char **word, int count) {
 /* The one door for every command, wherever it comes from. A URL alone is
  * added. */
 static void command_line(struct program *p, char *line) {
-    char *words[6] = {"add"};
+    char *words[7] = {"add"};
     char **typed = words + 1;
-    int n = words_split(line, typed, 4);
+    int n = words_split(line, typed, 5);
 
     p->bare = n > 0 && is_url(typed[0]);
     if (n < 0)
@@ -11221,14 +11799,6 @@ static bool input_take(struct program *p, struct input *in) {
     return true;
 }
 
-/* Where others read too, what select() saw may be gone. So nothing waits: a
- * pipe or a terminal was opened again, and a socket can be told. */
-static ssize_t read_now(int fd, char *to, size_t room) {
-    ssize_t got = recv(fd, to, room, MSG_DONTWAIT);
-
-    return got < 0 && errno == ENOTSOCK ? read(fd, to, room) : got;
-}
-
 static void input_read(struct program *p, struct input *in) {
     ssize_t got;
 
@@ -11264,7 +11834,8 @@ static void sweep_one(struct program *p) {
 
     if (!n) {
         p->sweep.command = NULL;
-        reply(p, 0, "%d %s", p->sweep.count, c->done);
+        if (c != &all_given_up) /* nobody has asked */
+            reply(p, 0, "%d %s", p->sweep.count, c->done);
         return;
     }
     p->sweep.next = n->key + 1;
@@ -11295,11 +11866,34 @@ static bool session_read(struct program *p) {
     return true;
 }
 
+/* What is sent to a directory is called there as it is here. NULL: it is sent
+ * elsewhere, or nothing is. */
+static char *upload_url(const struct program *p, const char *url) {
+    const char *file = p->s.upload;
+    const char *slash = file ? strrchr(file, '/') : NULL;
+    size_t n = strlen(url);
+    char *name = NULL;
+    char *to = NULL;
+
+    if (file && !is_dash(file) && n > 0 && url[n - 1] == '/')
+        name = curl_easy_escape(NULL, slash ? slash + 1 : file, 0);
+    if (name)
+        to = text_join(url, name);
+    curl_free(name);
+    return to;
+}
+
 /* ... and then what the command line holds. */
 static bool url_start(struct program *p) {
+    const char *url;
+    char *to;
+
     if (p->closing || !p->url || !*p->url)
         return false;
-    (void)job_start(p, *p->url++, p->s.output, p->s.rq.every_ms);
+    url = *p->url++;
+    to = upload_url(p, url);
+    (void)job_start(p, to ? to : url, p->s.output, NULL, p->s.rq.every_ms);
+    free(to);
     return true;
 }
 
@@ -11377,14 +11971,11 @@ static void do_work(struct fetcher *f, void *arg) {
 /* With -o there is one download, which its reader may have paused. */
 static void stream_drained(struct fetcher *f, void *arg) {
     struct program *p = arg;
-    struct node *n = tree_first(p->model.jobs);
+    struct job *j = row_only(&p->model);
 
-    if (n && p->stream && !p->stream->was_full) {
-        struct job *j = container_of(n, struct job, id);
-
-        if (job_info(&p->model, j).state == FETCHER_PAUSED)
-            (void)fetcher_resume(f, j->transfer);
-    }
+    if (j && p->stream && !p->stream->was_full &&
+        job_info(&p->model, j).state == FETCHER_PAUSED)
+        (void)fetcher_resume(f, j->transfer);
     wake(p);
 }
 
@@ -13979,7 +14570,9 @@ static enum status stream_open(struct program *p) {
     const struct settings *s = &p->s;
     enum status status = ALL_DONE;
 
-    if (is_dash(s->output))
+    if (s->upload && !s->output && s->json)
+        p->discards = true; /* there is no other place for the answer */
+    else if (is_dash(s->output) || (s->upload && !s->output))
         p->stream = &p->console.out;
     else if (s->output)
         status = stream_find(p);
@@ -13990,7 +14583,36 @@ static enum status stream_open(struct program *p) {
         return refuse(BAD_USAGE,
                       "-o %s leaves no room for --json, --every or "
                       "--remote-time",
-                      s->output);
+                      s->output ? s->output : "-");
+    return ALL_DONE;
+}
+
+/* A pipe or a terminal is opened once more, lest we wait for it. */
+static enum status upload_open(struct program *p) {
+    struct settings *s = &p->s;
+    bool dash = is_dash(s->upload);
+    struct stat st;
+    int again = -1;
+    int fd = 0;
+
+    if (!s->upload)
+        return ALL_DONE;
+    if (!dash)
+        fd = open(s->upload, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return refuse(SOME_FAILED, "cannot read %s: %s", s->upload,
+                      strerror(errno));
+    if (S_ISDIR(st.st_mode))
+        return refuse(SOME_FAILED, "cannot read %s: %s", s->upload,
+                      strerror(EISDIR));
+    if (dash && (isatty(0) || is_pipe(&st)))
+        again = open_again(0, O_RDONLY);
+    p->upload_fd = again > 0 ? again : fd;
+    s->rq.send_size = S_ISREG(st.st_mode) ? st.st_size : 0;
+    if (S_ISREG(st.st_mode) && st.st_size == 0)
+        s->rq.body = "";
+    else
+        s->rq.on_send = job_send;
     return ALL_DONE;
 }
 
@@ -14001,6 +14623,8 @@ static enum status outputs_open(struct program *p) {
     p->stream_own.fd = -1;
     p->trace.fd = -1;
     status = stream_open(p);
+    if (!status)
+        status = upload_open(p);
     return status ? status : trace_open(p);
 }
 
@@ -14412,6 +15036,8 @@ static enum status program_run(struct program *p, char **url) {
 
     status = options_check(s, url);
     if (status == ALL_DONE)
+        status = trusts_check(s);
+    if (status == ALL_DONE)
         status = descriptors_check(s);
     if (status)
         return status;
@@ -14487,10 +15113,14 @@ int main(int argc, char **argv) {
         status = help();
     else if (status == ALL_DONE && p->s.version)
         status = version();
+    else if (status == ALL_DONE && p->s.completion)
+        status = completion(p->s.completion);
     else if (status == ALL_DONE)
         status = program_run(p, url);
     free(p->s.data);
     free(p->s.user);
+    free(p->s.range);
+    curl_slist_free_all(p->s.resolve);
     free(headers);
     free(url);
     free(p);

@@ -3293,8 +3293,9 @@ static void test_answer_headers(void) {
     ok(strchr(wanted.value[2], 'b') && !strpbrk(wanted.value[2], "\t\r\n?"), "is unfolded: %s",
        wanted.value[2]);
     is_text(wanted.value[3], "\"e\"", "without the space around it");
-    is_text(wanted_all, "X-Many=one?[31m;Etag=\"e\";x-many=two;X-Empty=;X-Folded=a  b;"
-                        "Content-Length=3;",
+    is_text(wanted_all,
+            "X-Many=one?[31m;Etag=\"e\";x-many=two;X-Empty=;X-Folded=a  b;"
+            "Content-Length=3;",
             "all of them, in their order");
     ok(wanted.calls > 0, "they are there within on_data");
     ok(!fetcher_header(f, o.id, "ETag", 0), "and not after the end");
