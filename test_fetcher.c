@@ -1604,6 +1604,12 @@ static bool said(const struct child *c, int status, const char *words) {
     return false;
 }
 
+static void begins_with(const char *got, const char *start, const char *name) {
+    char head[100];
+    snprintf(head, sizeof head, "%.*s", (int)strlen(start), got);
+    is_text(head, start, "%s", name);
+}
+
 static void log_done(struct fetcher *on, const struct fetcher_result *r, void *arg) {
     (void)on;
     calls += r->last;
@@ -1640,6 +1646,7 @@ static void test_tree(void) {
     ok(good, "a tree finds what is in it, and the first, through 20,000 changes");
 }
 
+#ifndef FETCHER_LOOP
 /* The examples of FIPS 180-4 and the like, by pieces of any size. */
 static void test_sha256(void) {
     static const struct {
@@ -1665,6 +1672,7 @@ static void test_sha256(void) {
         is_text(hex, t[i].sum, "SHA-256 of %d times \"%s\"", t[i].times, t[i].text);
     }
 }
+#endif
 
 static const struct test tools_tests[] = {
     TEST(tree),
@@ -12661,14 +12669,51 @@ static void test_session_unread(void) {
     free(p);
 }
 
+/* A download that gets another address: one that has failed, one that runs, and after a restart. */
+static void test_retry_elsewhere(void) {
+    char line[500], elsewhere[200], session[300];
+    const char *old = "/some?size=2500000&cut=1500000&times=1&token=1";
+    struct child c;
+    snprintf(session, sizeof session, "%s", in_work("session"));
+    snprintf(elsewhere, sizeof elsewhere, "retry 1 %s", url("/some?size=2500000&token=2"));
+    const char *const argv[] = {"./fetcher", "--session", session,   "-i", "-",
+                                "-d",        work,        "--retry", "0",  NULL};
+    child_start(&c, argv);
+    snprintf(line, sizeof line, "%s some", url("%s", old));
+    ok(talk(&c, line, "cut short"), "one fails, and leaves a part");
+    ok(talk(&c, "retry all http://a.b/", "a new address is that of one"), "not all at one address");
+    ok(talk(&c, elsewhere, "1 tried again"), "it gets another address");
+    ok(talk(&c, "", "some: "), "and is done");
+    has_text(c.text[0], "(continued from 1.4 MiB)", "with what there was: %s", c.text[0]);
+    ok(file_is(in_work("some"), 2500000, "/some", 0), "it is right");
+    snprintf(line, sizeof line, "%s other", url("/stuck?size=2500000&stall=1000000"));
+    ok(talk(&c, line, ""), "one that hangs");
+    until(seen("/stuck?size=2500000&stall=1000000")->sent >= 1000000);
+    snprintf(line, sizeof line, "retry 2 %s", url("/stuck?size=2500000&go"));
+    ok(talk(&c, line, "other: "), "goes on at once at another address");
+    ok(file_is(in_work("other"), 2500000, "/stuck", 0), "it is right as well");
+    snprintf(line, sizeof line, "%s third", url("/third?size=100&status=403"));
+    ok(talk(&c, line, "403"), "one more fails");
+    snprintf(line, sizeof line, "retry 3 %s", url("/third?size=100&status=404"));
+    ok(talk(&c, line, "404"), "at another address too");
+    ok(talk(&c, "quit", "bye"), "the end");
+    child_wait(&c);
+    child_free(&c);
+    ok(file_has(session, "status=403 third\nretry 3 "), "the session knows both addresses");
+    c = RUN_FED("", 0, "--session", session, "-d", work, "--retry", "0");
+    is_int(seen("/third?size=100&status=403")->count, 1, "the next run does not ask at the old");
+    is_int(seen("/third?size=100&status=404")->count, 2, "but at the new one");
+    child_free(&c);
+}
+
 static const struct test sessions_tests[] = {
-    TEST(session),         TEST(session_order),   TEST(session_long),       TEST(session_ends),
-    TEST(session_numbers), TEST(session_names),   TEST(session_whole),      TEST(session_huge),
-    TEST(session_raced),   TEST(session_crash),   TEST(bad_sessions),       TEST(session_torn),
-    TEST(session_tail),    TEST(session_foreign), TEST(session_in_the_way), TEST(session_full),
-    TEST(session_kills),   TEST(session_forks),   TEST(session_fed),        TEST(session_orphan),
-    TEST(session_rounds),  TEST(session_bulky),   TEST(session_renamed),    TEST(session_left),
-    TEST(session_unread),
+    TEST(retry_elsewhere), TEST(session),         TEST(session_order),   TEST(session_long),
+    TEST(session_ends),    TEST(session_numbers), TEST(session_names),   TEST(session_whole),
+    TEST(session_huge),    TEST(session_raced),   TEST(session_crash),   TEST(bad_sessions),
+    TEST(session_torn),    TEST(session_tail),    TEST(session_foreign), TEST(session_in_the_way),
+    TEST(session_full),    TEST(session_kills),   TEST(session_forks),   TEST(session_fed),
+    TEST(session_orphan),  TEST(session_rounds),  TEST(session_bulky),   TEST(session_renamed),
+    TEST(session_left),    TEST(session_unread),
 };
 
 /* --------------------------------------------------------------------------------------- Output */
@@ -13411,6 +13456,224 @@ static void test_options(void) {
     child_free(&c);
 }
 
+/* Options that are libcurl's own business, and those of a head alone. */
+static void test_curl_options(void) {
+    struct child c;
+    char resolve[100], there[200];
+    snprintf(resolve, sizeof resolve, "there.test:%d:127.0.0.1", server.port);
+    snprintf(there, sizeof there, "http://there.test:%d/echo", server.port);
+    c = RUN("-o", "-", "--resolve", resolve, "-4", "--http1.1", there);
+    has_text(c.text[0], "GET /echo HTTP/1.1\r\nHost: there.test", "--resolve, -4, --http1.1");
+    child_free(&c);
+    c = RUN("-o", "-", "-6", "--retry", "0", url("/echo"));
+    is_int(c.status, 1, "-6 has no way to 127.0.0.1: %s", c.text[1]);
+    child_free(&c);
+    c = RUN("-o", "-", "-r", "3-5,-7", url("/echo"));
+    has_text(c.text[0], "Range: bytes=3-5,-7\r\n", "-r asks for a range");
+    child_free(&c);
+    c = RUN("-I", url("/head?size=5"), url("/none?status=404"));
+    is_int(c.status, 1, "-I of two, one of them an error");
+    begins_with(c.text[0], "HTTP/1.1 200 OK\n", "the first line of the head");
+    has_text(c.text[0], "\nContent-Length: 5\nETag: ", "its fields");
+    has_text(c.text[0], "\n\nHTTP/1.1 404 An Error\n", "and that of the other");
+    is_int(seen("/head?size=5")->sent, 0, "without a body");
+    child_free(&c);
+    c = RUN("-I", "--json", url("/head?size=5"));
+    has_text(c.text[0], ",\"head\":[\"HTTP/1.1 200 OK\",\"Date: ", "in JSON it is an array");
+    child_free(&c);
+}
+
+/* A server behind a socket of the file system; and one that asks who we are. */
+static void test_sockets_and_certs(void) {
+    char command[3000];
+    struct child c = SH("command -v openssl && command -v python3");
+    child_free(&c);
+    if (c.status) {
+        skip("--unix-socket, --cert and --key", "needs python3 and openssl");
+        return;
+    }
+    snprintf(command, sizeof command,
+             "cd %s && openssl req -x509 -newkey rsa:2048 -nodes -keyout key -out cert -days 2 "
+             "-subj /CN=localhost -addext subjectAltName=DNS:localhost 2>/dev/null && cat > s.py "
+             "<<'E'\nimport http.server, socket, socketserver, ssl, sys, threading\n"
+             "class H(http.server.BaseHTTPRequestHandler):\n"
+             "    def do_GET(self):\n"
+             "        who = getattr(self.connection, 'getpeercert', lambda: None)()\n"
+             "        text = ('hello %%s\\n' %% bool(who)).encode()\n"
+             "        self.send_response(200)\n"
+             "        self.send_header('Content-Length', str(len(text)))\n"
+             "        self.end_headers()\n        self.wfile.write(text)\n"
+             "    def log_message(self, *args): pass\n"
+             "    def address_string(self): return 'x'\n"
+             "class U(socketserver.UnixStreamServer):\n"
+             "    def get_request(self): return self.socket.accept()[0], ('x', 0)\n"
+             "u = U('sock', H)\n"
+             "t = http.server.HTTPServer(('127.0.0.1', 0), H)\n"
+             "context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)\n"
+             "context.load_cert_chain('cert', 'key')\n"
+             "context.load_verify_locations('cert')\n"
+             "context.verify_mode = ssl.CERT_OPTIONAL\n"
+             "t.socket = context.wrap_socket(t.socket, server_side=True)\n"
+             "for s in u, t: threading.Thread(target=s.serve_forever, daemon=True).start()\n"
+             "print(t.server_port, flush=True)\nsys.stdin.read()\nE\n"
+             "mkfifo in out && { python3 s.py <in >out & } && exec 9>in && read port <out && "
+             "F=$OLDPWD/fetcher && $F -o - --unix-socket sock http://any.test/ && "
+             "$F -o - --cacert cert --cert cert --key key https://localhost:$port/ && "
+             "$F -o - --cacert cert https://localhost:$port/",
+             work);
+    c = SH(command);
+    is_text(c.text[0], "hello False\nhello True\nhello False\n",
+            "--unix-socket; --cert and --key; and without them: %s", c.text[1]);
+    child_free(&c);
+}
+
+static void test_upload_option(void) {
+    unsigned seed = seed_of("/sent", 0);
+    char *body = malloc(2000000);
+    char command[700];
+    struct child c;
+    if (!body)
+        die("malloc");
+    for (int i = 0; i < 2000000; i++)
+        body[i] = (char)pattern(seed, i);
+    write_file(in_work("sent"), body, 2000000);
+    c = RUN("-T", in_work("sent"), url("/upload"));
+    is_text(c.text[0], "2000000 bytes, right\n", "-T FILE, and the answer: %s", c.text[1]);
+    child_free(&c);
+    c = RUN("-T", in_work("sent"), "--json", url("/upload"));
+    has_text(c.text[0], "{\"event\":\"done\"", "in JSON");
+    child_free(&c);
+    c = RUN_FED(body, 2000000, "-T", "-", url("/upload"));
+    is_text(c.text[0], "2000000 bytes, right, chunked\n", "-T -: stdin, in chunks");
+    child_free(&c);
+    c = RUN_FED(body, 2000000, "-T", "-", "--retry", "2", url("/upload?take=100000&times=1"));
+    is_int(c.status, 1, "a pipe can't go back: %s", c.text[1]);
+    has_text(c.text[1], "once more", "and that is told");
+    child_free(&c);
+    c = RUN("-T", in_work("sent"), url("/upload/?status=307&redirect=/upload"));
+    is_text(c.text[0], "2000000 bytes, right\n", "but a file can");
+    child_free(&c);
+    write_file(in_work("a b"), "", 0);
+    c = RUN("-T", in_work("a b"), url("/upload/dir/"));
+    is_text(c.text[0], "0 bytes, right\n", "one that is empty, into a directory");
+    is_int(seen("/upload/dir/a%%20b")->count, 1, "where it is called as here");
+    child_free(&c);
+    snprintf(command, sizeof command, "printf 'a=1\\nb=2\\n' | ./fetcher -o - --data @- %s",
+             url("/echo"));
+    c = SH(command);
+    has_text(c.text[0], "\r\n\r\na=1b=2", "--data @-: stdin");
+    child_free(&c);
+    free(body);
+}
+
+static void test_sum_option(void) {
+    char text[900], old[300];
+    const char *sum = sum_of("/s", 0, 5000);
+    struct child c = RUN("--sha256", sum, "-o", in_work("s"), url("/s?size=5000"));
+    is_int(c.status, 0, "--sha256: %s", c.text[1]);
+    child_free(&c);
+    c = RUN("--sha256", sum, "-o", in_work("t"), url("/t?size=5000"));
+    is_int(c.status, 1, "what is something else fails");
+    has_text(c.text[1], "its SHA-256 is ", "and says so: %s", c.text[1]);
+    ok(!exists(in_work("t")), "and isn't there");
+    child_free(&c);
+    snprintf(text, sizeof text, "%s u sha256:%s\n%s v sha256:%s\n%s sha256:%s\n%s w sha256:1\n",
+             url("/s?size=5000"), sum, url("/t?size=5000&v"), sum, url("/s?size=5000&x"), sum,
+             url("/s?size=5000"));
+    snprintf(old, sizeof old, "%s", in_work("d"));
+    c = RUN_FED(text, strlen(text), "-i", "-", "-d", old);
+    is_int(c.status, 1, "a list with sums");
+    ok(file_is(in_work("d/u"), 5000, "/s", 0), "one that is right");
+    ok(!exists(in_work("d/v")), "one that isn't");
+    ok(file_is(in_work("d/s"), 5000, "/s", 0), "and one without a name");
+    has_text(c.text[1], "-:4: not 64 digits of hex: sha256:1", "what is no sum is told");
+    child_free(&c);
+}
+
+/* 200 files, twice. */
+static void test_if_changed(void) {
+    static char list[30000];
+    size_t n = 0;
+    int unchanged = 0;
+    struct child c;
+    if (!has_notes())
+        return;
+    for (int i = 0; i < 200; i++)
+        n += (size_t)snprintf(list + n, sizeof list - n, "%s\n", url("/if/%d.bin?size=3000", i));
+    c = RUN_FED(list, n, "-N", "-i", "-", "-d", in_work("d"), "--json");
+    is_int(times_in(c.text[0], "\"changed\":true"), 200, "200 files come");
+    child_free(&c);
+    c = RUN_FED(list, n, "-N", "-i", "-", "-d", in_work("d"), "--json");
+    is_int(times_in(c.text[0], "\"status\":304"), 200, "and a second time none of them");
+    is_int(times_in(c.text[0], "\"received\":0"), 200, "nothing of it");
+    for (int i = 0; i < 200; i++)
+        if (seen("/if/%d.bin?size=3000", i)->count == 2)
+            unchanged++;
+    is_int(unchanged, 200, "with one request each");
+    is_int(names_in(in_work("d")), 200, "there is nothing beside them");
+    child_free(&c);
+}
+
+static void test_progress_option(void) {
+    struct child c =
+        RUN("--json", "--progress", "-o", in_work("p"), url("/p?size=1500000&slow=15000"));
+    int told = times_in(c.text[0], "{\"event\":\"progress\",\"id\":1,");
+    ok(told >= 2 && told <= 6, "--progress tells twice a second: %d times in 1 s", told);
+    has_text(c.text[0], "\"total\":1500000", "of how much there will be");
+    has_text(c.text[0], "\"received\":1500000,\"resumed\":0,", "and in the end of what came");
+    child_free(&c);
+}
+
+/* What an earlier run has left, and ^C, are told. */
+static void test_told_of_runs(void) {
+    const char *target = "/run?size=1500000&cut=400000&times=1";
+    struct child c = RUN("--retry", "0", "-o", in_work("run"), url("%s", target));
+    is_int(c.status, 1, "a run is cut short");
+    child_free(&c);
+    c = RUN("-o", in_work("run"), url("%s", target));
+    has_text(c.text[0], " (continued from 390.6 KiB)", "the next one says from where: %s",
+             c.text[0]);
+    child_free(&c);
+    const char *const argv[] = {
+        "./fetcher", "--json", "-o", in_work("int"), url("/int?size=1000000&slow=1000"), NULL};
+    child_start(&c, argv);
+    until(seen("/int?size=1000000&slow=1000")->sent > 0);
+    kill(c.pid, SIGINT);
+    child_wait(&c);
+    is_int(c.status, 130, "^C ends it");
+    ok(!strstr(c.text[0], "\"answer\""), "with no answer to what nobody has asked: %s", c.text[0]);
+    child_free(&c);
+}
+
+static void test_completion(void) {
+    static const struct {
+        const char *shell, *script, *words;
+    } t[] = {
+        {"bash",
+         "bash -c '. /dev/fd/3; COMP_WORDS=(fetcher --lim); COMP_CWORD=1; _fetcher; "
+         "echo ${COMPREPLY[@]}; COMP_WORDS=(fetcher --color a); COMP_CWORD=2; _fetcher; "
+         "echo ${COMPREPLY[@]}' 3< c",
+         "--limit-rate\nauto always\n"},
+        {"zsh", "zsh -n c && head -n 1 c", "#compdef fetcher\n"},
+        {"fish", "fish -c '. c; complete -C \"fetcher --limit\"' | cut -f 1", "--limit-rate"},
+    };
+
+    for (size_t i = 0; i < COUNT_OF(t); i++) {
+        char command[900];
+        struct child c;
+        snprintf(command, sizeof command,
+                 "command -v %s >/dev/null || exit 77; ./fetcher --completion %s > %s/c && cd %s "
+                 "&& %s",
+                 t[i].shell, t[i].shell, work, work, t[i].script);
+        c = SH(command);
+        if (c.status == 77)
+            skip("completion", t[i].shell);
+        else
+            has_text(c.text[0], t[i].words, "completion for %s: %s", t[i].shell, c.text[1]);
+        child_free(&c);
+    }
+}
+
 /* What people type out of habit is taken, or answered with one line. */
 static void test_habits(void) {
     static const struct {
@@ -13419,14 +13682,11 @@ static void test_habits(void) {
         {{"-P", "d"}, "-P: the option here is -d DIR"},
         {{"--output-dir=d"}, "--output-dir: the option here is -d DIR"},
         {{"-nc"}, "-nc: the option here is --no-clobber"},
-        {{"-N"}, "-N: the option here is --no-clobber"},
         {{"-qt5"}, "-t: the option here is --retry N"},
         {{"--tries=5"}, "--tries: the option here is --retry N"},
         {{"--retries", "5"}, "--retries: the option here is --retry N"},
-        {{"-T", "5"}, "-T: the option here is --stall-timeout SECONDS"},
-        {{"-I"}, "-I: the option here is -X HEAD"},
+        {{"--timeout=5"}, "--timeout: the option here is --stall-timeout SECONDS"},
         {{"-e", "http://b/"}, "-e: the option here is -H 'Referer: URL'"},
-        {{"-r", "0-9"}, "-r: the option here is -H 'Range: bytes=FIRST-LAST'"},
         {{"--json", "{\"a\":1}"}, "--json: the option here is --data DATA"},
         {{"--json=[]"}, "--json: the option here is --data DATA"},
         {{"--colour"}, "--colour: the option here is --color"},
@@ -13813,12 +14073,6 @@ static void test_login_behind_tls(void) {
     nginx_stop();
 }
 
-static void begins_with(const char *got, const char *start, const char *name) {
-    char head[100];
-    snprintf(head, sizeof head, "%.*s", (int)strlen(start), got);
-    is_text(head, start, "%s", name);
-}
-
 static void test_help(void) {
     struct child c = RUN("--help");
     is_int(c.status, 0, "--help is no failure");
@@ -13862,6 +14116,25 @@ static void test_bad_usage(void) {
         {{"-o", "-", "--json", "http://a.b/"}, "no room", 2},
         {{"-H", "nonsense", "http://a.b/"}, "header", 2},
         {{"--no-clobber", "--overwrite", "http://a.b/"}, "contradict", 2},
+        {{"-N", "--overwrite", "http://a.b/"}, "contradict", 2},
+        {{"-4", "-6", "http://a.b/"}, "contradict", 2},
+        {{"-T", "README.md", "--data", "x", "http://a.b/"}, "contradict", 2},
+        {{"-T", "README.md", "--every", "5s", "http://a.b/"}, "contradict", 2},
+        {{"-T", "README.md", "http://a.b/", "http://c.d/"}, "one file to one URL", 2},
+        {{"-T", "/none", "http://a.b/"}, "cannot read /none: No such file", 1},
+        {{"-T", "/", "http://a.b/"}, "cannot read /: Is a dir", 1},
+        {{"-I", "-o", "x", "http://a.b/"}, "-I shows the head on stdout", 2},
+        {{"--progress", "http://a.b/"}, "--progress goes with --json", 2},
+        {{"--key", "README.md", "http://a.b/"}, "--key is the key of", 2},
+        {{"--cert", "/none", "http://a.b/"}, "cannot read /none: No such file", 1},
+        {{"--cert", "README.md", "--key", "/", "http://a.b/"}, "cannot read /: it is no file", 1},
+        {{"--sha256", "12", "http://a.b/"}, "not 64 digits of hex: 12", 2},
+        {{"--resolve", "a:1", "http://a.b/"}, "not HOST:PORT:ADDRESS: a:1", 2},
+        {{"--range", "5-2", "http://a.b/"}, "not FIRST-LAST, such as 0-99: 5-2", 2},
+        {{"--range", "-", "http://a.b/"}, "not FIRST-LAST", 2},
+        {{"--range", "1-2,", "http://a.b/"}, "not FIRST-LAST", 2},
+        {{"--range", "", "http://a.b/"}, "not FIRST-LAST", 2},
+        {{"--completion", "tcsh"}, "bash, zsh or fish, not tcsh", 2},
         {{"-c", "--no-continue", "http://a.b/"}, "contradict", 2},
         {{"--every", "0.1s", "http://a.b/"}, "at least 1s", 2},
         {{"--data", "@/none", "http://a.b/"}, "/none", 1},
@@ -14094,6 +14367,14 @@ static void test_unready_pipes(void) {
 }
 
 static const struct test options_tests[] = {
+    TEST(curl_options),
+    TEST(sockets_and_certs),
+    TEST(upload_option),
+    TEST(sum_option),
+    TEST(if_changed),
+    TEST(progress_option),
+    TEST(told_of_runs),
+    TEST(completion),
     TEST(options),
     TEST(habits),
     TEST(trusting_option),
@@ -15869,9 +16150,42 @@ static void test_size_limit(void) {
     child_free(&c);
 }
 
+/* A file that is updated, again and again, by who is killed at any moment, and edited meanwhile: in
+ * the end it is as the server has it. */
+static void test_kill_update(void) {
+    const char *target = "/page?size=200000&slow=20000&changed=25";
+    char path[300];
+    struct child c;
+    if (!has_notes())
+        return;
+    snprintf(path, sizeof path, "%s", in_work("page"));
+    for (int i = 0; i < 50; i++) {
+        const char *const argv[] = {"./fetcher", "-qN", "-o", path, url("%s", target), NULL};
+        usec end = clock_us() + (i * 7919 % 50) * 3000;
+        int fd = i % 3 ? -1 : open(path, O_WRONLY);
+        if (fd >= 0 && (pwrite(fd, "edited", 6, 1000 * i) != 6 || close(fd) < 0))
+            die("edit");
+        child_start(&c, argv);
+        until(clock_us() >= end || (!c.open[0] && !c.open[1]));
+        kill(c.pid, SIGKILL);
+        child_wait(&c);
+        child_free(&c);
+    }
+    ok(seen("%s", target)->count > 25, "killed 50 times, of which some after a change: %d requests",
+       seen("%s", target)->count);
+    c = RUN("-N", "-o", path, url("%s", target));
+    is_int(c.status, 0, "the next one comes to its end: %s", c.text[1]);
+    ok(file_is(path, 200000, "/page", 1), "and the file is right");
+    child_free(&c);
+    c = RUN("-N", "-o", path, url("%s", target));
+    has_text(c.text[0], "unchanged", "and then it is left alone");
+    is_int(names_in(work), 1, "nothing is beside it");
+    child_free(&c);
+}
+
 static const struct test main_tests[] = {
-    TEST(program), TEST(program_output), TEST(signals),  TEST(kill),
-    TEST(faults),  TEST(slow_accept),    TEST(continue), TEST(size_limit),
+    TEST(kill_update), TEST(program),     TEST(program_output), TEST(signals),    TEST(kill),
+    TEST(faults),      TEST(slow_accept), TEST(continue),       TEST(size_limit),
 };
 
 /* ------------------------------------------------------------------------------------- The promise
