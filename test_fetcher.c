@@ -12692,14 +12692,27 @@ static void test_retry_elsewhere(void) {
     snprintf(line, sizeof line, "retry 2 %s", url("/stuck?size=2500000&go"));
     ok(talk(&c, line, "other: "), "goes on at once at another address");
     ok(file_is(in_work("other"), 2500000, "/stuck", 0), "it is right as well");
+    ok(talk(&c, "quit", "bye"), "the end");
+    child_wait(&c);
+    child_free(&c);
+}
+
+/* The session knows both addresses: that by which it was begun, and the new one. */
+static void test_session_elsewhere(void) {
+    char line[500], session[300];
+    struct child c;
+    snprintf(session, sizeof session, "%s", in_work("session"));
+    const char *const argv[] = {"./fetcher", "--session", session,   "-i", "-",
+                                "-d",        work,        "--retry", "0",  NULL};
+    child_start(&c, argv);
     snprintf(line, sizeof line, "%s third", url("/third?size=100&status=403"));
     ok(talk(&c, line, "403"), "one more fails");
-    snprintf(line, sizeof line, "retry 3 %s", url("/third?size=100&status=404"));
+    snprintf(line, sizeof line, "retry 1 %s", url("/third?size=100&status=404"));
     ok(talk(&c, line, "404"), "at another address too");
     ok(talk(&c, "quit", "bye"), "the end");
     child_wait(&c);
     child_free(&c);
-    ok(file_has(session, "status=403 third\nretry 3 "), "the session knows both addresses");
+    ok(file_has(session, "status=403 third\nretry 1 "), "the session knows both addresses");
     c = RUN_FED("", 0, "--session", session, "-d", work, "--retry", "0");
     is_int(seen("/third?size=100&status=403")->count, 1, "the next run does not ask at the old");
     is_int(seen("/third?size=100&status=404")->count, 2, "but at the new one");
@@ -13530,7 +13543,6 @@ static void test_sockets_and_certs(void) {
 static void test_upload_option(void) {
     unsigned seed = seed_of("/sent", 0);
     char *body = malloc(2000000);
-    char command[700];
     struct child c;
     if (!body)
         die("malloc");
@@ -13553,6 +13565,13 @@ static void test_upload_option(void) {
     c = RUN("-T", in_work("sent"), url("/upload/?status=307&redirect=/upload"));
     is_text(c.text[0], "2000000 bytes, right\n", "but a file can");
     child_free(&c);
+    free(body);
+}
+
+/* A file that is empty, a directory to send to, and stdin as a form's data. */
+static void test_upload_odd(void) {
+    char command[700];
+    struct child c;
     write_file(in_work("a b"), "", 0);
     c = RUN("-T", in_work("a b"), url("/upload/dir/"));
     is_text(c.text[0], "0 bytes, right\n", "one that is empty, into a directory");
@@ -13563,7 +13582,6 @@ static void test_upload_option(void) {
     c = SH(command);
     has_text(c.text[0], "\r\n\r\na=1b=2", "--data @-: stdin");
     child_free(&c);
-    free(body);
 }
 
 static void test_sum_option(void) {
@@ -14370,6 +14388,7 @@ static const struct test options_tests[] = {
     TEST(curl_options),
     TEST(sockets_and_certs),
     TEST(upload_option),
+    TEST(upload_odd),
     TEST(sum_option),
     TEST(if_changed),
     TEST(progress_option),
@@ -16929,6 +16948,15 @@ static void test_embed(void) {
           "cc -std=c99" FLAGS "-o $w/glib .ci/embed/glib.c fetcher.c -lcurl "
           "$(pkg-config --cflags --libs glib-2.0) && $w/glib $one $bad $two",
           "pkg-config --exists glib-2.0", "meanwhile");
+    embed("SDL 2: a picture moves",
+          "cc -std=c99" FLAGS "-o $w/sdl .ci/embed/sdl.c fetcher.c -lcurl "
+          "$(pkg-config --cflags --libs sdl2) && SDL_VIDEODRIVER=dummy $w/sdl $one $bad $two",
+          "pkg-config --exists sdl2", " frames, ");
+    embed("ncurses",
+          "cc -std=c99" FLAGS "-o $w/curses .ci/embed/ncurses.c fetcher.c -lcurl -lncurses && "
+          "TERM=vt100 CURSES_TTY=$w/screen $w/curses $one $bad $two </dev/null && "
+          "grep -q one $w/screen",
+          "echo '#include <curses.h>' | cc -E -", "");
     embed("C++",
           "cc -std=c99" FLAGS "-c -o $w/fetcher.o fetcher.c && g++ -std=c++11" FLAGS
           "-o $w/cpp .ci/embed/cpp.cpp $w/fetcher.o -lcurl && $w/cpp $one $bad $two",
@@ -16959,7 +16987,7 @@ static void qt_looks(void) {
     snprintf(
         command, sizeof command,
         "w=%s; cc -O2 -shared -fPIC -o $w/libfetcher.so fetcher.c -lcurl && " README_BLOCK(
-            "python", "1") " > $w/app.py && cp .ci/embed/qt_*.py $w && cd $w && "
+            "python", "1") " > $w/app.py && cp .ci/embed/*.py $w && cd $w && "
                            "QT_QPA_PLATFORM=offscreen timeout 20 /usr/bin/python3 qt_look.py '%s'",
         work, url("/look?size=7"));
     struct child c = SH(command);
@@ -17011,6 +17039,127 @@ static void test_embed_qt(void) {
        late[0][0], late[1][1]);
 }
 
+/* The Python module: does it see the structs as C does? And what it is used for. */
+static void layout_line(char *to, size_t room, const char *of, const char *field, size_t at) {
+    size_t n = strlen(to);
+    snprintf(to + n, room - n, "%s %s %zu\n", of, field, at);
+}
+
+static void layout_request(char *to, size_t room) {
+#define FIELD(field)                                                                               \
+    layout_line(to, room, "request", #field, offsetof(struct fetcher_request, field))
+    FIELD(url), FIELD(path), FIELD(sha256), FIELD(old_url), FIELD(method), FIELD(headers);
+    FIELD(user), FIELD(body), FIELD(body_size), FIELD(on_send), FIELD(send_size), FIELD(on_data);
+    FIELD(on_progress), FIELD(on_done), FIELD(arg), FIELD(priority), FIELD(every_ms);
+    FIELD(max_bytes), FIELD(connect_ms), FIELD(stall_ms), FIELD(total_ms), FIELD(retries);
+    FIELD(existing), FIELD(flags), FIELD(setup);
+#undef FIELD
+    layout_line(to, room, "request", "size", sizeof(struct fetcher_request));
+}
+
+static void layout_result(char *to, size_t room) {
+#define FIELD(field) layout_line(to, room, "result", #field, offsetof(struct fetcher_result, field))
+    FIELD(id), FIELD(code), FIELD(status), FIELD(message), FIELD(url), FIELD(final_url);
+    FIELD(path), FIELD(data), FIELD(size), FIELD(bytes), FIELD(received), FIELD(content_type);
+    FIELD(attempts), FIELD(changed), FIELD(last), FIELD(lookup_us), FIELD(connect_us);
+    FIELD(tls_us), FIELD(first_byte_us), FIELD(total_us);
+#undef FIELD
+    layout_line(to, room, "result", "size", sizeof(struct fetcher_result));
+}
+
+static void layout_others(char *to, size_t room) {
+#define FIELD(field) layout_line(to, room, "info", #field, offsetof(struct fetcher_info, field))
+    FIELD(id), FIELD(state), FIELD(arg), FIELD(url), FIELD(path), FIELD(message), FIELD(status);
+    FIELD(attempts), FIELD(priority), FIELD(bytes), FIELD(total), FIELD(sent), FIELD(to_send);
+    FIELD(speed), FIELD(wait_ms);
+#undef FIELD
+    layout_line(to, room, "info", "size", sizeof(struct fetcher_info));
+#define FIELD(field) layout_line(to, room, "stats", #field, offsetof(struct fetcher_stats, field))
+    FIELD(turns), FIELD(done), FIELD(failed), FIELD(cancelled), FIELD(received), FIELD(running);
+    FIELD(waiting), FIELD(lookups), FIELD(stall_max_us), FIELD(stall_p99_us), FIELD(culprit);
+    FIELD(stalls), FIELD(limit);
+#undef FIELD
+    layout_line(to, room, "stats", "size", sizeof(struct fetcher_stats));
+    layout_line(to, room, "want", "fd", offsetof(struct fetcher_want, fd));
+    layout_line(to, room, "want", "events", offsetof(struct fetcher_want, events));
+    layout_line(to, room, "want", "size", sizeof(struct fetcher_want));
+}
+
+static const char python_use[] =
+    "import sys, fetcher\n"
+    "f, base = fetcher.Fetcher(), sys.argv[1]\n"
+    "def done(r): print(r.code, r.status, len(r.data or b''), f.header(r.id, 'ETag') is not None)\n"
+    "seen = []\n"
+    "f.start(base + '/a?size=300000&slow=20000', done=done, progress=lambda i: "
+    "seen.append(i.bytes))\nf.run()\n"
+    "print('progress', len(seen) > 1)\n"
+    "f.start(base + '/echo', body='x=1', headers=['X-A: b'], done=lambda r: "
+    "print('X-A: b' in r.data.decode(), r.data.endswith(b'x=1')))\nf.run()\n"
+    "text = b'z' * 1000\n"
+    "f.start(base + '/echo', method='PUT', send_size=1000, "
+    "send=lambda at, room: text[at:at + room], "
+    "done=lambda r: print(r.code, r.data.endswith(text[:9])))\nf.run()\n"
+    "parts = []\n"
+    "f.start(base + '/b?size=5000', data=parts.append, done=done)\nf.run()\n"
+    "print(sum(map(len, parts)))\n"
+    "number = f.start(base + '/c?stall=head', done=done)\n"
+    "f.timer(50, lambda: print(f.info(number).state, f.cancel(number)))\nf.run()\n"
+    "try: f.start('http://a.b/', retries=-2)\n"
+    "except OSError as e: print(e.errno)\n"
+    "f.close()\n";
+
+static void test_embed_python(void) {
+    static char layout[9000];
+    char command[1000];
+    struct child c = SH("command -v python3 && command -v cc");
+    child_free(&c);
+    if (c.status != 0) {
+        skip("Python, by ctypes", "needs python3 and a compiler");
+        return;
+    }
+    layout[0] = '\0';
+    layout_request(layout, sizeof layout);
+    layout_result(layout, sizeof layout);
+    layout_others(layout, sizeof layout);
+    c = SH("python3 .ci/embed/fetcher.py");
+    is_text(c.text[0], layout, "fetcher.py sees each field where the header has it: %s", c.text[1]);
+    child_free(&c);
+    write_file(in_work("use.py"), python_use, strlen(python_use));
+    snprintf(command, sizeof command,
+             "w=%s; cc -O2 -shared -fPIC -o $w/libfetcher.so fetcher.c -lcurl && "
+             "cp .ci/embed/fetcher.py $w && cd $w && timeout 30 python3 use.py '%s'",
+             work, url(""));
+    c = SH(command);
+    is_text(c.text[0],
+            "ok 200 300000 True\nprogress True\nTrue True\nok True\nok 200 0 True\n5000\n"
+            "running True\ncancelled 0 0 False\n22\n",
+            "requests, progress, bodies, headers, a timer and a cancel: %s", c.text[1]);
+    child_free(&c);
+}
+
+/* A form with a file, which setup builds. */
+static void test_embed_form(void) {
+    char command[1000];
+    struct child c = SH("command -v cc");
+    child_free(&c);
+    if (c.status != 0) {
+        skip("a form", "there is no compiler");
+        return;
+    }
+    write_file(in_work("letter"), "dear form,\n", 11);
+    snprintf(command, sizeof command,
+             "w=%s; cc -std=c99" FLAGS "-o $w/form .ci/embed/form.c fetcher.c -lcurl && "
+             "$w/form '%s' $w/letter",
+             work, url("/echo"));
+    c = SH(command);
+    is_int(c.status, 0, "a form: %s", c.text[1]);
+    has_text(c.text[0], "Content-Type: multipart/form-data; boundary=", "it is of that type");
+    has_text(c.text[0], "name=\"comment\"\r\n\r\nfrom fetcher\r\n", "it has a field");
+    has_text(c.text[0], "name=\"file\"; filename=\"letter\"", "and a file");
+    has_text(c.text[0], "\r\n\r\ndear form,\n", "with what is in it");
+    child_free(&c);
+}
+
 /* The rules of the loop, against a build that has nothing of libcurl. */
 static void test_loop_alone(void) {
     struct child c = SH("command -v cc && command -v nm");
@@ -17033,9 +17182,7 @@ static void test_loop_alone(void) {
 }
 
 static const struct test embed_tests[] = {
-    TEST(loop_alone),
-    TEST(embed),
-    TEST(embed_qt),
+    TEST(loop_alone), TEST(embed), TEST(embed_qt), TEST(embed_python), TEST(embed_form),
 };
 
 /* ----------------------------------------------------------------------------------- The README */

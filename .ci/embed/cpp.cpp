@@ -2,6 +2,7 @@
 // place to die, since on_done runs exactly once.
 //
 //     cc -c fetcher.c && c++ -std=c++11 -o app cpp.cpp fetcher.o -lcurl
+#include <csignal>
 #include <cstdlib>
 #include <functional>
 #include <iostream>
@@ -51,6 +52,7 @@ int main(int argc, char **argv) {
     std::size_t sum = 0;
     Fetcher fetcher;
 
+    std::signal(SIGPIPE, SIG_IGN);
     for (int i = 1; i < argc; i++)
         fetcher.get(argv[i], [&sum](const fetcher_result &r) {
             std::cout << r.url << ": " << r.message << ", " << r.size << " bytes\n";

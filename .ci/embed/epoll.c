@@ -6,6 +6,7 @@
  *     cc -o app epoll.c fetcher.c -lcurl
  */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -16,40 +17,44 @@ static void done(struct fetcher *f, const struct fetcher_result *r, void *arg) {
     printf("%s: %s, %zu bytes\n", r->url, r->message, r->size);
 }
 
-static void turn(struct fetcher *f, int ep) {
-    static char was[FD_SETSIZE]; /* epoll was told of it */
-    struct epoll_event e, ready[64];
-    fd_set rd, wr;
-    int max = -1, ms, n;
+/* Those that are wanted no more. */
+static void forget(int ep, const struct fetcher_want *was, int count, const char *wanted) {
+    for (int i = 0; i < count; i++)
+        if (!wanted[was[i].fd])
+            epoll_ctl(ep, EPOLL_CTL_DEL, was[i].fd, NULL);
+}
 
-    FD_ZERO(&rd);
-    FD_ZERO(&wr);
-    ms = fetcher_prepare(f, &rd, &wr, &max);
-    for (int fd = 0; fd < FD_SETSIZE; fd++) {
-        e.events = (FD_ISSET(fd, &rd) ? EPOLLIN : 0u) | (FD_ISSET(fd, &wr) ? EPOLLOUT : 0u);
-        e.data.fd = fd;
-        if (e.events && epoll_ctl(ep, EPOLL_CTL_MOD, fd, &e) < 0 && errno == ENOENT)
-            epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e);
-        else if (!e.events && was[fd])
-            epoll_ctl(ep, EPOLL_CTL_DEL, fd, &e);
-        was[fd] = e.events != 0;
-    }
-    n = epoll_wait(ep, ready, 64, ms);
-    FD_ZERO(&rd);
-    FD_ZERO(&wr);
+static void turn(struct fetcher *f, int ep) {
+    static struct fetcher_want want[2][FD_SETSIZE];
+    static int count, now; /* how many there were, and where they are */
+    char wanted[FD_SETSIZE] = "";
+    struct epoll_event e = {0};
+    int ms = fetcher_prepare(f, NULL, NULL, NULL);
+    int n = fetcher_wants(f, want[!now], FD_SETSIZE);
+
     for (int i = 0; i < n; i++) {
-        if (ready[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR))
-            FD_SET(ready[i].data.fd, &rd);
-        if (ready[i].events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
-            FD_SET(ready[i].data.fd, &wr);
+        const struct fetcher_want *w = &want[!now][i];
+        e.events = 0;
+        if (w->events & FETCHER_READ)
+            e.events |= EPOLLIN;
+        if (w->events & FETCHER_WRITE)
+            e.events |= EPOLLOUT;
+        if (epoll_ctl(ep, EPOLL_CTL_MOD, w->fd, &e) < 0 && errno == ENOENT)
+            epoll_ctl(ep, EPOLL_CTL_ADD, w->fd, &e);
+        wanted[w->fd] = 1;
     }
-    fetcher_dispatch(f, &rd, &wr);
+    forget(ep, want[now], count, wanted);
+    now = !now;
+    count = n;
+    epoll_wait(ep, &e, 1, ms); /* that there is something is enough to know */
+    fetcher_dispatch(f, NULL, NULL);
 }
 
 int main(int argc, char **argv) {
     struct fetcher *f = fetcher_new();
     int ep = epoll_create1(EPOLL_CLOEXEC);
 
+    signal(SIGPIPE, SIG_IGN);
     if (!f || ep < 0)
         return 1;
     for (int i = 1; i < argc; i++)

@@ -3,74 +3,57 @@
  *     cc -o app glib.c fetcher.c -lcurl $(pkg-config --cflags --libs glib-2.0)
  */
 #include <glib.h>
+#include <signal.h>
 #include <stdio.h>
 #include "fetcher.h"
 
 struct source {
     GSource base;
     struct fetcher *f;
-    gpointer tag[FD_SETSIZE];        /* what GLib watches for us ... */
-    GIOCondition events[FD_SETSIZE]; /* ... and for what */
-    gint64 until;                    /* when to turn even if nothing comes */
+    gpointer tag[FD_SETSIZE]; /* what GLib watches for us ... */
+    int events[FD_SETSIZE];   /* ... and for what */
+    gint64 until;             /* when to turn even if nothing comes */
 };
 
 static gboolean prepare(GSource *base, gint *ms) {
+    static struct fetcher_want want[FD_SETSIZE];
     struct source *s = (struct source *)base;
-    fd_set rd, wr;
-    int max = -1;
+    int n, i = 0;
 
-    FD_ZERO(&rd);
-    FD_ZERO(&wr);
-    *ms = fetcher_prepare(s->f, &rd, &wr, &max);
+    *ms = fetcher_prepare(s->f, NULL, NULL, NULL);
     s->until = g_get_monotonic_time() + *ms * 1000;
+    n = fetcher_wants(s->f, want, FD_SETSIZE);
     for (int fd = 0; fd < FD_SETSIZE; fd++) {
-        GIOCondition events =
-            (FD_ISSET(fd, &rd) ? G_IO_IN : 0) | (FD_ISSET(fd, &wr) ? G_IO_OUT : 0);
+        int events = i < n && want[i].fd == fd ? want[i++].events : 0;
         if (events == s->events[fd])
             continue;
-        if (!s->tag[fd])
-            s->tag[fd] = g_source_add_unix_fd(base, fd, events);
-        else if (events)
-            g_source_modify_unix_fd(base, s->tag[fd], events);
-        else {
+        GIOCondition condition =
+            (events & FETCHER_READ ? G_IO_IN : 0) | (events & FETCHER_WRITE ? G_IO_OUT : 0);
+        if (s->tag[fd] && condition)
+            g_source_modify_unix_fd(base, s->tag[fd], condition);
+        else if (s->tag[fd])
             g_source_remove_unix_fd(base, s->tag[fd]);
+        else if (condition)
+            s->tag[fd] = g_source_add_unix_fd(base, fd, condition);
+        if (!condition)
             s->tag[fd] = NULL;
-        }
         s->events[fd] = events;
     }
     return *ms == 0;
 }
 
-static int ready(struct source *s, fd_set *rd, fd_set *wr) {
-    int n = 0;
-
-    FD_ZERO(rd);
-    FD_ZERO(wr);
-    for (int fd = 0; fd < FD_SETSIZE; fd++) {
-        GIOCondition got = s->tag[fd] ? g_source_query_unix_fd(&s->base, s->tag[fd]) : 0;
-        if (got & (G_IO_IN | G_IO_HUP | G_IO_ERR) && s->events[fd] & G_IO_IN)
-            FD_SET(fd, rd);
-        if (got & (G_IO_OUT | G_IO_HUP | G_IO_ERR) && s->events[fd] & G_IO_OUT)
-            FD_SET(fd, wr);
-        n += got != 0;
-    }
-    return n;
-}
-
 static gboolean check(GSource *base) {
     struct source *s = (struct source *)base;
-    fd_set rd, wr;
 
-    return ready(s, &rd, &wr) || g_get_monotonic_time() >= s->until;
+    for (int fd = 0; fd < FD_SETSIZE; fd++)
+        if (s->tag[fd] && g_source_query_unix_fd(base, s->tag[fd]))
+            return TRUE;
+    return g_get_monotonic_time() >= s->until;
 }
 
 static gboolean dispatch(GSource *base, GSourceFunc callback, gpointer data) {
-    struct source *s = (struct source *)base;
-    fd_set rd, wr;
-
     (void)callback, (void)data;
-    ready(s, &rd, &wr);
-    fetcher_dispatch(s->f, &rd, &wr);
+    fetcher_dispatch(((struct source *)base)->f, NULL, NULL);
     return G_SOURCE_CONTINUE;
 }
 
@@ -105,6 +88,7 @@ int main(int argc, char **argv) {
     struct fetcher *f = fetcher_new();
     GSource *source;
 
+    signal(SIGPIPE, SIG_IGN);
     if (!f || argc < 2)
         return 1;
     source = fetcher_source(f);

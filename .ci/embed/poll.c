@@ -1,8 +1,9 @@
-/* Under poll(): fetch the arguments. After prepare, walk the sets; after poll(), set what is ready.
+/* Under poll(): fetch the arguments. What is wanted comes as an array, and dispatch looks for itself.
  *
  *     cc -o app poll.c fetcher.c -lcurl
  */
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include "fetcher.h"
 
@@ -12,34 +13,26 @@ static void done(struct fetcher *f, const struct fetcher_result *r, void *arg) {
 }
 
 static void turn(struct fetcher *f) {
+    static struct fetcher_want want[FD_SETSIZE];
     static struct pollfd p[FD_SETSIZE];
-    fd_set rd, wr;
-    nfds_t n = 0;
-    int max = -1, ms, ready;
+    int ms = fetcher_prepare(f, NULL, NULL, NULL);
+    int n = fetcher_wants(f, want, FD_SETSIZE);
 
-    FD_ZERO(&rd);
-    FD_ZERO(&wr);
-    ms = fetcher_prepare(f, &rd, &wr, &max);
-    for (int fd = 0; fd <= max; fd++) {
-        int events = (FD_ISSET(fd, &rd) ? POLLIN : 0) | (FD_ISSET(fd, &wr) ? POLLOUT : 0);
-        if (events)
-            p[n++] = (struct pollfd){.fd = fd, .events = (short)events};
+    for (int i = 0; i < n; i++) {
+        p[i] = (struct pollfd){.fd = want[i].fd};
+        if (want[i].events & FETCHER_READ)
+            p[i].events |= POLLIN;
+        if (want[i].events & FETCHER_WRITE)
+            p[i].events |= POLLOUT;
     }
-    ready = poll(p, n, ms); /* add your own descriptors before this, and look at them after it */
-    FD_ZERO(&rd);
-    FD_ZERO(&wr);
-    for (nfds_t i = 0; ready > 0 && i < n; i++) {
-        if (p[i].revents & (POLLIN | POLLHUP | POLLERR) && p[i].events & POLLIN)
-            FD_SET(p[i].fd, &rd);
-        if (p[i].revents & (POLLOUT | POLLHUP | POLLERR) && p[i].events & POLLOUT)
-            FD_SET(p[i].fd, &wr);
-    }
-    fetcher_dispatch(f, &rd, &wr);
+    poll(p, (nfds_t)n, ms); /* add your own descriptors before this, and look at them after it */
+    fetcher_dispatch(f, NULL, NULL);
 }
 
 int main(int argc, char **argv) {
     struct fetcher *f = fetcher_new();
 
+    signal(SIGPIPE, SIG_IGN);
     if (!f)
         return 1;
     for (int i = 1; i < argc; i++)

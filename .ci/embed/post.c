@@ -47,6 +47,7 @@ int main(int argc, char **argv) {
     pthread_t thread;
 
     (void)argc;
+    signal(SIGPIPE, SIG_IGN);
     urls = argv + 1;
     if ((f = fetcher_new()) == NULL || pthread_create(&thread, NULL, think, NULL))
         return 1;

@@ -1,5 +1,5 @@
-# How long does a QTimer of 1 ms wait at most, while a PyQt5 program gets many files? Once with the class Fetcher of
-# the README (app.py), once with threads: 16 QThreads that call urllib.
+# How long does a QTimer of 1 ms wait at most, while a PyQt5 program gets many files? Once with the class QtFetcher
+# of the README (app.py), once with threads: 16 QThreads that call urllib.
 #
 #     QT_QPA_PLATFORM=offscreen python3 qt_delay.py fetcher|threads URL COUNT
 import sys, time, urllib.request
@@ -17,7 +17,11 @@ def tick():
     longest, last = max(longest, now - last), now
 
 
-def done(message, data):
+def done(r):
+    came(r.message, r.data)
+
+
+def came(message, data):
     global got, size
     got += 1
     size += len(data)
@@ -42,16 +46,15 @@ timer = QTimer(timerType=Qt.PreciseTimer, timeout=tick)
 timer.start(1)
 begun = time.monotonic()
 if how == "fetcher":
-    from app import Fetcher, lib
-    import ctypes
-    fetcher = Fetcher()
-    lib.fetcher_limit(fetcher.f, 16, 16, ctypes.c_int64(0))
+    from app import QtFetcher
+    fetcher = QtFetcher()
+    fetcher.limit(16, 16)
     for u in urls:
-        fetcher.get(u, done)
+        fetcher.start(u, done=done)
 else:
     threads = [Worker(urls[i::16]) for i in range(16)]
     for t in threads:
-        t.got.connect(done)
+        t.got.connect(came)
         t.start()
 last = time.monotonic()                 # from here on Qt's loop runs
 app.exec()
