@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: 0BSD
-# fetcher: make, make demo, make test, make bench, make fuzz, make install, make dist. Plain POSIX make.
+# fetcher: make, make demo, make test, make bench, make fuzz, make man, make install, make dist. Plain POSIX make.
 # make X11=0 leaves the window out, which is built where pkg-config finds x11 and xft.
 
 .POSIX:
@@ -68,16 +68,35 @@ fuzz: .build/fuzz
 	{ sed '/^#/d' .build/log | tail -n 40; exit 1; }; \
 	echo "$$target: $$(tail -n 1 .build/log)"; done
 
-# The manual page is made by help2man from --help, where it is found.
-install: fetcher
-	mkdir -p $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1
+# The manual pages are made of --help, README.md and fetcher.h; the completions of the table of options.
+.build/fetcher.1: fetcher README.md .ci/man
+	@mkdir -p .build
+	sh .ci/man 1 >$@
+
+.build/fetcher.3: fetcher.h .ci/man
+	@mkdir -p .build
+	sh .ci/man 3 >$@
+
+man: .build/fetcher.1 .build/fetcher.3
+
+SHARE = $(DESTDIR)$(PREFIX)/share
+
+install: fetcher man
+	mkdir -p $(DESTDIR)$(PREFIX)/bin $(SHARE)/man/man1 $(SHARE)/man/man3 $(SHARE)/doc/fetcher \
+	$(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
 	cp fetcher $(DESTDIR)$(PREFIX)/bin/fetcher
 	chmod 755 $(DESTDIR)$(PREFIX)/bin/fetcher
-	if help2man --version >/dev/null 2>&1; then \
-	help2man -N -n "fetch URLs, many at the same time" -o $(DESTDIR)$(PREFIX)/share/man/man1/fetcher.1 ./fetcher; fi
+	cp .build/fetcher.1 $(SHARE)/man/man1/fetcher.1
+	cp .build/fetcher.3 $(SHARE)/man/man3/fetcher.3
+	cp README.md $(SHARE)/doc/fetcher/README.md
+	./fetcher --completion bash >$(SHARE)/bash-completion/completions/fetcher
+	./fetcher --completion zsh >$(SHARE)/zsh/site-functions/_fetcher
+	./fetcher --completion fish >$(SHARE)/fish/vendor_completions.d/fetcher.fish
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/fetcher $(DESTDIR)$(PREFIX)/share/man/man1/fetcher.1
+	rm -f $(DESTDIR)$(PREFIX)/bin/fetcher $(SHARE)/man/man1/fetcher.1 $(SHARE)/man/man3/fetcher.3 \
+	$(SHARE)/doc/fetcher/README.md $(SHARE)/bash-completion/completions/fetcher \
+	$(SHARE)/zsh/site-functions/_fetcher $(SHARE)/fish/vendor_completions.d/fetcher.fish
 
 # A tarball that builds and tests itself.
 dist:
@@ -89,4 +108,4 @@ dist:
 clean:
 	rm -rf fetcher fetcher.o test_fetcher .build demo fetcher-[0-9]*
 
-.PHONY: test demo bench fuzz install uninstall dist clean
+.PHONY: test demo bench fuzz man install uninstall dist clean

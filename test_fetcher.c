@@ -12720,13 +12720,13 @@ static void test_session_elsewhere(void) {
 }
 
 static const struct test sessions_tests[] = {
-    TEST(retry_elsewhere), TEST(session),         TEST(session_order),   TEST(session_long),
-    TEST(session_ends),    TEST(session_numbers), TEST(session_names),   TEST(session_whole),
-    TEST(session_huge),    TEST(session_raced),   TEST(session_crash),   TEST(bad_sessions),
-    TEST(session_torn),    TEST(session_tail),    TEST(session_foreign), TEST(session_in_the_way),
-    TEST(session_full),    TEST(session_kills),   TEST(session_forks),   TEST(session_fed),
-    TEST(session_orphan),  TEST(session_rounds),  TEST(session_bulky),   TEST(session_renamed),
-    TEST(session_left),    TEST(session_unread),
+    TEST(retry_elsewhere),    TEST(session_elsewhere), TEST(session),         TEST(session_order),
+    TEST(session_long),       TEST(session_ends),      TEST(session_numbers), TEST(session_names),
+    TEST(session_whole),      TEST(session_huge),      TEST(session_raced),   TEST(session_crash),
+    TEST(bad_sessions),       TEST(session_torn),      TEST(session_tail),    TEST(session_foreign),
+    TEST(session_in_the_way), TEST(session_full),      TEST(session_kills),   TEST(session_forks),
+    TEST(session_fed),        TEST(session_orphan),    TEST(session_rounds),  TEST(session_bulky),
+    TEST(session_renamed),    TEST(session_left),      TEST(session_unread),
 };
 
 /* --------------------------------------------------------------------------------------- Output */
@@ -14102,13 +14102,6 @@ static void test_help(void) {
     begins_with(c.text[0], "fetcher 1.0.0\nlibcurl ", "--version");
     has_text(c.text[0], "TLS: ", "--version tells of TLS");
     has_text(c.text[0], "name lookups: ", "--version tells of name lookups");
-    child_free(&c);
-    c = SH(
-        "command -v help2man >/dev/null || exit 77; help2man -N ./fetcher | grep -q 'SH OPTIONS'");
-    if (c.status == 77)
-        skip("a man page", "no help2man");
-    else
-        is_int(c.status, 0, "help2man makes a man page of it");
     child_free(&c);
     c = SH("./fetcher --help >/dev/full");
     is_int(c.status, 1, "--help into a full device fails");
@@ -16930,6 +16923,10 @@ static void embed(const char *name, const char *build, const char *needs, const 
 }
 
 static void test_embed(void) {
+    char command[300];
+    snprintf(command, sizeof command, "cc -std=c99" FLAGS "-c -o %s/fetcher.o fetcher.c", work);
+    struct child c = SH(command);
+    child_free(&c);
     embed("a select() of one's own: the README's second program",
           README_BLOCK(
               "c",
@@ -16938,31 +16935,31 @@ static void test_embed(void) {
           "cc --version", "");
     embed("poll()",
           "cc -std=c99" FLAGS
-          "-o $w/poll .ci/embed/poll.c fetcher.c -lcurl && $w/poll $one $bad $two",
+          "-o $w/poll .ci/embed/poll.c $w/fetcher.o -lcurl && $w/poll $one $bad $two",
           "cc --version", "");
     embed("epoll",
           "cc -std=c99" FLAGS
-          "-o $w/epoll .ci/embed/epoll.c fetcher.c -lcurl && $w/epoll $one $bad $two",
+          "-o $w/epoll .ci/embed/epoll.c $w/fetcher.o -lcurl && $w/epoll $one $bad $two",
           "echo '#include <sys/epoll.h>' | cc -E -", "");
     embed("GLib's main loop",
-          "cc -std=c99" FLAGS "-o $w/glib .ci/embed/glib.c fetcher.c -lcurl "
+          "cc -std=c99" FLAGS "-o $w/glib .ci/embed/glib.c $w/fetcher.o -lcurl "
           "$(pkg-config --cflags --libs glib-2.0) && $w/glib $one $bad $two",
           "pkg-config --exists glib-2.0", "meanwhile");
     embed("SDL 2: a picture moves",
-          "cc -std=c99" FLAGS "-o $w/sdl .ci/embed/sdl.c fetcher.c -lcurl "
+          "cc -std=c99" FLAGS "-o $w/sdl .ci/embed/sdl.c $w/fetcher.o -lcurl "
           "$(pkg-config --cflags --libs sdl2) && SDL_VIDEODRIVER=dummy $w/sdl $one $bad $two",
           "pkg-config --exists sdl2", " frames, ");
     embed("ncurses",
-          "cc -std=c99" FLAGS "-o $w/curses .ci/embed/ncurses.c fetcher.c -lcurl -lncurses && "
+          "cc -std=c99" FLAGS "-o $w/curses .ci/embed/ncurses.c $w/fetcher.o -lcurl -lncurses && "
           "TERM=vt100 CURSES_TTY=$w/screen $w/curses $one $bad $two </dev/null && "
           "grep -q one $w/screen",
           "echo '#include <curses.h>' | cc -E -", "");
     embed("C++",
-          "cc -std=c99" FLAGS "-c -o $w/fetcher.o fetcher.c && g++ -std=c++11" FLAGS
+          "g++ -std=c++11" FLAGS
           "-o $w/cpp .ci/embed/cpp.cpp $w/fetcher.o -lcurl && $w/cpp $one $bad $two",
           "g++ --version", "together 301005");
     embed("work from a thread and from a signal handler",
-          "cc -std=gnu99" FLAGS "-o $w/post .ci/embed/post.c fetcher.c "
+          "cc -std=gnu99" FLAGS "-o $w/post .ci/embed/post.c $w/fetcher.o "
           "-lcurl -lpthread && mkfifo $w/said && { $w/post $one $bad $two > $w/said & } && n=0 && "
           "while read -r line; do "
           "echo \"$line\"; n=$((n + 1)); test $n = 3 && kill $!; done < $w/said; wait $!",
@@ -17198,8 +17195,8 @@ static void readme_program(void) {
              work, work, work, work, url("/one?size=1000"), url("/two?size=20"));
     c = SH(command);
     is_int(c.status, 0, "the README's program: %s%s", c.text[0], c.text[1]);
-    has_text(c.text[0], ": 1000 bytes", "it fetches a URL");
-    has_text(c.text[0], ": 20 bytes", "and another");
+    has_text(c.text[0], "done, 1000 bytes", "it fetches a URL");
+    has_text(c.text[0], "done, 20 bytes", "and another");
     child_free(&c);
     c = SH("n=$(" README_BLOCK("c", "1") " | wc -l); test $n -le 25 && echo $n");
     is_int(c.status, 0, "has no more than 25 lines: %s", c.text[0]);
@@ -17288,17 +17285,69 @@ static void test_parallel(void) {
 
 /* Install and uninstall, into a directory of the test. */
 static void test_install(void) {
+    static const char *const files[] = {
+        "bin/fetcher",
+        "share/man/man1/fetcher.1",
+        "share/man/man3/fetcher.3",
+        "share/doc/fetcher/README.md",
+        "share/bash-completion/completions/fetcher",
+        "share/zsh/site-functions/_fetcher",
+        "share/fish/vendor_completions.d/fetcher.fish",
+    };
     struct child c;
-    char command[3000];
+    char command[3000], path[300];
     snprintf(command, sizeof command,
-             "w=%s; make -s install DESTDIR=$w PREFIX=/opt/x && $w/opt/x/bin/fetcher --version && "
-             "if help2man --version >/dev/null 2>&1; then test -s "
-             "$w/opt/x/share/man/man1/fetcher.1; fi && "
-             "make -s uninstall DESTDIR=$w PREFIX=/opt/x && test -z \"$(find $w -type f)\"",
+             "make -s install DESTDIR=%s PREFIX=/opt/x && %s/opt/x/bin/fetcher --version", work,
              work);
     c = SH(command);
-    is_int(c.status, 0, "install and uninstall, with DESTDIR and PREFIX %s", c.text[1]);
+    is_int(c.status, 0, "install, with DESTDIR and PREFIX %s", c.text[1]);
     has_text(c.text[0], FETCHER_VERSION, "what is installed runs");
+    child_free(&c);
+    for (size_t i = 0; i < COUNT_OF(files); i++) {
+        int64_t size = 0;
+        snprintf(path, sizeof path, "%s/opt/x/%s", work, files[i]);
+        free(slurp(path, &size));
+        ok(size > 0, "%s is there", files[i]);
+    }
+    snprintf(command, sizeof command,
+             "make -s uninstall DESTDIR=%s PREFIX=/opt/x && find %s -type f", work, work);
+    c = SH(command);
+    is_text(c.text[0], "", "uninstall leaves nothing");
+    child_free(&c);
+}
+
+/* The manual pages: without an error, and with all that there is to know. */
+static void test_manual(void) {
+    static const char *const parts[] = {
+        "OPTIONS", "LISTS AND COMMANDS", "KEYS",        "JSON EVENTS",
+        "FILES",   "ENVIRONMENT",        "EXIT STATUS", "EXAMPLES"};
+    struct child c = SH("command -v groff && command -v mandoc");
+    child_free(&c);
+    if (c.status) {
+        skip("the manual pages", "need groff and mandoc");
+        return;
+    }
+    c = SH(
+        "make -s man && groff -k -man -ww -z -Tutf8 .build/fetcher.1 .build/fetcher.3 && "
+        "! mandoc -T lint -W warning .build/fetcher.1 .build/fetcher.3 | grep -v 'missing date'");
+    is_int(c.status, 0, "the manual pages are well formed: %s%s", c.text[0], c.text[1]);
+    child_free(&c);
+    c = SH("LC_ALL=C.UTF-8 groff -k -man -Tutf8 .build/fetcher.1 | sed 's/.\b//g; "
+           "s/\x1b\\[[0-9;]*m//g'");
+    for (size_t i = 0; i < COUNT_OF(parts); i++) {
+        char head[40];
+        snprintf(head, sizeof head, "\n%s\n", parts[i]);
+        has_text(c.text[0], head, "a section: %s", parts[i]);
+    }
+    child_free(&c);
+    c = SH("./fetcher --help | grep -oE -e '--[a-z0-9.-]+' | sort -u | sed 's/-/\\\\-/g' | "
+           "while read -r o; do grep -qF -e \"$o\" .build/fetcher.1 || echo \"$o\"; done");
+    is_text(c.text[0], "", "every option stands in it");
+    child_free(&c);
+    c = SH(
+        "sed -n 's/.*[ *]\\(fetcher_[a-z_]*\\)(struct fetcher \\*f.*/\\1/p' fetcher.h | sort -u | "
+        "while read -r o; do grep -qF \"$o\" .build/fetcher.3 || echo \"$o\"; done");
+    is_text(c.text[0], "", "and every function in the other");
     child_free(&c);
 }
 
@@ -17442,7 +17491,7 @@ static void test_make_again(void) {
 
 static const struct test readme_tests[] = {
     TEST(readme),  TEST(readme_build), TEST(make_again), TEST(parallel),
-    TEST(install), TEST(dist),         TEST(demo),
+    TEST(install), TEST(manual),       TEST(dist),       TEST(demo),
 };
 
 #endif
