@@ -2086,6 +2086,7 @@ static void sha256_text(struct sha256 h, char hex[65]) {
  *     throttled   all: in debt to the rate limit  a timer, when it is paid
  *     held        by its reader, or a paused      fetcher_resume
  *                 stream: libcurl has the rest
+ *     awaiting    its sender had nothing yet      fetcher_resume
  *     paused      a download: it gave its         fetcher_resume
  *                 connection back
  *     slow        in a lookup of over 250 ms: it  flight_rejoin, when that is
@@ -2243,7 +2244,8 @@ struct attempt {
     CURLcode result;            /* ... and how it ended */
     int64_t from;               /* where the range asked for begins */
     int64_t to;                 /* what body->have is then at the end; 0: ? */
-    int64_t given;     /* bytes of its own body that libcurl has, ... */
+    bool awaits;       /* its own body: its sender had nothing yet */
+    int64_t given;     /* bytes of that which libcurl has, ... */
     int64_t sent;      /* ... and that went out, when last looked */
     usec began;        /* its connection; on the listening clock */
     usec moved;        /* when the last byte came or went, likewise */
@@ -3994,6 +3996,8 @@ static void head_end(struct attempt *a) {
         headers_choose(a);
     if (h->status == 303)
         (void)curl_easy_setopt(a->easy, CURLOPT_CUSTOMREQUEST, NULL);
+    if (a->awaits && h->status >= 200) /* else libcurl waits with it */
+        schedule(a->f, a->transfer, ACT_RESUME);
     hear(a->f, clock_now(&a->f->loop));
 }
 
@@ -4315,6 +4319,7 @@ static int accept_no_range(struct attempt *a) {
 
     a->complete =
         h->range.total == b->have && b->length <= b->have && !is_other(h, b);
+    b->place = place_of(a);
     return a->complete ? 0 : ask_whole(a);
 }
 
@@ -4749,14 +4754,16 @@ static size_t body_goes(struct attempt *a, char *to, size_t room) {
 
     if (!t || (t->actions & ACT_CANCEL))
         return CURL_READFUNC_ABORT;
+    if (a->awaits) /* libcurl goes on with both directions at once */
+        return CURL_READFUNC_PAUSE;
     size = send_size(&t->rq);
     touch(a->f, t);
     if (size >= 0 && (int64_t)room > size - a->given)
         room = (size_t)(size - a->given);
     if (room > 0)
         n = send_ask(a, to, room);
-    if (n == FETCHER_LATER) {
-        t->held = true;
+    if (n == FETCHER_LATER) { /* an answer may come all the same */
+        a->awaits = true;
         tell_state(a->f, t, FETCHER_PAUSED);
         return CURL_READFUNC_PAUSE;
     }
@@ -5087,7 +5094,7 @@ static usec silence_due(struct fetcher *f, struct transfer *t) {
     struct attempt *a = t->attempt;
     usec heard = listening(f);
 
-    if (t->held)
+    if (t->held || a->awaits)
         return FOREVER;
     if (!connected(a))
         return f->loop.now + limit_us(rq->connect_ms) - (heard - a->began);
@@ -7569,12 +7576,15 @@ static void pause_now(struct fetcher *f, struct transfer *t) {
 }
 
 static void resume_now(struct fetcher *f, struct transfer *t) {
-    if (t->held) {
+    struct attempt *a = t->attempt;
+
+    if (t->held || (a && a->awaits)) {
         t->held = false;
-        t->attempt->moved = listening(f);
+        a->awaits = false;
+        a->moved = listening(f);
         tell_state(f, t, FETCHER_RUNNING);
         deadline_arm(f, t);
-        attempt_unpause(f, t->attempt);
+        attempt_unpause(f, a);
     } else if (t->state == FETCHER_RETRYING || t->state == FETCHER_SLEEPING ||
                t->state == FETCHER_PAUSED)
         enqueue(f, t, false);

@@ -752,7 +752,8 @@ static const char *const index_lines[] = {
     "  &redirect=URL &type=TYPE &disposition=VALUE &reason=PHRASE",
     "  &gzip=1 &endless=1 &garbage=1 &close=1 &idle=1 &nodate=1",
     "/loop  /echo  /delay?ms=100  /slow-accept?ms=100",
-    "/upload?status=307&redirect=URL   takes a body; &take=500 ends after 500 bytes of it",
+    "/upload?status=307&redirect=URL   takes a body; &take=500 ends after 500 bytes of it, "
+    "&early=1 before",
 };
 
 static void answer_index(struct conn *c) {
@@ -1063,6 +1064,13 @@ static void upload_begin(struct conn *c, const char *body) {
     c->got = 0;
     c->last = c->wrong = false;
     c->line_size = 0;
+    if (strstr(c->in, "early=1") && c->taking) { /* it wants none of it */
+        char target[5000];
+        sscanf(c->in, "%*s %4999s", target);
+        answer(c, target);
+        c->after = CLOSE;
+        return;
+    }
     upload_more(c, body, c->used - (size_t)(body - c->in));
 }
 
@@ -3330,6 +3338,7 @@ static struct {
     int64_t later_at;  /* once, nothing is there yet */
     int64_t refuse_at; /* it fails there */
     bool no_way_back;  /* a second time from 0 */
+    bool never;        /* at later_at nothing more comes */
     bool clock;        /* each piece takes 30 ms */
     int progress;      /* calls with bytes that move */
     int64_t sent, to_send;
@@ -3351,8 +3360,10 @@ static ptrdiff_t send_pattern(struct fetcher *on, void *to, size_t room, int64_t
     if (sending.refuse_at && at >= sending.refuse_at)
         return -1;
     if (sending.later_at && at >= sending.later_at) {
-        sending.later_at = 0;
         sending.laters++;
+        if (sending.never)
+            return FETCHER_LATER;
+        sending.later_at = 0;
         fetcher_timer(on, 1, send_now, NULL);
         return FETCHER_LATER;
     }
@@ -3450,6 +3461,37 @@ static void test_upload_again(void) {
     sending.refuse_at = 200000;
     o = SENDING(.url = url("/upload"), .method = "PUT", .send_size = 500000);
     is_code(o.code, FETCHER_REFUSED, "a sender that fails: %s", o.message);
+    forget(&o);
+}
+
+/* While its sender has nothing an answer may come, or nothing at all. */
+static void test_upload_awaits(void) {
+    struct outcome o;
+    struct fetcher_info info;
+    fetcher_id id;
+    memset(&sending, 0, sizeof sending);
+    sending.size = 500000;
+    sending.later_at = 1;
+    sending.never = true;
+    o = SENDING(.url = url("/upload?early=1&status=413"), .send_size = 500000, .retries = -1);
+    is_int(o.status, 413, "an answer is heard while there is nothing to send: %s", o.message);
+    is_int(sending.laters, 1, "its sender is not asked again");
+    forget(&o);
+    o = (struct outcome){.hasten = false};
+    id = fetcher_start(f, &(struct fetcher_request){.url = url("/upload"),
+                                                    .on_send = send_pattern,
+                                                    .send_size = 500000,
+                                                    .stall_ms = 1000,
+                                                    .retries = -1,
+                                                    .on_done = keep_outcome,
+                                                    .arg = &o});
+    until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED);
+    f->loop.skew += 100000000;
+    turn_for(20000);
+    is_int(o.calls, 0, "to wait for its sender is no stall");
+    fetcher_cancel(f, id);
+    until(o.calls);
+    is_code(o.code, FETCHER_CANCELLED, "it can be cancelled");
     forget(&o);
 }
 
@@ -5778,6 +5820,7 @@ static const struct test transfers_tests[] = {
     TEST(answer_headers),
     TEST(upload),
     TEST(upload_again),
+    TEST(upload_awaits),
     TEST(upload_memory),
     TEST(redirect),
     TEST(bad_urls),
