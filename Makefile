@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: 0BSD
-# fetcher: make, make demo, make test, make bench, make fuzz, make man, make install, make dist. Plain POSIX make.
+# fetcher: make, make demo, make test, make bench, make dots, make score, make fuzz, make man, make install, make dist. Plain POSIX make.
 # make X11=0 leaves the window out, which is built where pkg-config finds x11 and xft.
 
 .POSIX:
@@ -49,6 +49,19 @@ bench: fetcher test_fetcher .build/bench
 	@mkdir -p .build
 	$(CC) $(CPPFLAGS) $(CFLAGS) -g $(WARN) -Wno-unused-function $(LDFLAGS) -o $@ .ci/bench.c $(LIBS) \
 	-ldl -lpthread $(WINDOW)
+
+# The tables in README.md once more as pictures, as `make bench` does.
+dots:
+	sh .ci/dots README.md .github
+
+# The pictures of the loop in README.md: of fetcher, and of one whose slice is 50 ms.
+score: fetcher test_fetcher .build/slow
+	sh .ci/scores
+
+.build/slow: fetcher.c fetcher.h
+	@mkdir -p .build
+	sed 's/SLICE_US = 2000/SLICE_US = 50000/' fetcher.c >.build/slow.c
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(WARN) -I. -DFETCHER_MAIN $(LDFLAGS) -o $@ .build/slow.c $(LIBS)
 
 # Each target of the fuzzer for SECONDS (clang with libFuzzer; FUZZ=http for one alone). What it learns
 # goes to .build/corpus, and an input that breaks something to .build, where FUZZ_TARGET=http .build/fuzz
@@ -108,4 +121,4 @@ dist:
 clean:
 	rm -rf fetcher fetcher.o test_fetcher .build demo fetcher-[0-9]*
 
-.PHONY: test demo bench fuzz man install uninstall dist clean
+.PHONY: test demo bench dots score fuzz man install uninstall dist clean

@@ -17532,9 +17532,106 @@ static void test_make_again(void) {
     child_free(&c);
 }
 
+/* Commands that leave pictures in $w, and what they say then. */
+static void draw(const char *drawing, const char *said, const char *what) {
+    char script[3000];
+    snprintf(script, sizeof script, "w=%s; %s", work, drawing);
+    struct child c = SH(script);
+    is_int(c.status, 0, "%s: %s", what, c.text[1]);
+    is_text(c.text[0], said, "as it should");
+    child_free(&c);
+    c = SH("command -v xmllint");
+    child_free(&c);
+    if (c.status != 0) {
+        skip("that the picture is well formed", "needs xmllint");
+        return;
+    }
+    snprintf(script, sizeof script, "xmllint --noout %s/*.svg", work);
+    c = SH(script);
+    is_int(c.status, 0, "it is well formed: %s", c.text[1]);
+    child_free(&c);
+}
+
+/* A trace becomes a picture: that of the program, and one of a turn that took 70 ms. */
+static void test_score(void) {
+    int fd[2];
+    struct child c = RUN("-q", "--trace", in_work("trace"), "-d", in_work("files"),
+                         url("/a?size=9"), url("/b?size=9"), url("/c?size=9"));
+    is_int(c.status, 0, "a trace of the program");
+    child_free(&c);
+    draw("MS=60000 FROM=0 sh .ci/score $w/trace 'A < B & \"C\"' >$w/x.svg && "
+         "grep -o 'id=\"lane-[a-z]*' $w/x.svg | sed 's/.*-//' | tr '\\n' ' ' && "
+         "n=$(wc -l <$w/trace) && test \"$n\" = $(grep -c '<title>turn ' $w/x.svg) && echo $? && "
+         "tail -n 1 $w/trace | sed 's/.*/<title>&<.title>/' >$w/last && "
+         "grep -c -f $w/last $w/x.svg",
+         "app timers sockets finish start 0\n1\n",
+         "its picture has a lane for each phase, and a tooltip for each turn");
+    if (pipe(fd) < 0)
+        die("pipe");
+    fetcher_trace(f, keep_trace, NULL);
+    fetcher_watch(f, fd[1], FETCHER_WRITE, slow_watch, NULL);
+    fetcher_step(f, 100);
+    fetcher_trace(f, NULL, NULL);
+    fetcher_watch(f, fd[1], 0, NULL, NULL);
+    close(fd[0]);
+    close(fd[1]);
+    write_file(in_work("stall"), last_trace, strlen(last_trace));
+    draw("sh .ci/score $w/stall >$w/x.svg && grep -c 'class=\"long\"' $w/x.svg && "
+         "grep -o 'a key waits up to 70 ms' $w/x.svg",
+         "1\na key waits up to 70 ms\n", "a turn of 70 ms is red, and says what that means");
+    draw("for ms in 4.99 5.01; do echo \"turn 1: slept 1.00 of 9 ms, woke for a timer; post 1 in "
+         "1.00 ms; timers 1 in 2.00 ms; all $ms ms, more left over\"; done >$w/two && "
+         "sh .ci/score $w/two >$w/x.svg && grep -o 'class=\"long\"' $w/x.svg && "
+         "grep -c 'class=\"deaf\"' $w/x.svg && grep -c lane-post $w/x.svg",
+         "class=\"long\"\n1\n1\n", "red is what took longer than 5 ms");
+    c = SH("echo nonsense | sh .ci/score /dev/stdin");
+    is_int(c.status, 1, "what is no trace is refused");
+    has_text(c.text[1], "no turn of a loop", "and it says so");
+    child_free(&c);
+}
+
+/* The tables of `make bench` become pictures; those in the repository are of its README. */
+static void test_dots(void) {
+    static const char tables[] =
+        "| not | yet |\n"
+        "<!-- bench -->\n"
+        "**The same work in a loop:** files\n\n"
+        "| | CPU s | tick delay, median ms | 99th | longest |\n|---|---|---|---|---|\n"
+        "| fetcher, the library | 1 | 0.50 | 1.0 | 2.0 |\n"
+        "| A <b> & \"c\" | 1 | 0.50 | 10.0 | 1200.0 |\n"
+        "| another | fetched 3 of 5000 |\n\n"
+        "**Names that hang:** 100\n\n"
+        "| | longest tick delay, ms | the good one arrived |\n|---|---|---|\n"
+        "| that | 9.96 | no |\n| fetcher, the library | 0.0 | yes |\n\n"
+        "**Programs** with N\n\n"
+        "| | CPU s | wall s | CPU ratio |\n|---|---|---|---|\n"
+        "| HTTPS: 4, 3: curl 7.88.1 | 0.50 | 1.00 | 1.00 |\n"
+        "| HTTPS: 4, 3: fetcher, libcurl 7.88.1 | 0.10 | 0.10 | 0.20 |\n"
+        "| 900: a plain libcurl loop, libcurl 7.88.1 | 4.00 | 4.00 | 1.00 |\n"
+        "| 900: fetcher, libcurl 7.88.1 | 2.00 | 2.00 | 0.50 |\n"
+        "<!-- /bench -->\n";
+    write_file(in_work("tables"), tables, strlen(tables));
+    draw(
+        "sh .ci/dots $w/tables $w && for p in delay hang cpu; do "
+        "sed -n 's/.*<title>\\([^<]*:[^<]*\\)<.*/\\1/p' $w/$p.svg | uniq; done",
+        "A &lt;b&gt; &amp; &quot;c&quot;: the longest 1.2 s, 99 of 100 below 10 ms, median 0.5 ms\n"
+        "fetcher, the library: the longest 2.0 ms, 99 of 100 below 1.0 ms, median 0.5 ms\n"
+        "that: the longest 10.0 ms\n"
+        "fetcher, the library: the longest 0.0 ms\n"
+        "HTTPS: 4, 3: curl 0.50 s\nHTTPS: 4, 3: fetcher 0.10 s\n"
+        "900: a plain libcurl loop 4.00 s\n900: fetcher 2.00 s\n",
+        "tables become pictures, the longest first");
+    draw("grep -o '[^>]*; the good one is lost' $w/hang.svg", "10.0 ms; the good one is lost\n",
+         "what is lost is said");
+    draw("sh .ci/dots README.md $w && for p in delay hang cpu; do for d in $w .github; do "
+         "grep -o '>[^<][^<]*' $d/$p.svg >$w/${d##*[./]}.text; done; "
+         "cmp $w/${w##*[./]}.text $w/github.text; done",
+         "", "the pictures are those of the README's tables");
+}
+
 static const struct test readme_tests[] = {
-    TEST(readme),  TEST(readme_build), TEST(make_again), TEST(parallel),
-    TEST(install), TEST(manual),       TEST(dist),       TEST(demo),
+    TEST(readme), TEST(readme_build), TEST(make_again), TEST(parallel), TEST(install),
+    TEST(manual), TEST(dist),         TEST(demo),       TEST(score),    TEST(dots),
 };
 
 #endif
