@@ -2244,17 +2244,17 @@ struct attempt {
     CURLcode result;            /* ... and how it ended */
     int64_t from;               /* where the range asked for begins */
     int64_t to;                 /* what body->have is then at the end; 0: ? */
-    bool awaits;       /* its own body: its sender had nothing yet */
-    int64_t given;     /* bytes of that which libcurl has, ... */
-    int64_t sent;      /* ... and that went out, when last looked */
-    usec began;        /* its connection; on the listening clock */
-    usec moved;        /* when the last byte came or went, likewise */
-    usec before_us;    /* took the connections before that one */
-    bool heard;        /* it has brought a line of a head */
-    size_t head_bytes; /* of all heads so far */
-    size_t drained;    /* bytes of a body that nobody wants */
-    usec wasted;       /* CPU time of long steps that brought nothing, ... */
-    usec wasted_at;    /* ... and when the last of them was */
+    bool awaits;                /* its own body: its sender had nothing yet */
+    int64_t given;              /* bytes of that which libcurl has, ... */
+    int64_t sent;               /* ... and that went out, when last looked */
+    usec began;                 /* its connection; on the listening clock */
+    usec moved;                 /* when the last byte came or went, likewise */
+    usec before_us;             /* took the connections before that one */
+    bool heard;                 /* it has brought a line of a head */
+    size_t head_bytes;          /* of all heads so far */
+    size_t drained;             /* bytes of a body that nobody wants */
+    usec wasted;    /* CPU time of long steps that brought nothing, ... */
+    usec wasted_at; /* ... and when the last of them was */
     struct head head;
     char *fields; /* of the head, each "NAME\0VALUE\0": these bytes, ... */
     size_t fields_size; /* ... and behind them the last one as it came, ... */
@@ -11319,7 +11319,8 @@ static bool sum_read(struct program *p, char **word) {
     if (!word[1])
         return true;
     if (strncmp(word[1], begin, n) != 0)
-        reject(p, "too many words: it is URL [FILE] [sha256:HEX]%s", too_many);
+        reject(p, "too many words: behind the URL stands [FILE] [sha256:HEX]%s",
+               too_many);
     else if (!is_sha256(word[1] + n))
         reject(p, "not 64 digits of hex: %s", word[1]);
     else {
@@ -11716,6 +11717,8 @@ static void command_run(struct program *p, char **word, int count) {
         put_help(p);
     else if (all && p->address)
         reject(p, "a new address is that of one download");
+    else if (p->address && !is_url(p->address))
+        reject(p, "%s: not a URL", p->address);
     else if (count == 0 || (all && strchr(c->args, '|')))
         p->sweep = (struct sweep){c, 0, 0}; /* see sweep_one() */
     else

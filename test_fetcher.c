@@ -11471,7 +11471,7 @@ static void test_bad_commands(void) {
         {"foo", "foo: not a URL and not a command; try help"},
         {"add", "too few words: it is add URL [FILE]"},
         {"add http://a.b/ x y", "too many words"},
-        {"http://a.b/ x y", "too many words: it is add"},
+        {"http://a.b/ x y", "too many words: behind the URL stands [FILE]"},
         {"every 5s", "too few words: it is every TIME URL [FILE]"},
         {"every x http://a.b/", "not a time of at least 1s: x"},
         {"every 0.5s http://a.b/", "not a time of at least"},
@@ -11484,7 +11484,8 @@ static void test_bad_commands(void) {
         {"resume 1 2", "too many"},
         {"retry", "too few"},
         {"retry -1", "there is no download -1"},
-        {"retry 1 2", "too many"},
+        {"retry 1 2", "2: not a URL"},
+        {"retry 1 http://a.b/ x", "too many"},
         {"cancel", "too few"},
         {"cancel 0", "there is no download 0"},
         {"cancel all all", "too many"},
@@ -11679,7 +11680,7 @@ static void plain_answers(void) {
     static const struct exchange lines[] = {
         {"list", "    1  ", "a list in lines"},
         {"pause all", "1 paused", "pause all"},
-        {"help", "pause   N|all", "help in lines"},
+        {"help", "pause  N|all", "help in lines"},
     };
     const char *argv[] = {"./fetcher", "-i", "-", "-d", in_work("plain"), NULL};
     struct child c;
