@@ -752,8 +752,8 @@ static const char *const index_lines[] = {
     "  &redirect=URL &type=TYPE &disposition=VALUE &reason=PHRASE",
     "  &gzip=1 &endless=1 &garbage=1 &close=1 &idle=1 &nodate=1",
     "/loop  /echo  /delay?ms=100  /slow-accept?ms=100",
-    "/upload?status=307&redirect=URL   takes a body; &take=500 ends after 500 bytes of it, "
-    "&early=1 before",
+    "/upload?status=307&redirect=URL   takes a body",
+    "  &take=500 &early=1         end after 500 bytes of it; answer before",
 };
 
 static void answer_index(struct conn *c) {
