@@ -3467,8 +3467,6 @@ static void test_upload_again(void) {
 /* While its sender has nothing an answer may come, or nothing at all. */
 static void test_upload_awaits(void) {
     struct outcome o;
-    struct fetcher_info info;
-    fetcher_id id;
     memset(&sending, 0, sizeof sending);
     sending.size = 500000;
     sending.later_at = 1;
@@ -3477,7 +3475,16 @@ static void test_upload_awaits(void) {
     is_int(o.status, 413, "an answer is heard while there is nothing to send: %s", o.message);
     is_int(sending.laters, 1, "its sender is not asked again");
     forget(&o);
-    o = (struct outcome){.hasten = false};
+}
+
+static void test_upload_no_stall(void) {
+    struct outcome o = {0};
+    struct fetcher_info info;
+    fetcher_id id;
+    memset(&sending, 0, sizeof sending);
+    sending.size = 500000;
+    sending.later_at = 1;
+    sending.never = true;
     id = fetcher_start(f, &(struct fetcher_request){.url = url("/upload"),
                                                     .on_send = send_pattern,
                                                     .send_size = 500000,
@@ -5821,6 +5828,7 @@ static const struct test transfers_tests[] = {
     TEST(upload),
     TEST(upload_again),
     TEST(upload_awaits),
+    TEST(upload_no_stall),
     TEST(upload_memory),
     TEST(redirect),
     TEST(bad_urls),
@@ -15098,7 +15106,7 @@ static void test_terminal_plain(void) {
     term_start(&t, 24, 80,
                (const char *const[]){"./fetcher", "--plain", "-d", in_work("term"), NULL});
     type(&t, "help\n");
-    ok(shows(&t, "pause   N|all"), "without a URL it takes commands as lines there");
+    ok(shows(&t, "pause  N|all"), "without a URL it takes commands as lines there");
     type(&t, "\004");
     ok(term_end(&t), "the terminal is as it was");
     is_int(t.status, 0, "until the end of file");
