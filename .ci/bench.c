@@ -193,7 +193,7 @@ static void bench_windows(void) {
 }
 #endif
 
-/* What the loop does with 2,000 files, 300 at a time: a line of its trace each turn. (make score) */
+/* What the loop does with 2,000 files, 300 at a time: a line a turn. (make score) */
 static void put_trace(struct fetcher *on, const char *line, void *arg) {
     (void)on;
     fprintf(arg, "%s\n", line);
