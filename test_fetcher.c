@@ -11508,7 +11508,9 @@ static void test_bad_commands(void) {
         {"limit 1x", "not a rate: 1x"},
         {"limit -1", "not a rate: -1"},
         {"limit 1 2", "too many"},
-        {"list x", "too many"},
+        {"list x", "done or failed, not x"},
+        {"list done x", "too many"},
+        {"undo", "nothing was cancelled"},
         {"clear x", "too many"},
         {"stats x", "too many"},
         {"help me", "too many"},
@@ -11777,8 +11779,8 @@ static void test_list_end(void) {
     until(seen("/end0?stall=head")->count);
     is_int(write(c.in, "stats", 5), 5, "and a last line has no newline");
     hang_up(&c);
-    until(strstr(c.text[0], "longest wait"));
-    has_text(c.text[0], "longest wait", "is carried out at once, though the queue is full");
+    until(strstr(c.text[0], "deaf at most"));
+    has_text(c.text[0], "deaf at most", "is carried out at once, though the queue is full");
     kill(c.pid, SIGTERM);
     child_wait(&c);
     child_free(&c);
@@ -12422,14 +12424,14 @@ static void test_session_kills(void) {
 }
 
 static double longest_wait(const struct child *c) {
-    const char *at = strstr(c->text[0], "longest wait ");
+    const char *at = strstr(c->text[0], "deaf at most ");
     double ms = -1;
     if (at)
-        sscanf(at, "longest wait %lf", &ms);
+        sscanf(at, "deaf at most %lf", &ms);
     return ms;
 }
 
-/* The shortest of the longest waits of three runs: what is long by itself is so each time, what the
+/* The shortest of the deaf at mosts of three runs: what is long by itself is so each time, what the
  * rest of the machine does is not. */
 static double least_wait(double (*run)(void), double enough) {
     double least = run();
@@ -12478,7 +12480,7 @@ static double run_forks(void) {
     ok(talk(&c, "cancel 70000", "70000 cancelled"), "it listens while a snapshot is written");
     ok(talk(&c, "pause 7", "7 paused"), "and obeys");
     until(!exists(in_work("forks.new")));
-    ok(talk(&c, "stats", "longest wait"), "it tells how long it was deaf");
+    ok(talk(&c, "stats", "deaf at most"), "it tells how long it was deaf");
     wait = longest_wait(&c);
     other = RUN("--session", session);
     ok(said(&other, 1, "another fetcher does"), "the new one is locked like the old one");
@@ -12610,7 +12612,7 @@ static double run_bulky(void) {
     ok(talk(&c, "pause 1", "1 paused"), "a large session is read");
     until(size_of(session) < 1000 && !exists(fresh));
     ok(file_has(session, "/bulky"), "and a short one takes its place");
-    ok(talk(&c, "stats", "longest wait"), "it tells how long it was deaf");
+    ok(talk(&c, "stats", "deaf at most"), "it tells how long it was deaf");
     wait = longest_wait(&c);
     ok(talk(&c, "quit", "bye"), "the end");
     child_wait(&c);
@@ -12771,14 +12773,39 @@ static void test_session_elsewhere(void) {
     child_free(&c);
 }
 
+/* What has ended can be looked at again, and a cancel taken back. */
+static void test_looking_back(void) {
+    struct child c;
+    char line[300];
+    const char *const argv[] = {"./fetcher", "-i", "-", "-d", work, "--retry", "0", NULL};
+    child_start(&c, argv);
+    ok(talk(&c, url("/x.bin?size=2000"), "x.bin: 2.0 KiB"), "one is done");
+    ok(talk(&c, url("/y.bin?status=404"), "404"), "one fails");
+    ok(talk(&c, "list done", "x.bin: 2.0 KiB in "), "list done");
+    ok(talk(&c, "list done", "1 done"), "and how many");
+    ok(talk(&c, "list failed", "1 listed"), "list failed");
+    ok(talk(&c, "show 2", "status 404, attempts 1; ms: lookup"), "show all of one");
+    snprintf(line, sizeof line, "%s z", url("/z.bin?size=90000&stall=5000"));
+    ok(talk(&c, line, ""), "one that hangs");
+    until(seen("/z.bin?size=90000&stall=5000")->sent > 0);
+    ok(talk(&c, "show 3", " of 87.9 KiB; attempts 1, status 200"), "show one that runs");
+    ok(talk(&c, "cancel 3", "3 cancelled"), "cancel");
+    ok(talk(&c, "undo", "added 4: "), "and undo");
+    until(seen("/z.bin?size=90000&stall=5000")->count == 2);
+    is_int(seen("/z.bin?size=90000&stall=5000")->count, 2, "it is asked for again");
+    ok(talk(&c, "quit", "bye"), "the end");
+    child_wait(&c);
+    child_free(&c);
+}
+
 static const struct test sessions_tests[] = {
-    TEST(retry_elsewhere),    TEST(session_elsewhere), TEST(session),         TEST(session_order),
-    TEST(session_long),       TEST(session_ends),      TEST(session_numbers), TEST(session_names),
-    TEST(session_whole),      TEST(session_huge),      TEST(session_raced),   TEST(session_crash),
-    TEST(bad_sessions),       TEST(session_torn),      TEST(session_tail),    TEST(session_foreign),
-    TEST(session_in_the_way), TEST(session_full),      TEST(session_kills),   TEST(session_forks),
-    TEST(session_fed),        TEST(session_orphan),    TEST(session_rounds),  TEST(session_bulky),
-    TEST(session_renamed),    TEST(session_left),      TEST(session_unread),
+    TEST(looking_back),    TEST(retry_elsewhere),    TEST(session_elsewhere), TEST(session),
+    TEST(session_order),   TEST(session_long),       TEST(session_ends),      TEST(session_numbers),
+    TEST(session_names),   TEST(session_whole),      TEST(session_huge),      TEST(session_raced),
+    TEST(session_crash),   TEST(bad_sessions),       TEST(session_torn),      TEST(session_tail),
+    TEST(session_foreign), TEST(session_in_the_way), TEST(session_full),      TEST(session_kills),
+    TEST(session_forks),   TEST(session_fed),        TEST(session_orphan),    TEST(session_rounds),
+    TEST(session_bulky),   TEST(session_renamed),    TEST(session_left),      TEST(session_unread),
 };
 
 /* --------------------------------------------------------------------------------------- Output */
@@ -14719,7 +14746,7 @@ static void terminal_rows(struct term *t) {
     ok(shows(t, "   4  "), "the rows have numbers");
     has_text(line_with(t, "row0.bin"), ">   3  ", "a row has number, name, bar, per cent and size");
     ok(shows(t, " 50%"), "the per cent");
-    has_text(line_with(t, "row0.bin"), "█████▌", "the bar");
+    has_text(line_with(t, "row0.bin"), "━━━━━╸─────", "the bar, and its track");
     has_text(line_with(t, "row0.bin"), "97.7 KiB", "the size");
     has_text(line_with(t, "row9.bin"), "waiting", "or the state");
     has_text(line_with(t, "gone"), "404", "or what went wrong");
@@ -14887,7 +14914,7 @@ static void test_terminal_sizes(void) {
     }
     term_start(&t, 10, 40, argv);
     ok(shows(&t, "0 done, 0 failed, 27 waiting"), "40x10: the totals");
-    ok(shows(&t, "+ 26 more"), "40x10: four rows, the others are counted");
+    ok(shows(&t, "+ 26 more below"), "40x10: four rows, the others are counted");
     ok(shows(&t, "日本"), "wide characters are shown");
     int per_cent = column_of(&t, "日本", "%");
     ok(per_cent > 10, "behind them stands the per cent: column %d", per_cent);
@@ -14896,7 +14923,7 @@ static void test_terminal_sizes(void) {
     term_size(&t, 60, 200);
     ok(shows(&t, "row29.bin"), "200x60: a resize shows at once");
     ok(!sees(&t, "more"), "200x60: all rows");
-    ok(shows(&t, "longest wait "), "with all of the totals");
+    ok(shows(&t, "deaf at most "), "with all of the totals");
     term_size(&t, 24, 80);
     ok(shows(&t, "+ 16 more"), "and back");
     kill(t.pid, SIGTERM);
@@ -14971,6 +14998,36 @@ static void test_terminal_jobs(void) {
     ok(shows(&t, "status 130"), "^C ends it");
     type(&t, "exit\r");
     ok(term_end(&t), "and the shell has its terminal");
+}
+
+/* All of a row, what is done, and a cancel that is taken back. */
+static void test_terminal_looks_back(void) {
+    struct term t;
+    char list[500];
+    snprintf(list, sizeof list, "%s", url("/lead?redirect=/none%%3fstatus=503%%26retry-after=7"));
+    TERM(&t, 24, 120, "--retry", "0", url("/a.bin?size=3000"), list,
+         url("/wait.bin?size=100000&stall=5000"), url("/other.bin?size=100000&stall=5000"));
+    ok(shows(&t, "5%"), "one is done, one has failed, two stand still");
+    ok(shows(&t, "1 done, 1 failed"), "as is told");
+    ok(shows(&t, "? keys"), "there is a hint at the keys");
+    has_text(line_with(&t, "deaf at most"), "? keys", "at the end of the totals");
+    type(&t, "\014d");
+    ok(shows(&t, "a.bin: 2.9 KiB in 0"), "d shows what is done");
+    type(&t, "z");
+    ok(shows(&t, "z is no key; ? shows them"), "what is no key is told");
+    type(&t, "G\r");
+    ok(shows(&t, "led to http://127.0.0.1:"), "enter shows where one was led");
+    ok(shows(&t, "status 503, attempts 1; ms: lookup"), "what came of it");
+    ok(shows(&t, "the server says Retry-After: 7"), "and what the server says");
+    type(&t, "gc");
+    ok(shows(&t, "3 cancelled"), "c cancels one");
+    type(&t, "u");
+    ok(shows(&t, "added 5: http://127.0.0.1:"), "u takes that back");
+    type(&t, "u");
+    ok(shows(&t, "nothing was cancelled"), "once");
+    until(seen("/wait.bin?size=100000&stall=5000")->count == 2);
+    is_int(seen("/wait.bin?size=100000&stall=5000")->count, 2, "it is asked for again");
+    term_kill(&t);
 }
 
 static void test_terminal_list(void) {
@@ -15209,10 +15266,10 @@ static void test_terminal_deaf(void) {
 }
 
 static const struct test terminal_tests[] = {
-    TEST(terminal),       TEST(terminal_idle), TEST(terminal_sizes),   TEST(terminal_paste),
-    TEST(terminal_jobs),  TEST(terminal_list), TEST(terminal_stopped), TEST(terminal_lost),
-    TEST(terminal_left),  TEST(terminal_deaf), TEST(terminal_abuse),   TEST(terminal_plain),
-    TEST(terminal_color),
+    TEST(terminal),       TEST(terminal_idle),  TEST(terminal_sizes),      TEST(terminal_paste),
+    TEST(terminal_jobs),  TEST(terminal_list),  TEST(terminal_looks_back), TEST(terminal_stopped),
+    TEST(terminal_lost),  TEST(terminal_left),  TEST(terminal_deaf),       TEST(terminal_abuse),
+    TEST(terminal_plain), TEST(terminal_color),
 };
 
 /* ------------------------------------------------------------------------------------------ Window
@@ -15709,8 +15766,8 @@ static void test_window_server(void) {
     xdo("xdotool type --delay 2 'quit'; xdotool key Return");
     double longest = 0;
     is_int(end_of(&g), 0, "it ends well");
-    const char *wait = strstr(g.c.text[1], "longest wait ");
-    ok(wait && sscanf(wait, "longest wait %lf", &longest) == 1, "it says how long it has waited");
+    const char *wait = strstr(g.c.text[1], "deaf at most ");
+    ok(wait && sscanf(wait, "deaf at most %lf", &longest) == 1, "it says how long it has waited");
     ok(wait && longest < 1000, "it has not waited for the server: %.2f ms", longest);
     child_free(&g.c);
     desk_close();
@@ -15918,7 +15975,7 @@ static void test_window_output(void) {
     GUI(&g, "-i", "-");
     xdo("xdotool key Tab");
     is_int(write(g.c.in, "stats\n", 6), 6, "a line for its stdin");
-    ok(tells(&g, "longest wait"), "an answer wakes the window");
+    ok(tells(&g, "deaf at most"), "an answer wakes the window");
     gui_quit(&g);
     GUI(&g, "--json", "-i", "-", url("/json?size=9"));
     is_int(write(g.c.in, "jobs 3\nstats\nnonsense\n", 22), 22, "lines for its stdin");
