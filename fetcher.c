@@ -7996,13 +7996,16 @@ int fetcher_limit(struct fetcher *f, int total, int per_host,
 
 /* -- questions ------------------------------------------------------------- */
 
-/* Bytes a second. Who is silent for long has a speed that decays. */
+/* Bytes a second: of the last full second, or of the first that isn't full. Who
+ * is silent for long has a speed that decays. */
 static int64_t speed_of(const struct fetcher *f, const struct transfer *t) {
-    usec silence = f->loop.now - t->speed_since;
+    usec elapsed = f->loop.now - t->speed_since;
 
     if (!t->in_flight)
         return 0;
-    return silence < 2000000 ? t->speed : t->speed_bytes * 1000000 / silence;
+    if (elapsed < 200000 || (t->speed && elapsed < 2000000))
+        return t->speed;
+    return t->speed_bytes * 1000000 / elapsed;
 }
 
 /* To the next attempt or round; -1: none. */
