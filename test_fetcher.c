@@ -17609,7 +17609,7 @@ static void test_demo(void) {
         remark("status %d: %s%s", c.status, c.text[0], c.text[1]);
     is_int(c.status, 0, "the demonstration works");
     has_text(c.text[0], "200 files, each byte as it should be", "every file is as it should be");
-    has_text(c.text[0], " would have waited ", "and it says how long somebody would have waited");
+    has_text(c.text[0], " would have waited ", "and how long somebody would have waited");
     child_free(&c);
 }
 
