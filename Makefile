@@ -45,6 +45,10 @@ demo: fetcher test_fetcher
 bench: fetcher test_fetcher .build/bench
 	bash .ci/bench
 
+# The score of the loop, with the usual slice and with one that is too long: pictures for README.md.
+score: .build/bench
+	sh .ci/scores
+
 .build/bench: .ci/bench.c test_fetcher.c fetcher.c fetcher.h
 	@mkdir -p .build
 	$(CC) $(CPPFLAGS) $(CFLAGS) -g $(WARN) -Wno-unused-function $(LDFLAGS) -o $@ .ci/bench.c $(LIBS) \
@@ -53,15 +57,6 @@ bench: fetcher test_fetcher .build/bench
 # The tables in README.md once more as pictures, as `make bench` does.
 dots:
 	sh .ci/dots README.md .github
-
-# The pictures of the loop in README.md: of fetcher, and of one whose slice is 50 ms.
-score: fetcher test_fetcher .build/slow
-	sh .ci/scores
-
-.build/slow: fetcher.c fetcher.h
-	@mkdir -p .build
-	sed 's/SLICE_US = 2000/SLICE_US = 50000/' fetcher.c >.build/slow.c
-	$(CC) $(CPPFLAGS) $(CFLAGS) $(WARN) -I. -DFETCHER_MAIN $(LDFLAGS) -o $@ .build/slow.c $(LIBS)
 
 # Each target of the fuzzer for SECONDS (clang with libFuzzer; FUZZ=http for one alone). What it learns
 # goes to .build/corpus, and an input that breaks something to .build, where FUZZ_TARGET=http .build/fuzz

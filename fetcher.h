@@ -219,10 +219,10 @@ struct fetcher_request {
     /* Or a body by pieces: called when more of it can be sent. Put up to `room`
      * bytes of it there, from its byte `at` on, and return how many; 0: that
      * was all; FETCHER_LATER: nothing yet, and it is called again after
-     * fetcher_resume; any other negative number: it can't, and the transfer
-     * ends with FETCHER_REFUSED. A retry, a redirect or a login sends the body
-     * once more, from `at` 0 on: what can't go back refuses that. Nothing is
-     * said of its type, but by `headers`. */
+     * fetcher_resume, or when an answer begins before; any other negative
+     * number: it can't, and the transfer ends with FETCHER_REFUSED. A retry, a
+     * redirect or a login sends the body once more, from `at` 0 on: what can't
+     * go back refuses that. Nothing is said of its type, but by `headers`. */
     ptrdiff_t (*on_send)(struct fetcher *f, void *to, size_t room, int64_t at,
                          void *arg);
     int64_t send_size; /* its bytes; 0: not known, and sent chunked */
