@@ -17315,7 +17315,7 @@ static void readme_program(void) {
 static void test_readme(void) {
     struct child c;
     readme_program();
-    c = SH("sed -n '/^## Learn from it/,/^## Threads/p' README.md | grep -oE '`[a-z_]+\\(\\)`' | "
+    c = SH("sed -n '/^## Learn from it/,/^## Use it/p' README.md | grep -oE '`[a-z_]+\\(\\)`' | "
            "tr -d '`()' | sort -u | "
            "grep -vxE 'select|read|write' | while read name; do grep -qE \"^[a-z].*[ *]$name\\(\" "
            "fetcher.c || echo $name; done");
@@ -17389,6 +17389,48 @@ static void test_parallel(void) {
     if (!is_text(c.text[0], "10000\n10000\n10000\n0\nsome were there\n",
                  "nothing is lost, nothing comes twice"))
         remark("%.1000s", c.text[1]);
+    child_free(&c);
+}
+
+/* The pictures: of a trace, and of the tables. */
+static void test_score(void) {
+    static const char *const lanes[] = {">deaf<",    ">host<",   ">timers<",
+                                        ">sockets<", ">finish<", ">start<"};
+    static const char stall[] =
+        "turn 1: slept 1.00 of 5 ms, woke for <&>; sockets 3 in 7.00 ms; all 7.00 ms\n";
+    char command[900];
+    struct child c;
+    snprintf(command, sizeof command,
+             "./fetcher -q --trace %s/trace -d %s '%s' && sh .ci/score 'a < b' 0 100 <%s/trace "
+             ">%s/score.svg && cat %s/score.svg",
+             work, work, url("/scored?size=300000"), work, work, work);
+    c = SH(command);
+    is_int(c.status, 0, "a trace becomes a picture: %s", c.text[1]);
+    for (size_t i = 0; i < COUNT_OF(lanes); i++)
+        has_text(c.text[0], lanes[i], "its lane %s", lanes[i]);
+    has_text(c.text[0], "<title>turn ", "whose turns have their line");
+    has_text(c.text[0], "class=\"sockets\"", "and their work");
+    child_free(&c);
+    write_file(in_work("stall"), stall, sizeof stall - 1);
+    snprintf(command, sizeof command,
+             "sh .ci/score s 0 10 <%s/stall >%s/stall.svg && cat %s/stall.svg", work, work, work);
+    c = SH(command);
+    has_text(c.text[0], "class=\"long\"", "what was deaf for more than 5 ms is red");
+    has_text(c.text[0], "woke for &lt;&amp;&gt;", "its line is text");
+    has_text(c.text[0], "deaf for 7.0 ms at most", "and the longest is told");
+    child_free(&c);
+    snprintf(command, sizeof command,
+             "cp -r README.md .ci %s && cd %s && sh .ci/dots && command -v python3 >/dev/null || "
+             "exit 77; for f in *.svg .github/*.svg; do python3 -c 'import sys, "
+             "xml.dom.minidom as m; m.parse(sys.argv[1])' $f && echo $f; done",
+             work, work);
+    c = SH(command);
+    if (c.status == 77)
+        skip("whether pictures are well formed", "needs python3");
+    else
+        is_text(c.text[0],
+                "score.svg\nstall.svg\n.github/cpu.svg\n.github/names.svg\n.github/ticks.svg\n",
+                "they are well formed, and so are those of the tables: %s", c.text[1]);
     child_free(&c);
 }
 
@@ -17634,8 +17676,8 @@ static void test_make_again(void) {
 }
 
 static const struct test readme_tests[] = {
-    TEST(readme),  TEST(readme_build), TEST(make_again), TEST(parallel),
-    TEST(install), TEST(manual),       TEST(dist),       TEST(demo),
+    TEST(readme), TEST(readme_build), TEST(make_again), TEST(parallel), TEST(install),
+    TEST(score),  TEST(manual),       TEST(dist),       TEST(demo),
 };
 
 #endif
