@@ -17579,8 +17579,8 @@ static int demo_count(const char *dir) {
     return good;
 }
 
-/* The program in a child, as somebody would call it; stderr goes into a pipe, from which the longest
- * time is read that it was deaf. On a terminal it shows its view, slowly enough to be seen. */
+/* The program in a child, as somebody would call it. From its stderr the longest time is read that
+ * it was deaf. On a terminal it shows its view, slowly enough to be seen. */
 static pid_t demo_start(const char *list, const char *dir, int said) {
     bool seen_by_somebody = isatty(1);
     pid_t pid;
