@@ -56,7 +56,7 @@ score: .build/bench
 
 # The tables in README.md once more as pictures, as `make bench` does.
 dots:
-	sh .ci/dots README.md .github
+	sh .ci/dots
 
 # Each target of the fuzzer for SECONDS (clang with libFuzzer; FUZZ=http for one alone). What it learns
 # goes to .build/corpus, and an input that breaks something to .build, where FUZZ_TARGET=http .build/fuzz

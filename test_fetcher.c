@@ -17315,7 +17315,7 @@ static void readme_program(void) {
 static void test_readme(void) {
     struct child c;
     readme_program();
-    c = SH("sed -n '/^## Learn from it/,/^## Threads/p' README.md | grep -oE '`[a-z_]+\\(\\)`' | "
+    c = SH("sed -n '/^## Learn from it/,/^## Use it/p' README.md | grep -oE '`[a-z_]+\\(\\)`' | "
            "tr -d '`()' | sort -u | "
            "grep -vxE 'select|read|write' | while read name; do grep -qE \"^[a-z].*[ *]$name\\(\" "
            "fetcher.c || echo $name; done");
@@ -17537,8 +17537,8 @@ static int demo_count(const char *dir) {
     return good;
 }
 
-/* The program in a child, as somebody would call it; stderr goes into a pipe, from which the longest
- * time is read that it was deaf. On a terminal it shows its view, slowly enough to be seen. */
+/* The program in a child, as somebody would call it. From its stderr the longest time is read that
+ * it was deaf. On a terminal it shows its view, slowly enough to be seen. */
 static pid_t demo_start(const char *list, const char *dir, int said) {
     bool seen_by_somebody = isatty(1);
     pid_t pid;
@@ -17713,7 +17713,7 @@ static void test_dots(void) {
         "<!-- /bench -->\n";
     write_file(in_work("tables"), tables, strlen(tables));
     draw(
-        "sh .ci/dots $w/tables $w && for p in delay hang cpu; do "
+        "sh .ci/dots $w/tables $w && for p in ticks names cpu; do "
         "sed -n 's/.*<title>\\([^<]*:[^<]*\\)<.*/\\1/p' $w/$p.svg | uniq; done",
         "A &lt;b&gt; &amp; &quot;c&quot;: the longest 1.2 s, 99 of 100 below 10 ms, median 0.5 ms\n"
         "fetcher, the library: the longest 2.0 ms, 99 of 100 below 1.0 ms, median 0.5 ms\n"
@@ -17722,9 +17722,9 @@ static void test_dots(void) {
         "HTTPS: 4, 3: curl 0.50 s\nHTTPS: 4, 3: fetcher 0.10 s\n"
         "900: a plain libcurl loop 4.00 s\n900: fetcher 2.00 s\n",
         "tables become pictures, the longest first");
-    draw("grep -o '[^>]*; the good one is lost' $w/hang.svg", "10.0 ms; the good one is lost\n",
+    draw("grep -o '[^>]*; the good one is lost' $w/names.svg", "10.0 ms; the good one is lost\n",
          "what is lost is said");
-    draw("sh .ci/dots README.md $w && for p in delay hang cpu; do for d in $w .github; do "
+    draw("sh .ci/dots README.md $w && for p in ticks names cpu; do for d in $w .github; do "
          "grep -o '>[^<][^<]*' $d/$p.svg >$w/${d##*[./]}.text; done; "
          "cmp $w/${w##*[./]}.text $w/github.text; done",
          "", "the pictures are those of the README's tables");
@@ -17732,7 +17732,7 @@ static void test_dots(void) {
 
 static const struct test readme_tests[] = {
     TEST(readme), TEST(readme_build), TEST(make_again), TEST(parallel), TEST(install),
-    TEST(manual), TEST(dist),         TEST(demo),       TEST(score),    TEST(dots),
+    TEST(score),  TEST(dots),         TEST(manual),     TEST(dist),     TEST(demo),
 };
 
 #endif
