@@ -13529,6 +13529,12 @@ static bool color_wanted(const struct settings *s) {
     return !no_color || !*no_color;
 }
 
+static bool has_256_colors(void) {
+    const char *term = getenv("TERM");
+
+    return term && strstr(term, "256color");
+}
+
 /* Is somebody in front of the terminal? It is opened once more, so that reading
  * never blocks. */
 static bool keys_open(const struct console *c) {
@@ -13554,7 +13560,7 @@ static void view_open(struct program *p) {
         tty.fd = v->out->fd;
     v->utf8 = p->utf8;
     v->color = color_wanted(&p->s);
-    v->rich = strstr(getenv("TERM"), "256color") != NULL;
+    v->rich = has_256_colors();
     v->show = view_show;
     v->off = view_off;
     v->pace = FRAME_MS;
