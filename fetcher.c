@@ -2303,6 +2303,8 @@ struct transfer {
     enum fetcher_state state;
     bool in_flight;      /* counted as running: not in a slow lookup */
     bool held;           /* paused, with libcurl holding the rest */
+    int64_t own_first;   /* of the caller's own range, if it is a single ... */
+    int64_t own_last;    /* ... one: as there; -1: not said, or no such */
     bool own_range;      /* the caller's headers have a Range, or ... */
     bool own_condition;  /* ... ask for what has changed only */
     bool unchanged;      /* 304, or skipped */
@@ -4235,6 +4237,19 @@ static bool is_believed(const struct attempt *a) {
     return b->whole && b->place == place_of(a);
 }
 
+static bool is_head(const struct transfer *t) {
+    return strcmp(request_method(&t->rq), "HEAD") == 0;
+}
+
+/* A 206 brings so many bytes: not as an answer to HEAD, and of those that are
+ * inflated on the way nobody knows. */
+static void range_expect(struct attempt *a, int64_t length) {
+    const struct transfer *t = a->transfer;
+
+    if (!is_head(t) && !(t->rq.flags & FETCHER_COMPRESSED))
+        a->to = length;
+}
+
 /* A 200: the whole, though we may have a part of it; or what is as good. If an
  * earlier round has brought the same, there is nothing to do. Some servers know
  * If-Range with a date only: if the ETag is the same, that is worth one more
@@ -4261,9 +4276,36 @@ static int accept_whole(struct attempt *a) {
             return ask_again(a);
         b->no_etag = false;
     }
-    if (h->status == 206 && !(t->rq.flags & FETCHER_COMPRESSED))
-        a->to = length;
+    if (h->status == 206)
+        range_expect(a, length);
     return begin_anew(a, 0, length);
+}
+
+/* Is it the range that the caller asked for, as far as the document goes? Of
+ * several, and where the length isn't known, the server knows better. */
+static bool own_range_fits(const struct transfer *t,
+                           const struct content_range *r) {
+    int64_t first = t->own_first;
+    int64_t last = t->own_last;
+
+    if (first < 0 && last < 0)
+        return true;
+    if (r->total < 0)
+        return first < 0 ||
+               (r->first == first && (last < 0 || r->last <= last));
+    if (first < 0) { /* so many at the end */
+        first = last < r->total ? r->total - last : 0;
+        last = -1;
+    }
+    if (last < 0 || last >= r->total)
+        last = r->total - 1;
+    return r->first == first && r->last == last;
+}
+
+static int fail_unasked(struct transfer *t) {
+    t->hopeless = true;
+    return fail(t, FETCHER_PROTOCOL,
+                "the server sent a part that was not asked for");
 }
 
 /* The caller's own range. There may be several in it: they come as one body of
@@ -4271,15 +4313,16 @@ static int accept_whole(struct attempt *a) {
 static int accept_own_range(struct attempt *a) {
     const struct head *h = &a->head;
     struct transfer *t = a->transfer;
+    int64_t length = h->range.last - h->range.first + 1;
 
     if (!h->ranged)
         return begin_anew(a, -1, h->length);
     if (!range_good(h))
         return fail(t, FETCHER_PROTOCOL, "the answer's range makes no sense");
-    a->to = h->range.last - h->range.first + 1;
-    if (t->rq.flags & FETCHER_COMPRESSED)
-        a->to = 0;
-    return begin_anew(a, h->range.first, h->range.last - h->range.first + 1);
+    if (!own_range_fits(t, &h->range))
+        return fail_unasked(t);
+    range_expect(a, length);
+    return begin_anew(a, h->range.first, length);
 }
 
 /* A 206. One that nobody has asked for may be the whole. */
@@ -4292,11 +4335,8 @@ static int accept_part(struct attempt *a) {
         return accept_own_range(a);
     if (range_is_all(h))
         return accept_whole(a);
-    if (!a->from) {
-        t->hopeless = true;
-        return fail(t, FETCHER_PROTOCOL,
-                    "the server sent a part that was not asked for");
-    }
+    if (!a->from)
+        return fail_unasked(t);
     if (!part_fits(h, b))
         return ask_whole(a);
     if (h->range.total >= 0)
@@ -4441,7 +4481,7 @@ static int accept_body(struct attempt *a) {
         return accepted;
     t->body->place = place_of(a);
     if (t->rq.max_bytes >= 0 && t->body->length > t->rq.max_bytes &&
-        strcmp(request_method(&t->rq), "HEAD") != 0)
+        !is_head(t))
         return fail(t, FETCHER_TOO_BIG,
                     "%" PRId64 " bytes are more than allowed", t->body->length);
     return t->sink->begin(t);
@@ -4903,15 +4943,21 @@ static void own_headers_add(struct attempt *a, bool open) {
     }
 }
 
-static bool own_has(const struct fetcher_request *rq, const char *name) {
+/* What stands behind the name and its colon; NULL: there is none. */
+static const char *own_value(const struct fetcher_request *rq,
+                             const char *name) {
     const char *const *own = rq->headers;
     size_t n = strlen(name);
 
     for (int i = 0; own && own[i]; i++) {
         if (strncasecmp(own[i], name, n) == 0)
-            return true;
+            return own[i] + n;
     }
-    return false;
+    return NULL;
+}
+
+static bool own_has(const struct fetcher_request *rq, const char *name) {
+    return own_value(rq, name) != NULL;
 }
 
 /* "NAME:PASSWORD", of the URL, or else of the request; NULL: there is none. */
@@ -6630,7 +6676,7 @@ static void note_truth(const struct transfer *t, const struct stat *st,
              (int64_t)st->st_mtime, changed_ns(st));
 }
 
-/* Best effort. */
+/* Best effort. A range of the caller's own is not what will be asked for. */
 static void note_leave(struct transfer *t) {
     struct body *b = t->body;
     const struct validators *v = &b->validators;
@@ -6638,7 +6684,8 @@ static void note_leave(struct transfer *t) {
     char text[600];
     int n;
 
-    if (t->rq.existing != FETCHER_UPDATE || fstat(b->fd, &st) < 0)
+    if (t->rq.existing != FETCHER_UPDATE || t->own_range ||
+        fstat(b->fd, &st) < 0)
         return;
     note_truth(t, &st, b->note);
     n = snprintf(text, sizeof text, "%s\n%016" PRIx64 "\n%s\n%s\n%s\n", b->note,
@@ -7775,8 +7822,34 @@ static void request_defaults(struct fetcher_request *rq, bool memory) {
         rq->retries = RETRIES_USUAL;
     if (rq->path)
         rq->flags &= ~FETCHER_COMPRESSED;
-    if (rq->existing == FETCHER_UPDATE)
+    if (rq->existing == FETCHER_UPDATE && !own_has(rq, "Range:"))
         rq->flags |= FETCHER_FILE_TIME;
+}
+
+/* Several ranges are left to the server. */
+static void own_range_read(struct transfer *t) {
+    const char *value = own_value(&t->rq, "Range:");
+    int64_t first;
+
+    t->own_range = value != NULL;
+    t->own_first = -1;
+    t->own_last = -1;
+    if (!value)
+        return;
+    value += strspn(value, " \t");
+    if (strncasecmp(value, "bytes=", 6) != 0)
+        return;
+    value += 6;
+    first = text_number(&value);
+    if (*value == '-') {
+        value++;
+        t->own_last = text_number(&value);
+        t->own_first = first;
+    }
+    if (*value) {
+        t->own_first = -1;
+        t->own_last = -1;
+    }
 }
 
 /* What is wrong with a URL, at first sight? And has it to be made fit for the
@@ -7806,7 +7879,7 @@ static int transfer_prepare(struct fetcher *f, struct transfer *t,
     t->f = f;
     t->timer.call = (struct call){transfer_due, t};
     request_defaults(rq, !rq->path && !rq->on_data);
-    t->own_range = own_has(rq, "Range:");
+    own_range_read(t);
     t->own_condition =
         own_has(rq, "If-None-Match:") || own_has(rq, "If-Modified-Since:");
     t->sink = rq->on_data ? &stream_sink : &memory_sink;

@@ -208,7 +208,9 @@ struct fetcher_request {
     /* "Name: value", the last one NULL. Where a redirect leads to another
      * server (scheme, host and port; from http to https is the same) they stay
      * behind, but Accept, Accept-..., Content-Type, Expect, If-..., Range and
-     * User-Agent: see FETCHER_TRUSTING. The body of a 307 or 308 goes there. */
+     * User-Agent: see FETCHER_TRUSTING. The body of a 307 or 308 goes there.
+     * With a Range of one's own that range comes (status 206), or the whole
+     * from a server that knows none (200); nothing of it is continued. */
     const char *const *headers;
     /* "NAME:PASSWORD", if the URL has none: sent at once, as Basic; and where
      * the answer asks for Digest, once more as that. */

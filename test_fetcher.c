@@ -745,7 +745,7 @@ static const char *const index_lines[] = {
     "  &status=503 &retry-after=2 an error; Retry-After in seconds or as a date",
     "  &times=2                   the fault in the first 2 requests only",
     "  &etag=weak &etag=none      validators; &modified=none likewise",
-    "  &range=ignore, wrong, 416, date, blind, later   what ranges go wrong with",
+    "  &range=ignore, wrong, moved, 416, date, blind, later   what ranges go wrong with",
     "  &cap=1000 &cut2=500        parts of 1000 bytes at most; the second request is cut",
     "  &changed=1                 other content after the first request",
     "  &random=7                  half of all requests fail, at random places",
@@ -786,9 +786,10 @@ static void answer_error(struct conn *c, const char *target, int status) {
     c->end = 5;
 }
 
-/* May the request's range be served, and is it to be? */
-static int64_t range_first(struct conn *c, const char *target, const char *etag) {
-    char range[80], if_range[80];
+/* May the request's range be served, and is it to be? It ends before c->end. */
+static int64_t range_first(struct conn *c, const char *target, const char *etag, int64_t size) {
+    char range[80], if_range[80], *at;
+    int64_t first;
     request_header(c->in, "Range", range, sizeof range);
     request_header(c->in, "If-Range", if_range, sizeof if_range);
     if (!*range || param_is(target, "range", "ignore") ||
@@ -797,9 +798,13 @@ static int64_t range_first(struct conn *c, const char *target, const char *etag)
         (*if_range && !param_is(target, "range", "blind") && strcmp(if_range, etag) &&
          strcmp(if_range, modified_date[version_of(c, target)])))
         return -1;
-    return strtoll(range + strcspn(range, "="), NULL, 10) < 0
-               ? -strtoll(range + strcspn(range, "="), NULL, 10)
-               : strtoll(range + strcspn(range, "=") + 1, NULL, 10);
+    at = range + strcspn(range, "=") + 1;
+    first = strtoll(at, &at, 10);
+    if (first < 0)
+        return first + size < 0 ? 0 : first + size;
+    if (at[0] == '-' && isdigit((unsigned char)at[1]) && strtoll(at + 1, NULL, 10) < size)
+        c->end = strtoll(at + 1, NULL, 10) + 1;
+    return first + param_is(target, "range", "moved");
 }
 
 static void answer_length(struct conn *c, const char *target, int64_t size) {
@@ -812,7 +817,7 @@ static void answer_length(struct conn *c, const char *target, int64_t size) {
 
 static void answer_head(struct conn *c, const char *target, const char *etag, int64_t size) {
     char value[20000];
-    int64_t first = range_first(c, target, etag);
+    int64_t first = range_first(c, target, etag, size);
     if (first >= size || (first >= 0 && param_is(target, "range", "416"))) {
         head_begin(c, 416, "Range Not Satisfiable");
         head_add(c, "Content-Range: bytes */%" PRId64 "\r\nContent-Length: 0\r\n", size);
@@ -820,7 +825,7 @@ static void answer_head(struct conn *c, const char *target, const char *etag, in
     } else if (first >= 0) {
         head_begin(c, 206, "Partial Content");
         c->pos = first;
-        if (number(target, "cap", 0) && first + number(target, "cap", 0) < size)
+        if (number(target, "cap", 0) && first + number(target, "cap", 0) < c->end)
             c->end = first + number(target, "cap", 0);
         head_add(c, "Content-Range: bytes %" PRId64 "-%" PRId64 "/%" PRId64 "\r\n",
                  first + param_is(target, "range", "wrong"), c->end - 1, size);
@@ -4811,6 +4816,56 @@ static void test_own_range(void) {
     is_int(seen("/orn?size=400000&cut=20000&times=1&etag=none")->count, 1, "and so isn't tried");
 }
 
+/* What a server sends to a range of the caller's own has to be that range. */
+static void test_own_range_fits(void) {
+    static const struct {
+        const char *query, *range;
+        enum fetcher_code code;
+        int64_t bytes;
+    } t[] = {
+        {"", "range: bytes=100-199", FETCHER_OK, 100},
+        {"", "Range: bytes=900-2000", FETCHER_OK, 100},
+        {"", "Range: bytes=900-", FETCHER_OK, 100},
+        {"", "Range:bytes=-50", FETCHER_OK, 50},
+        {"", "Range: bytes=-5000", FETCHER_OK, 1000},
+        {"&range=ignore", "Range: bytes=100-199", FETCHER_OK, 1000},
+        {"&range=moved", "Range: bytes=100-199", FETCHER_PROTOCOL, 0},
+        {"&range=moved", "Range: bytes=100-", FETCHER_PROTOCOL, 0},
+        {"&cap=60", "Range: bytes=100-199", FETCHER_PROTOCOL, 0},
+        {"&cap=60", "Range: bytes=-100", FETCHER_PROTOCOL, 0},
+        {"&cap=60", "Range: bytes=100-159", FETCHER_OK, 60},
+        {"&cap=60", "Range: bytes=0-,-1", FETCHER_OK, 60},
+    };
+
+    for (size_t i = 0; i < COUNT_OF(t); i++) {
+        const char *headers[] = {t[i].range, NULL};
+        char target[80];
+        struct outcome o;
+        snprintf(target, sizeof target, "/fits/%zu?size=1000%s", i, t[i].query);
+        o = FETCH(.url = url("%s", target), .path = in_work("fits"), .headers = headers,
+                  .existing = FETCHER_OVERWRITE);
+        is_code(o.code, t[i].code, "%s, %s: %s", t[i].range, target, o.message);
+        is_int(o.bytes, t[i].bytes, "so many bytes come");
+        is_int(seen("%s", target)->count, 1, "with one request");
+    }
+}
+
+/* A range is not remembered as the document. */
+static void test_own_range_update(void) {
+    const char *range[] = {"Range: bytes=0-99", NULL};
+    const char *target = "/upd?size=1000";
+    struct outcome o;
+    o = FETCH(.url = url("%s", target), .path = in_work("upd"), .headers = range,
+              .existing = FETCHER_UPDATE);
+    is_int(o.bytes, 100, "a range with FETCHER_UPDATE");
+    o = FETCH(.url = url("%s", target), .path = in_work("upd"), .existing = FETCHER_UPDATE);
+    is_int(o.changed, 1, "is no document that could be unchanged");
+    ok(file_is(in_work("upd"), 1000, "/upd", 0), "all of it comes");
+    o = FETCH(.url = url("%s", target), .path = in_work("upd"), .headers = range,
+              .existing = FETCHER_UPDATE);
+    is_int(o.bytes, 100, "nor is the document the range");
+}
+
 /* What servers may send, an answer a request; and what is to come of it. */
 struct answers {
     const char *name;
@@ -5877,6 +5932,8 @@ static const struct test transfers_tests[] = {
     TEST(total),
     TEST(slow_rate),
     TEST(own_range),
+    TEST(own_range_fits),
+    TEST(own_range_update),
     TEST(answer_heads),
     TEST(answer_lengths),
     TEST(answer_parts),
