@@ -8284,6 +8284,7 @@ void fetcher_free(struct fetcher *f) {
 #include <locale.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <wchar.h>
@@ -9196,6 +9197,10 @@ struct settings {
     bool version;
 };
 
+/* What may follow an option, where that is few. */
+#define COLORS "auto always never"
+#define SHELLS "bash zsh fish"
+
 enum kind {
     FLAG,
     TEXT,
@@ -9756,6 +9761,20 @@ static bool is_proxy(const char *text) {
     return good;
 }
 
+/* Is there such a way to a server? */
+static enum status way_check(const struct settings *s) {
+    const char *path = s->unix_socket;
+
+    if (s->ipv4 && s->ipv6)
+        return refuse(BAD_USAGE, "-4 and -6 contradict each other");
+    if (path && strlen(path) >= sizeof((struct sockaddr_un *)NULL)->sun_path)
+        return refuse(BAD_USAGE, "--unix-socket: the path is too long: %s",
+                      path);
+    if (s->key && !s->cert)
+        return refuse(BAD_USAGE, "--key is the key of --cert FILE");
+    return ALL_DONE;
+}
+
 /* What a request asks for, and how: does that go together? */
 static enum status request_check(const struct settings *s, char **url) {
     bool one = !s->list && !s->session && url[0] && !url[1];
@@ -9772,16 +9791,16 @@ static enum status request_check(const struct settings *s, char **url) {
         return refuse(BAD_USAGE, "-T and --every contradict each other");
     if (s->upload && s->data)
         return refuse(BAD_USAGE, "-T and --data contradict each other");
-    if (s->head && (s->upload || s->data || s->output))
+    if (s->head && (s->upload || s->data || s->output || s->sha256))
         return refuse(BAD_USAGE, "-I shows the head on stdout, and goes with "
-                                 "no -T, --data or -o");
-    if (s->ipv4 && s->ipv6)
-        return refuse(BAD_USAGE, "-4 and -6 contradict each other");
+                                 "no -T, --data, --sha256 or -o");
+    if (s->range && s->if_changed)
+        return refuse(BAD_USAGE,
+                      "--range and --if-changed contradict each other: a part "
+                      "is not remembered");
     if (s->progress && !s->json)
         return refuse(BAD_USAGE, "--progress goes with --json");
-    if (s->key && !s->cert)
-        return refuse(BAD_USAGE, "--key is the key of --cert FILE");
-    return ALL_DONE;
+    return way_check(s);
 }
 
 static enum status options_check(const struct settings *s, char **url) {
@@ -9815,7 +9834,7 @@ static enum status options_check(const struct settings *s, char **url) {
                       "--proxy: not the URL of a proxy, such as "
                       "http://HOST:PORT or socks5h://HOST:PORT: %s",
                       s->proxy);
-    if (s->color && !listed(s->color, "auto always never"))
+    if (s->color && !listed(s->color, COLORS))
         return refuse(BAD_USAGE, "--color: auto, always or never, not %s",
                       s->color);
     return request_check(s, url);
@@ -9902,6 +9921,17 @@ static bool takes_dir(const struct option *o) {
     return o->arg && strcmp(o->arg, "DIR") == 0;
 }
 
+static bool takes_text(const struct option *o) {
+    return o->arg && !takes_file(o) && !takes_dir(o);
+}
+
+/* NULL: there are more than can be told. */
+static const char *choices(const struct option *o) {
+    if (o->field == AT(color))
+        return COLORS;
+    return o->field == AT(completion) ? SHELLS : NULL;
+}
+
 /* "-d|--dir|-i|--input-file" of those that are so. */
 static void complete_names(bool (*is_so)(const struct option *)) {
     const char *bar = "";
@@ -9919,21 +9949,30 @@ static void complete_names(bool (*is_so)(const struct option *)) {
     }
 }
 
+/* Names of files are left to readline, which quotes them. To bash the '=' of
+ * --color=auto is a word. */
 static void complete_bash(void) {
     puts("_fetcher() {\n"
          "    local cur=${COMP_WORDS[COMP_CWORD]}"
          " prev=${COMP_WORDS[COMP_CWORD-1]}\n"
-         "    case $prev in\n"
-         "    --color) COMPREPLY=($(compgen -W 'auto always never' --"
-         " \"$cur\")); return ;;\n"
-         "    --completion) COMPREPLY=($(compgen -W 'bash zsh fish' --"
-         " \"$cur\")); return ;;");
+         "    if [ \"$cur\" = = ]; then cur=\n"
+         "    elif [ \"$prev\" = = ]; then"
+         " prev=${COMP_WORDS[COMP_CWORD-2]}; fi\n"
+         "    case $prev in");
+    for (size_t i = 0; i < COUNT_OF(options); i++) {
+        if (choices(&options[i]))
+            printf("    --%s) COMPREPLY=($(compgen -W '%s' -- \"$cur\"));"
+                   " return ;;\n",
+                   options[i].name, choices(&options[i]));
+    }
     printf("    ");
     complete_names(takes_file);
-    printf(") COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n    ");
+    printf(") return ;;\n    ");
     complete_names(takes_dir);
-    puts(") COMPREPLY=($(compgen -d -- \"$cur\")); return ;;\n    esac");
-    printf("    COMPREPLY=($(compgen -W '");
+    printf(") compopt -o dirnames 2>/dev/null; return ;;\n    ");
+    complete_names(takes_text);
+    puts(") compopt +o default 2>/dev/null; return ;;\n    esac");
+    printf("    [ \"$cur\" = \"${cur#-}\" ] || COMPREPLY=($(compgen -W '");
     for (size_t i = 0; i < COUNT_OF(options); i++)
         printf("%s--%s", i ? " " : "", options[i].name);
     puts("' -- \"$cur\"))\n}\n"
@@ -9990,7 +10029,11 @@ static void complete_zsh(void) {
         if (o->arg) {
             printf(":");
             complete_text(o->arg);
-            printf(":%s", zsh_values(o));
+            printf(":");
+            if (choices(o))
+                printf("(%s)", choices(o));
+            else
+                printf("%s", zsh_values(o));
         }
         puts("' \\");
     }
@@ -10010,7 +10053,10 @@ static void complete_fish(void) {
         printf("complete -c fetcher -l %s", o->name);
         if (o->letter)
             printf(" -s %c", o->letter);
-        printf(" %s -d '", fish_values(o));
+        printf(" %s", fish_values(o));
+        if (choices(o))
+            printf(" -a '%s'", choices(o));
+        printf(" -d '");
         for (const char *c = o->help; *c; c++) {
             if (*c == '\'' || *c == '\\')
                 putchar('\\');
@@ -10902,7 +10948,8 @@ static void tell_head(struct program *p, fetcher_id id) {
     line_end(&p->console, o);
 }
 
-static void out_done(struct out *o, const struct fetcher_result *r) {
+static void out_done(const struct program *p, struct out *o,
+                     const struct fetcher_result *r) {
     int64_t resumed = bytes_resumed(r);
     char size[32];
 
@@ -10913,6 +10960,8 @@ static void out_done(struct out *o, const struct fetcher_result *r) {
                    MS(r->total_us) / 1000);
     else
         out_puts(o, r->attempts ? ": unchanged" : ": exists, skipped");
+    if (p->s.range && r->changed && r->status == 200)
+        out_puts(o, " (all of it: the server sent no range)");
     if (resumed > 0)
         out_printf(o, " (continued from %s)",
                    size_text(size, sizeof size, (double)resumed));
@@ -10920,7 +10969,7 @@ static void out_done(struct out *o, const struct fetcher_result *r) {
 
 static void tell_line(struct program *p, struct out *o,
                       const struct fetcher_result *r) {
-    out_done(o, r);
+    out_done(p, o, r);
     if (p->s.verbose) {
         out_puts(o, " from ");
         out_text(o, r->final_url);
@@ -10940,7 +10989,7 @@ static void done_keep(struct model *m, const struct job *j,
     struct out o = {.fd = -1};
 
     out_printf(&o, "%5" PRId64 "  ", j->id.key);
-    out_done(&o, r);
+    out_done(j->p, &o, r);
     out_add(&o, "", 1);
     if (o.error) {
         free(o.data);
@@ -11186,6 +11235,8 @@ static int job_setup(void *e, void *arg) {
 
     if (s->cacert)
         SET(CAPATH, NULL);
+    if (s->cert) /* else OpenSSL asks for a pass phrase, and waits for it */
+        SET(KEYPASSWD, "");
     proxy_trust(e, s);
     if (p->cookies) {
         SET(SHARE, p->cookies);

@@ -302,7 +302,9 @@ struct fetcher_request {
      * callbacks, CURLOPT_HTTPHEADER and CURLOPT_PRIVATE, which are the
      * library's. Return 0, or a negative number to fail the transfer
      * (FETCHER_OTHER). Careful with what can block: other schemes,
-     * CURLOPT_INTERFACE with a name, cookie jars. */
+     * CURLOPT_INTERFACE with a name, cookie jars, and a CURLOPT_SSLKEY that is
+     * locked, for whose pass phrase OpenSSL asks the terminal unless there is a
+     * CURLOPT_KEYPASSWD, be it empty. */
     int (*setup)(void *easy, void *arg);
 };
 

@@ -13622,6 +13622,10 @@ static void test_curl_options(void) {
     c = RUN("-o", "-", "-r", "3-5,-7", url("/echo"));
     has_text(c.text[0], "Range: bytes=3-5,-7\r\n", "-r asks for a range");
     child_free(&c);
+    c = RUN("-I", "-r", "0-9", url("/head?size=50"));
+    begins_with(c.text[0], "HTTP/1.1 206 ", "-I of a range is one answer");
+    is_int(seen("/head?size=50")->count, 1, "which is not cut short");
+    child_free(&c);
     c = RUN("-I", url("/head?size=5"), url("/none?status=404"));
     is_int(c.status, 1, "-I of two, one of them an error");
     begins_with(c.text[0], "HTTP/1.1 200 OK\n", "the first line of the head");
@@ -13631,6 +13635,43 @@ static void test_curl_options(void) {
     child_free(&c);
     c = RUN("-I", "--json", url("/head?size=5"));
     has_text(c.text[0], ",\"head\":[\"HTTP/1.1 200 OK\",\"Date: ", "in JSON it is an array");
+    child_free(&c);
+}
+
+/* A file of a range holds those bytes; it neither goes on with a part nor leaves one. */
+static void test_range_option(void) {
+    const char *target = "/range?size=1500000&cut=400000&times=2";
+    unsigned seed = seed_of("/range", 0);
+    char want[1000], *got;
+    int64_t size = 0;
+    struct child c;
+    for (int i = 0; i < 1000; i++)
+        want[i] = (char)pattern(seed, 700000 + i);
+    c = RUN("--retry", "0", "-o", in_work("range"), url("%s", target));
+    is_int(c.status, 1, "a part is left");
+    child_free(&c);
+    c = RUN("--retry", "0", "-r", "1000-999999", "-o", in_work("range"), url("%s", target));
+    is_int(c.status, 1, "a range is cut short");
+    child_free(&c);
+    is_int(names_in(work), 0, "and leaves nothing that could be taken for the start");
+    c = RUN("-r", "700000-700999", "-o", in_work("range"), url("%s", target));
+    has_text(c.text[0], ": 1000 bytes in ", "a range comes: %s%s", c.text[0], c.text[1]);
+    ok(!strstr(c.text[0], "all of it"), "which is not all of it");
+    child_free(&c);
+    got = slurp(in_work("range"), &size);
+    ok(size == 1000 && memcmp(got, want, 1000) == 0, "those bytes are in the file");
+    free(got);
+    c = RUN("-o", "-", "-r", "700000-700999", url("%s", target));
+    ok(c.size[0] == 1000 && memcmp(c.text[0], want, 1000) == 0, "or on stdout");
+    child_free(&c);
+    c = RUN("-r", "0-9", "-o", in_work("all"), url("/all?size=500&range=ignore"));
+    has_text(c.text[0], "(all of it: the server sent no range)", "a server that knows none");
+    child_free(&c);
+    ok(file_is(in_work("all"), 500, "/all", 0), "sends all of it, as to curl");
+    c = RUN("-r", "0-9", "-o", in_work("moved"), url("/moved?size=500&range=moved"));
+    is_int(c.status, 1, "but another range is not taken");
+    has_text(c.text[1], "a part that was not asked for", "as is told: %s", c.text[1]);
+    ok(!exists(in_work("moved")), "nor is there a file");
     child_free(&c);
 }
 
@@ -13670,11 +13711,16 @@ static void test_sockets_and_certs(void) {
              "mkfifo in out && { python3 s.py <in >out & } && exec 9>in && read port <out && "
              "F=$OLDPWD/fetcher && $F -o - --unix-socket sock http://any.test/ && "
              "$F -o - --cacert cert --cert cert --key key https://localhost:$port/ && "
-             "$F -o - --cacert cert https://localhost:$port/",
+             "$F -o - --cacert cert https://localhost:$port/ && mkfifo hold && "
+             "openssl pkey -in key -aes256 -passout pass:abcd -out locked && { timeout -k 1 5 "
+             "$F -o - --cacert cert --cert cert --key locked https://localhost:$port/ <>hold || "
+             "echo $?; }",
              work);
     c = SH(command);
-    is_text(c.text[0], "hello False\nhello True\nhello False\n",
-            "--unix-socket; --cert and --key; and without them: %s", c.text[1]);
+    is_text(c.text[0], "hello False\nhello True\nhello False\n1\n",
+            "--unix-socket; --cert and --key; without them; and a key that is locked: %s",
+            c.text[1]);
+    has_text(c.text[1], "cannot trust localhost", "which fails, and asks nobody");
     child_free(&c);
 }
 
@@ -13808,14 +13854,22 @@ static void test_completion(void) {
         {"bash",
          "bash -c '. /dev/fd/3; COMP_WORDS=(fetcher --lim); COMP_CWORD=1; _fetcher; "
          "echo ${COMPREPLY[@]}; COMP_WORDS=(fetcher --color a); COMP_CWORD=2; _fetcher; "
-         "echo ${COMPREPLY[@]}' 3< c",
-         "--limit-rate\nauto always\n"},
-        {"zsh", "zsh -n c && head -n 1 c", "#compdef fetcher\n"},
-        {"fish", "fish -c '. c; complete -C \"fetcher --limit\"' | cut -f 1", "--limit-rate"},
+         "echo ${COMPREPLY[@]}; COMP_WORDS=(fetcher --color = n); COMP_CWORD=3; _fetcher; "
+         "echo ${COMPREPLY[@]}; COMP_WORDS=(fetcher -o c); COMP_CWORD=2; COMPREPLY=(); _fetcher; "
+         "echo file ${COMPREPLY[@]}; COMP_WORDS=(fetcher c); COMP_CWORD=1; _fetcher; "
+         "echo word ${COMPREPLY[@]}' 3< c",
+         "--limit-rate\nauto always\nnever\nfile\nword\n"},
+        {"zsh",
+         "zsh -n c && zsh -fc '_arguments() { print -lr -- \"$@\" }; . ./c' | "
+         "grep -xF -e '--color=[use colors\\: auto (usual), always or never]:WHEN:"
+         "(auto always never)' && echo right",
+         "right"},
+        {"fish", "fish -c '. ./c; complete -C \"fetcher --limit\"' | cut -f 1", "--limit-rate"},
+        {"fish", "fish -c '. ./c; complete -C \"fetcher --color n\"' | cut -f 1", "never"},
     };
 
     for (size_t i = 0; i < COUNT_OF(t); i++) {
-        char command[900];
+        char command[1200];
         struct child c;
         snprintf(command, sizeof command,
                  "command -v %s >/dev/null || exit 77; ./fetcher --completion %s > %s/c && cd %s "
@@ -14246,6 +14300,8 @@ static void test_help(void) {
     child_free(&c);
 }
 
+#define SUM "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
 static void test_bad_usage(void) {
     static const struct {
         const char *argv[8], *words;
@@ -14273,6 +14329,9 @@ static void test_bad_usage(void) {
         {{"-T", "/none", "http://a.b/"}, "cannot read /none: No such file", 1},
         {{"-T", "/", "http://a.b/"}, "cannot read /: Is a dir", 1},
         {{"-I", "-o", "x", "http://a.b/"}, "-I shows the head on stdout", 2},
+        {{"-I", "--sha256", SUM, "http://a.b/"}, "goes with no -T, --data, --sha256 or", 2},
+        {{"-r", "0-9", "-N", "http://a.b/"}, "contradict each other", 2},
+        {{"--unix-socket", SUM SUM, "http://a.b/"}, "the path is too long: ", 2},
         {{"--progress", "http://a.b/"}, "--progress goes with --json", 2},
         {{"--key", "README.md", "http://a.b/"}, "--key is the key of", 2},
         {{"--cert", "/none", "http://a.b/"}, "cannot read /none: No such file", 1},
@@ -14517,6 +14576,7 @@ static void test_unready_pipes(void) {
 
 static const struct test options_tests[] = {
     TEST(curl_options),
+    TEST(range_option),
     TEST(sockets_and_certs),
     TEST(upload_option),
     TEST(upload_odd),

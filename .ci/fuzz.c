@@ -363,7 +363,7 @@ static struct program *fuzz_view(void) {
     fuzz_columns = 79;
     fuzz_rows = 16;
     for (int i = 0; i < 3; i++)
-        (void)job_start(p, "http://127.0.0.1/a", NULL, 0);
+        (void)job_start(p, "http://127.0.0.1/a", NULL, NULL, 0);
     return p;
 }
 
