@@ -9875,6 +9875,13 @@ static void options_apply(struct settings *s) {
         rq->flags |= FETCHER_TRUSTING;
 }
 
+static void settings_free(struct settings *s) {
+    free(s->data);
+    free(s->user);
+    free(s->range);
+    curl_slist_free_all(s->resolve);
+}
+
 static enum status printed(void) {
     return fflush(stdout) || ferror(stdout) ? SOME_FAILED : ALL_DONE;
 }
@@ -15490,10 +15497,7 @@ int main(int argc, char **argv) {
         status = completion(p->s.completion);
     else if (status == ALL_DONE)
         status = program_run(p, url);
-    free(p->s.data);
-    free(p->s.user);
-    free(p->s.range);
-    curl_slist_free_all(p->s.resolve);
+    settings_free(&p->s);
     free(headers);
     free(url);
     free(p);

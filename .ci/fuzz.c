@@ -183,8 +183,7 @@ static void fuzz_options(const uint8_t *data, size_t n) {
     must(status >= 0 && status <= 2, "0, 1 or 2", "");
     must(status || (s.rq.retries >= -1 && s.rq.every_ms >= 0 && s.rq.max_bytes >= 0),
          "numbers in range", "");
-    free(s.data);
-    free(s.user);
+    settings_free(&s);
     free(text);
 }
 
