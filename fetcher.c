@@ -3920,12 +3920,13 @@ static void field_keep(struct attempt *a, char *name, char *value) {
 
 static void field_end(struct attempt *a) {
     struct head *h = &a->head;
-    char *name = a->fields + a->fields_size;
+    char *name;
     char *value;
     size_t n;
 
     if (a->field_size == 0)
         return;
+    name = a->fields + a->fields_size;
     n = strcspn(name, " \t:");
     value = name + n + strspn(name + n, " \t");
     if ((h->folded || value > name + n) && is_framing(name, n))
