@@ -11234,6 +11234,15 @@ static unsigned passes_set(CURL *e, const struct settings *s) {
     return bad;
 }
 
+/* OpenSSL and its like ask the terminal for the pass phrase of a key, and wait
+ * for it, unless they are given one. GnuTLS asks nobody, and takes an empty one
+ * to mean that the key is locked. */
+static bool tls_prompts(void) {
+    const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
+
+    return v->ssl_version && !strstr(v->ssl_version, "GnuTLS");
+}
+
 /* Trust is in the file alone: in no directory. With no handle it fails if there
  * is anything to set. */
 static int job_setup(void *e, void *arg) {
@@ -11243,7 +11252,7 @@ static int job_setup(void *e, void *arg) {
 
     if (s->cacert)
         SET(CAPATH, NULL);
-    if (s->cert) /* else OpenSSL asks for a pass phrase, and waits for it */
+    if (s->cert && tls_prompts())
         SET(KEYPASSWD, "");
     proxy_trust(e, s);
     if (p->cookies) {
