@@ -17958,7 +17958,7 @@ static const struct exercise {
 } exercises[] = {
     {"it sleeps on work left over", NULL, "sed -n 's/ turns slept on work$//p'", 0, 2, 1},
     {"a long slice", NULL, "sed -n 's/.* 99% below \\([0-9.]*\\) ms.*/\\1/p'", 40, 8, 1.5},
-    {"a callback that sleeps", NULL, "sed -n 's/.* longest wait \\([0-9.]*\\) ms.*/\\1/p'", 29, 30,
+    {"a callback that sleeps", NULL, "sed -n 's/.* deaf at most \\([0-9.]*\\) ms.*/\\1/p'", 29, 30,
      1.2},
     {"a flag in place of the pipe", "timeout", "sed -n 's/^status //p'", 130, 137, 1},
     {"an endless queue", "ps", "sed -n 's/^ *\\([0-9][0-9]*\\)$/\\1/p'", 60000, 60000, 3},
