@@ -3920,12 +3920,13 @@ static void field_keep(struct attempt *a, char *name, char *value) {
 
 static void field_end(struct attempt *a) {
     struct head *h = &a->head;
-    char *name = a->fields + a->fields_size;
+    char *name;
     char *value;
     size_t n;
 
     if (a->field_size == 0)
         return;
+    name = a->fields + a->fields_size;
     n = strcspn(name, " \t:");
     value = name + n + strspn(name + n, " \t");
     if ((h->folded || value > name + n) && is_framing(name, n))
@@ -8069,13 +8070,16 @@ int fetcher_limit(struct fetcher *f, int total, int per_host,
 
 /* -- questions ------------------------------------------------------------- */
 
-/* Bytes a second. Who is silent for long has a speed that decays. */
+/* Bytes a second: of the last full second, or of the first that isn't full. Who
+ * is silent for long has a speed that decays. */
 static int64_t speed_of(const struct fetcher *f, const struct transfer *t) {
-    usec silence = f->loop.now - t->speed_since;
+    usec elapsed = f->loop.now - t->speed_since;
 
     if (!t->in_flight)
         return 0;
-    return silence < 2000000 ? t->speed : t->speed_bytes * 1000000 / silence;
+    if (elapsed < 200000 || (t->speed && elapsed < 2000000))
+        return t->speed;
+    return t->speed_bytes * 1000000 / elapsed;
 }
 
 /* To the next attempt or round; -1: none. */
@@ -8301,6 +8305,7 @@ struct program;
  */
 enum {
     FAILED_KEPT = 1000, /* rows */
+    DONE_KEPT = 1000,   /* lines */
     SPEEDS = 120        /* seconds of the graph */
 };
 
@@ -8313,7 +8318,8 @@ struct job { /* a row: a transfer, or one that has failed */
     int priority;
     bool paused;   /* is to be */
     char *made;    /* the file that it repeats is its own; NULL: none yet */
-    char *failed;  /* its URL, fit for the eye; and why, behind the NUL */
+    char *failed;  /* its URL, fit for the eye; and why, behind the NUL, ... */
+    char *detail;  /* ... and all else that is known; NULL: nothing */
     char *old;     /* the address that it was begun with; NULL: this one */
     char *address; /* to go on with when it has been cancelled; NULL: none */
     int64_t told;  /* when its progress was last told, in ms */
@@ -8337,6 +8343,9 @@ struct model {
     int64_t sampled;       /* when a speed was last taken, in ms */
     int64_t received;      /* bytes until then */
     int64_t speed[SPEEDS]; /* bytes in a second, the newest first */
+    int64_t limit;         /* bytes a second; 0: any */
+    char *done[DONE_KEPT]; /* a line for each of the last that were done, ... */
+    size_t done_count;     /* ... in a ring: how many there have been */
 };
 
 /* Has it been read in a session, and not yet been started? */
@@ -8400,6 +8409,7 @@ static void job_remove(struct model *m, struct job *j) {
         m->failed--;
     free(j->made);
     free(j->failed);
+    free(j->detail);
     free(j->old);
     free(j->address);
     free(j);
@@ -8419,8 +8429,11 @@ static struct fetcher_info job_info(struct model *m, const struct job *j) {
                                 .total = -1,
                                 .wait_ms = -1};
 
-    if (j->transfer && fetcher_info(m->f, j->transfer, &info) == 0)
+    if (j->transfer && fetcher_info(m->f, j->transfer, &info) == 0) {
+        if (m->limit && info.speed > m->limit)
+            info.speed = m->limit; /* it was measured before */
         return info;
+    }
     if (j->failed) {
         info.url = j->failed;
         info.message = info.url + strlen(info.url) + 1;
@@ -8520,7 +8533,8 @@ static void speed_sample(struct model *m, int64_t received) {
     m->received = received;
 }
 
-/* The mean of those of the last three seconds that brought anything. */
+/* The mean of those of the last three seconds that brought anything; a limit
+ * that is new counts at once. */
 static double speed_recent(const struct model *m) {
     double sum = 0;
     int seconds = 0;
@@ -8530,7 +8544,9 @@ static double speed_recent(const struct model *m) {
         if (m->speed[i])
             seconds++;
     }
-    return seconds ? sum / seconds : 0;
+    if (seconds)
+        sum /= seconds;
+    return m->limit && sum > (double)m->limit ? (double)m->limit : sum;
 }
 
 /* Seconds left, at the recent speed: for what is known of those that run, and
@@ -9860,6 +9876,13 @@ static void options_apply(struct settings *s) {
         rq->flags |= FETCHER_TRUSTING;
 }
 
+static void settings_free(struct settings *s) {
+    free(s->data);
+    free(s->user);
+    free(s->range);
+    curl_slist_free_all(s->resolve);
+}
+
 static enum status printed(void) {
     return fflush(stdout) || ferror(stdout) ? SOME_FAILED : ALL_DONE;
 }
@@ -10167,9 +10190,12 @@ struct program {
     struct out stream_own; /* ... or a pipe or a device */
     bool discards;         /* it leads to /dev/null */
     struct out trace;
-    int upload_fd;    /* what -T sends; 0: stdin, or nothing */
-    int64_t uploaded; /* bytes of it, if it can't go back */
-    char *address;    /* of a retry, if it is to be another; NULL: the same */
+    int upload_fd;     /* what -T sends; 0: stdin, or nothing */
+    int64_t uploaded;  /* bytes of it, if it can't go back */
+    char *address;     /* of a retry, if it is to be another; NULL: the same */
+    bool only_failed;  /* of the rows are to be listed */
+    struct out undone; /* what the last cancel ended, as commands; ... */
+    bool undoing;      /* ... and it is to come back */
 };
 
 struct command {
@@ -10181,7 +10207,7 @@ struct command {
     void (*run)(struct program *, char **word);    /* once; NULL: ... */
     bool (*apply)(struct program *, struct job *); /* ... to each download. Was
                                                       it of use? NULL: help */
-    const char *done; /* what has then happened to it */
+    const char *done; /* what has then happened to it; NULL: it shows */
 };
 
 static void do_work(struct fetcher *f, void *arg);
@@ -10414,12 +10440,12 @@ static void write_address(struct out *o, const struct job *j) {
     out_puts(o, "\n");
 }
 
-static void write_job(struct out *o, const struct job *j) {
+static void write_request(struct out *o, const struct job *j, const char *url) {
     if (j->every_ms)
         out_printf(o, "every %.3f", (double)j->every_ms / 1000);
     else
         out_puts(o, "add");
-    write_word(o, j->old ? j->old : j->url);
+    write_word(o, url);
     if (j->name)
         write_word(o, j->name);
     if (j->sum) {
@@ -10427,6 +10453,10 @@ static void write_job(struct out *o, const struct job *j) {
         out_puts(o, j->sum);
     }
     out_puts(o, "\n");
+}
+
+static void write_job(struct out *o, const struct job *j) {
+    write_request(o, j, j->old ? j->old : j->url);
     if (j->old)
         write_address(o, j);
 }
@@ -10926,8 +10956,8 @@ static void tell_head(struct program *p, fetcher_id id) {
     line_end(&p->console, o);
 }
 
-static void tell_line(struct program *p, struct out *o,
-                      const struct fetcher_result *r) {
+static void out_done(const struct program *p, struct out *o,
+                     const struct fetcher_result *r) {
     int64_t resumed = bytes_resumed(r);
     char size[32];
 
@@ -10943,6 +10973,11 @@ static void tell_line(struct program *p, struct out *o,
     if (resumed > 0)
         out_printf(o, " (continued from %s)",
                    size_text(size, sizeof size, (double)resumed));
+}
+
+static void tell_line(struct program *p, struct out *o,
+                      const struct fetcher_result *r) {
+    out_done(p, o, r);
     if (p->s.verbose) {
         out_puts(o, " from ");
         out_text(o, r->final_url);
@@ -10953,6 +10988,49 @@ static void tell_line(struct program *p, struct out *o,
                    MS(r->tls_us), MS(r->first_byte_us));
     }
     line_end(&p->console, o);
+}
+
+/* What is done can be looked at again, if somebody may ask; "7  a.iso: ..." */
+static void done_keep(struct model *m, const struct job *j,
+                      const struct fetcher_result *r) {
+    char **place = &m->done[m->done_count % DONE_KEPT];
+    struct out o = {.fd = -1};
+
+    out_printf(&o, "%5" PRId64 "  ", j->id.key);
+    out_done(j->p, &o, r);
+    out_add(&o, "", 1);
+    if (o.error) {
+        free(o.data);
+        return;
+    }
+    free(*place);
+    *place = o.data;
+    m->done_count++;
+}
+
+/* All that is known of what has failed, beside its URL and why; NULL: out of
+ * memory. */
+static char *failed_detail(struct fetcher *f, const struct fetcher_result *r) {
+    const char *wait = fetcher_header(f, r->id, "Retry-After", 0);
+    struct out o = {.fd = -1};
+
+    if (strcmp(r->final_url, r->url) != 0) {
+        out_puts(&o, "       led to ");
+        out_text(&o, r->final_url);
+        out_puts(&o, "\n");
+    }
+    out_printf(&o,
+               "       status %d, attempts %d; ms: lookup %.1f, connect %.1f, "
+               "TLS %.1f, first byte %.1f, all %.1f\n",
+               r->status, r->attempts, MS(r->lookup_us), MS(r->connect_us),
+               MS(r->tls_us), MS(r->first_byte_us), MS(r->total_us));
+    if (wait)
+        out_printf(&o, "       the server says Retry-After: %.200s\n", wait);
+    out_add(&o, "", 1);
+    if (!o.error)
+        return o.data;
+    free(o.data);
+    return NULL;
 }
 
 static void job_tell(struct program *p, const struct job *j,
@@ -10990,6 +11068,8 @@ static void job_keep(struct program *p, struct job *j,
     }
     memcpy(j->failed, r->url, n);
     strcpy(j->failed + n, r->message);
+    free(j->detail);
+    j->detail = failed_detail(p->f, r);
     j->transfer = 0;
     m->failed++;
     row_place(p, j, FETCHER_ENDED);
@@ -11344,6 +11424,8 @@ static void job_done(struct fetcher *f, const struct fetcher_result *r,
     else if (j->every_ms && !failed && r->changed)
         job_made(p, j, r->path);
     job_tell(p, j, r);
+    if (!r->code && p->model.keeps)
+        done_keep(&p->model, j, r);
     if (r->last) {
         if (j->paused)
             p->model.paused--;
@@ -11534,6 +11616,7 @@ static void do_limit(struct program *p, char **word) {
         return;
     }
     (void)fetcher_limit(p->f, 0, 0, rate ? rate : -1);
+    p->model.limit = rate;
     if (rate)
         reply(p, 0, "%s a second", size_text(size, sizeof size, (double)rate));
     else
@@ -11559,7 +11642,7 @@ static void put_stats(struct program *p, struct out *o) {
     else
         out_printf(o,
                    "%" PRIu64 " done, %" PRIu64 " failed, %s in %.2f s; "
-                   "%" PRIu64 " turns, longest wait %.2f ms (%s), 99%% below "
+                   "%" PRIu64 " turns, deaf at most %.2f ms (%s), 99%% below "
                    "%.2f ms\n",
                    st.done, st.failed,
                    size_text(size, sizeof size, (double)st.received), seconds,
@@ -11571,13 +11654,15 @@ static void do_stats(struct program *p, char **word) {
     put_stats(p, line_out(&p->console, false));
 }
 
-static bool do_list(struct program *p, struct job *j) {
+static bool row_list(struct program *p, struct job *j) {
     struct fetcher_info i = job_info(&p->model, j);
     struct out *o = line_out(&p->console, false);
     char state[300];
     char size[32];
     char name[300];
 
+    if (p->only_failed && !j->failed)
+        return false;
     row_name(&i, name, sizeof name);
     row_state(&i, state, sizeof state);
     if (p->s.json) {
@@ -11594,6 +11679,61 @@ static bool do_list(struct program *p, struct job *j) {
         out_said(o, state + strspn(state, " "));
         out_puts(o, "\n");
     }
+    return true;
+}
+
+static const struct command all_listed = {
+    .name = "list",
+    .apply = row_list,
+    .done = "listed",
+};
+
+static void list_done(struct program *p) {
+    const struct model *m = &p->model;
+    size_t first = m->done_count > DONE_KEPT ? m->done_count - DONE_KEPT : 0;
+
+    for (size_t i = first; i < m->done_count; i++)
+        reply(p, 0, "%s", m->done[i % DONE_KEPT]);
+    reply(p, 0, "%zu done", m->done_count);
+}
+
+static void do_list(struct program *p, char **word) {
+    p->only_failed = word[1] && strcmp(word[1], "failed") == 0;
+    if (word[1] && strcmp(word[1], "done") == 0)
+        list_done(p);
+    else if (word[1] && !p->only_failed)
+        reject(p, "list what? done or failed, not %s", word[1]);
+    else
+        p->sweep = (struct sweep){&all_listed, 0, 0};
+}
+
+/* All of a row, in lines of their own. */
+static bool do_show(struct program *p, struct job *j) {
+    struct fetcher_info i = job_info(&p->model, j);
+    struct out *o = line_out(&p->console, false);
+    char state[300];
+    char bytes[32];
+    char total[32] = "?";
+
+    if (p->s.json)
+        return row_list(p, j);
+    if (i.total >= 0)
+        size_text(total, sizeof total, (double)i.total);
+    out_printf(o, "%5" PRId64 "  ", j->id.key);
+    out_said(o, i.url);
+    if (i.path || j->name) {
+        out_puts(o, "\n       file ");
+        out_text(o, i.path ? i.path : j->name);
+    }
+    out_puts(o, "\n       ");
+    out_said(o, row_state(&i, state, sizeof state) + strspn(state, " "));
+    out_puts(o, "\n");
+    if (j->detail)
+        out_puts(o, j->detail);
+    else
+        out_printf(o, "       %s of %s; attempts %d, status %d\n",
+                   size_text(bytes, sizeof bytes, (double)i.bytes), total,
+                   i.attempts, i.status);
     return true;
 }
 
@@ -11653,6 +11793,8 @@ static bool do_resume(struct program *p, struct job *j) {
 
 /* What has failed stays in the session when we leave. */
 static bool do_cancel(struct program *p, struct job *j) {
+    if (!p->closing && !j->failed && p->undone.used < OUT_FULL && storable(j))
+        write_request(&p->undone, j, j->url);
     if (j->transfer)
         return fetcher_cancel(p->f, j->transfer) == 0;
     if (p->closing)
@@ -11662,6 +11804,14 @@ static bool do_cancel(struct program *p, struct job *j) {
     session_note(p, "cancel", j);
     job_free(p, j);
     return true;
+}
+
+/* What the last command has cancelled is asked for once more: a line a time,
+ * see undo_one(). */
+static void do_undo(struct program *p, char **word) {
+    if (p->undone.used == 0)
+        reject(p, "nothing was cancelled");
+    p->undoing = p->undone.used > 0;
 }
 
 static bool do_first(struct program *p, struct job *j) {
@@ -11742,8 +11892,10 @@ static const struct command commands[] = {
     {"jobs", "N", "fetch N at the same time", 1, 1, do_jobs, NULL, NULL},
     {"limit", "RATE", "take RATE bytes a second (0: any)", 1, 1, do_limit, NULL,
      NULL},
-    {"list", "", "show what runs, waits or has failed", 0, 0, NULL, do_list,
-     "listed"},
+    {"undo", "", "take the last cancel back", 0, 0, do_undo, NULL, NULL},
+    {"show", "N", "show all of it", 1, 1, NULL, do_show, NULL},
+    {"list", "[done|failed]", "show what runs, waits or has failed", 0, 1,
+     do_list, NULL, NULL},
     {"clear", "", "forget what has failed", 0, 0, NULL, do_clear, "forgotten"},
     {"stats", "", "tell what the loop did", 0, 0, do_stats, NULL, NULL},
     {"help", "", "show the commands", 0, 0, NULL, NULL, NULL},
@@ -11826,7 +11978,7 @@ static void command_apply(struct program *p, const struct command *c,
         reject(p, "there is no download %s", which);
     else if (!c->apply(p, container_of(n, struct job, id)))
         reject(p, "%s has nothing to %s", which, c->name);
-    else
+    else if (c->done)
         reply(p, number, "%s %s", which, c->done);
 }
 
@@ -11836,6 +11988,8 @@ static void command_run(struct program *p, char **word, int count) {
     bool all = count > 0 && strcmp(word[1], "all") == 0;
 
     p->address = count == 2 ? word[2] : NULL;
+    if (c && c->apply == do_cancel)
+        p->undone.used = 0;
     if (!c)
         reject(p, "%s: not a URL and not a command; try help", word[0]);
     else if (count < c->least)
@@ -11996,6 +12150,20 @@ static bool output_waits(struct program *p) {
            out_full(&p->console.err) || (above && above->used >= OUT_FULL);
 }
 
+static bool undo_one(struct program *p) {
+    struct out *o = &p->undone;
+    char *end;
+
+    if (!p->undoing)
+        return false;
+    end = memchr(o->data, '\n', o->used);
+    *end = '\0';
+    command_line(p, o->data);
+    out_drop(o, (size_t)(end + 1 - o->data));
+    p->undoing = o->used > 0;
+    return true;
+}
+
 /* Has all of the session been read? Then what it holds is started, ... */
 static bool session_read(struct program *p) {
     struct session *s = &p->session;
@@ -12050,6 +12218,8 @@ static bool work_one(struct program *p) {
         sweep_one(p);
         return true;
     }
+    if (undo_one(p))
+        return true;
     if (session_read(p) || (!p->session.reading && url_start(p)))
         return true;
     for (int i = 0; i < INPUTS; i++) {
@@ -12146,7 +12316,7 @@ enum attribute {
     RED,
     AMBER,
     CYAN,
-    GREEN,            /* a bar: blocks, of eighths */
+    GREEN,            /* a bar */
     CARET = '\n' + 1, /* of the next character ('\n' ends a line) */
     MARKED            /* the selected text of the edited line */
 };
@@ -12206,6 +12376,7 @@ static struct view {                /* the terminal's or the window's */
     bool rows; /* are shown */
     bool utf8;
     bool color;
+    bool rich; /* it has 256 */
     bool window;
     bool paste;                 /* what comes is pasted */
     bool asking;                /* whether to quit */
@@ -12342,25 +12513,47 @@ static void put_padded(const struct view *v, struct out *o, const char *text,
     out_printf(o, "%*s", columns > width ? columns - width : 0, "");
 }
 
-static const char *bar_cell(const struct view *v, int eighths, bool known) {
+/* The window paints blocks, of eighths. */
+static const char *block_cell(int eighths) {
     static const char blocks[][4] = {"\u258f", "\u258e", "\u258d", "\u258c",
                                      "\u258b", "\u258a", "\u2589", "\u2588"};
 
-    if (!v->utf8)
-        return eighths >= 8 ? "#" : ".";
     if (eighths > 0)
         return blocks[eighths < 8 ? eighths - 1 : 7];
-    return v->window && known ? "\u2591" : " ";
+    return "\u2591";
 }
 
+/* A terminal has a thin line, and its track. */
+static const char *line_cell(const struct view *v, int eighths) {
+    if (!v->utf8)
+        return eighths >= 4 ? "=" : "-";
+    if (eighths >= 8)
+        return "\u2501";
+    return eighths >= 4 ? "\u2578" : "\u2500";
+}
+
+/* Of what has no known size there is none. */
 static void draw_bar(const struct view *v, struct out *o,
                      const struct fetcher_info *i, int columns) {
     double part = i->total > 0 ? (double)i->bytes / (double)i->total : 0;
     int eighths = (int)((part > 1 ? 1 : part) * 8 * columns);
+    bool track = false;
 
+    if (i->total <= 0) {
+        out_printf(o, "%*s", columns, "");
+        return;
+    }
     put_attr(o, GREEN);
-    for (int c = 0; c < columns; c++)
-        out_puts(o, bar_cell(v, eighths - 8 * c, i->total > 0));
+    for (int c = 0; c < columns; c++) {
+        int left = eighths - 8 * c;
+
+        if (left < 4 && !track && !v->window) {
+            put_attr(o, PLAIN);
+            put_attr(o, DIM);
+            track = true;
+        }
+        out_puts(o, v->window ? block_cell(left) : line_cell(v, left));
+    }
     put_attr(o, PLAIN);
 }
 
@@ -12395,15 +12588,18 @@ static const enum attribute state_colors[] = {DIM,  PLAIN, AMBER,
 static void draw_reason(const struct view *v, struct out *o,
                         struct fetcher_info *i, struct columns w) {
     char state[300];
+    const char *text = row_state(i, state, sizeof state);
     int room = w.tail + 4;
 
     if (w.bar)
         room += w.bar + 2;
     if (w.wide)
         room += 11;
+    if (text_columns(v, text) > room && i->state == FETCHER_ENDED)
+        text = i->message; /* its color says that it has failed */
     out_puts(o, " ");
     put_attr(o, state_colors[i->state]);
-    put_padded(v, o, row_state(i, state, sizeof state), room);
+    put_padded(v, o, text, room);
 }
 
 /* Behind the name: bar, share, size, state. */
@@ -12456,7 +12652,7 @@ static void draw_row(struct program *p, struct out *o, struct job *j,
         put_attr(o, CHOSEN);
     out_puts(o, number);
     put_padded(v, o, row_name(&i, name, sizeof name), w.name);
-    if (!narrow && *i.message && !i.bytes)
+    if (!narrow && *i.message && (!i.bytes || i.state != FETCHER_RUNNING))
         draw_reason(v, o, &i, w);
     else if (!narrow)
         draw_progress(v, o, &i, w, chosen);
@@ -12482,7 +12678,7 @@ static void draw_speeds(struct program *p, struct out *o, int bars) {
     }
 }
 
-enum { COUNTS, SPEED, LEFT, DEAF, TOTALS }; /* parts of the last line */
+enum { COUNTS, SPEED, LEFT, DEAF, HINT_KEYS, TOTALS }; /* of the last line */
 
 static void totals_text(struct program *p, char part[][64]) {
     bool whole = p->input[LIST].eof; /* or more will come */
@@ -12499,7 +12695,10 @@ static void totals_text(struct program *p, char part[][64]) {
              st.failed, st.waiting, whole ? "" : "+");
     snprintf(part[SPEED], 64, "  %s/s ", size);
     snprintf(part[LEFT], 64, "  %s left", left);
-    snprintf(part[DEAF], 64, "  longest wait %.1f ms", MS(st.stall_max_us));
+    snprintf(part[DEAF], 64, "  deaf at most %.1f ms", MS(st.stall_max_us));
+    *part[HINT_KEYS] = '\0';
+    if (p->view->keys && !p->view->window)
+        strcpy(part[HINT_KEYS], "  ? keys");
 }
 
 /* The last ones only where there is room; between them the last seconds. */
@@ -12518,12 +12717,17 @@ static void draw_totals(struct program *p, struct out *o, int columns) {
         columns -= (int)strlen(part[i]);
         if (columns < 0)
             return;
+        if (i == HINT_KEYS) { /* at the right edge */
+            out_printf(o, "%*s", columns, "");
+            put_attr(o, DIM);
+        }
         out_puts(o, part[i]);
         if (i == SPEED) {
             draw_speeds(p, o, bars);
             columns -= bars;
         }
     }
+    put_attr(o, PLAIN);
 }
 
 /* Where the character before, or behind, this place of the line is. */
@@ -12624,35 +12828,51 @@ static struct job *top_row(struct program *p, int rows) {
 static int draw_rows(struct program *p, struct out *o, int columns, int rows) {
     struct model *m = &p->model;
     bool more = rows > 0 && m->count > (size_t)rows;
+    struct job *j;
+    bool above;
     int n = 0;
 
     if (!m->selected || !p->view->chosen)
         m->selected = row_first(m);
     if (more)
         rows--;
-    for (struct job *j = top_row(p, rows); j && n < rows; j = row_after(m, j)) {
+    j = top_row(p, rows);
+    above = j && row_before(m, j);
+    for (; j && n < rows; j = row_after(m, j)) {
         draw_row(p, o, j, columns);
         out_puts(o, "\n");
         n++;
     }
     if (!more)
         return n;
-    out_printf(o, "       + %zu more\n", m->count - (size_t)n);
+    out_printf(o, "       + %zu more %s%s%s\n", m->count - (size_t)n,
+               above ? "above" : "", above && j ? " and " : "",
+               j ? "below" : "");
     return n + 1;
 }
 
 /* -- painting: the picture goes to the terminal ---------------------------- */
 
-/* An attribute as the terminal's own; colors and the like only if wanted. */
+/* An attribute as the terminal's own; colors and the like only if wanted. Of
+ * 256 colors those are taken that can be read on white and on black; of eight
+ * there is no such yellow. */
 static const char *sgr_of(const struct view *v, enum attribute attr) {
     static const char *const sgr[] = {
         [CHOSEN] = "\033[1m", [DIM] = "\033[2m",   [RED] = "\033[31m",
-        [AMBER] = "\033[33m", [CYAN] = "\033[36m", [GREEN] = "\033[32m",
+        [AMBER] = "\033[35m", [CYAN] = "\033[36m", [GREEN] = "\033[32m",
         [CARET] = "\033[7m",  [MARKED] = "\033[7m"};
+    static const char *const rich[] = {[RED] = "\033[38;5;167m",
+                                       [AMBER] = "\033[38;5;136m",
+                                       [CYAN] = "\033[38;5;67m",
+                                       [GREEN] = "\033[38;5;71m"};
 
     if (attr == PLAIN)
         return "\033[m";
-    return v->color || attr >= CARET ? sgr[attr] : "";
+    if (!v->color && attr < CARET)
+        return "";
+    if (v->rich && attr >= RED && attr <= GREEN)
+        return rich[attr];
+    return sgr[attr];
 }
 
 static void put_line(const struct view *v, struct out *o, const char *line,
@@ -12994,11 +13214,18 @@ static void view_redraw(struct program *p, int unused) {
     p->view->redraw = true;
 }
 
+enum { UNDO, LIST_DONE };
+
+static void view_submit(struct program *p, int which) {
+    (void)submit(p, which == UNDO ? "undo" : "list done", "");
+}
+
 static void view_help(struct program *p, int unused) {
     out_puts(&p->view->log,
              "  up down page home end (or j k g G)   choose a row\n"
-             "  p pause or resume   r retry   c cancel   f first   + - more "
-             "or less at a time\n"
+             "  p pause or resume   r retry   c cancel   u undo that   f first"
+             "   + - more or less at a time\n"
+             "  enter all of a row   d what is done\n"
              "  a or : a URL or a command, such as: https://example.org/x   "
              "limit 200k   help\n"
              "  ? this help   q quit   ^Z suspend\n");
@@ -13021,6 +13248,9 @@ static const struct {
     {'r', NO_KEY, NULL, 0, "retry"},
     {'c', NO_KEY, NULL, 0, "cancel"},
     {'f', NO_KEY, NULL, 0, "first"},
+    {'\r', '\n', NULL, 0, "show"},
+    {'u', NO_KEY, view_submit, UNDO, NULL},
+    {'d', NO_KEY, view_submit, LIST_DONE, NULL},
     {'+', NO_KEY, view_jobs, 1, NULL},
     {'-', NO_KEY, view_jobs, -1, NULL},
     {'a', ':', view_prompt, 0, NULL},
@@ -13030,14 +13260,18 @@ static const struct {
 };
 
 static void view_act(struct program *p, int key) {
-    for (size_t i = 0; i < COUNT_OF(view_keys); i++) {
-        if (key != view_keys[i].key && key != view_keys[i].other)
-            continue;
-        if (view_keys[i].act)
-            view_keys[i].act(p, view_keys[i].arg);
-        else
-            view_verb(p, view_keys[i].verb);
-    }
+    size_t i = 0;
+
+    while (i < COUNT_OF(view_keys) && key != view_keys[i].key &&
+           key != view_keys[i].other)
+        i++;
+    if (i == COUNT_OF(view_keys)) {
+        if (key > ' ' && key < BACKSPACE)
+            out_printf(&p->view->log, "  %c is no key; ? shows them\n", key);
+    } else if (view_keys[i].act)
+        view_keys[i].act(p, view_keys[i].arg);
+    else
+        view_verb(p, view_keys[i].verb);
 }
 
 /* Quit at once, or ask whether to. */
@@ -13436,6 +13670,12 @@ static bool color_wanted(const struct settings *s) {
     return !no_color || !*no_color;
 }
 
+static bool has_256_colors(void) {
+    const char *term = getenv("TERM");
+
+    return term && strstr(term, "256color");
+}
+
 /* Is somebody in front of the terminal? It is opened once more, so that reading
  * never blocks. */
 static bool keys_open(const struct console *c) {
@@ -13461,6 +13701,7 @@ static void view_open(struct program *p) {
         tty.fd = v->out->fd;
     v->utf8 = p->utf8;
     v->color = color_wanted(&p->s);
+    v->rich = has_256_colors();
     v->show = view_show;
     v->off = view_off;
     v->pace = FRAME_MS;
@@ -15055,6 +15296,9 @@ static void outputs_free(struct program *p) {
     free(p->console.err.data);
     free(p->stream_own.data);
     free(p->trace.data);
+    free(p->undone.data);
+    for (size_t i = 0; i < DONE_KEPT; i++)
+        free(p->model.done[i]);
 }
 
 static void view_free(struct view *v) {
@@ -15202,6 +15446,7 @@ static enum status program_run(struct program *p, char **url) {
     if (s->trace)
         fetcher_trace(p->f, trace, &p->trace);
     (void)set_limits(p, (int)s->jobs, (int)s->per_host, s->rate);
+    p->model.limit = s->rate;
     if (s->cookies && cookies_move(p, false) != ALL_DONE)
         return SOME_FAILED;
     front_open(p, *url != NULL);
@@ -15262,10 +15507,7 @@ int main(int argc, char **argv) {
         status = completion(p->s.completion);
     else if (status == ALL_DONE)
         status = program_run(p, url);
-    free(p->s.data);
-    free(p->s.user);
-    free(p->s.range);
-    curl_slist_free_all(p->s.resolve);
+    settings_free(&p->s);
     free(headers);
     free(url);
     free(p);
