@@ -17569,7 +17569,7 @@ static void test_manual(void) {
     has_text(c.text[0],
              "\n       and later again: only what has changed:\n           fetcher -N -i ",
              "an example, under what it does");
-    has_text(c.text[0], "\n       cancel N|all\n              give it up\n", "a command");
+    has_text(c.text[0], "\n       first N\n              fetch it before the others\n", "a command");
     has_text(c.text[0], "\"http\",\n           \"message\":\"404 Not Found\"",
              "an event, in lines");
     child_free(&c);
