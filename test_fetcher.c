@@ -17569,7 +17569,8 @@ static void test_manual(void) {
     has_text(c.text[0],
              "\n       and later again: only what has changed:\n           fetcher -N -i ",
              "an example, under what it does");
-    has_text(c.text[0], "\n       cancel N|all\n              give it up\n", "a command");
+    has_text(c.text[0], "\n       first N\n              fetch it before the others\n",
+             "a command");
     has_text(c.text[0], "\"http\",\n           \"message\":\"404 Not Found\"",
              "an event, in lines");
     child_free(&c);
@@ -17580,6 +17581,17 @@ static void test_manual(void) {
     c = SH("./fetcher --help | grep -oE -e '--[a-z0-9.-]+' | sort -u | sed 's/-/\\\\-/g' | "
            "while read -r o; do grep -qF -e \"$o\" .build/fetcher.1 || echo \"$o\"; done");
     is_text(c.text[0], "", "every option stands in it");
+    child_free(&c);
+    c = SH("echo help | ./fetcher -i - | sed -n 's/^ *\\([a-z][a-z]*\\) .*/\\1/p' | "
+           "while read -r o; do sed -n '/^.SH LISTS/,/^.SH KEYS/p' .build/fetcher.1 | "
+           "grep -qw -e \"$o\" || echo \"$o\"; done");
+    is_text(c.text[0], "", "every command");
+    child_free(&c);
+    c = SH("grep -oE '[\\\\]\"event[\\\\]\":[\\\\]\"[a-z]+|out_json\\(o, \"[a-z]+' fetcher.c | "
+           "grep -oE '[a-z]+$' | sort -u | "
+           "while read -r o; do grep -qF \"\\\"event\\\":\\\"$o\\\"\" .build/fetcher.1 || "
+           "echo \"$o\"; done");
+    is_text(c.text[0], "", "every event");
     child_free(&c);
     c = SH(
         "sed -n 's/.*[ *]\\(fetcher_[a-z_]*\\)(struct fetcher \\*f.*/\\1/p' fetcher.h | sort -u | "
