@@ -8576,13 +8576,16 @@ static const char *row_state(const struct fetcher_info *i, char *to,
 /* The same of what has ended. */
 static const char *ended_state(const struct ended *e, char *to, size_t room) {
     const struct fetcher_result *r = &e->r;
+    char size[32];
 
     if (r->code)
         snprintf(to, room, "failed: %s", r->message);
     else if (!r->changed)
         snprintf(to, room, "%s", r->attempts ? "unchanged" : "exists, skipped");
     else
-        snprintf(to, room, "done in %.2f s", (double)r->total_us / 1000000);
+        snprintf(to, room, "done: %s in %.2f s",
+                 size_text(size, sizeof size, (double)r->bytes),
+                 (double)r->total_us / 1000000);
     return to;
 }
 
@@ -11726,7 +11729,6 @@ static void list_ended(struct program *p, const struct ended *e) {
     const struct fetcher_result *r = &e->r;
     struct out *o = line_out(&p->console, false);
     char state[300];
-    char size[32];
     char name[300];
 
     ended_name(e, name, sizeof name);
@@ -11740,7 +11742,7 @@ static void list_ended(struct program *p, const struct ended *e) {
     } else {
         out_printf(o, "%5" PRId64 "  ", e->number);
         out_text(o, name);
-        out_printf(o, "  %s  ", size_text(size, sizeof size, (double)r->bytes));
+        out_puts(o, "  ");
         out_said(o, ended_state(e, state, sizeof state));
         out_puts(o, "\n");
     }
@@ -11835,11 +11837,12 @@ static void show_ended(struct program *p, const struct ended *e) {
     }
     out_puts(o, "\n       ");
     out_said(o, ended_state(e, state, sizeof state));
+    out_printf(o, "\n       status %d, attempts %d, %s there\n", r->status,
+               r->attempts, size_text(size, sizeof size, (double)r->bytes));
     out_printf(o,
-               "\n       %s; status %d, attempts %d; ms: lookup %.1f, "
-               "connect %.1f, TLS %.1f, first byte %.1f, all %.1f\n",
-               size_text(size, sizeof size, (double)r->bytes), r->status,
-               r->attempts, MS(r->lookup_us), MS(r->connect_us), MS(r->tls_us),
+               "       ms: lookup %.1f, connect %.1f, TLS %.1f, "
+               "first byte %.1f, all %.1f\n",
+               MS(r->lookup_us), MS(r->connect_us), MS(r->tls_us),
                MS(r->first_byte_us), MS(r->total_us));
     if (*e->retry_after) {
         out_puts(o, "       the server says Retry-After: ");
@@ -12758,80 +12761,140 @@ static void draw_bar(const struct view *v, struct out *o,
 }
 
 struct columns { /* how much of a row there is room for */
-    bool wide;   /* all of it */
+    int all;     /* what stands behind the number */
     int name;
-    int bar;  /* 0: none */
-    int tail; /* speed and time, or the state */
+    int bar; /* 0: none */
+    bool size;
+    bool speed;
+    bool left; /* the time */
+    bool share;
 };
 
-/* A long number takes from the name. */
-static struct columns row_columns(int columns, int number) {
-    struct columns w = {.wide = columns > 56};
+enum { /* columns; with the space before them */
+       NAME_SHORT = 12,
+       NAME_LONG = 60, /* what is left is the bar's */
+       BAR_GAP = 1,
+       FOR_SHARE = 6,
+       FOR_SIZE = 11,
+       FOR_SPEED = 13,
+       FOR_LEFT = 8
+};
 
-    if (columns > 130)
-        w.bar = columns / 4;
-    else if (columns > 66)
+/* The narrower it is the less stands behind the name: first the bar goes, then
+ * the size, the speed, the time left, and at last the share. A long number
+ * takes from the name. */
+static struct columns row_columns(int columns, int number) {
+    struct columns w = {.all = columns > number ? columns - number : 0,
+                        .size = columns > 56,
+                        .speed = columns > 46,
+                        .left = columns > 30,
+                        .share = columns > 24};
+
+    w.name = w.all;
+    if (w.share)
+        w.name -= FOR_SHARE;
+    if (w.size)
+        w.name -= FOR_SIZE;
+    if (w.speed)
+        w.name -= FOR_SPEED;
+    if (w.left)
+        w.name -= FOR_LEFT;
+    if (columns > 66) {
         w.bar = columns / 7;
-    w.tail = w.wide ? 21 : 13;
-    w.name = columns - number - 5 - w.tail;
-    if (w.bar)
-        w.name -= w.bar + 3;
-    if (w.wide)
-        w.name -= 11;
+        if (w.name - w.bar - BAR_GAP > NAME_LONG)
+            w.bar = w.name - NAME_LONG - BAR_GAP;
+        w.name -= w.bar + BAR_GAP;
+    }
+    if (w.name < 0)
+        w.name = 0;
     return w;
 }
 
 static const enum attribute state_colors[] = {DIM,  PLAIN, AMBER,
                                               CYAN, AMBER, RED};
 
-/* Behind the name of what has nothing yet: why, in all the room there is. */
-static void draw_reason(const struct view *v, struct out *o,
-                        struct fetcher_info *i, struct columns w) {
-    char state[300];
-    const char *text = row_state(i, state, sizeof state);
-    int room = w.tail + 4;
-
-    if (w.bar)
-        room += w.bar + 2;
-    if (w.wide)
-        room += 11;
-    if (text_columns(v, text) > room && i->state == FETCHER_ENDED)
-        text = i->message; /* its color says that it has failed */
-    out_puts(o, " ");
-    put_attr(o, state_colors[i->state]);
-    put_padded(v, o, text, room);
+/* Has a row something to tell in place of numbers? */
+static bool row_tells(const struct fetcher_info *i) {
+    if (i->state == FETCHER_RUNNING)
+        return i->bytes == 0;
+    return *i->message || i->bytes == 0 || i->state == FETCHER_SLEEPING;
 }
 
-/* Behind the name: bar, share, size, state. */
-static void draw_progress(const struct view *v, struct out *o,
-                          struct fetcher_info *i, struct columns w,
-                          bool chosen) {
-    char state[300];
-    char size[32] = "";
-    char share[8] = "";
-    int64_t bytes = i->total > 0 ? i->total : i->bytes;
+/* That; in few words where there is little room: the color says whether it has
+ * failed or is tried again. */
+static const char *row_told(const struct fetcher_info *i,
+                            const struct columns *w, char *to, size_t room) {
+    char left[32];
 
-    if (bytes)
-        size_text(size, sizeof size, (double)bytes);
-    if (i->total > 0 && i->bytes)
-        snprintf(share, sizeof share, "%3d%%",
-                 (int)(100 * i->bytes / i->total));
-    if (w.bar) {
+    if (w->size || !*i->message)
+        return row_state(i, to, room);
+    if (i->state == FETCHER_ENDED || i->wait_ms <= 0)
+        return i->message;
+    time_text(left, sizeof left, seconds_left(i));
+    snprintf(to, room, "%s: %s", left, i->message);
+    return to;
+}
+
+/* The columns of a name beside what is told: that begins where the bars do, or
+ * sooner, if it is long; where there are no bars it ends at the right edge, as
+ * numbers do. */
+static int name_columns(const struct view *v, const char *name,
+                        const char *told, const struct columns *w) {
+    int columns = w->all - text_columns(v, told) - 1;
+    int least = w->size ? w->name : NAME_SHORT;
+    int needed = text_columns(v, name) + 1;
+
+    if (!w->share)
+        return w->all; /* and nothing else */
+    if (w->size && columns > w->name)
+        columns = w->name;
+    if (least > needed)
+        least = needed;
+    return columns > least ? columns : least;
+}
+
+static void draw_told(const struct view *v, struct out *o, const char *told,
+                      enum attribute attr, int columns) {
+    if (columns < 2)
+        return;
+    out_puts(o, " ");
+    put_attr(o, attr);
+    put_padded(v, o, told, columns - 1);
+}
+
+/* Behind the name: bar, share, size, speed and time left, or the state. */
+static void draw_numbers(const struct view *v, struct out *o,
+                         const struct fetcher_info *i, const struct columns *w,
+                         bool chosen) {
+    bool runs = i->state == FETCHER_RUNNING;
+    int64_t bytes = i->total > 0 ? i->total : i->bytes;
+    char share[8] = "";
+    char text[32];
+
+    if (w->bar) {
         out_puts(o, " ");
-        draw_bar(v, o, i, w.bar);
+        draw_bar(v, o, i, w->bar);
         if (chosen)
             put_attr(o, CHOSEN);
-        out_puts(o, " ");
     }
-    out_printf(o, " %4s ", share);
-    if (w.wide)
-        out_printf(o, "%10s ", size);
-    if (!chosen || i->state != FETCHER_RUNNING)
+    if (i->total > 0)
+        snprintf(share, sizeof share, "%d%%", (int)(100 * i->bytes / i->total));
+    if (w->share)
+        out_printf(o, "%*s", FOR_SHARE, share);
+    if (w->size)
+        out_printf(o, "%*s", FOR_SIZE,
+                   size_text(text, sizeof text, (double)bytes));
+    if (!runs)
         put_attr(o, state_colors[i->state]);
-    row_state(i, state, sizeof state);
-    if (!w.wide && i->state == FETCHER_RUNNING)
-        state[12] = '\0'; /* the speed alone */
-    put_padded(v, o, state + (w.wide ? 0 : strspn(state, " ")), w.tail - 1);
+    if (w->speed && runs)
+        out_printf(o, "%*s/s", FOR_SPEED - 2,
+                   size_text(text, sizeof text, (double)i->speed));
+    else if (w->speed)
+        out_printf(o, "%*s", FOR_SPEED, "");
+    if (w->left)
+        out_printf(o, "%*s", FOR_LEFT,
+                   runs ? time_text(text, sizeof text, seconds_left(i))
+                        : state_words[i->state]);
 }
 
 static void draw_row(struct program *p, struct out *o, struct job *j,
@@ -12841,21 +12904,25 @@ static void draw_row(struct program *p, struct out *o, struct job *j,
     bool chosen = j == p->model.selected && v->keys;
     char number[40];
     char name[300];
+    char state[300];
     int n = snprintf(number, sizeof number, "%c%4" PRId64 "  ",
                      chosen ? '>' : ' ', j->id.key);
     struct columns w = row_columns(columns, n);
-    bool narrow = w.name <= 8;
 
-    if (narrow)
-        w.name = columns > n ? columns - n : 0;
     if (chosen)
         put_attr(o, CHOSEN);
     out_puts(o, number);
-    put_padded(v, o, row_name(&i, name, sizeof name), w.name);
-    if (!narrow && *i.message && (!i.bytes || i.state != FETCHER_RUNNING))
-        draw_reason(v, o, &i, w);
-    else if (!narrow)
-        draw_progress(v, o, &i, w, chosen);
+    row_name(&i, name, sizeof name);
+    if (row_tells(&i)) {
+        const char *told = row_told(&i, &w, state, sizeof state);
+
+        n = name_columns(v, name, told, &w);
+        put_padded(v, o, name, n);
+        draw_told(v, o, told, state_colors[i.state], w.all - n);
+    } else {
+        put_padded(v, o, name, w.name);
+        draw_numbers(v, o, &i, &w, chosen);
+    }
     put_attr(o, PLAIN);
 }
 
@@ -12864,24 +12931,23 @@ static void draw_ended(struct program *p, struct out *o, const struct ended *e,
     const struct view *v = p->view;
     bool chosen = e == p->model.chosen && v->keys;
     char number[40];
-    char text[300];
+    char name[300];
+    char state[300];
     int n = snprintf(number, sizeof number, "%c%4" PRId64 "  ",
                      chosen ? '>' : ' ', e->number);
     struct columns w = row_columns(columns, n);
-    int room = columns - n - 2;
-    int name = room > 32 ? room / 2 : room;
+    const char *told = ended_state(e, state, sizeof state);
+    const char *colon = strchr(told, ':');
 
-    if (w.bar)
-        name = w.name;
+    if (colon && !w.size) /* its color says whether it is done */
+        told = colon + 2;
     if (chosen)
         put_attr(o, CHOSEN);
     out_puts(o, number);
-    put_padded(v, o, ended_name(e, text, sizeof text), name);
-    if (room > name) {
-        out_puts(o, "  ");
-        put_attr(o, e->r.code ? RED : DIM);
-        put_padded(v, o, ended_state(e, text, sizeof text), room - name);
-    }
+    ended_name(e, name, sizeof name);
+    n = name_columns(v, name, told, &w);
+    put_padded(v, o, name, n);
+    draw_told(v, o, told, e->r.code ? RED : DIM, w.all - n);
     put_attr(o, PLAIN);
 }
 
@@ -12904,7 +12970,8 @@ static void draw_speeds(struct program *p, struct out *o, int bars) {
     }
 }
 
-enum { COUNTS, SPEED, LEFT, DEAF, HINT_KEYS, TOTALS }; /* of the last line */
+/* Parts of the last line. */
+enum { COUNTS, SPEED, LEFT, DEAF, KEYS, TOTALS };
 
 static void totals_text(struct program *p, char part[][64]) {
     bool whole = p->input[LIST].eof; /* or more will come */
@@ -12919,40 +12986,52 @@ static void totals_text(struct program *p, char part[][64]) {
     snprintf(part[COUNTS], 64,
              "%" PRIu64 " done, %" PRIu64 " failed, %zu waiting%s", st.done,
              st.failed, st.waiting, whole ? "" : "+");
-    snprintf(part[SPEED], 64, "  %s/s ", size);
+    snprintf(part[SPEED], 64, "  %s/s", size);
     snprintf(part[LEFT], 64, "  %s left", left);
     snprintf(part[DEAF], 64, "  deaf at most %.1f ms", MS(st.stall_max_us));
-    *part[HINT_KEYS] = '\0';
+    *part[KEYS] = '\0';
     if (p->view->keys && !p->view->window)
-        strcpy(part[HINT_KEYS], "  ? keys");
+        strcpy(part[KEYS], p->view->ended ? "  d back" : "  ? keys");
 }
 
-/* The last ones only where there is room; between them the last seconds. */
+/* How many bars there is room for; with few there are none. */
+static int speed_bars(const struct program *p, char part[][64], int columns) {
+    for (int i = 0; i < KEYS; i++)
+        columns -= (int)strlen(part[i]);
+    if (p->view->window || columns <= 3)
+        return 0;
+    return columns > 9 ? 8 : columns - 1;
+}
+
+/* The last ones only where there is room; between them the last seconds. What
+ * says how one learns of the keys stands at the right edge. */
 static void draw_totals(struct program *p, struct out *o, int columns) {
     char part[TOTALS][64];
-    int bars = columns;
+    int keys;
+    int bars;
 
     totals_text(p, part);
-    for (int i = 0; i < TOTALS; i++)
-        bars -= (int)strlen(part[i]);
-    if (bars > 8)
-        bars = 8;
-    if (p->view->window || bars <= 2)
-        bars = 0;
-    for (int i = 0; i < TOTALS; i++) {
-        columns -= (int)strlen(part[i]);
-        if (columns < 0)
-            return;
-        if (i == HINT_KEYS) { /* at the right edge */
-            out_printf(o, "%*s", columns, "");
-            put_attr(o, DIM);
-        }
+    keys = (int)strlen(part[KEYS]);
+    if ((int)strlen(part[COUNTS]) + keys > columns)
+        keys = 0;
+    columns -= keys;
+    bars = speed_bars(p, part, columns);
+    if ((int)strlen(part[COUNTS]) > columns)
+        put_padded(p->view, o, part[COUNTS], columns);
+    for (int i = 0; i < KEYS && (int)strlen(part[i]) <= columns; i++) {
         out_puts(o, part[i]);
-        if (i == SPEED) {
+        columns -= (int)strlen(part[i]);
+        if (i == SPEED && bars > 0) {
+            out_puts(o, " ");
             draw_speeds(p, o, bars);
-            columns -= bars;
+            columns -= bars + 1;
         }
     }
+    if (keys == 0)
+        return;
+    out_printf(o, "%*s", columns, "");
+    put_attr(o, DIM);
+    out_puts(o, part[KEYS]);
     put_attr(o, PLAIN);
 }
 
@@ -13177,7 +13256,10 @@ static int view_compose(struct program *p, int columns, int most) {
 
     o->used = 0;
     n += draw_rows(p, o, columns, v->rows ? rows : 0);
-    if (p->stay && !p->model.count && !p->prompting) {
+    if (v->ended && v->rows && !p->model.ended) {
+        out_printf(o, "%.*s\n", columns, " nothing has ended yet");
+        n++;
+    } else if (p->stay && !p->model.count && !p->prompting) {
         out_printf(o, "%.*s\n", columns, " a: enter a URL   ?: help   q: quit");
         n++;
     }
@@ -13472,9 +13554,12 @@ static void view_undo(struct program *p, int unused) {
 
 /* What has ended in place of what has not; or back. */
 static void view_ended(struct program *p, int unused) {
-    p->view->ended = !p->view->ended;
-    p->view->chosen = false;
-    p->view->offset = 0;
+    struct view *v = p->view;
+    struct model *m = &p->model;
+
+    v->ended = !v->ended;
+    v->chosen = !v->ended && m->selected != row_first(m);
+    v->offset = 0;
 }
 
 static void view_jobs(struct program *p, int by) {

@@ -12778,12 +12778,13 @@ static void test_looking_back(void) {
     static const struct exchange exchange[] = {
         {"@/x.bin?size=2000", "x.bin: 2.0 KiB", "one is done"},
         {"@/y.bin?status=404&times=1", "404", "one fails"},
-        {"list done", "    1  x.bin  2.0 KiB  done in 0.", "list done"},
+        {"list done", "    1  x.bin  done: 2.0 KiB in 0.", "list done"},
         {"list done", "1 listed", "and how many"},
         {"list failed", "    2  y.bin  ", "list failed"},
         {"list failed", "1 listed", "and how many"},
-        {"show 1", "x.bin\n       done in 0.", "show all of one that is done"},
-        {"show 2", "status 404, attempts 1; ms: lookup", "and of one that has failed"},
+        {"show 1", "x.bin\n       done: 2.0 KiB in 0.", "show all of one that is done"},
+        {"show 2", "status 404, attempts 1, 0 bytes there\n       ms: lookup ",
+         "and of one that has failed"},
         {"show 9", "there is no download 9", "but not of one that never was"},
         {"retry 2", "y.bin: ", "it is tried again"},
         {"list failed", "0 listed", "and has failed no more"},
@@ -15101,14 +15102,15 @@ static void test_terminal_jobs(void) {
 static void terminal_ended(struct term *t) {
     type(t, "\014d");
     ok(shows(t, ">   2  none"), "d shows what has ended, the newest first");
-    has_text(line_with(t, "   1  a.bin"), "done in 0.", "what is done");
+    has_text(line_with(t, "   1  a.bin"), "done: 2.9 KiB in 0.", "what is done");
     has_text(line_with(t, ">   2  none"), "failed: 503 An Error", "and what has failed");
     ok(!sees(t, "wait.bin"), "and nothing else");
     type(t, "z");
     ok(shows(t, "z is no key; ? shows them"), "what is no key is told");
     type(t, "\r");
     ok(shows(t, "led to http://127.0.0.1:"), "enter shows where one was led");
-    ok(shows(t, "status 503, attempts 1; ms: lookup"), "what came of it");
+    ok(shows(t, "status 503, attempts 1, 0 bytes"), "what came of it");
+    ok(shows(t, "ms: lookup "), "in what time");
     ok(shows(t, "the server says Retry-After: 7"), "and what the server says");
     type(t, "j\r");
     ok(shows(t, "       file "), "also the file of what is done");
