@@ -8288,6 +8288,7 @@ struct model {
     int64_t received;      /* bytes until then */
     int64_t speed[SPEEDS]; /* bytes in a second, the newest first */
     int64_t limit;         /* bytes a second; 0: any */
+    int64_t limited;       /* when that was said, in ms */
 };
 
 /* Has it been read in a session, and not yet been started? */
@@ -8608,6 +8609,15 @@ static void speed_sample(struct model *m, int64_t received) {
         m->speed[i] = (received - m->received) / seconds;
     m->sampled += seconds * 1000;
     m->received = received;
+}
+
+/* That of the last full second; what was measured before there was a limit
+ * counts no more. */
+static double speed_now(const struct model *m) {
+    bool before = m->limit && m->sampled - m->limited < 1000;
+    bool above = before && m->speed[0] > m->limit;
+
+    return (double)(above ? m->limit : m->speed[0]);
 }
 
 /* The mean of those of the last three seconds that brought anything; a limit
@@ -11662,6 +11672,7 @@ static void do_limit(struct program *p, char **word) {
     }
     (void)fetcher_limit(p->f, 0, 0, rate ? rate : -1);
     p->model.limit = rate;
+    p->model.limited = fetcher_now(p->f);
     if (rate)
         reply(p, 0, "%s a second", size_text(size, sizeof size, (double)rate));
     else
@@ -12981,7 +12992,7 @@ static void totals_text(struct program *p, char part[][64]) {
 
     fetcher_stats(p->f, &st);
     speed_sample(&p->model, st.received);
-    size_text(size, sizeof size, (double)p->model.speed[0]);
+    size_text(size, sizeof size, speed_now(&p->model));
     time_text(left, sizeof left, whole ? time_left(&p->model, st.waiting) : -1);
     snprintf(part[COUNTS], 64,
              "%" PRIu64 " done, %" PRIu64 " failed, %zu waiting%s", st.done,
