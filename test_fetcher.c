@@ -745,7 +745,7 @@ static const char *const index_lines[] = {
     "  &status=503 &retry-after=2 an error; Retry-After in seconds or as a date",
     "  &times=2                   the fault in the first 2 requests only",
     "  &etag=weak &etag=none      validators; &modified=none likewise",
-    "  &range=ignore, wrong, 416, date, blind, later   what ranges go wrong with",
+    "  &range=ignore, wrong, moved, 416, date, blind, later   what ranges go wrong with",
     "  &cap=1000 &cut2=500        parts of 1000 bytes at most; the second request is cut",
     "  &changed=1                 other content after the first request",
     "  &random=7                  half of all requests fail, at random places",
@@ -786,9 +786,10 @@ static void answer_error(struct conn *c, const char *target, int status) {
     c->end = 5;
 }
 
-/* May the request's range be served, and is it to be? */
-static int64_t range_first(struct conn *c, const char *target, const char *etag) {
-    char range[80], if_range[80];
+/* May the request's range be served, and is it to be? It ends before c->end. */
+static int64_t range_first(struct conn *c, const char *target, const char *etag, int64_t size) {
+    char range[80], if_range[80], *at;
+    int64_t first;
     request_header(c->in, "Range", range, sizeof range);
     request_header(c->in, "If-Range", if_range, sizeof if_range);
     if (!*range || param_is(target, "range", "ignore") ||
@@ -797,9 +798,13 @@ static int64_t range_first(struct conn *c, const char *target, const char *etag)
         (*if_range && !param_is(target, "range", "blind") && strcmp(if_range, etag) &&
          strcmp(if_range, modified_date[version_of(c, target)])))
         return -1;
-    return strtoll(range + strcspn(range, "="), NULL, 10) < 0
-               ? -strtoll(range + strcspn(range, "="), NULL, 10)
-               : strtoll(range + strcspn(range, "=") + 1, NULL, 10);
+    at = range + strcspn(range, "=") + 1;
+    first = strtoll(at, &at, 10);
+    if (first < 0)
+        return first + size < 0 ? 0 : first + size;
+    if (at[0] == '-' && isdigit((unsigned char)at[1]) && strtoll(at + 1, NULL, 10) < size)
+        c->end = strtoll(at + 1, NULL, 10) + 1;
+    return first + param_is(target, "range", "moved");
 }
 
 static void answer_length(struct conn *c, const char *target, int64_t size) {
@@ -812,7 +817,7 @@ static void answer_length(struct conn *c, const char *target, int64_t size) {
 
 static void answer_head(struct conn *c, const char *target, const char *etag, int64_t size) {
     char value[20000];
-    int64_t first = range_first(c, target, etag);
+    int64_t first = range_first(c, target, etag, size);
     if (first >= size || (first >= 0 && param_is(target, "range", "416"))) {
         head_begin(c, 416, "Range Not Satisfiable");
         head_add(c, "Content-Range: bytes */%" PRId64 "\r\nContent-Length: 0\r\n", size);
@@ -820,7 +825,7 @@ static void answer_head(struct conn *c, const char *target, const char *etag, in
     } else if (first >= 0) {
         head_begin(c, 206, "Partial Content");
         c->pos = first;
-        if (number(target, "cap", 0) && first + number(target, "cap", 0) < size)
+        if (number(target, "cap", 0) && first + number(target, "cap", 0) < c->end)
             c->end = first + number(target, "cap", 0);
         head_add(c, "Content-Range: bytes %" PRId64 "-%" PRId64 "/%" PRId64 "\r\n",
                  first + param_is(target, "range", "wrong"), c->end - 1, size);
@@ -3493,8 +3498,10 @@ static void test_upload_no_stall(void) {
                                                     .on_done = keep_outcome,
                                                     .arg = &o});
     until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED);
-    f->loop.skew += 100000000;
-    turn_for(20000);
+    for (int i = 0; i < 3; i++) { /* what went out meanwhile is seen at the first look */
+        f->loop.skew += 100000000;
+        turn_for(20000);
+    }
     is_int(o.calls, 0, "to wait for its sender is no stall");
     fetcher_cancel(f, id);
     until(o.calls);
@@ -4809,6 +4816,56 @@ static void test_own_range(void) {
     is_int(seen("/orn?size=400000&cut=20000&times=1&etag=none")->count, 1, "and so isn't tried");
 }
 
+/* What a server sends to a range of the caller's own has to be that range. */
+static void test_own_range_fits(void) {
+    static const struct {
+        const char *query, *range;
+        enum fetcher_code code;
+        int64_t bytes;
+    } t[] = {
+        {"", "range: bytes=100-199", FETCHER_OK, 100},
+        {"", "Range: bytes=900-2000", FETCHER_OK, 100},
+        {"", "Range: bytes=900-", FETCHER_OK, 100},
+        {"", "Range:bytes=-50", FETCHER_OK, 50},
+        {"", "Range: bytes=-5000", FETCHER_OK, 1000},
+        {"&range=ignore", "Range: bytes=100-199", FETCHER_OK, 1000},
+        {"&range=moved", "Range: bytes=100-199", FETCHER_PROTOCOL, 0},
+        {"&range=moved", "Range: bytes=100-", FETCHER_PROTOCOL, 0},
+        {"&cap=60", "Range: bytes=100-199", FETCHER_PROTOCOL, 0},
+        {"&cap=60", "Range: bytes=-100", FETCHER_PROTOCOL, 0},
+        {"&cap=60", "Range: bytes=100-159", FETCHER_OK, 60},
+        {"&cap=60", "Range: bytes=0-,-1", FETCHER_OK, 60},
+    };
+
+    for (size_t i = 0; i < COUNT_OF(t); i++) {
+        const char *headers[] = {t[i].range, NULL};
+        char target[80];
+        struct outcome o;
+        snprintf(target, sizeof target, "/fits/%zu?size=1000%s", i, t[i].query);
+        o = FETCH(.url = url("%s", target), .path = in_work("fits"), .headers = headers,
+                  .existing = FETCHER_OVERWRITE);
+        is_code(o.code, t[i].code, "%s, %s: %s", t[i].range, target, o.message);
+        is_int(o.bytes, t[i].bytes, "so many bytes come");
+        is_int(seen("%s", target)->count, 1, "with one request");
+    }
+}
+
+/* A range is not remembered as the document. */
+static void test_own_range_update(void) {
+    const char *range[] = {"Range: bytes=0-99", NULL};
+    const char *target = "/upd?size=1000";
+    struct outcome o;
+    o = FETCH(.url = url("%s", target), .path = in_work("upd"), .headers = range,
+              .existing = FETCHER_UPDATE);
+    is_int(o.bytes, 100, "a range with FETCHER_UPDATE");
+    o = FETCH(.url = url("%s", target), .path = in_work("upd"), .existing = FETCHER_UPDATE);
+    is_int(o.changed, 1, "is no document that could be unchanged");
+    ok(file_is(in_work("upd"), 1000, "/upd", 0), "all of it comes");
+    o = FETCH(.url = url("%s", target), .path = in_work("upd"), .headers = range,
+              .existing = FETCHER_UPDATE);
+    is_int(o.bytes, 100, "nor is the document the range");
+}
+
 /* What servers may send, an answer a request; and what is to come of it. */
 struct answers {
     const char *name;
@@ -5875,6 +5932,8 @@ static const struct test transfers_tests[] = {
     TEST(total),
     TEST(slow_rate),
     TEST(own_range),
+    TEST(own_range_fits),
+    TEST(own_range_update),
     TEST(answer_heads),
     TEST(answer_lengths),
     TEST(answer_parts),
@@ -13662,6 +13721,10 @@ static void test_curl_options(void) {
     c = RUN("-o", "-", "-r", "3-5,-7", url("/echo"));
     has_text(c.text[0], "Range: bytes=3-5,-7\r\n", "-r asks for a range");
     child_free(&c);
+    c = RUN("-I", "-r", "0-9", url("/head?size=50"));
+    begins_with(c.text[0], "HTTP/1.1 206 ", "-I of a range is one answer");
+    is_int(seen("/head?size=50")->count, 1, "which is not cut short");
+    child_free(&c);
     c = RUN("-I", url("/head?size=5"), url("/none?status=404"));
     is_int(c.status, 1, "-I of two, one of them an error");
     begins_with(c.text[0], "HTTP/1.1 200 OK\n", "the first line of the head");
@@ -13671,6 +13734,43 @@ static void test_curl_options(void) {
     child_free(&c);
     c = RUN("-I", "--json", url("/head?size=5"));
     has_text(c.text[0], ",\"head\":[\"HTTP/1.1 200 OK\",\"Date: ", "in JSON it is an array");
+    child_free(&c);
+}
+
+/* A file of a range holds those bytes; it neither goes on with a part nor leaves one. */
+static void test_range_option(void) {
+    const char *target = "/range?size=1500000&cut=400000&times=2";
+    unsigned seed = seed_of("/range", 0);
+    char want[1000], *got;
+    int64_t size = 0;
+    struct child c;
+    for (int i = 0; i < 1000; i++)
+        want[i] = (char)pattern(seed, 700000 + i);
+    c = RUN("--retry", "0", "-o", in_work("range"), url("%s", target));
+    is_int(c.status, 1, "a part is left");
+    child_free(&c);
+    c = RUN("--retry", "0", "-r", "1000-999999", "-o", in_work("range"), url("%s", target));
+    is_int(c.status, 1, "a range is cut short");
+    child_free(&c);
+    is_int(names_in(work), 0, "and leaves nothing that could be taken for the start");
+    c = RUN("-r", "700000-700999", "-o", in_work("range"), url("%s", target));
+    has_text(c.text[0], ": 1000 bytes in ", "a range comes: %s%s", c.text[0], c.text[1]);
+    ok(!strstr(c.text[0], "all of it"), "which is not all of it");
+    child_free(&c);
+    got = slurp(in_work("range"), &size);
+    ok(size == 1000 && memcmp(got, want, 1000) == 0, "those bytes are in the file");
+    free(got);
+    c = RUN("-o", "-", "-r", "700000-700999", url("%s", target));
+    ok(c.size[0] == 1000 && memcmp(c.text[0], want, 1000) == 0, "or on stdout");
+    child_free(&c);
+    c = RUN("-r", "0-9", "-o", in_work("all"), url("/all?size=500&range=ignore"));
+    has_text(c.text[0], "(all of it: the server sent no range)", "a server that knows none");
+    child_free(&c);
+    ok(file_is(in_work("all"), 500, "/all", 0), "sends all of it, as to curl");
+    c = RUN("-r", "0-9", "-o", in_work("moved"), url("/moved?size=500&range=moved"));
+    is_int(c.status, 1, "but another range is not taken");
+    has_text(c.text[1], "a part that was not asked for", "as is told: %s", c.text[1]);
+    ok(!exists(in_work("moved")), "nor is there a file");
     child_free(&c);
 }
 
@@ -13710,11 +13810,16 @@ static void test_sockets_and_certs(void) {
              "mkfifo in out && { python3 s.py <in >out & } && exec 9>in && read port <out && "
              "F=$OLDPWD/fetcher && $F -o - --unix-socket sock http://any.test/ && "
              "$F -o - --cacert cert --cert cert --key key https://localhost:$port/ && "
-             "$F -o - --cacert cert https://localhost:$port/",
+             "$F -o - --cacert cert https://localhost:$port/ && mkfifo hold && "
+             "openssl pkey -in key -aes256 -passout pass:abcd -out locked && { timeout -k 1 5 "
+             "$F -o - --cacert cert --cert cert --key locked https://localhost:$port/ <>hold || "
+             "echo $?; }",
              work);
     c = SH(command);
-    is_text(c.text[0], "hello False\nhello True\nhello False\n",
-            "--unix-socket; --cert and --key; and without them: %s", c.text[1]);
+    is_text(c.text[0], "hello False\nhello True\nhello False\n1\n",
+            "--unix-socket; --cert and --key; without them; and a key that is locked: %s",
+            c.text[1]);
+    has_text(c.text[1], "cannot trust localhost", "which fails, and asks nobody");
     child_free(&c);
 }
 
@@ -13848,14 +13953,22 @@ static void test_completion(void) {
         {"bash",
          "bash -c '. /dev/fd/3; COMP_WORDS=(fetcher --lim); COMP_CWORD=1; _fetcher; "
          "echo ${COMPREPLY[@]}; COMP_WORDS=(fetcher --color a); COMP_CWORD=2; _fetcher; "
-         "echo ${COMPREPLY[@]}' 3< c",
-         "--limit-rate\nauto always\n"},
-        {"zsh", "zsh -n c && head -n 1 c", "#compdef fetcher\n"},
-        {"fish", "fish -c '. c; complete -C \"fetcher --limit\"' | cut -f 1", "--limit-rate"},
+         "echo ${COMPREPLY[@]}; COMP_WORDS=(fetcher --color = n); COMP_CWORD=3; _fetcher; "
+         "echo ${COMPREPLY[@]}; COMP_WORDS=(fetcher -o c); COMP_CWORD=2; COMPREPLY=(); _fetcher; "
+         "echo file ${COMPREPLY[@]}; COMP_WORDS=(fetcher c); COMP_CWORD=1; _fetcher; "
+         "echo word ${COMPREPLY[@]}' 3< c",
+         "--limit-rate\nauto always\nnever\nfile\nword\n"},
+        {"zsh",
+         "zsh -n c && zsh -fc '_arguments() { print -lr -- \"$@\" }; . ./c' | "
+         "grep -xF -e '--color=[use colors\\: auto (usual), always or never]:WHEN:"
+         "(auto always never)' && echo right",
+         "right"},
+        {"fish", "fish -c '. ./c; complete -C \"fetcher --limit\"' | cut -f 1", "--limit-rate"},
+        {"fish", "fish -c '. ./c; complete -C \"fetcher --color n\"' | cut -f 1", "never"},
     };
 
     for (size_t i = 0; i < COUNT_OF(t); i++) {
-        char command[900];
+        char command[1200];
         struct child c;
         snprintf(command, sizeof command,
                  "command -v %s >/dev/null || exit 77; ./fetcher --completion %s > %s/c && cd %s "
@@ -14286,6 +14399,8 @@ static void test_help(void) {
     child_free(&c);
 }
 
+#define SUM "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
 static void test_bad_usage(void) {
     static const struct {
         const char *argv[8], *words;
@@ -14313,6 +14428,9 @@ static void test_bad_usage(void) {
         {{"-T", "/none", "http://a.b/"}, "cannot read /none: No such file", 1},
         {{"-T", "/", "http://a.b/"}, "cannot read /: Is a dir", 1},
         {{"-I", "-o", "x", "http://a.b/"}, "-I shows the head on stdout", 2},
+        {{"-I", "--sha256", SUM, "http://a.b/"}, "goes with no -T, --data, --sha256 or", 2},
+        {{"-r", "0-9", "-N", "http://a.b/"}, "contradict each other", 2},
+        {{"--unix-socket", SUM SUM, "http://a.b/"}, "the path is too long: ", 2},
         {{"--progress", "http://a.b/"}, "--progress goes with --json", 2},
         {{"--key", "README.md", "http://a.b/"}, "--key is the key of", 2},
         {{"--cert", "/none", "http://a.b/"}, "cannot read /none: No such file", 1},
@@ -14557,6 +14675,7 @@ static void test_unready_pipes(void) {
 
 static const struct test options_tests[] = {
     TEST(curl_options),
+    TEST(range_option),
     TEST(sockets_and_certs),
     TEST(upload_option),
     TEST(upload_odd),
