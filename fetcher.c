@@ -8307,6 +8307,7 @@ struct program;
 enum {
     FAILED_KEPT = 1000,    /* rows */
     ENDED_KEPT = 1000,     /* results */
+    TEXT_KEPT = 500,       /* bytes, of what a server says for one */
     CANCELLED_KEPT = 1000, /* downloads */
     SPEEDS = 120           /* seconds of the graph */
 };
@@ -8484,29 +8485,32 @@ static void ended_remove(struct model *m, struct ended *e) {
     free(e);
 }
 
-/* Copy a text to where there is room for it. Returns where it stands; NULL
- * stays NULL. */
-static const char *text_put(char **to, const char *text) {
-    const char *at = *to;
+/* How much of a text is kept: what a server says may be long. */
+static size_t text_kept(const char *text) {
+    size_t n = text ? strlen(text) : 0;
 
-    if (!text)
-        return NULL;
-    strcpy(*to, text);
-    *to += strlen(text) + 1;
-    return at;
+    return n < TEXT_KEPT ? n : TEXT_KEPT;
 }
 
-static size_t text_room(const char *text) {
-    return text ? strlen(text) + 1 : 0;
+/* Copy so much of a text, and say where it stands. */
+static const char *text_put(char **to, const char *text, size_t n) {
+    const char *at = *to;
+
+    memcpy(*to, text, n);
+    (*to)[n] = '\0';
+    *to += n + 1;
+    return at;
 }
 
 /* Who has no memory for it does without. */
 static void ended_add(struct model *m, int64_t number,
                       const struct fetcher_result *r, const char *after) {
-    size_t n = text_room(r->message) + text_room(r->url) +
-               text_room(r->final_url) + text_room(r->path) +
-               text_room(r->content_type) + text_room(after);
-    struct ended *e = calloc(1, sizeof *e + n);
+    bool led = strcmp(r->url, r->final_url) != 0;
+    size_t path = r->path ? strlen(r->path) : 0;
+    size_t url = strlen(r->url);
+    size_t rest =
+        text_kept(r->final_url) + text_kept(r->message) + text_kept(after);
+    struct ended *e = calloc(1, sizeof *e + path + url + rest + 5);
     char *to;
 
     if (!e)
@@ -8514,12 +8518,17 @@ static void ended_add(struct model *m, int64_t number,
     to = e->text;
     e->r = *r;
     e->r.data = NULL;
-    e->r.message = text_put(&to, r->message);
-    e->r.url = text_put(&to, r->url);
-    e->r.final_url = text_put(&to, r->final_url);
-    e->r.path = text_put(&to, r->path);
-    e->r.content_type = text_put(&to, r->content_type);
-    e->retry_after = after ? text_put(&to, after) : "";
+    e->r.content_type = "";
+    e->r.url = text_put(&to, r->url, url);
+    e->r.final_url = e->r.url;
+    if (led)
+        e->r.final_url = text_put(&to, r->final_url, text_kept(r->final_url));
+    if (r->path)
+        e->r.path = text_put(&to, r->path, path);
+    e->r.message = text_put(&to, r->message, text_kept(r->message));
+    e->retry_after = "";
+    if (after)
+        e->retry_after = text_put(&to, after, text_kept(after));
     e->number = number;
     e->row.key = -++m->ended_total;
     tree_add(&m->ended, &e->row);

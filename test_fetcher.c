@@ -15265,6 +15265,48 @@ static void test_terminal_looks_back(void) {
     term_kill(&t);
 }
 
+/* The narrower it is the less stands behind the names; what has no bar has its place. */
+static void test_terminal_widths(void) {
+    struct term t;
+    char half[200], gone[100], busy[100];
+    snprintf(half, sizeof half, "%s",
+             url("/a-name-of-thirty-characters-1.bin?size=100000&stall=50000"));
+    snprintf(gone, sizeof gone, "%s", url("/gone.bin?status=404"));
+    snprintf(busy, sizeof busy, "%s", url("/busy.bin?status=503&retry-after=90"));
+    TERM(&t, 24, 40, half, gone, "--per-host", "1", busy);
+    ok(shows(&t, "50%"), "40 columns: one has begun");
+    type(&t, "+p");
+    ok(shows(&t, "busy.bin  1:"), "when it is tried again, behind a name");
+    has_text(line_with(&t, "  3  busy.bin"), ": 503 An Err", "and why");
+    has_text(line_with(&t, "  2  gone.bin"), "gone.bin            404 An Error",
+             "why one has failed");
+    has_text(line_with(&t, "a-name"), "  1  a-name-of-thirty-…   50%  paused",
+             "a name before a size");
+    has_text(line_with(&t, "waiting"), "  ? keys", "a hint at the keys");
+    term_size(&t, 24, 28);
+    ok(shows(&t, "a-name-of-thi…   50%"), "28 columns: nothing but the share");
+    ok(!strstr(line_with(&t, "  1  a-name"), "paused"), "no state");
+    term_size(&t, 24, 200);
+    ok(shows(&t, "again in 1:"), "200 columns: all of it");
+    has_text(line_with(&t, "  3  busy.bin"), "503 An Error; the server asks to wait 90 s",
+             "of why as well");
+    is_int(column_of(&t, "  3  busy.bin", "again"), 68, "where the bars are");
+    is_int(column_of(&t, "  1  a-name", "━"), 68, "as the others are");
+    term_kill(&t);
+}
+
+/* What was measured before there was a limit is no speed any more. */
+static void test_terminal_limit(void) {
+    struct term t;
+    TERM(&t, 24, 80, url("/fast.bin?size=90000000&slow=4000"));
+    until(strstr(line_with(&t, "0 done"), " KiB/s"));
+    type(&t, ":limit 20k\r");
+    ok(shows(&t, "20.0 KiB a second"), "a limit");
+    has_text(line_with(&t, "0 done"), "  20.0 KiB/s", "counts at once in the totals");
+    has_text(line_with(&t, "fast.bin"), "20.0 KiB/s", "and in the row");
+    term_kill(&t);
+}
+
 static void test_terminal_list(void) {
     struct term t;
     char command[400];
@@ -15501,10 +15543,10 @@ static void test_terminal_deaf(void) {
 }
 
 static const struct test terminal_tests[] = {
-    TEST(terminal),       TEST(terminal_idle),  TEST(terminal_sizes),      TEST(terminal_paste),
-    TEST(terminal_jobs),  TEST(terminal_list),  TEST(terminal_looks_back), TEST(terminal_stopped),
-    TEST(terminal_lost),  TEST(terminal_left),  TEST(terminal_deaf),       TEST(terminal_abuse),
-    TEST(terminal_plain), TEST(terminal_color),
+    TEST(terminal),       TEST(terminal_idle),    TEST(terminal_sizes),      TEST(terminal_paste),
+    TEST(terminal_jobs),  TEST(terminal_list),    TEST(terminal_looks_back), TEST(terminal_widths),
+    TEST(terminal_limit), TEST(terminal_stopped), TEST(terminal_lost),       TEST(terminal_left),
+    TEST(terminal_deaf),  TEST(terminal_abuse),   TEST(terminal_plain),      TEST(terminal_color),
 };
 
 /* ------------------------------------------------------------------------------------------ Window
