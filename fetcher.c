@@ -8301,25 +8301,31 @@ struct program;
  * The rows: what was asked for and has not ended, and what has failed. They
  * stand in one tree in the order of the eye (what runs, what is held, what
  * waits, what has failed), so any front end shows a hundred thousand at the
- * cost of those that it draws.
+ * cost of those that it draws. Beside them is kept, to be looked at again, what
+ * came of those that have ended; and what was cancelled, until that can't be
+ * undone any more.
  */
 enum {
-    FAILED_KEPT = 1000, /* rows */
-    DONE_KEPT = 1000,   /* lines */
-    SPEEDS = 120        /* seconds of the graph */
+    FAILED_KEPT = 1000,    /* rows */
+    ENDED_KEPT = 1000,     /* results */
+    TEXT_KEPT = 500,       /* bytes, of what a server says for one */
+    CANCELLED_KEPT = 1000, /* downloads */
+    SPEEDS = 120           /* seconds of the graph */
 };
 
 struct job { /* a row: a transfer, or one that has failed */
     struct program *p;
     struct node id;      /* key: its number */
-    struct node row;     /* as it is shown: running, waiting, failed */
+    struct node row;     /* as it is shown: running, waiting, failed; or, once
+                            it was cancelled, in the order of that */
     fetcher_id transfer; /* 0: it has failed, or is yet to be restored */
     int64_t every_ms;    /* 0: once */
     int priority;
     bool paused;   /* is to be */
+    bool again;    /* it was cancelled, and that undone, while it still ran */
+    bool dropped;  /* nothing is left of it but its transfer */
     char *made;    /* the file that it repeats is its own; NULL: none yet */
-    char *failed;  /* its URL, fit for the eye; and why, behind the NUL, ... */
-    char *detail;  /* ... and all else that is known; NULL: nothing */
+    char *failed;  /* its URL, fit for the eye; and why, behind the NUL */
     char *old;     /* the address that it was begun with; NULL: this one */
     char *address; /* to go on with when it has been cancelled; NULL: none */
     int64_t told;  /* when its progress was last told, in ms */
@@ -8328,10 +8334,24 @@ struct job { /* a row: a transfer, or one that has failed */
     char url[];
 };
 
+struct ended {               /* a transfer that is done or has failed */
+    struct node row;         /* the newest first */
+    int64_t number;          /* of its download */
+    struct fetcher_result r; /* its texts stand below; it has no data */
+    const char *retry_after; /* what the server said; "": nothing */
+    char text[];
+};
+
 struct model {
     struct fetcher *f;
-    struct node *jobs;     /* by number */
-    struct node *rows;     /* as they are shown */
+    struct node *jobs;      /* by number */
+    struct node *rows;      /* as they are shown */
+    struct node *ended;     /* the newest first */
+    struct node *cancelled; /* by the command, and by number; not in rows */
+    size_t ended_count;
+    size_t cancelled_count;
+    int64_t ended_total;   /* that were ever added */
+    struct ended *chosen;  /* the selected one of the ended; NULL: none */
     bool shown;            /* somebody may look at the rows */
     bool keeps;            /* what has failed stays among them */
     size_t count;          /* of jobs */
@@ -8344,8 +8364,7 @@ struct model {
     int64_t received;      /* bytes until then */
     int64_t speed[SPEEDS]; /* bytes in a second, the newest first */
     int64_t limit;         /* bytes a second; 0: any */
-    char *done[DONE_KEPT]; /* a line for each of the last that were done, ... */
-    size_t done_count;     /* ... in a ring: how many there have been */
+    int64_t limited;       /* when that was said, in ms */
 };
 
 /* Has it been read in a session, and not yet been started? */
@@ -8359,10 +8378,6 @@ static struct job *row_job(struct node *n) {
 
 static struct job *row_first(struct model *m) {
     return row_job(tree_first(m->rows));
-}
-
-static struct job *row_last(struct model *m) {
-    return row_job(tree_bound(m->rows, INT64_MAX, 0, true));
 }
 
 static struct job *row_after(struct model *m, const struct job *j) {
@@ -8396,7 +8411,16 @@ static void row_put(struct model *m, struct job *j, enum fetcher_state state) {
     tree_add(&m->rows, &j->row);
 }
 
-static void job_remove(struct model *m, struct job *j) {
+static void job_drop(struct job *j) {
+    free(j->made);
+    free(j->failed);
+    free(j->old);
+    free(j->address);
+    free(j);
+}
+
+/* It is no row any more, but is still there. */
+static void job_take_out(struct model *m, struct job *j) {
     if (m->selected == j) {
         m->selected = row_after(m, j);
         if (!m->selected)
@@ -8407,12 +8431,128 @@ static void job_remove(struct model *m, struct job *j) {
     m->count--;
     if (j->failed)
         m->failed--;
-    free(j->made);
-    free(j->failed);
-    free(j->detail);
-    free(j->old);
-    free(j->address);
-    free(j);
+}
+
+static void job_remove(struct model *m, struct job *j) {
+    job_take_out(m, j);
+    job_drop(j);
+}
+
+/* -- what was cancelled ---------------------------------------------------- */
+
+static void cancelled_take_out(struct model *m, struct job *j) {
+    tree_remove(&m->cancelled, &j->row);
+    m->cancelled_count--;
+}
+
+/* Its transfer may be on its way to its end, and needs it until then. */
+static void cancelled_drop(struct model *m, struct job *j) {
+    cancelled_take_out(m, j);
+    j->dropped = true;
+    if (!j->transfer)
+        job_drop(j);
+}
+
+/* Of very many that one command cancels the last are kept. */
+static void cancelled_put(struct model *m, struct job *j, int64_t command) {
+    j->row.key = command;
+    j->row.seq = (uint64_t)j->id.key;
+    tree_add(&m->cancelled, &j->row);
+    m->cancelled_count++;
+    if (m->cancelled_count > CANCELLED_KEPT)
+        cancelled_drop(m, row_job(tree_first(m->cancelled)));
+}
+
+/* -- what has ended -------------------------------------------------------- */
+
+static struct ended *ended_of(struct node *n) {
+    return n ? container_of(n, struct ended, row) : NULL;
+}
+
+static struct ended *ended_first(struct model *m) {
+    return ended_of(tree_first(m->ended));
+}
+
+static void ended_remove(struct model *m, struct ended *e) {
+    if (m->chosen == e) {
+        struct node *n = tree_next(m->ended, &e->row);
+
+        if (!n)
+            n = tree_bound(m->ended, e->row.key, 0, true);
+        m->chosen = ended_of(n);
+    }
+    tree_remove(&m->ended, &e->row);
+    m->ended_count--;
+    free(e);
+}
+
+/* How much of a text is kept: what a server says may be long. */
+static size_t text_kept(const char *text) {
+    size_t n = text ? strlen(text) : 0;
+
+    return n < TEXT_KEPT ? n : TEXT_KEPT;
+}
+
+/* Copy so much of a text, and say where it stands. */
+static const char *text_put(char **to, const char *text, size_t n) {
+    const char *at = *to;
+
+    memcpy(*to, text, n);
+    (*to)[n] = '\0';
+    *to += n + 1;
+    return at;
+}
+
+/* Who has no memory for it does without. */
+static void ended_add(struct model *m, int64_t number,
+                      const struct fetcher_result *r, const char *after) {
+    bool led = strcmp(r->url, r->final_url) != 0;
+    size_t path = r->path ? strlen(r->path) : 0;
+    size_t url = strlen(r->url);
+    size_t rest =
+        text_kept(r->final_url) + text_kept(r->message) + text_kept(after);
+    struct ended *e = calloc(1, sizeof *e + path + url + rest + 5);
+    char *to;
+
+    if (!e)
+        return;
+    to = e->text;
+    e->r = *r;
+    e->r.data = NULL;
+    e->r.content_type = "";
+    e->r.url = text_put(&to, r->url, url);
+    e->r.final_url = e->r.url;
+    if (led)
+        e->r.final_url = text_put(&to, r->final_url, text_kept(r->final_url));
+    if (r->path)
+        e->r.path = text_put(&to, r->path, path);
+    e->r.message = text_put(&to, r->message, text_kept(r->message));
+    e->retry_after = "";
+    if (after)
+        e->retry_after = text_put(&to, after, text_kept(after));
+    e->number = number;
+    e->row.key = -++m->ended_total;
+    tree_add(&m->ended, &e->row);
+    m->ended_count++;
+    if (m->ended_count > ENDED_KEPT)
+        ended_remove(m, ended_of(tree_bound(m->ended, 0, 0, true)));
+}
+
+/* What came of a download last; NULL: that isn't known. */
+static struct ended *ended_find(struct model *m, int64_t number) {
+    struct ended *e = ended_first(m);
+
+    while (e && e->number != number)
+        e = ended_of(tree_next(m->ended, &e->row));
+    return e;
+}
+
+/* What is tried again has not failed. */
+static void ended_forget(struct model *m, int64_t number) {
+    struct ended *e = ended_find(m, number);
+
+    if (e && e->r.code)
+        ended_remove(m, e);
 }
 
 /* What it repeats is in this file, which it may replace: no other, whatever a
@@ -8518,6 +8658,28 @@ static const char *row_state(const struct fetcher_info *i, char *to,
     return to;
 }
 
+/* The same of what has ended. */
+static const char *ended_state(const struct ended *e, char *to, size_t room) {
+    const struct fetcher_result *r = &e->r;
+    char size[32];
+
+    if (r->code)
+        snprintf(to, room, "failed: %s", r->message);
+    else if (!r->changed)
+        snprintf(to, room, "%s", r->attempts ? "unchanged" : "exists, skipped");
+    else
+        snprintf(to, room, "done: %s in %.2f s",
+                 size_text(size, sizeof size, (double)r->bytes),
+                 (double)r->total_us / 1000000);
+    return to;
+}
+
+static const char *ended_name(const struct ended *e, char *to, size_t room) {
+    struct fetcher_info i = {.url = e->r.url, .path = e->r.path};
+
+    return row_name(&i, to, room);
+}
+
 /* The speed of each second, for a graph; those in which nobody looked count as
  * the mean. */
 static void speed_sample(struct model *m, int64_t received) {
@@ -8531,6 +8693,15 @@ static void speed_sample(struct model *m, int64_t received) {
         m->speed[i] = (received - m->received) / seconds;
     m->sampled += seconds * 1000;
     m->received = received;
+}
+
+/* That of the last full second; what was measured before there was a limit
+ * counts no more. */
+static double speed_now(const struct model *m) {
+    bool before = m->limit && m->sampled - m->limited < 1000;
+    bool above = before && m->speed[0] > m->limit;
+
+    return (double)(above ? m->limit : m->speed[0]);
 }
 
 /* The mean of those of the last three seconds that brought anything; a limit
@@ -10153,12 +10324,15 @@ struct session {
     bool reading;      /* what it says is being read: none is appended */
     bool restoring;    /* that, or what was read is being started */
     bool told;         /* that it can't be written */
+    int64_t again;     /* the number of what is read next; 0: a new one */
 };
 
-struct sweep {                     /* a command for all downloads */
-    const struct command *command; /* NULL: none */
-    int64_t next;                  /* the job that comes next */
-    int count;                     /* those to whom it was of use */
+struct sweep {                      /* a command for all downloads */
+    const struct command *command;  /* NULL: none */
+    bool (*step)(struct program *); /* for the next one; false: there is none */
+    int64_t next;                   /* the key of the one that comes next */
+    int count;                      /* those to whom it was of use */
+    bool failed;                    /* those that have, of what has ended */
 };
 
 struct program {
@@ -10173,6 +10347,7 @@ struct program {
     struct view *view;     /* the terminal's or the window's; NULL: none */
     fetcher_id work_timer; /* 0: nothing is to be done */
     uint64_t refused;      /* lines */
+    int64_t commands;      /* so far */
     char **url;            /* the next of the command line, NULL at last */
     int firsts;            /* how often one was put first */
     enum status status;    /* at the exit */
@@ -10190,12 +10365,9 @@ struct program {
     struct out stream_own; /* ... or a pipe or a device */
     bool discards;         /* it leads to /dev/null */
     struct out trace;
-    int upload_fd;     /* what -T sends; 0: stdin, or nothing */
-    int64_t uploaded;  /* bytes of it, if it can't go back */
-    char *address;     /* of a retry, if it is to be another; NULL: the same */
-    bool only_failed;  /* of the rows are to be listed */
-    struct out undone; /* what the last cancel ended, as commands; ... */
-    bool undoing;      /* ... and it is to come back */
+    int upload_fd;    /* what -T sends; 0: stdin, or nothing */
+    int64_t uploaded; /* bytes of it, if it can't go back */
+    char *address;    /* of a retry, if it is to be another; NULL: the same */
 };
 
 struct command {
@@ -10207,7 +10379,7 @@ struct command {
     void (*run)(struct program *, char **word);    /* once; NULL: ... */
     bool (*apply)(struct program *, struct job *); /* ... to each download. Was
                                                       it of use? NULL: help */
-    const char *done; /* what has then happened to it; NULL: it shows */
+    const char *done; /* what has then happened to it */
 };
 
 static void do_work(struct fetcher *f, void *arg);
@@ -10343,6 +10515,7 @@ enum {
 static const char session_head[] = "# fetcher: a session, lines: ";
 static const char session_next[] = "# next ";
 static const char session_made[] = "# made ";
+static const char session_again[] = "# again ";
 
 static void session_later(struct program *p, int64_t ms) {
     if (!p->session.timer)
@@ -10440,12 +10613,12 @@ static void write_address(struct out *o, const struct job *j) {
     out_puts(o, "\n");
 }
 
-static void write_request(struct out *o, const struct job *j, const char *url) {
+static void write_job(struct out *o, const struct job *j) {
     if (j->every_ms)
         out_printf(o, "every %.3f", (double)j->every_ms / 1000);
     else
         out_puts(o, "add");
-    write_word(o, url);
+    write_word(o, j->old ? j->old : j->url);
     if (j->name)
         write_word(o, j->name);
     if (j->sum) {
@@ -10453,10 +10626,6 @@ static void write_request(struct out *o, const struct job *j, const char *url) {
         out_puts(o, j->sum);
     }
     out_puts(o, "\n");
-}
-
-static void write_job(struct out *o, const struct job *j) {
-    write_request(o, j, j->old ? j->old : j->url);
     if (j->old)
         write_address(o, j);
 }
@@ -10526,6 +10695,23 @@ static void session_add(struct program *p, const struct job *j) {
     session_put(p, from);
 }
 
+/* What was cancelled is there again, under its number. */
+static void session_note_again(struct program *p, const struct job *j) {
+    struct out *o = &p->session.lines;
+    size_t from = o->used;
+
+    if (!session_writes(p) || !storable(j))
+        return;
+    write_number(o, session_again, j->id.key);
+    write_job(o, j);
+    write_made(o, j);
+    if (j->paused)
+        write_number(o, "pause ", j->id.key);
+    if (j->priority)
+        write_number(o, "first ", j->id.key);
+    session_put(p, from);
+}
+
 /* The number behind a word, and what stands behind that; -1: it is another
  * word. */
 static int64_t number_behind(const char *line, const char *word,
@@ -10537,15 +10723,21 @@ static int64_t number_behind(const char *line, const char *word,
 }
 
 /* "# next 7": the numbers between are those of downloads that have ended.
+ * "# again 7": what comes next is number 7, which had been cancelled.
  * "# made 7 FILE": what this one repeats is in FILE, and may replace it. */
 static void session_remark(struct program *p, const char *line) {
     const char *rest;
     int64_t next = number_behind(line, session_next, &rest);
+    int64_t again;
     int64_t made;
     struct node *n = NULL;
 
     if (next > (int64_t)p->model.last_number && next < INT64_MAX / 20 && !*rest)
         p->model.last_number = (uint64_t)next - 1;
+    again = number_behind(line, session_again, &rest);
+    if (again > 0 && again <= (int64_t)p->model.last_number && !*rest &&
+        !tree_find(p->model.jobs, (uint64_t)again))
+        p->session.again = again;
     made = number_behind(line, session_made, &rest);
     if (made > 0 && rest[0] == ' ' && rest[1])
         n = tree_find(p->model.jobs, (uint64_t)made);
@@ -10956,8 +11148,8 @@ static void tell_head(struct program *p, fetcher_id id) {
     line_end(&p->console, o);
 }
 
-static void out_done(const struct program *p, struct out *o,
-                     const struct fetcher_result *r) {
+static void tell_line(struct program *p, struct out *o,
+                      const struct fetcher_result *r) {
     int64_t resumed = bytes_resumed(r);
     char size[32];
 
@@ -10973,11 +11165,6 @@ static void out_done(const struct program *p, struct out *o,
     if (resumed > 0)
         out_printf(o, " (continued from %s)",
                    size_text(size, sizeof size, (double)resumed));
-}
-
-static void tell_line(struct program *p, struct out *o,
-                      const struct fetcher_result *r) {
-    out_done(p, o, r);
     if (p->s.verbose) {
         out_puts(o, " from ");
         out_text(o, r->final_url);
@@ -10988,49 +11175,6 @@ static void tell_line(struct program *p, struct out *o,
                    MS(r->tls_us), MS(r->first_byte_us));
     }
     line_end(&p->console, o);
-}
-
-/* What is done can be looked at again, if somebody may ask; "7  a.iso: ..." */
-static void done_keep(struct model *m, const struct job *j,
-                      const struct fetcher_result *r) {
-    char **place = &m->done[m->done_count % DONE_KEPT];
-    struct out o = {.fd = -1};
-
-    out_printf(&o, "%5" PRId64 "  ", j->id.key);
-    out_done(j->p, &o, r);
-    out_add(&o, "", 1);
-    if (o.error) {
-        free(o.data);
-        return;
-    }
-    free(*place);
-    *place = o.data;
-    m->done_count++;
-}
-
-/* All that is known of what has failed, beside its URL and why; NULL: out of
- * memory. */
-static char *failed_detail(struct fetcher *f, const struct fetcher_result *r) {
-    const char *wait = fetcher_header(f, r->id, "Retry-After", 0);
-    struct out o = {.fd = -1};
-
-    if (strcmp(r->final_url, r->url) != 0) {
-        out_puts(&o, "       led to ");
-        out_text(&o, r->final_url);
-        out_puts(&o, "\n");
-    }
-    out_printf(&o,
-               "       status %d, attempts %d; ms: lookup %.1f, connect %.1f, "
-               "TLS %.1f, first byte %.1f, all %.1f\n",
-               r->status, r->attempts, MS(r->lookup_us), MS(r->connect_us),
-               MS(r->tls_us), MS(r->first_byte_us), MS(r->total_us));
-    if (wait)
-        out_printf(&o, "       the server says Retry-After: %.200s\n", wait);
-    out_add(&o, "", 1);
-    if (!o.error)
-        return o.data;
-    free(o.data);
-    return NULL;
 }
 
 static void job_tell(struct program *p, const struct job *j,
@@ -11068,8 +11212,6 @@ static void job_keep(struct program *p, struct job *j,
     }
     memcpy(j->failed, r->url, n);
     strcpy(j->failed + n, r->message);
-    free(j->detail);
-    j->detail = failed_detail(p->f, r);
     j->transfer = 0;
     m->failed++;
     row_place(p, j, FETCHER_ENDED);
@@ -11323,8 +11465,10 @@ static bool job_launch(struct program *p, struct job *j) {
     j->transfer = job_request(p, j);
     if (!j->transfer)
         return false;
-    if (j->failed)
+    if (j->failed) {
         p->model.failed--;
+        ended_forget(&p->model, j->id.key);
+    }
     if (j->every_ms)
         p->model.repeating++;
     free(j->failed);
@@ -11356,7 +11500,8 @@ static struct job *job_new(struct program *p, const char *url, const char *name,
 static void job_enter(struct model *m, struct job *j) {
     tree_add(&m->jobs, &j->id);
     m->count++;
-    m->last_number++;
+    if ((uint64_t)j->id.key > m->last_number)
+        m->last_number = (uint64_t)j->id.key;
 }
 
 static void start_failed(struct program *p) {
@@ -11382,41 +11527,110 @@ static struct job *job_moved(struct program *p, struct job *j,
     to->every_ms = j->every_ms;
     to->priority = j->priority;
     job_remove(m, j);
-    tree_add(&m->jobs, &to->id);
-    m->count++;
+    job_enter(m, to);
     if (selected)
         m->selected = to;
     session_note_address(p, to);
     return to;
 }
 
-/* It was cancelled to go on elsewhere. */
-static void job_go_on(struct program *p, struct job *j) {
-    struct job *to;
-
+static void job_uncount(struct program *p, const struct job *j) {
     if (j->paused)
         p->model.paused--;
     if (j->every_ms)
         p->model.repeating--;
+}
+
+/* One that was paused stays so. */
+static bool job_restart(struct program *p, struct job *j) {
+    bool paused = j->paused;
+
+    if (!job_launch(p, j))
+        return false;
+    if (paused) {
+        j->paused = true;
+        p->model.paused++;
+        (void)fetcher_pause(p->f, j->transfer);
+    }
+    return true;
+}
+
+/* It was cancelled to go on elsewhere, or that was undone. */
+static void job_go_on(struct program *p, struct job *j) {
+    struct job *to = j;
+
+    job_uncount(p, j);
     j->transfer = 0;
-    to = job_moved(p, j, j->address);
-    if (to && job_launch(p, to))
+    j->again = false;
+    if (j->address)
+        to = job_moved(p, j, j->address);
+    if (to && job_restart(p, to))
         return;
     start_failed(p);
     job_free(p, to ? to : j);
+}
+
+/* What may be looked at again: not each round that brought nothing. */
+static void job_record(struct program *p, const struct job *j,
+                       const struct fetcher_result *r) {
+    bool idle = !r->last && !r->code && !r->changed;
+
+    if (p->model.keeps && r->code != FETCHER_CANCELLED && !idle)
+        ended_add(&p->model, j->id.key, r,
+                  fetcher_header(p->f, r->id, "Retry-After", 0));
+}
+
+static void job_end(struct program *p, struct job *j,
+                    const struct fetcher_result *r, bool failed) {
+    job_uncount(p, j);
+    if (j->paused && r->code != FETCHER_CANCELLED) {
+        j->paused = false; /* what we leave stays paused */
+        session_note(p, "resume", j);
+    }
+    if (failed && p->model.keeps)
+        job_keep(p, j, r);
+    else
+        job_free(p, j);
+}
+
+static bool job_is_cancelled(const struct program *p, const struct job *j) {
+    return j->dropped || (j->row.in && !j->id.in);
+}
+
+/* The transfer of what somebody has cancelled is over; it may have come to its
+ * own end before. */
+static void job_cancelled(struct program *p, struct job *j,
+                          const struct fetcher_result *r) {
+    job_tell(p, j, r);
+    job_record(p, j, r);
+    if (r->last) {
+        job_uncount(p, j);
+        j->transfer = 0;
+        if (j->dropped)
+            job_drop(j);
+        else if (r->code != FETCHER_CANCELLED)
+            cancelled_drop(&p->model, j);
+    }
+    wake(p);
 }
 
 static void job_done(struct fetcher *f, const struct fetcher_result *r,
                      void *arg) {
     struct job *j = arg;
     struct program *p = j->p;
-    bool failed = r->code && (r->code != FETCHER_CANCELLED || p->closing);
+    bool cancelled = r->code == FETCHER_CANCELLED;
+    bool failed = r->code && (!cancelled || p->closing);
 
-    if (j->address && r->code == FETCHER_CANCELLED && !p->closing) {
+    if (job_is_cancelled(p, j)) {
+        job_cancelled(p, j, r);
+        return;
+    }
+    if ((j->address || j->again) && cancelled && !p->closing) {
         job_go_on(p, j);
         wake(p);
         return;
     }
+    j->again = false;
     if (failed)
         fail_status(p);
     if (r->last && !failed) /* before somebody is told */
@@ -11424,22 +11638,9 @@ static void job_done(struct fetcher *f, const struct fetcher_result *r,
     else if (j->every_ms && !failed && r->changed)
         job_made(p, j, r->path);
     job_tell(p, j, r);
-    if (!r->code && p->model.keeps)
-        done_keep(&p->model, j, r);
-    if (r->last) {
-        if (j->paused)
-            p->model.paused--;
-        if (j->paused && r->code != FETCHER_CANCELLED) {
-            j->paused = false; /* what we leave stays paused */
-            session_note(p, "resume", j);
-        }
-        if (j->every_ms)
-            p->model.repeating--;
-        if (failed && p->model.keeps)
-            job_keep(p, j, r);
-        else
-            job_free(p, j);
-    }
+    job_record(p, j, r);
+    if (r->last)
+        job_end(p, j, r, failed);
     wake(p);
 }
 
@@ -11472,6 +11673,9 @@ static void job_read(struct program *p, const char *url, const char *name,
         return;
     }
     j->every_ms = every_ms;
+    if (p->session.again)
+        j->id.key = p->session.again;
+    p->session.again = 0;
     job_enter(&p->model, j);
 }
 
@@ -11617,6 +11821,7 @@ static void do_limit(struct program *p, char **word) {
     }
     (void)fetcher_limit(p->f, 0, 0, rate ? rate : -1);
     p->model.limit = rate;
+    p->model.limited = fetcher_now(p->f);
     if (rate)
         reply(p, 0, "%s a second", size_text(size, sizeof size, (double)rate));
     else
@@ -11654,15 +11859,13 @@ static void do_stats(struct program *p, char **word) {
     put_stats(p, line_out(&p->console, false));
 }
 
-static bool row_list(struct program *p, struct job *j) {
+static bool list_job(struct program *p, struct job *j) {
     struct fetcher_info i = job_info(&p->model, j);
     struct out *o = line_out(&p->console, false);
     char state[300];
     char size[32];
     char name[300];
 
-    if (p->only_failed && !j->failed)
-        return false;
     row_name(&i, name, sizeof name);
     row_state(&i, state, sizeof state);
     if (p->s.json) {
@@ -11682,41 +11885,85 @@ static bool row_list(struct program *p, struct job *j) {
     return true;
 }
 
+static void list_ended(struct program *p, const struct ended *e) {
+    const struct fetcher_result *r = &e->r;
+    struct out *o = line_out(&p->console, false);
+    char state[300];
+    char name[300];
+
+    ended_name(e, name, sizeof name);
+    if (p->s.json) {
+        out_json(o, "row", e->number, "url", r->url, "file", name, "state",
+                 r->code ? "failed" : "done", "message", r->message, NULL);
+        out_printf(o,
+                   ",\"status\":%d,\"bytes\":%" PRId64
+                   ",\"ms\":%.1f,\"attempts\":%d}\n",
+                   r->status, r->bytes, MS(r->total_us), r->attempts);
+    } else {
+        out_printf(o, "%5" PRId64 "  ", e->number);
+        out_text(o, name);
+        out_puts(o, "  ");
+        out_said(o, ended_state(e, state, sizeof state));
+        out_puts(o, "\n");
+    }
+}
+
+/* The newest comes last: it is nearest to who reads. */
+static bool sweep_ended(struct program *p) {
+    struct sweep *s = &p->sweep;
+    struct ended *e = ended_of(tree_bound(p->model.ended, s->next, 0, true));
+
+    if (!e)
+        return false;
+    s->next = e->row.key;
+    if ((e->r.code != FETCHER_OK) == s->failed) {
+        list_ended(p, e);
+        s->count++;
+    }
+    return true;
+}
+
+static bool sweep_jobs(struct program *p) {
+    struct sweep *s = &p->sweep;
+    struct node *n = lower_bound(p->model.jobs, s->next, 0);
+
+    if (!n)
+        return false;
+    s->next = n->key + 1;
+    if (s->command->apply(p, container_of(n, struct job, id)))
+        s->count++;
+    return true;
+}
+
 static const struct command all_listed = {
     .name = "list",
-    .apply = row_list,
+    .apply = list_job,
     .done = "listed",
 };
 
-static void list_done(struct program *p) {
-    const struct model *m = &p->model;
-    size_t first = m->done_count > DONE_KEPT ? m->done_count - DONE_KEPT : 0;
-
-    for (size_t i = first; i < m->done_count; i++)
-        reply(p, 0, "%s", m->done[i % DONE_KEPT]);
-    reply(p, 0, "%zu done", m->done_count);
-}
-
 static void do_list(struct program *p, char **word) {
-    p->only_failed = word[1] && strcmp(word[1], "failed") == 0;
-    if (word[1] && strcmp(word[1], "done") == 0)
-        list_done(p);
-    else if (word[1] && !p->only_failed)
+    bool failed = word[1] && strcmp(word[1], "failed") == 0;
+    bool done = word[1] && strcmp(word[1], "done") == 0;
+
+    if (failed || done)
+        p->sweep = (struct sweep){.command = &all_listed,
+                                  .step = sweep_ended,
+                                  .next = INT64_MAX,
+                                  .failed = failed};
+    else if (word[1])
         reject(p, "list what? done or failed, not %s", word[1]);
     else
-        p->sweep = (struct sweep){&all_listed, 0, 0};
+        p->sweep = (struct sweep){.command = &all_listed, .step = sweep_jobs};
 }
 
 /* All of a row, in lines of their own. */
-static bool do_show(struct program *p, struct job *j) {
+static void show_job(struct program *p, struct job *j) {
     struct fetcher_info i = job_info(&p->model, j);
     struct out *o = line_out(&p->console, false);
     char state[300];
     char bytes[32];
     char total[32] = "?";
 
-    if (p->s.json)
-        return row_list(p, j);
     if (i.total >= 0)
         size_text(total, sizeof total, (double)i.total);
     out_printf(o, "%5" PRId64 "  ", j->id.key);
@@ -11727,14 +11974,63 @@ static bool do_show(struct program *p, struct job *j) {
     }
     out_puts(o, "\n       ");
     out_said(o, row_state(&i, state, sizeof state) + strspn(state, " "));
-    out_puts(o, "\n");
-    if (j->detail)
-        out_puts(o, j->detail);
-    else
-        out_printf(o, "       %s of %s; attempts %d, status %d\n",
-                   size_text(bytes, sizeof bytes, (double)i.bytes), total,
-                   i.attempts, i.status);
-    return true;
+    out_printf(o, "\n       %s of %s; attempts %d, status %d\n",
+               size_text(bytes, sizeof bytes, (double)i.bytes), total,
+               i.attempts, i.status);
+}
+
+static void show_ended(struct program *p, const struct ended *e) {
+    const struct fetcher_result *r = &e->r;
+    struct out *o = line_out(&p->console, false);
+    char state[300];
+    char size[32];
+
+    out_printf(o, "%5" PRId64 "  ", e->number);
+    out_said(o, r->url);
+    if (strcmp(r->final_url, r->url) != 0) {
+        out_puts(o, "\n       led to ");
+        out_said(o, r->final_url);
+    }
+    if (r->path) {
+        out_puts(o, "\n       file ");
+        out_text(o, file_of(r));
+    }
+    out_puts(o, "\n       ");
+    out_said(o, ended_state(e, state, sizeof state));
+    out_printf(o, "\n       status %d, attempts %d, %s there\n", r->status,
+               r->attempts, size_text(size, sizeof size, (double)r->bytes));
+    out_printf(o,
+               "       ms: lookup %.1f, connect %.1f, TLS %.1f, "
+               "first byte %.1f, all %.1f\n",
+               MS(r->lookup_us), MS(r->connect_us), MS(r->tls_us),
+               MS(r->first_byte_us), MS(r->total_us));
+    if (*e->retry_after) {
+        out_puts(o, "       the server says Retry-After: ");
+        out_said(o, e->retry_after);
+        out_puts(o, "\n");
+    }
+}
+
+/* What is there of it, and what came of it last. */
+static void do_show(struct program *p, char **word) {
+    const char *end = word[1];
+    int64_t number = text_number(&end);
+    struct ended *e = *end ? NULL : ended_find(&p->model, number);
+    struct node *n = *end ? NULL : tree_find(p->model.jobs, (uint64_t)number);
+    struct job *j = n ? container_of(n, struct job, id) : NULL;
+
+    if (!j && !e)
+        reject(p, "there is no download %s", word[1]);
+    else if (p->s.json && j)
+        (void)list_job(p, j);
+    else if (p->s.json)
+        list_ended(p, e);
+    else {
+        if (j && !(j->failed && e))
+            show_job(p, j);
+        if (e)
+            show_ended(p, e);
+    }
 }
 
 static bool job_pause(struct program *p, struct job *j) {
@@ -11792,26 +12088,86 @@ static bool do_resume(struct program *p, struct job *j) {
 }
 
 /* What has failed stays in the session when we leave. */
-static bool do_cancel(struct program *p, struct job *j) {
-    if (!p->closing && !j->failed && p->undone.used < OUT_FULL && storable(j))
-        write_request(&p->undone, j, j->url);
-    if (j->transfer)
-        return fetcher_cancel(p->f, j->transfer) == 0;
-    if (p->closing)
+static bool job_give_up(struct program *p, struct job *j) {
+    return j->transfer && fetcher_cancel(p->f, j->transfer) == 0;
+}
+
+/* It is gone from the rows at once, and from the session; its transfer may
+ * need a turn more. */
+static bool job_put_away(struct program *p, struct job *j) {
+    bool ending = j->again || j->address; /* for another reason */
+
+    if (j->transfer && fetcher_cancel(p->f, j->transfer) < 0 && !ending)
         return false;
+    if (!j->transfer && j->paused)
+        p->model.paused--;
+    j->again = false;
+    free(j->address);
+    j->address = NULL;
+    session_note(p, "cancel", j);
+    job_take_out(&p->model, j);
+    cancelled_put(&p->model, j, p->commands);
+    changed(&p->console);
+    return true;
+}
+
+/* What a session says of what is over, is over. */
+static bool do_cancel(struct program *p, struct job *j) {
+    if (!p->session.reading)
+        return job_put_away(p, j);
     if (j->paused)
         p->model.paused--;
-    session_note(p, "cancel", j);
     job_free(p, j);
     return true;
 }
 
-/* What the last command has cancelled is asked for once more: a line a time,
- * see undo_one(). */
+/* It gets its number back, and its place among the rows; in the queue of its
+ * host it comes last. */
+static bool job_bring_back(struct program *p, struct job *j) {
+    struct model *m = &p->model;
+
+    cancelled_take_out(m, j);
+    job_enter(m, j);
+    session_note_again(p, j);
+    if (j->failed) {
+        m->failed++;
+        row_place(p, j, FETCHER_ENDED);
+    } else if (j->transfer) {
+        j->again = true; /* when that is over */
+        row_place(p, j, FETCHER_WAITING);
+    } else if (!job_restart(p, j)) {
+        start_failed(p);
+        job_free(p, j);
+        return false;
+    }
+    return true;
+}
+
+/* All that the last of the commands has cancelled. */
+static bool sweep_cancelled(struct program *p) {
+    struct node *n = lower_bound(p->model.cancelled, p->sweep.next, 0);
+
+    if (!n || n->key != p->sweep.next)
+        return false;
+    if (job_bring_back(p, row_job(n)))
+        p->sweep.count++;
+    return true;
+}
+
+static const struct command all_brought_back = {
+    .name = "undo",
+    .done = "brought back",
+};
+
 static void do_undo(struct program *p, char **word) {
-    if (p->undone.used == 0)
+    struct node *last = tree_bound(p->model.cancelled, INT64_MAX, 0, true);
+
+    if (!last)
         reject(p, "nothing was cancelled");
-    p->undoing = p->undone.used > 0;
+    else
+        p->sweep = (struct sweep){.command = &all_brought_back,
+                                  .step = sweep_cancelled,
+                                  .next = last->key};
 }
 
 static bool do_first(struct program *p, struct job *j) {
@@ -11824,12 +12180,39 @@ static bool do_first(struct program *p, struct job *j) {
     return true;
 }
 
-static bool do_clear(struct program *p, struct job *j) {
-    return j->failed && do_cancel(p, j);
+static bool job_clear(struct program *p, struct job *j) {
+    if (!j->failed)
+        return false;
+    session_note(p, "cancel", j);
+    job_free(p, j);
+    return true;
+}
+
+static const struct command all_cleared = {
+    .name = "clear",
+    .apply = job_clear,
+    .done = "forgotten",
+};
+
+/* What has failed is counted as it is a row. */
+static void do_clear(struct program *p, char **word) {
+    struct model *m = &p->model;
+    int done = 0;
+
+    while (m->ended) {
+        struct ended *e = ended_first(m);
+
+        if (!e->r.code)
+            done++;
+        ended_remove(m, e);
+    }
+    changed(&p->console);
+    p->sweep = (struct sweep){
+        .command = &all_cleared, .step = sweep_jobs, .count = done};
 }
 
 static bool do_restore(struct program *p, struct job *j) {
-    bool paused = j->paused;
+    bool paused = j->paused; /* and counted as such */
 
     if (!job_pending(j))
         return false;
@@ -11852,7 +12235,7 @@ static const struct command all_restored = {
 
 static const struct command all_given_up = {
     .name = "cancel",
-    .apply = do_cancel,
+    .apply = job_give_up,
     .done = "cancelled",
 };
 
@@ -11866,7 +12249,7 @@ static void leave(struct program *p) {
     p->prompting = false;
     p->bare = true;
     p->source = &p->input[PROMPT];
-    p->sweep = (struct sweep){&all_given_up, 0, 0};
+    p->sweep = (struct sweep){.command = &all_given_up, .step = sweep_jobs};
     wake(p);
 }
 
@@ -11887,16 +12270,17 @@ static const struct command commands[] = {
     {"retry", "N|all [URL]", "try again what failed, maybe at a new address", 1,
      2, NULL, do_retry, "tried again"},
     {"cancel", "N|all", "give it up", 1, 1, NULL, do_cancel, "cancelled"},
+    {"undo", "", "bring back what was cancelled last", 0, 0, do_undo, NULL,
+     NULL},
     {"first", "N", "fetch it before the others", 1, 1, NULL, do_first,
      "put first"},
     {"jobs", "N", "fetch N at the same time", 1, 1, do_jobs, NULL, NULL},
     {"limit", "RATE", "take RATE bytes a second (0: any)", 1, 1, do_limit, NULL,
      NULL},
-    {"undo", "", "take the last cancel back", 0, 0, do_undo, NULL, NULL},
-    {"show", "N", "show all of it", 1, 1, NULL, do_show, NULL},
-    {"list", "[done|failed]", "show what runs, waits or has failed", 0, 1,
+    {"show", "N", "show all of it", 1, 1, do_show, NULL, NULL},
+    {"list", "[done|failed]", "show what there is; or what has ended", 0, 1,
      do_list, NULL, NULL},
-    {"clear", "", "forget what has failed", 0, 0, NULL, do_clear, "forgotten"},
+    {"clear", "", "forget what has ended", 0, 0, do_clear, NULL, NULL},
     {"stats", "", "tell what the loop did", 0, 0, do_stats, NULL, NULL},
     {"help", "", "show the commands", 0, 0, NULL, NULL, NULL},
     {"quit", "", "end; what is there of files stays", 0, 0, do_quit, NULL,
@@ -11978,7 +12362,7 @@ static void command_apply(struct program *p, const struct command *c,
         reject(p, "there is no download %s", which);
     else if (!c->apply(p, container_of(n, struct job, id)))
         reject(p, "%s has nothing to %s", which, c->name);
-    else if (c->done)
+    else
         reply(p, number, "%s %s", which, c->done);
 }
 
@@ -11988,8 +12372,7 @@ static void command_run(struct program *p, char **word, int count) {
     bool all = count > 0 && strcmp(word[1], "all") == 0;
 
     p->address = count == 2 ? word[2] : NULL;
-    if (c && c->apply == do_cancel)
-        p->undone.used = 0;
+    p->commands++;
     if (!c)
         reject(p, "%s: not a URL and not a command; try help", word[0]);
     else if (count < c->least)
@@ -12005,8 +12388,8 @@ static void command_run(struct program *p, char **word, int count) {
         reject(p, "a new address is that of one download");
     else if (p->address && !is_url(p->address))
         reject(p, "%s: not a URL", p->address);
-    else if (count == 0 || (all && strchr(c->args, '|')))
-        p->sweep = (struct sweep){c, 0, 0}; /* see sweep_one() */
+    else if (all && strchr(c->args, '|'))
+        p->sweep = (struct sweep){.command = c, .step = sweep_jobs};
     else
         command_apply(p, c, word[1]);
 }
@@ -12129,17 +12512,12 @@ static void input_ready(struct fetcher *f, int fd, int events, void *arg) {
 /* The next download of a command for all. */
 static void sweep_one(struct program *p) {
     const struct command *c = p->sweep.command;
-    struct node *n = lower_bound(p->model.jobs, p->sweep.next, 0);
 
-    if (!n) {
-        p->sweep.command = NULL;
-        if (c != &all_given_up) /* nobody has asked */
-            reply(p, 0, "%d %s", p->sweep.count, c->done);
+    if (p->sweep.step(p))
         return;
-    }
-    p->sweep.next = n->key + 1;
-    if (c->apply(p, container_of(n, struct job, id)))
-        p->sweep.count++;
+    p->sweep.command = NULL;
+    if (c != &all_given_up) /* nobody has asked */
+        reply(p, 0, "%d %s", p->sweep.count, c->done);
 }
 
 /* Would an answer have to wait for a reader? */
@@ -12148,20 +12526,6 @@ static bool output_waits(struct program *p) {
 
     return out_broken(&p->console.out) || out_full(&p->console.out) ||
            out_full(&p->console.err) || (above && above->used >= OUT_FULL);
-}
-
-static bool undo_one(struct program *p) {
-    struct out *o = &p->undone;
-    char *end;
-
-    if (!p->undoing)
-        return false;
-    end = memchr(o->data, '\n', o->used);
-    *end = '\0';
-    command_line(p, o->data);
-    out_drop(o, (size_t)(end + 1 - o->data));
-    p->undoing = o->used > 0;
-    return true;
 }
 
 /* Has all of the session been read? Then what it holds is started, ... */
@@ -12175,7 +12539,7 @@ static bool session_read(struct program *p) {
         return false;
     s->reading = false;
     p->source = &p->input[SESSION];
-    p->sweep = (struct sweep){&all_restored, 0, 0};
+    p->sweep = (struct sweep){.command = &all_restored, .step = sweep_jobs};
     return true;
 }
 
@@ -12218,8 +12582,6 @@ static bool work_one(struct program *p) {
         sweep_one(p);
         return true;
     }
-    if (undo_one(p))
-        return true;
     if (session_read(p) || (!p->session.reading && url_start(p)))
         return true;
     for (int i = 0; i < INPUTS; i++) {
@@ -12382,6 +12744,7 @@ static struct view {                /* the terminal's or the window's */
     bool asking;                /* whether to quit */
     bool redraw;                /* all of it */
     bool chosen;                /* a person has selected a row */
+    bool ended;                 /* the rows are those of what has ended */
     int offset;                 /* rows shown above the selected one */
     struct out log;             /* lines that have not been shown yet */
     struct out picture;         /* the lines of this frame */
@@ -12558,80 +12921,140 @@ static void draw_bar(const struct view *v, struct out *o,
 }
 
 struct columns { /* how much of a row there is room for */
-    bool wide;   /* all of it */
+    int all;     /* what stands behind the number */
     int name;
-    int bar;  /* 0: none */
-    int tail; /* speed and time, or the state */
+    int bar; /* 0: none */
+    bool size;
+    bool speed;
+    bool left; /* the time */
+    bool share;
 };
 
-/* A long number takes from the name. */
-static struct columns row_columns(int columns, int number) {
-    struct columns w = {.wide = columns > 56};
+enum { /* columns; with the space before them */
+       NAME_SHORT = 12,
+       NAME_LONG = 60, /* what is left is the bar's */
+       BAR_GAP = 1,
+       FOR_SHARE = 6,
+       FOR_SIZE = 11,
+       FOR_SPEED = 13,
+       FOR_LEFT = 8
+};
 
-    if (columns > 130)
-        w.bar = columns / 4;
-    else if (columns > 66)
+/* The narrower it is the less stands behind the name: first the bar goes, then
+ * the size, the speed, the time left, and at last the share. A long number
+ * takes from the name. */
+static struct columns row_columns(int columns, int number) {
+    struct columns w = {.all = columns > number ? columns - number : 0,
+                        .size = columns > 56,
+                        .speed = columns > 46,
+                        .left = columns > 30,
+                        .share = columns > 24};
+
+    w.name = w.all;
+    if (w.share)
+        w.name -= FOR_SHARE;
+    if (w.size)
+        w.name -= FOR_SIZE;
+    if (w.speed)
+        w.name -= FOR_SPEED;
+    if (w.left)
+        w.name -= FOR_LEFT;
+    if (columns > 66) {
         w.bar = columns / 7;
-    w.tail = w.wide ? 21 : 13;
-    w.name = columns - number - 5 - w.tail;
-    if (w.bar)
-        w.name -= w.bar + 3;
-    if (w.wide)
-        w.name -= 11;
+        if (w.name - w.bar - BAR_GAP > NAME_LONG)
+            w.bar = w.name - NAME_LONG - BAR_GAP;
+        w.name -= w.bar + BAR_GAP;
+    }
+    if (w.name < 0)
+        w.name = 0;
     return w;
 }
 
 static const enum attribute state_colors[] = {DIM,  PLAIN, AMBER,
                                               CYAN, AMBER, RED};
 
-/* Behind the name of what has nothing yet: why, in all the room there is. */
-static void draw_reason(const struct view *v, struct out *o,
-                        struct fetcher_info *i, struct columns w) {
-    char state[300];
-    const char *text = row_state(i, state, sizeof state);
-    int room = w.tail + 4;
-
-    if (w.bar)
-        room += w.bar + 2;
-    if (w.wide)
-        room += 11;
-    if (text_columns(v, text) > room && i->state == FETCHER_ENDED)
-        text = i->message; /* its color says that it has failed */
-    out_puts(o, " ");
-    put_attr(o, state_colors[i->state]);
-    put_padded(v, o, text, room);
+/* Has a row something to tell in place of numbers? */
+static bool row_tells(const struct fetcher_info *i) {
+    if (i->state == FETCHER_RUNNING)
+        return i->bytes == 0;
+    return *i->message || i->bytes == 0 || i->state == FETCHER_SLEEPING;
 }
 
-/* Behind the name: bar, share, size, state. */
-static void draw_progress(const struct view *v, struct out *o,
-                          struct fetcher_info *i, struct columns w,
-                          bool chosen) {
-    char state[300];
-    char size[32] = "";
-    char share[8] = "";
-    int64_t bytes = i->total > 0 ? i->total : i->bytes;
+/* That; in few words where there is little room: the color says whether it has
+ * failed or is tried again. */
+static const char *row_told(const struct fetcher_info *i,
+                            const struct columns *w, char *to, size_t room) {
+    char left[32];
 
-    if (bytes)
-        size_text(size, sizeof size, (double)bytes);
-    if (i->total > 0 && i->bytes)
-        snprintf(share, sizeof share, "%3d%%",
-                 (int)(100 * i->bytes / i->total));
-    if (w.bar) {
+    if (w->size || !*i->message)
+        return row_state(i, to, room);
+    if (i->state == FETCHER_ENDED || i->wait_ms <= 0)
+        return i->message;
+    time_text(left, sizeof left, seconds_left(i));
+    snprintf(to, room, "%s: %s", left, i->message);
+    return to;
+}
+
+/* The columns of a name beside what is told: that begins where the bars do, or
+ * sooner, if it is long; where there are no bars it ends at the right edge, as
+ * numbers do. */
+static int name_columns(const struct view *v, const char *name,
+                        const char *told, const struct columns *w) {
+    int columns = w->all - text_columns(v, told) - 1;
+    int least = w->size ? w->name : NAME_SHORT;
+    int needed = text_columns(v, name) + 1;
+
+    if (!w->share)
+        return w->all; /* and nothing else */
+    if (w->size && columns > w->name)
+        columns = w->name;
+    if (least > needed)
+        least = needed;
+    return columns > least ? columns : least;
+}
+
+static void draw_told(const struct view *v, struct out *o, const char *told,
+                      enum attribute attr, int columns) {
+    if (columns < 2)
+        return;
+    out_puts(o, " ");
+    put_attr(o, attr);
+    put_padded(v, o, told, columns - 1);
+}
+
+/* Behind the name: bar, share, size, speed and time left, or the state. */
+static void draw_numbers(const struct view *v, struct out *o,
+                         const struct fetcher_info *i, const struct columns *w,
+                         bool chosen) {
+    bool runs = i->state == FETCHER_RUNNING;
+    int64_t bytes = i->total > 0 ? i->total : i->bytes;
+    char share[8] = "";
+    char text[32];
+
+    if (w->bar) {
         out_puts(o, " ");
-        draw_bar(v, o, i, w.bar);
+        draw_bar(v, o, i, w->bar);
         if (chosen)
             put_attr(o, CHOSEN);
-        out_puts(o, " ");
     }
-    out_printf(o, " %4s ", share);
-    if (w.wide)
-        out_printf(o, "%10s ", size);
-    if (!chosen || i->state != FETCHER_RUNNING)
+    if (i->total > 0)
+        snprintf(share, sizeof share, "%d%%", (int)(100 * i->bytes / i->total));
+    if (w->share)
+        out_printf(o, "%*s", FOR_SHARE, share);
+    if (w->size)
+        out_printf(o, "%*s", FOR_SIZE,
+                   size_text(text, sizeof text, (double)bytes));
+    if (!runs)
         put_attr(o, state_colors[i->state]);
-    row_state(i, state, sizeof state);
-    if (!w.wide && i->state == FETCHER_RUNNING)
-        state[12] = '\0'; /* the speed alone */
-    put_padded(v, o, state + (w.wide ? 0 : strspn(state, " ")), w.tail - 1);
+    if (w->speed && runs)
+        out_printf(o, "%*s/s", FOR_SPEED - 2,
+                   size_text(text, sizeof text, (double)i->speed));
+    else if (w->speed)
+        out_printf(o, "%*s", FOR_SPEED, "");
+    if (w->left)
+        out_printf(o, "%*s", FOR_LEFT,
+                   runs ? time_text(text, sizeof text, seconds_left(i))
+                        : state_words[i->state]);
 }
 
 static void draw_row(struct program *p, struct out *o, struct job *j,
@@ -12641,21 +13064,50 @@ static void draw_row(struct program *p, struct out *o, struct job *j,
     bool chosen = j == p->model.selected && v->keys;
     char number[40];
     char name[300];
+    char state[300];
     int n = snprintf(number, sizeof number, "%c%4" PRId64 "  ",
                      chosen ? '>' : ' ', j->id.key);
     struct columns w = row_columns(columns, n);
-    bool narrow = w.name <= 8;
 
-    if (narrow)
-        w.name = columns > n ? columns - n : 0;
     if (chosen)
         put_attr(o, CHOSEN);
     out_puts(o, number);
-    put_padded(v, o, row_name(&i, name, sizeof name), w.name);
-    if (!narrow && *i.message && (!i.bytes || i.state != FETCHER_RUNNING))
-        draw_reason(v, o, &i, w);
-    else if (!narrow)
-        draw_progress(v, o, &i, w, chosen);
+    row_name(&i, name, sizeof name);
+    if (row_tells(&i)) {
+        const char *told = row_told(&i, &w, state, sizeof state);
+
+        n = name_columns(v, name, told, &w);
+        put_padded(v, o, name, n);
+        draw_told(v, o, told, state_colors[i.state], w.all - n);
+    } else {
+        put_padded(v, o, name, w.name);
+        draw_numbers(v, o, &i, &w, chosen);
+    }
+    put_attr(o, PLAIN);
+}
+
+static void draw_ended(struct program *p, struct out *o, const struct ended *e,
+                       int columns) {
+    const struct view *v = p->view;
+    bool chosen = e == p->model.chosen && v->keys;
+    char number[40];
+    char name[300];
+    char state[300];
+    int n = snprintf(number, sizeof number, "%c%4" PRId64 "  ",
+                     chosen ? '>' : ' ', e->number);
+    struct columns w = row_columns(columns, n);
+    const char *told = ended_state(e, state, sizeof state);
+    const char *colon = strchr(told, ':');
+
+    if (colon && !w.size) /* its color says whether it is done */
+        told = colon + 2;
+    if (chosen)
+        put_attr(o, CHOSEN);
+    out_puts(o, number);
+    ended_name(e, name, sizeof name);
+    n = name_columns(v, name, told, &w);
+    put_padded(v, o, name, n);
+    draw_told(v, o, told, e->r.code ? RED : DIM, w.all - n);
     put_attr(o, PLAIN);
 }
 
@@ -12678,7 +13130,8 @@ static void draw_speeds(struct program *p, struct out *o, int bars) {
     }
 }
 
-enum { COUNTS, SPEED, LEFT, DEAF, HINT_KEYS, TOTALS }; /* of the last line */
+/* Parts of the last line. */
+enum { COUNTS, SPEED, LEFT, DEAF, KEYS, TOTALS };
 
 static void totals_text(struct program *p, char part[][64]) {
     bool whole = p->input[LIST].eof; /* or more will come */
@@ -12688,45 +13141,57 @@ static void totals_text(struct program *p, char part[][64]) {
 
     fetcher_stats(p->f, &st);
     speed_sample(&p->model, st.received);
-    size_text(size, sizeof size, (double)p->model.speed[0]);
+    size_text(size, sizeof size, speed_now(&p->model));
     time_text(left, sizeof left, whole ? time_left(&p->model, st.waiting) : -1);
     snprintf(part[COUNTS], 64,
              "%" PRIu64 " done, %" PRIu64 " failed, %zu waiting%s", st.done,
              st.failed, st.waiting, whole ? "" : "+");
-    snprintf(part[SPEED], 64, "  %s/s ", size);
+    snprintf(part[SPEED], 64, "  %s/s", size);
     snprintf(part[LEFT], 64, "  %s left", left);
     snprintf(part[DEAF], 64, "  deaf at most %.1f ms", MS(st.stall_max_us));
-    *part[HINT_KEYS] = '\0';
+    *part[KEYS] = '\0';
     if (p->view->keys && !p->view->window)
-        strcpy(part[HINT_KEYS], "  ? keys");
+        strcpy(part[KEYS], p->view->ended ? "  d back" : "  ? keys");
 }
 
-/* The last ones only where there is room; between them the last seconds. */
+/* How many bars there is room for; with few there are none. */
+static int speed_bars(const struct program *p, char part[][64], int columns) {
+    for (int i = 0; i < KEYS; i++)
+        columns -= (int)strlen(part[i]);
+    if (p->view->window || columns <= 3)
+        return 0;
+    return columns > 9 ? 8 : columns - 1;
+}
+
+/* The last ones only where there is room; between them the last seconds. What
+ * says how one learns of the keys stands at the right edge. */
 static void draw_totals(struct program *p, struct out *o, int columns) {
     char part[TOTALS][64];
-    int bars = columns;
+    int keys;
+    int bars;
 
     totals_text(p, part);
-    for (int i = 0; i < TOTALS; i++)
-        bars -= (int)strlen(part[i]);
-    if (bars > 8)
-        bars = 8;
-    if (p->view->window || bars <= 2)
-        bars = 0;
-    for (int i = 0; i < TOTALS; i++) {
-        columns -= (int)strlen(part[i]);
-        if (columns < 0)
-            return;
-        if (i == HINT_KEYS) { /* at the right edge */
-            out_printf(o, "%*s", columns, "");
-            put_attr(o, DIM);
-        }
+    keys = (int)strlen(part[KEYS]);
+    if ((int)strlen(part[COUNTS]) + keys > columns)
+        keys = 0;
+    columns -= keys;
+    bars = speed_bars(p, part, columns);
+    if ((int)strlen(part[COUNTS]) > columns)
+        put_padded(p->view, o, part[COUNTS], columns);
+    for (int i = 0; i < KEYS && (int)strlen(part[i]) <= columns; i++) {
         out_puts(o, part[i]);
-        if (i == SPEED) {
+        columns -= (int)strlen(part[i]);
+        if (i == SPEED && bars > 0) {
+            out_puts(o, " ");
             draw_speeds(p, o, bars);
-            columns -= bars;
+            columns -= bars + 1;
         }
     }
+    if (keys == 0)
+        return;
+    out_printf(o, "%*s", columns, "");
+    put_attr(o, DIM);
+    out_puts(o, part[KEYS]);
     put_attr(o, PLAIN);
 }
 
@@ -12794,19 +13259,57 @@ static void draw_prompt(struct program *p, struct out *o, int columns) {
     }
 }
 
+/* -- rows: of what is there, or of what has ended -------------------------- */
+
+static struct node *rows_tree(const struct program *p) {
+    return p->view->ended ? p->model.ended : p->model.rows;
+}
+
+static size_t rows_count(const struct program *p) {
+    return p->view->ended ? p->model.ended_count : p->model.count;
+}
+
+static struct node *rows_end(const struct program *p, bool last) {
+    struct node *tree = rows_tree(p);
+
+    return last ? tree_bound(tree, INT64_MAX, 0, true) : tree_first(tree);
+}
+
+static struct node *rows_before(const struct program *p, const struct node *n) {
+    return tree_bound(rows_tree(p), n->key, n->seq, true);
+}
+
+static struct node *rows_after(const struct program *p, const struct node *n) {
+    return tree_next(rows_tree(p), n);
+}
+
+static struct node *rows_selected(struct program *p) {
+    struct model *m = &p->model;
+
+    if (p->view->ended)
+        return m->chosen ? &m->chosen->row : NULL;
+    return m->selected ? &m->selected->row : NULL;
+}
+
+static void rows_select(struct program *p, struct node *n) {
+    if (p->view->ended)
+        p->model.chosen = ended_of(n);
+    else
+        p->model.selected = row_job(n);
+}
+
 /* The row at the top, so that the selected one stays where it was, and no line
  * is wasted. */
-static struct job *top_row(struct program *p, int rows) {
+static struct node *top_row(struct program *p, int rows) {
     struct view *v = p->view;
-    struct model *m = &p->model;
-    struct job *top = m->selected;
-    struct job *j = top;
+    struct node *top = rows_selected(p);
+    struct node *n = top;
     int below = 0; /* rows that there are, as far as they count */
     int above = 0;
 
-    while (j && below < rows - 1) {
-        j = row_after(m, j);
-        if (j)
+    while (n && below < rows - 1) {
+        n = rows_after(p, n);
+        if (n)
             below++;
     }
     if (v->offset < rows - 1 - below)
@@ -12814,10 +13317,10 @@ static struct job *top_row(struct program *p, int rows) {
     if (v->offset > rows - 1)
         v->offset = rows - 1;
     for (; top && above < v->offset; above++) {
-        j = row_before(m, top);
-        if (!j)
+        n = rows_before(p, top);
+        if (!n)
             break;
-        top = j;
+        top = n;
     }
     v->offset = above;
     return top;
@@ -12826,29 +13329,32 @@ static struct job *top_row(struct program *p, int rows) {
 /* The rows that there is room for, and a line that counts the others. Returns
  * how many lines. */
 static int draw_rows(struct program *p, struct out *o, int columns, int rows) {
-    struct model *m = &p->model;
-    bool more = rows > 0 && m->count > (size_t)rows;
-    struct job *j;
+    size_t count = rows_count(p);
+    bool more = rows > 0 && count > (size_t)rows;
     bool above;
-    int n = 0;
+    int drawn = 0;
+    struct node *n;
 
-    if (!m->selected || !p->view->chosen)
-        m->selected = row_first(m);
+    if (!rows_selected(p) || !p->view->chosen)
+        rows_select(p, rows_end(p, false));
     if (more)
         rows--;
-    j = top_row(p, rows);
-    above = j && row_before(m, j);
-    for (; j && n < rows; j = row_after(m, j)) {
-        draw_row(p, o, j, columns);
+    n = top_row(p, rows);
+    above = n && rows_before(p, n);
+    for (; n && drawn < rows; n = rows_after(p, n)) {
+        if (p->view->ended)
+            draw_ended(p, o, ended_of(n), columns);
+        else
+            draw_row(p, o, row_job(n), columns);
         out_puts(o, "\n");
-        n++;
+        drawn++;
     }
     if (!more)
-        return n;
-    out_printf(o, "       + %zu more %s%s%s\n", m->count - (size_t)n,
-               above ? "above" : "", above && j ? " and " : "",
-               j ? "below" : "");
-    return n + 1;
+        return drawn;
+    out_printf(o, "       + %zu more %s%s%s\n", count - (size_t)drawn,
+               above ? "above" : "", above && n ? " and " : "",
+               n ? "below" : "");
+    return drawn + 1;
 }
 
 /* -- painting: the picture goes to the terminal ---------------------------- */
@@ -12910,7 +13416,10 @@ static int view_compose(struct program *p, int columns, int most) {
 
     o->used = 0;
     n += draw_rows(p, o, columns, v->rows ? rows : 0);
-    if (p->stay && !p->model.count && !p->prompting) {
+    if (v->ended && v->rows && !p->model.ended) {
+        out_printf(o, "%.*s\n", columns, " nothing has ended yet");
+        n++;
+    } else if (p->stay && !p->model.count && !p->prompting) {
         out_printf(o, "%.*s\n", columns, " a: enter a URL   ?: help   q: quit");
         n++;
     }
@@ -13149,17 +13658,15 @@ static void prompt_key(struct program *p, int key) {
 
 static void choose(struct program *p, int by) {
     struct view *v = p->view;
-    struct model *m = &p->model;
+    struct node *at = rows_selected(p);
     int step = by < 0 ? -1 : 1;
 
     v->chosen = true;
-    for (; by != 0 && m->selected; by -= step) {
-        struct job *j =
-            step < 0 ? row_before(m, m->selected) : row_after(m, m->selected);
-
-        if (!j)
+    for (; by != 0 && at; by -= step) {
+        at = step < 0 ? rows_before(p, at) : rows_after(p, at);
+        if (!at)
             return;
-        m->selected = j;
+        rows_select(p, at);
         if (v->offset + step >= 0)
             v->offset += step;
     }
@@ -13168,10 +13675,8 @@ static void choose(struct program *p, int by) {
 enum { FIRST, LAST };
 
 static void choose_end(struct program *p, int which) {
-    struct model *m = &p->model;
-
     p->view->chosen = which == LAST;
-    m->selected = which == LAST ? row_last(m) : row_first(m);
+    rows_select(p, rows_end(p, which == LAST));
 }
 
 static void choose_page(struct program *p, int by) {
@@ -13188,15 +13693,33 @@ static void submit_number(struct program *p, const char *verb, int64_t number) {
 }
 
 static void view_verb(struct program *p, const char *verb) {
-    if (p->model.selected)
-        submit_number(p, verb, p->model.selected->id.key);
+    const struct model *m = &p->model;
+
+    if (p->view->ended && m->chosen)
+        submit_number(p, verb, m->chosen->number);
+    else if (!p->view->ended && m->selected)
+        submit_number(p, verb, m->selected->id.key);
 }
 
 static void view_pause(struct program *p, int unused) {
-    struct job *j = p->model.selected;
+    struct job *j = p->view->ended ? NULL : p->model.selected;
     bool paused = j && job_info(&p->model, j).state == FETCHER_PAUSED;
 
     view_verb(p, paused ? "resume" : "pause");
+}
+
+static void view_undo(struct program *p, int unused) {
+    (void)submit(p, "undo", "");
+}
+
+/* What has ended in place of what has not; or back. */
+static void view_ended(struct program *p, int unused) {
+    struct view *v = p->view;
+    struct model *m = &p->model;
+
+    v->ended = !v->ended;
+    v->chosen = !v->ended && m->selected != row_first(m);
+    v->offset = 0;
 }
 
 static void view_jobs(struct program *p, int by) {
@@ -13214,18 +13737,12 @@ static void view_redraw(struct program *p, int unused) {
     p->view->redraw = true;
 }
 
-enum { UNDO, LIST_DONE };
-
-static void view_submit(struct program *p, int which) {
-    (void)submit(p, which == UNDO ? "undo" : "list done", "");
-}
-
 static void view_help(struct program *p, int unused) {
     out_puts(&p->view->log,
              "  up down page home end (or j k g G)   choose a row\n"
              "  p pause or resume   r retry   c cancel   u undo that   f first"
              "   + - more or less at a time\n"
-             "  enter all of a row   d what is done\n"
+             "  enter all of a row   d what has ended, or back\n"
              "  a or : a URL or a command, such as: https://example.org/x   "
              "limit 200k   help\n"
              "  ? this help   q quit   ^Z suspend\n");
@@ -13249,8 +13766,8 @@ static const struct {
     {'c', NO_KEY, NULL, 0, "cancel"},
     {'f', NO_KEY, NULL, 0, "first"},
     {'\r', '\n', NULL, 0, "show"},
-    {'u', NO_KEY, view_submit, UNDO, NULL},
-    {'d', NO_KEY, view_submit, LIST_DONE, NULL},
+    {'u', NO_KEY, view_undo, 0, NULL},
+    {'d', NO_KEY, view_ended, 0, NULL},
     {'+', NO_KEY, view_jobs, 1, NULL},
     {'-', NO_KEY, view_jobs, -1, NULL},
     {'a', ':', view_prompt, 0, NULL},
@@ -14155,7 +14672,7 @@ static void show_title(struct program *p, struct window *w) {
     char size[32];
 
     fetcher_stats(p->f, &st);
-    size_text(size, sizeof size, (double)p->model.speed[0]);
+    size_text(size, sizeof size, speed_now(&p->model));
     if (left)
         snprintf(title, sizeof title,
                  "%" PRIu64 "/%" PRIu64 " - %s/s - fetcher", st.done,
@@ -15296,9 +15813,6 @@ static void outputs_free(struct program *p) {
     free(p->console.err.data);
     free(p->stream_own.data);
     free(p->trace.data);
-    free(p->undone.data);
-    for (size_t i = 0; i < DONE_KEPT; i++)
-        free(p->model.done[i]);
 }
 
 static void view_free(struct view *v) {
@@ -15329,6 +15843,10 @@ static enum status program_close(struct program *p) {
     fetcher_free(p->f);
     while (m->jobs)
         job_free(p, container_of(m->jobs, struct job, id));
+    while (m->cancelled)
+        cancelled_drop(m, row_job(m->cancelled));
+    while (m->ended)
+        ended_remove(m, ended_of(m->ended));
     if (p->view)
         view_free(p->view);
     if (p->cookies)

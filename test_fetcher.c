@@ -11695,7 +11695,7 @@ static void talk_repeat(struct child *c) {
 static void talk_end(struct child *c) {
     static const struct exchange rest[] = {
         {"@/talk6?status=404 y", "\"event\":\"failed\",\"id\":6", "one more fails"},
-        {"clear", "1 forgotten", "clear"},
+        {"clear", " forgotten", "clear"},
         {"list", "0 listed", "and the list is empty"},
         {"jobs 3", "3 at the same time", "jobs"},
         {"limit 20k", "20.0 KiB a second", "limit"},
@@ -12832,39 +12832,138 @@ static void test_session_elsewhere(void) {
     child_free(&c);
 }
 
-/* What has ended can be looked at again, and a cancel taken back. */
+/* What has ended can be looked at again. */
 static void test_looking_back(void) {
-    struct child c;
-    char line[300];
+    static const struct exchange exchange[] = {
+        {"@/x.bin?size=2000", "x.bin: 2.0 KiB", "one is done"},
+        {"@/y.bin?status=404&times=1", "404", "one fails"},
+        {"list done", "    1  x.bin  done: 2.0 KiB in 0.", "list done"},
+        {"list done", "1 listed", "and how many"},
+        {"list failed", "    2  y.bin  ", "list failed"},
+        {"list failed", "1 listed", "and how many"},
+        {"show 1", "x.bin\n       done: 2.0 KiB in 0.", "show all of one that is done"},
+        {"show 2", "status 404, attempts 1, 0 bytes there\n       ms: lookup ",
+         "and of one that has failed"},
+        {"show 9", "there is no download 9", "but not of one that never was"},
+        {"retry 2", "y.bin: ", "it is tried again"},
+        {"list failed", "0 listed", "and has failed no more"},
+        {"list done", "2 listed", "but is done"},
+        {"@/z.bin?size=90000&stall=5000 z", "", "one that hangs"},
+    };
+
+    static const struct exchange rest[] = {
+        {"show 3", " of 87.9 KiB; attempts 1, status 200", "show one that runs"},
+        {"@/n?status=404", "404", "one more fails"},
+        {"clear", "3 forgotten", "clear forgets what is done, and what has failed"},
+        {"list done", "0 listed", "all that is done"},
+        {"list failed", "0 listed", "all that has failed"},
+        {"list", "1 listed", "but not what runs"},
+        {"quit", "bye", "the end"},
+    };
     const char *const argv[] = {"./fetcher", "-i", "-", "-d", work, "--retry", "0", NULL};
+    struct child c;
     child_start(&c, argv);
-    ok(talk(&c, url("/x.bin?size=2000"), "x.bin: 2.0 KiB"), "one is done");
-    ok(talk(&c, url("/y.bin?status=404"), "404"), "one fails");
-    ok(talk(&c, "list done", "x.bin: 2.0 KiB in "), "list done");
-    ok(talk(&c, "list done", "1 done"), "and how many");
-    ok(talk(&c, "list failed", "1 listed"), "list failed");
-    ok(talk(&c, "show 2", "status 404, attempts 1; ms: lookup"), "show all of one");
-    snprintf(line, sizeof line, "%s z", url("/z.bin?size=90000&stall=5000"));
-    ok(talk(&c, line, ""), "one that hangs");
+    converse(&c, exchange, COUNT_OF(exchange));
     until(seen("/z.bin?size=90000&stall=5000")->sent > 0);
-    ok(talk(&c, "show 3", " of 87.9 KiB; attempts 1, status 200"), "show one that runs");
-    ok(talk(&c, "cancel 3", "3 cancelled"), "cancel");
-    ok(talk(&c, "undo", "added 4: "), "and undo");
-    until(seen("/z.bin?size=90000&stall=5000")->count == 2);
-    is_int(seen("/z.bin?size=90000&stall=5000")->count, 2, "it is asked for again");
+    until(talk(&c, "show 3", "4.9 KiB of 87.9 KiB"));
+    converse(&c, rest, COUNT_OF(rest));
+    child_wait(&c);
+    child_free(&c);
+}
+
+/* The newest 1000 are kept. */
+static void test_looking_far_back(void) {
+    const char *const argv[] = {"./fetcher", "-i", "-", "-d", in_work("far"), "-q", "--json", NULL};
+    struct child c;
+    char line[100];
+    child_start(&c, argv);
+    for (int i = 0; i < 1010; i++) {
+        snprintf(line, sizeof line, "%s f%d", url("/far?size=1"), i);
+        tell_child(&c, line);
+    }
+    until(times_in(c.text[0], "\"event\":\"done\"") == 1010);
+    ok(talk(&c, "list done", "1000 listed"), "the newest 1000 are kept");
+    has_text(c.text[0], "\"file\":\"f1009\",\"state\":\"done\"", "with the newest");
+    ok(!strstr(c.text[0], "\"file\":\"f0\",\"state\":\"done\""), "without the oldest");
     ok(talk(&c, "quit", "bye"), "the end");
     child_wait(&c);
     child_free(&c);
 }
 
+static void undo_each(struct child *c) {
+    static const struct exchange exchange[] = {
+        {"@/u1?size=90000&stall=5000 u1", "", "one that hangs"},
+        {"add @/u2?size=90000&stall=5001 u2", "added 2", "another"},
+        {"add @/u3?size=9 u3", "u3: 9 bytes", "one that ends"},
+        {"pause 2", "2 paused", "one is paused"},
+        {"cancel 2", "2 cancelled", "and cancelled"},
+        {"list", "1 listed", "it is gone at once"},
+        {"cancel 1", "1 cancelled", "what runs is cancelled too"},
+        {"undo", "1 brought back", "and that undone"},
+        {"undo", "1 brought back", "also what was cancelled before"},
+        {"undo", "nothing was cancelled", "but no more"},
+        {"list", "2 listed", "they are there under their numbers"},
+        {"show 2", "\n       paused\n", "what was paused is so still"},
+        {"resume 2", "2 resumed", "and can go on"},
+    };
+    converse(c, exchange, COUNT_OF(exchange));
+    until(seen("/u1?size=90000&stall=5000")->count == 2);
+    is_int(seen("/u1?size=90000&stall=5000")->count, 2, "what ran is asked for again");
+}
+
+/* Whole commands are undone; what has failed is what it was; and a burst is no matter. */
+static void undo_all(struct child *c) {
+    static const struct exchange exchange[] = {
+        {"@/u4?status=404 u4", "404", "one has failed"},
+        {"cancel all", "3 cancelled", "all are cancelled"},
+        {"list", "0 listed", "and gone"},
+        {"undo", "3 brought back", "and all are back"},
+        {"list failed", "1 listed", "what had failed"},
+        {"retry 4", "4 tried again", "can be tried again"},
+        {"cancel 1\nundo\ncancel 1\nundo\nshow 1", "    1  ", "a burst"},
+        {"list", " listed", "it is there"},
+    };
+    converse(c, exchange, COUNT_OF(exchange));
+    until(seen("/u1?size=90000&stall=5000")->count > 3);
+    ok(seen("/u1?size=90000&stall=5000")->count > 3, "and asked for again");
+}
+
+/* A cancel is undone, in the session as well. */
+static void test_undo(void) {
+    char session[300], dir[300];
+    const char *const argv[] = {"./fetcher", "-i",      "-",       "-d", dir,
+                                "--session", session,   "--retry", "0",  "--stall-timeout",
+                                "300",       "--plain", NULL};
+    struct child c;
+    snprintf(session, sizeof session, "%s", in_work("undo"));
+    snprintf(dir, sizeof dir, "%s", in_work("undo.d"));
+    child_start(&c, argv);
+    undo_each(&c);
+    undo_all(&c);
+    kill(c.pid, SIGKILL); /* only its lines are left */
+    child_wait(&c);
+    child_free(&c);
+    ok(file_has(session, "cancel 1\n# again 1\nadd "), "the session has it again");
+    child_start(&c, argv);
+    ok(talk(&c, "show 1", "/u1?size=90000"), "under its number");
+    ok(talk(&c, "cancel 1", "1 cancelled"), "which is cancelled");
+    ok(talk(&c, "quit", "bye"), "the end");
+    child_wait(&c);
+    ok(!file_has(session, "/u1"), "and then it is not in it");
+    child_free(&c);
+}
+
 static const struct test sessions_tests[] = {
-    TEST(looking_back),    TEST(retry_elsewhere),    TEST(session_elsewhere), TEST(session),
-    TEST(session_order),   TEST(session_long),       TEST(session_ends),      TEST(session_numbers),
-    TEST(session_names),   TEST(session_whole),      TEST(session_huge),      TEST(session_raced),
-    TEST(session_crash),   TEST(bad_sessions),       TEST(session_torn),      TEST(session_tail),
-    TEST(session_foreign), TEST(session_in_the_way), TEST(session_full),      TEST(session_kills),
-    TEST(session_forks),   TEST(session_fed),        TEST(session_orphan),    TEST(session_rounds),
-    TEST(session_bulky),   TEST(session_renamed),    TEST(session_left),      TEST(session_unread),
+    TEST(looking_back),    TEST(looking_far_back),   TEST(undo),
+    TEST(retry_elsewhere), TEST(session_elsewhere),  TEST(session),
+    TEST(session_order),   TEST(session_long),       TEST(session_ends),
+    TEST(session_numbers), TEST(session_names),      TEST(session_whole),
+    TEST(session_huge),    TEST(session_raced),      TEST(session_crash),
+    TEST(bad_sessions),    TEST(session_torn),       TEST(session_tail),
+    TEST(session_foreign), TEST(session_in_the_way), TEST(session_full),
+    TEST(session_kills),   TEST(session_forks),      TEST(session_fed),
+    TEST(session_orphan),  TEST(session_rounds),     TEST(session_bulky),
+    TEST(session_renamed), TEST(session_left),       TEST(session_unread),
 };
 
 /* --------------------------------------------------------------------------------------- Output */
@@ -15119,6 +15218,37 @@ static void test_terminal_jobs(void) {
     ok(term_end(&t), "and the shell has its terminal");
 }
 
+static void terminal_ended(struct term *t) {
+    type(t, "\014d");
+    ok(shows(t, ">   2  none"), "d shows what has ended, the newest first");
+    has_text(line_with(t, "   1  a.bin"), "done: 2.9 KiB in 0.", "what is done");
+    has_text(line_with(t, ">   2  none"), "failed: 503 An Error", "and what has failed");
+    ok(!sees(t, "wait.bin"), "and nothing else");
+    type(t, "z");
+    ok(shows(t, "z is no key; ? shows them"), "what is no key is told");
+    type(t, "\r");
+    ok(shows(t, "led to http://127.0.0.1:"), "enter shows where one was led");
+    ok(shows(t, "status 503, attempts 1, 0 bytes"), "what came of it");
+    ok(shows(t, "ms: lookup "), "in what time");
+    ok(shows(t, "the server says Retry-After: 7"), "and what the server says");
+    type(t, "j\r");
+    ok(shows(t, "       file "), "also the file of what is done");
+}
+
+static void terminal_undo(struct term *t) {
+    type(t, "d");
+    ok(shows(t, ">   3  wait.bin"), "d goes back");
+    type(t, "c");
+    ok(shows(t, "3 cancelled"), "c cancels one");
+    ok(shows(t, ">   4  other.bin"), "and the next one is chosen");
+    type(t, "u");
+    ok(shows(t, "   3  wait.bin"), "u takes that back, to its old place");
+    type(t, "u");
+    ok(shows(t, "nothing was cancelled"), "once");
+    until(seen("/wait.bin?size=100000&stall=5000")->count == 2);
+    is_int(seen("/wait.bin?size=100000&stall=5000")->count, 2, "it is asked for again");
+}
+
 /* All of a row, what is done, and a cancel that is taken back. */
 static void test_terminal_looks_back(void) {
     struct term t;
@@ -15130,22 +15260,50 @@ static void test_terminal_looks_back(void) {
     ok(shows(&t, "1 done, 1 failed"), "as is told");
     ok(shows(&t, "? keys"), "there is a hint at the keys");
     has_text(line_with(&t, "deaf at most"), "? keys", "at the end of the totals");
-    type(&t, "\014d");
-    ok(shows(&t, "a.bin: 2.9 KiB in 0"), "d shows what is done");
-    type(&t, "z");
-    ok(shows(&t, "z is no key; ? shows them"), "what is no key is told");
-    type(&t, "G\r");
-    ok(shows(&t, "led to http://127.0.0.1:"), "enter shows where one was led");
-    ok(shows(&t, "status 503, attempts 1; ms: lookup"), "what came of it");
-    ok(shows(&t, "the server says Retry-After: 7"), "and what the server says");
-    type(&t, "gc");
-    ok(shows(&t, "3 cancelled"), "c cancels one");
-    type(&t, "u");
-    ok(shows(&t, "added 5: http://127.0.0.1:"), "u takes that back");
-    type(&t, "u");
-    ok(shows(&t, "nothing was cancelled"), "once");
-    until(seen("/wait.bin?size=100000&stall=5000")->count == 2);
-    is_int(seen("/wait.bin?size=100000&stall=5000")->count, 2, "it is asked for again");
+    terminal_ended(&t);
+    terminal_undo(&t);
+    term_kill(&t);
+}
+
+/* The narrower it is the less stands behind the names; what has no bar has its place. */
+static void test_terminal_widths(void) {
+    struct term t;
+    char half[200], gone[100], busy[100];
+    snprintf(half, sizeof half, "%s",
+             url("/a-name-of-thirty-characters-1.bin?size=100000&stall=50000"));
+    snprintf(gone, sizeof gone, "%s", url("/gone.bin?status=404"));
+    snprintf(busy, sizeof busy, "%s", url("/busy.bin?status=503&retry-after=90"));
+    TERM(&t, 24, 40, half, gone, "--per-host", "1", busy);
+    ok(shows(&t, "50%"), "40 columns: one has begun");
+    type(&t, "+p");
+    ok(shows(&t, "busy.bin  1:"), "when it is tried again, behind a name");
+    has_text(line_with(&t, "  3  busy.bin"), ": 503 An Err", "and why");
+    has_text(line_with(&t, "  2  gone.bin"), "gone.bin            404 An Error",
+             "why one has failed");
+    has_text(line_with(&t, "a-name"), "  1  a-name-of-thirty-…   50%  paused",
+             "a name before a size");
+    has_text(line_with(&t, "waiting"), "  ? keys", "a hint at the keys");
+    term_size(&t, 24, 28);
+    ok(shows(&t, "a-name-of-thi…   50%"), "28 columns: nothing but the share");
+    ok(!strstr(line_with(&t, "  1  a-name"), "paused"), "no state");
+    term_size(&t, 24, 200);
+    ok(shows(&t, "again in 1:"), "200 columns: all of it");
+    has_text(line_with(&t, "  3  busy.bin"), "503 An Error; the server asks to wait 90 s",
+             "of why as well");
+    is_int(column_of(&t, "  3  busy.bin", "again"), 68, "where the bars are");
+    is_int(column_of(&t, "  1  a-name", "━"), 68, "as the others are");
+    term_kill(&t);
+}
+
+/* What was measured before there was a limit is no speed any more. */
+static void test_terminal_limit(void) {
+    struct term t;
+    TERM(&t, 24, 80, url("/fast.bin?size=90000000&slow=4000"));
+    until(strstr(line_with(&t, "0 done"), " KiB/s"));
+    type(&t, ":limit 20k\r");
+    ok(shows(&t, "20.0 KiB a second"), "a limit");
+    has_text(line_with(&t, "0 done"), "  20.0 KiB/s", "counts at once in the totals");
+    has_text(line_with(&t, "fast.bin"), "20.0 KiB/s", "and in the row");
     term_kill(&t);
 }
 
@@ -15385,10 +15543,10 @@ static void test_terminal_deaf(void) {
 }
 
 static const struct test terminal_tests[] = {
-    TEST(terminal),       TEST(terminal_idle),  TEST(terminal_sizes),      TEST(terminal_paste),
-    TEST(terminal_jobs),  TEST(terminal_list),  TEST(terminal_looks_back), TEST(terminal_stopped),
-    TEST(terminal_lost),  TEST(terminal_left),  TEST(terminal_deaf),       TEST(terminal_abuse),
-    TEST(terminal_plain), TEST(terminal_color),
+    TEST(terminal),       TEST(terminal_idle),    TEST(terminal_sizes),      TEST(terminal_paste),
+    TEST(terminal_jobs),  TEST(terminal_list),    TEST(terminal_looks_back), TEST(terminal_widths),
+    TEST(terminal_limit), TEST(terminal_stopped), TEST(terminal_lost),       TEST(terminal_left),
+    TEST(terminal_deaf),  TEST(terminal_abuse),   TEST(terminal_plain),      TEST(terminal_color),
 };
 
 /* ------------------------------------------------------------------------------------------ Window
