@@ -12862,14 +12862,30 @@ static void view_redraw(struct program *p, int unused) {
     p->view->redraw = true;
 }
 
+static const char window_keys[] =
+    "  up down page home end (or j k g G)   choose a row\n"
+    "  p pause or resume   r retry   c cancel   f first   + - more or less at "
+    "a time\n"
+    "  a or : (or Tab) the line above: a URL or a command\n"
+    "  F1 or ? this help   F2 what was said   ctrl+C copy the row's URL   "
+    "q quit\n"
+    "  The right button shows what may be done with a row; twice the left one "
+    "pauses\n"
+    "  it or lets it go on. Links may be dropped, or pasted by the middle "
+    "one.\n\n";
+
 static void view_help(struct program *p, int unused) {
-    out_puts(&p->view->log,
-             "  up down page home end (or j k g G)   choose a row\n"
-             "  p pause or resume   r retry   c cancel   f first   + - more "
-             "or less at a time\n"
-             "  a or : a URL or a command, such as: https://example.org/x   "
-             "limit 200k   help\n"
-             "  ? this help   q quit   ^Z suspend\n");
+    if (p->view->window)
+        out_puts(&p->view->log, window_keys);
+    else
+        out_puts(
+            &p->view->log,
+            "  up down page home end (or j k g G)   choose a row\n"
+            "  p pause or resume   r retry   c cancel   f first   + - more "
+            "or less at a time\n"
+            "  a or : a URL or a command, such as: https://example.org/x   "
+            "limit 200k   help\n"
+            "  ? this help   q quit   ^Z suspend\n");
 }
 
 static const struct {
@@ -13360,7 +13376,9 @@ static void view_open(struct program *p) {
 enum {
     FONTS = 16,
     PASTE_MAX = 262144,
-    SAID_MAX = 16384, /* bytes of lines; then half of them go */
+    SAID_MAX = 65536, /* bytes of lines; then half of them go */
+    SAID_LINES = 3,   /* of these beside the rows, at most */
+    WALK_MOST = 2000, /* rows that are counted, for the scroll bar */
     WINDOW_FRAME_MS = 34
 };
 
@@ -13380,12 +13398,13 @@ enum ink {
     INKS
 };
 
+/* Text reads well on each of its grounds: 4.5 to 1 at least (WCAG 2). */
 static const unsigned palette[2][INKS] = {
     /* light */
-    {0xfafafa, 0x2b2f36, 0x8a919c, 0x58a07a, 0xe3e6ea, 0xe2ebf5, 0xc0392b,
-     0xa9741a, 0x2b7a9b, 0xffffff, 0xcdd3da, 0xbcd5f0},
+    {0xfafafa, 0x2b2f36, 0x626973, 0x3d8f63, 0xe3e6ea, 0xe2ebf5, 0xb83226,
+     0x8a5c0c, 0x226a88, 0xffffff, 0xcdd3da, 0xbcd5f0},
     /* dark */
-    {0x1e2227, 0xd7dae0, 0x7d8590, 0x5aa17a, 0x3a424c, 0x2b3747, 0xe06c75,
+    {0x1e2227, 0xd7dae0, 0x9aa2ad, 0x5aa17a, 0x3a424c, 0x2b3747, 0xec8189,
      0xd9a35b, 0x61afcf, 0x262b31, 0x414954, 0x3b5675}};
 
 enum atom {
@@ -13410,12 +13429,32 @@ enum atom {
 
 enum { COPIED_PRIMARY, COPIED_CLIPBOARD, COPIES };
 
+struct scroll { /* of the rows, or of the page, in lines */
+    int64_t all;
+    int64_t first; /* that is shown */
+    int64_t shown;
+};
+
+enum drag { DRAG_NONE, DRAG_TEXT, DRAG_SCROLL };
+
+enum { MENU_MOST = 8, MENU_COLUMNS = 26, DOUBLE_CLICK_MS = 400 };
+
+struct menu {            /* of the right button */
+    Window id;           /* a window within ours */
+    XRectangle at;       /* its place there; no width: it is closed */
+    int64_t row;         /* the number of the row that it is for; 0: none */
+    int item[MENU_MOST]; /* places in menu_items[] */
+    int items;
+    int chosen; /* of these, or -1 */
+};
+
 static struct window {
     Display *d;
     Window id;
     Window source; /* of what is dropped */
     GC gc;
-    Pixmap back; /* what is shown, for when it is uncovered */
+    Pixmap back;   /* what is shown, for when it is uncovered */
+    Drawable onto; /* what is drawn on: that, or the menu */
     XftDraw *draw;
     XIC ic; /* NULL: there is no input method */
     XftColor ink[INKS];
@@ -13432,13 +13471,26 @@ static struct window {
     int graph;   /* its height, or 0 */
     int columns; /* of the grid */
     int lines;
-    bool dead;            /* the server is gone */
-    bool leaving;         /* the window is closed, and we go on */
-    bool dragging;        /* the pointer selects text */
-    Atom wanted;          /* the selection that we have asked for */
-    int64_t graphed;      /* the newest second of the graph; -1: draw it */
-    struct out said;      /* the last lines, ... */
-    size_t since;         /* ... and where those of the last key begin */
+    bool dead;              /* the server is gone */
+    bool leaving;           /* the window is closed, and we go on */
+    enum drag drag;         /* what the pointer does */
+    int grip;               /* where it holds the scroll bar */
+    Atom wanted;            /* the selection that we have asked for */
+    int64_t graphed;        /* the newest second of the graph; -1: draw it */
+    struct out said;        /* the last lines; those of the last command ... */
+    size_t since;           /* ... begin here */
+    bool paged;             /* a page of them stands in place of the rows: */
+    size_t page_from;       /* it begins here, ... */
+    size_t page_top;        /* ... and is shown from here */
+    int rows;               /* lines for rows, or for the page */
+    int64_t top_key;        /* the row at the top is the first ... */
+    uint64_t top_seq;       /* ... that is not before this */
+    bool reveal;            /* the selected row is to be seen */
+    struct scroll scroll;   /* as it is, ... */
+    struct scroll scrolled; /* ... and as it is drawn */
+    struct menu menu;
+    Time clicked;         /* when a row was, ... */
+    int64_t clicked_row;  /* ... and its number */
     char *copied[COPIES]; /* the selections that we own */
     char title[100];
 } window;
@@ -13447,7 +13499,13 @@ static struct window {
 
 static void fill(struct window *w, enum ink ink, XRectangle r) {
     XSetForeground(w->d, w->gc, w->ink[ink].pixel);
-    XFillRectangle(w->d, w->back, w->gc, r.x, r.y, r.width, r.height);
+    XFillRectangle(w->d, w->onto, w->gc, r.x, r.y, r.width, r.height);
+}
+
+/* Draw there from now on: behind the window, or on the menu. */
+static void draw_onto(struct window *w, Drawable onto) {
+    w->onto = onto;
+    XftDrawChange(w->draw, onto);
 }
 
 static XRectangle rectangle(int x, int y, int width, int height) {
@@ -13636,7 +13694,7 @@ static int line_y(const struct window *w, int line) {
 static bool show_line(struct window *w, int i, const char *s, size_t n) {
     int y = line_y(w, i);
     int x = i == 0 ? 2 * w->pad : w->pad;
-    int edge = i == 0 ? w->pad : 0;
+    int edge = i == 0 ? w->pad : w->pad / 2; /* the scroll bar's */
     bool whole;
 
     fill(w, i == 0 ? INK_FIELD : INK_PAPER,
@@ -13650,7 +13708,7 @@ static bool show_line(struct window *w, int i, const char *s, size_t n) {
         x += w->cell;
     }
     whole = draw_line(w, s, s + n, x, y);
-    copy_out(w, rectangle(0, y, w->width, w->line));
+    copy_out(w, rectangle(edge, y, w->width - 2 * edge, w->line));
     return whole;
 }
 
@@ -13688,49 +13746,174 @@ static void show_graph(struct model *m, struct window *w) {
 
 /* -- the picture ----------------------------------------------------------- */
 
-/* How many of the last lines are shown: a fifth of the window, or what the
- * last key or command brought. */
-static int said_lines(const struct window *w, int *all) {
-    const char *s = w->said.data;
-    int most = w->lines / 5 + 1;
-    int recent = 0;
-
-    *all = 0;
-    for (size_t at = 0; at < w->said.used; at++) {
-        if (s[at] != '\n')
-            continue;
-        (*all)++;
-        if (at >= w->since)
-            recent++;
-    }
-    if (recent > w->lines / 2)
-        return w->lines / 2;
-    if (recent > most)
-        return recent;
-    return *all < most ? *all : most;
+/* Lines of what was said: the one before this place, but none before `from`,
+ * and the one behind. */
+static size_t said_back(const struct window *w, size_t at, size_t from) {
+    if (at > from)
+        at--; /* the end of that line */
+    while (at > from && w->said.data[at - 1] != '\n')
+        at--;
+    return at;
 }
 
-static void draw_said(struct program *p, struct out *o) {
+static size_t said_ahead(const struct window *w, size_t at) {
+    while (at < w->said.used && w->said.data[at] != '\n')
+        at++;
+    return at < w->said.used ? at + 1 : at;
+}
+
+static int said_count(const struct window *w, size_t at, size_t end) {
+    int n = 0;
+
+    for (; at < end; at = said_ahead(w, at))
+        n++;
+    return n;
+}
+
+/* Where the last lines begin, of what the last command brought. */
+static size_t said_last(const struct window *w, int lines, size_t from) {
+    size_t at = w->said.used;
+
+    for (; lines > 0 && at > from; lines--)
+        at = said_back(w, at, from);
+    return at;
+}
+
+static void draw_said(struct program *p, struct out *o, enum attribute attr,
+                      size_t from, int lines) {
     struct window *w = &window;
-    char *s = w->said.data;
-    int all;
-    int skip = said_lines(w, &all);
 
-    skip = all - skip;
-    for (int i = 0; i < all; i++) {
-        char *end = strchr(s, '\n');
+    for (; lines > 0 && from < w->said.used; lines--) {
+        size_t end = said_ahead(w, from);
+        char *s = w->said.data + from;
+        bool bad = strncmp(s, "fetcher: ", 9) == 0;
 
-        *end = '\0';
-        if (i >= skip) {
-            bool bad = strncmp(s, "fetcher: ", 9) == 0;
-
-            put_attr(o, bad ? RED : DIM);
-            put_padded(p->view, o, bad ? s + 9 : s, w->columns);
-            out_puts(o, "\n");
-        }
-        *end = '\n';
-        s = end + 1;
+        s[end - from - 1] = '\0';
+        put_attr(o, bad ? RED : attr);
+        put_padded(p->view, o, bad ? s + 9 : s, w->columns);
+        out_puts(o, "\n");
+        s[end - from - 1] = '\n';
+        from = end;
     }
+}
+
+/* All that was said, or what help or the like has brought. */
+static int draw_page(struct program *p, struct window *w, struct out *o) {
+    size_t last = said_last(w, w->rows, w->page_from);
+
+    if (w->page_top > last)
+        w->page_top = last;
+    if (w->page_top < w->page_from)
+        w->page_top = w->page_from;
+    w->scroll.all = said_count(w, w->page_from, w->said.used);
+    w->scroll.first = said_count(w, w->page_from, w->page_top);
+    draw_said(p, o, PLAIN, w->page_top, w->rows);
+    if (w->scroll.all < w->rows)
+        return (int)w->scroll.all;
+    return w->rows;
+}
+
+/* The row that stands so many rows further on, or the last one there. */
+static struct job *row_step(struct model *m, struct job *j, int64_t by) {
+    struct job *next = j;
+
+    for (; by != 0 && next; by -= by < 0 ? -1 : 1) {
+        j = next;
+        next = by < 0 ? row_before(m, j) : row_after(m, j);
+    }
+    return next ? next : j;
+}
+
+static struct job *list_top(struct window *w, struct model *m) {
+    return row_job(lower_bound(m->rows, w->top_key, w->top_seq));
+}
+
+static void list_set_top(struct window *w, struct model *m, struct job *j) {
+    bool first = !j || j == row_first(m);
+
+    w->top_key = first ? INT64_MIN : j->row.key;
+    w->top_seq = first ? 0 : j->row.seq;
+}
+
+/* The row at the top: what is below fills the window, and what a key has
+ * selected is to be seen. */
+static struct job *list_place(struct window *w, struct model *m) {
+    struct job *lowest = row_step(m, row_last(m), 1 - w->rows);
+    struct job *top = list_top(w, m);
+    struct job *selected = m->selected;
+    struct job *highest = NULL;
+
+    if (w->reveal && selected && top) {
+        highest = row_step(m, selected, 1 - w->rows);
+        if (node_before(&selected->row, &top->row))
+            top = selected;
+        else if (node_before(&top->row, &highest->row))
+            top = highest;
+    }
+    w->reveal = false;
+    if (!top || (lowest && node_before(&lowest->row, &top->row)))
+        top = lowest;
+    list_set_top(w, m, top);
+    return top;
+}
+
+/* How many rows stand before it? Of very many it is a guess, by their numbers,
+ * when neither end is near. */
+static int64_t rows_before(struct model *m, struct job *row) {
+    int64_t all = (int64_t)m->count;
+    struct job *up = row;
+    struct job *down = row;
+    struct job *oldest = row_only(m);
+    double span = (double)((int64_t)m->last_number - oldest->id.key + 1);
+
+    for (int64_t n = 0; n < WALK_MOST; n++) {
+        up = row_before(m, up);
+        if (!up)
+            return n;
+        down = row_after(m, down);
+        if (!down)
+            return all - n - 1;
+    }
+    all -= 2 * (int64_t)WALK_MOST;
+    return WALK_MOST + (int64_t)((double)(row->id.key - oldest->id.key) / span *
+                                 (double)all);
+}
+
+/* The other way: the row that so many stand before. */
+static struct job *row_at(struct model *m, int64_t n) {
+    int64_t all = (int64_t)m->count;
+    struct job *oldest = row_only(m);
+    double span = (double)((int64_t)m->last_number - oldest->id.key + 1);
+    struct node *found;
+    double part;
+
+    if (n <= WALK_MOST)
+        return row_step(m, row_first(m), n);
+    if (n >= all - WALK_MOST)
+        return row_step(m, row_last(m), n + 1 - all);
+    part = (double)(n - WALK_MOST) / (double)(all - 2 * (int64_t)WALK_MOST);
+    found = lower_bound(m->jobs, oldest->id.key + (int64_t)(part * span), 0);
+    return found ? container_of(found, struct job, id) : row_last(m);
+}
+
+static int draw_list(struct program *p, struct window *w, struct out *o) {
+    struct model *m = &p->model;
+    struct job *top;
+    int n = 0;
+
+    if (!m->selected || !p->view->chosen)
+        m->selected = row_first(m);
+    top = list_place(w, m);
+    w->scroll.all = (int64_t)m->count;
+    if (top && w->scroll.all > w->rows)
+        w->scroll.first = rows_before(m, top);
+    for (; top && n < w->rows; top = row_after(m, top)) {
+        draw_row(p, o, top, w->columns);
+        out_puts(o, "\n");
+        n++;
+    }
+    p->view->count = n;
+    return n;
 }
 
 static void draw_hint(struct out *o, enum attribute attr, const char *text,
@@ -13739,40 +13922,155 @@ static void draw_hint(struct out *o, enum attribute attr, const char *text,
     out_printf(o, "%.*s\n", columns, text);
 }
 
-static void window_compose(struct program *p, struct window *w, struct out *o) {
+/* A question has two answers, which may be clicked. */
+static const char question[] = "Not all is done. Quit?";
+
+enum { YES_AT = sizeof question + 1, NO_AT = YES_AT + 6, NO_END = NO_AT + 4 };
+
+static void draw_question(struct out *o) {
+    put_attr(o, AMBER);
+    out_printf(o, "%s  ", question);
+    put_attr(o, PLAIN);
+    put_attr(o, MARKED);
+    out_puts(o, " yes ");
+    put_attr(o, PLAIN);
+    out_puts(o, " ");
+    put_attr(o, MARKED);
+    out_puts(o, " no ");
+    put_attr(o, PLAIN);
+    out_puts(o, "\n");
+}
+
+/* The line at the top: what is edited, or what is asked. */
+static void draw_top(struct program *p, struct window *w, struct out *o) {
     struct view *v = p->view;
-    int all;
-    int said = said_lines(w, &all);
-    int gap = said > 0 ? 1 : 0;
-    int rows = w->lines - 2 - said - gap - (v->asking ? 1 : 0);
+    int columns = w->columns - 2 * w->pad / w->cell;
+
+    if (v->asking)
+        draw_question(o);
+    else if (w->paged)
+        draw_hint(o, DIM, "Escape: back to the downloads", columns);
+    else if (p->prompting || v->prompt.length > 0) {
+        draw_prompt(p, o, columns);
+        out_puts(o, "\n");
+    } else
+        draw_hint(o, DIM, "Enter a URL or a command", columns);
+}
+
+/* Rows come first: what was said has a fifth of the lines at most, and a page
+ * of its own. */
+static void window_compose(struct program *p, struct window *w, struct out *o) {
+    int room = w->lines - 2;
+    int most = room / 5 < SAID_LINES ? room / 5 : SAID_LINES;
+    size_t last = said_last(w, w->paged ? 0 : most, w->since);
+    int said = said_count(w, last, w->said.used);
     int n;
 
     o->used = 0;
-    if (p->prompting || v->prompt.length > 0) {
-        draw_prompt(p, o, w->columns - 2 * w->pad / w->cell);
-        out_puts(o, "\n");
-    } else
-        draw_hint(o, DIM, "a: enter a URL or a command", w->columns);
-    n = draw_rows(p, o, w->columns, rows);
-    v->count = n;
-    if (p->model.count == 0) {
-        draw_hint(o, DIM,
-                  "Type, paste or drop URLs. Tab goes from the line above to "
-                  "the rows; there ? shows the keys.",
-                  w->columns);
-        n++;
+    w->rows = room - said;
+    if (said > 0 && room > 8)
+        w->rows--; /* a gap */
+    w->scroll = (struct scroll){.shown = w->rows};
+    draw_top(p, w, o);
+    n = w->paged ? draw_page(p, w, o) : draw_list(p, w, o);
+    if (n == 0 && !w->paged && w->rows > 1) {
+        draw_hint(o, DIM, "Type, paste or drop URLs.", w->columns);
+        draw_hint(o, DIM, "F1 shows the keys.", w->columns);
+        n = 2;
     }
-    for (; n < rows + gap; n++)
+    for (; n < room - said; n++)
         out_puts(o, "\n");
-    draw_said(p, o);
-    if (v->asking)
-        draw_hint(o, AMBER,
-                  "Downloads are not done: quit? (y/n, or close the window "
-                  "again)",
-                  w->columns);
+    draw_said(p, o, DIM, last, said);
     draw_totals(p, o, w->columns);
     out_puts(o, "\n");
 }
+
+/* -- the scroll bar: at the right edge ------------------------------------- */
+
+static XRectangle scroll_area(const struct window *w) {
+    return rectangle(w->width - w->pad / 2, line_y(w, 1), w->pad / 2,
+                     w->rows * w->line);
+}
+
+static XRectangle scroll_thumb(const struct window *w) {
+    const struct scroll *s = &w->scroll;
+    XRectangle r = scroll_area(w);
+    int64_t high = r.height * s->shown / (s->all > 0 ? s->all : 1);
+    int64_t hidden = s->all - s->shown;
+
+    if (high < w->line)
+        high = w->line;
+    if (hidden <= 0 || high >= r.height)
+        return rectangle(r.x, r.y, 0, r.height);
+    return rectangle(r.x + 1,
+                     r.y + (int)((r.height - high) * s->first / hidden),
+                     r.width - 2, (int)high);
+}
+
+static void show_scroll(struct window *w) {
+    XRectangle r = scroll_area(w);
+    XRectangle thumb = scroll_thumb(w);
+
+    fill(w, INK_PAPER, r);
+    if (thumb.width > 0) {
+        fill(w, INK_TRACK, rectangle(thumb.x, r.y, thumb.width, r.height));
+        fill(w, INK_DIM, thumb);
+    }
+    copy_out(w, r);
+    w->scrolled = w->scroll;
+}
+
+/* Show what begins with this line. */
+static void scroll_to(struct program *p, int64_t first) {
+    struct window *w = &window;
+    int64_t most = w->scroll.all - w->scroll.shown;
+
+    first = first < most ? first : most;
+    if (first < 0)
+        first = 0;
+    if (w->paged) {
+        w->page_top = w->page_from;
+        for (; first > 0; first--)
+            w->page_top = said_ahead(w, w->page_top);
+    } else if (p->model.count > 0)
+        list_set_top(w, &p->model, row_at(&p->model, first));
+}
+
+/* Some lines on, or back: exactly so many, of however many. */
+static void scroll_by(struct program *p, int by) {
+    struct window *w = &window;
+
+    if (w->paged)
+        scroll_to(p, w->scroll.first + by);
+    else if (p->model.count > 0)
+        list_set_top(w, &p->model,
+                     row_step(&p->model, list_top(w, &p->model), by));
+}
+
+static void scroll_drag(struct program *p, int y) {
+    struct window *w = &window;
+    XRectangle r = scroll_area(w);
+    XRectangle thumb = scroll_thumb(w);
+    int way = r.height - thumb.height;
+
+    if (way > 0)
+        scroll_to(p, (y - w->grip - r.y) * (w->scroll.all - w->scroll.shown) /
+                         way);
+}
+
+/* The pointer takes hold of it: where it is, or, beside it, at its middle. */
+static void scroll_grip(struct program *p, int y) {
+    struct window *w = &window;
+    XRectangle thumb = scroll_thumb(w);
+
+    w->drag = DRAG_SCROLL;
+    w->grip = y - thumb.y;
+    if (w->grip < 0 || w->grip >= thumb.height)
+        w->grip = thumb.height / 2;
+    scroll_drag(p, y);
+}
+
+/* -- all of it ------------------------------------------------------------- */
 
 /* Title and icon tell how far it is. */
 static void show_title(struct program *p, struct window *w) {
@@ -13800,9 +14098,12 @@ static void show_title(struct program *p, struct window *w) {
 
 /* The grid and the frame for the present size. */
 static void window_layout(struct window *w) {
-    int rest = w->height - 5 * w->pad - 2 * w->line;
+    bool small = w->height < 12 * w->line;
+    int rest;
 
-    w->graph = w->height > 16 * w->line ? 3 * w->line : 0;
+    w->pad = small ? w->line / 3 + 1 : w->line * 3 / 4 + 1;
+    rest = w->height - 5 * w->pad - 2 * w->line;
+    w->graph = w->height > 26 * w->line ? 3 * w->line : 0;
     if (w->graph)
         rest -= w->pad + w->graph;
     w->columns = 1;
@@ -13818,23 +14119,25 @@ static void window_layout(struct window *w) {
 /* The window has another size: so has what is behind it, and all is drawn
  * anew. */
 static void window_resize(struct view *v, struct window *w) {
-    int wide = w->width - 2 * w->pad;
-    int high = w->line + w->pad;
+    int wide;
+    int high;
 
+    window_layout(w);
+    wide = w->width - 2 * w->pad;
+    high = w->line + w->pad;
     if (w->back)
         XFreePixmap(w->d, w->back);
     w->back =
         XCreatePixmap(w->d, w->id, (unsigned)w->width, (unsigned)w->height,
                       (unsigned)DefaultDepth(w->d, DefaultScreen(w->d)));
-    if (w->draw)
-        XftDrawChange(w->draw, w->back);
-    window_layout(w);
+    draw_onto(w, w->back);
     fill(w, INK_PAPER, rectangle(0, 0, w->width, w->height));
     fill(w, INK_EDGE, rectangle(w->pad - 1, w->pad - 1, wide + 2, high + 2));
     fill(w, INK_FIELD, rectangle(w->pad, w->pad, wide, high));
     copy_out(w, rectangle(0, 0, w->width, w->height));
     memset(v->shown, 0, sizeof v->shown);
     w->graphed = -1;
+    w->scrolled.shown = -1;
     v->redraw = false;
 }
 
@@ -13849,6 +14152,8 @@ static void said_add(struct window *w, const struct out *log) {
 
         out_drop(said, cut);
         w->since = w->since > cut ? w->since - cut : 0;
+        w->page_from = w->page_from > cut ? w->page_from - cut : 0;
+        w->page_top = w->page_top > cut ? w->page_top - cut : 0;
     }
     out_add(said, "", 1);
     said->used--;
@@ -13885,6 +14190,8 @@ static bool window_paint(struct program *p, struct window *w) {
     v->drawn = fetcher_now(p->f);
     if (!show_lines(v, w))
         return false;
+    if (memcmp(&w->scroll, &w->scrolled, sizeof w->scroll) != 0)
+        show_scroll(w);
     if (w->graph && w->graphed != p->model.sampled)
         show_graph(&p->model, w);
     show_title(p, w);
@@ -13954,6 +14261,77 @@ static int key_of(KeySym sym, bool shift) {
     return key;
 }
 
+/* All that was said from there on, in place of the rows. */
+static void page_open(struct window *w, size_t from) {
+    w->paged = true;
+    w->page_from = from;
+    w->page_top = from;
+}
+
+/* What it has shown is old news. */
+static void page_close(struct window *w) {
+    w->paged = false;
+    w->since = w->said.used;
+}
+
+static void page_help(struct program *p) {
+    page_open(&window, window.said.used);
+    view_help(p, 0);
+    (void)submit(p, "help", "");
+}
+
+static void page_said(struct program *p) {
+    page_open(&window, 0);
+    window.page_top = window.said.used; /* its end */
+}
+
+/* A line is entered. Some commands say so much that it takes a page. */
+static void line_entered(struct program *p, const char *line) {
+    static const char *const talkers[] = {"help", "list", "stats"};
+    struct window *w = &window;
+    const char *word = line + strspn(line, " ");
+    size_t n = strcspn(word, " ");
+
+    w->since = w->said.used;
+    for (size_t i = 0; i < COUNT_OF(talkers); i++) {
+        if (n == strlen(talkers[i]) && strncmp(word, talkers[i], n) == 0 &&
+            !p->s.json && !p->s.quiet)
+            page_open(w, w->since);
+    }
+}
+
+/* Keys scroll the page; each other one closes it. False: and means what it
+ * always does. */
+static bool page_key(struct program *p, int key) {
+    struct window *w = &window;
+
+    switch (key) {
+    case KEY_UP:
+        scroll_by(p, -1);
+        return true;
+    case KEY_DOWN:
+        scroll_by(p, 1);
+        return true;
+    case KEY_PAGE_UP:
+        scroll_by(p, 1 - w->rows);
+        return true;
+    case KEY_PAGE_DOWN:
+    case ' ':
+        scroll_by(p, w->rows - 1);
+        return true;
+    case KEY_HOME:
+        scroll_to(p, 0);
+        return true;
+    case KEY_END:
+        scroll_to(p, w->scroll.all);
+        return true;
+    default:
+        page_close(w);
+        return key == ESC || key == 'q' || key == '?' || key == '\r' ||
+               key == '\t';
+    }
+}
+
 /* Keys that the window has beside the terminal's: those of the clipboard, and
  * from the entry to the rows and back. False: it is none of them. */
 static bool window_shortcut(struct program *p, int c, Time time) {
@@ -14000,10 +14378,224 @@ static void window_text(struct view *v, const char *text, int n, bool latin1) {
         key_put(v, (unsigned char)text[i]);
 }
 
+/* -- the menu -------------------------------------------------------------- */
+
+/* The row at this height; NULL: there is none. */
+static struct job *row_under(struct program *p, int y) {
+    struct window *w = &window;
+    int row = (y - line_y(w, 1)) / w->line;
+
+    if (w->paged || y < line_y(w, 1) || row >= p->view->count)
+        return NULL;
+    return row_step(&p->model, list_top(w, &p->model), row);
+}
+
+static void row_select(struct program *p, struct job *j) {
+    p->prompting = false;
+    p->view->chosen = true;
+    p->model.selected = j;
+}
+
+enum on { GOES = 1, PAUSED = 2, FAILED = 4, NO_ROW = 8 };
+
+/* What may be done there, and the key that does it. */
+static const struct {
+    const char *text;
+    const char *key;
+    int code;
+    unsigned on; /* which rows */
+} menu_items[] = {
+    {"Pause", "p", 'p', GOES},
+    {"Go on", "p", 'p', PAUSED},
+    {"Try again", "r", 'r', FAILED},
+    {"Put first", "f", 'f', GOES | PAUSED},
+    {"Cancel", "c", 'c', GOES | PAUSED},
+    {"Forget", "c", 'c', FAILED},
+    {"Copy the URL", "Ctrl+C", CTRL('c'), GOES | PAUSED | FAILED},
+    {"Paste", "Ctrl+V", CTRL('v'), NO_ROW},
+    {"What was said", "F2", XK_F2, NO_ROW},
+    {"Keys and commands", "F1", XK_F1, NO_ROW},
+    {"Quit", "q", 'q', NO_ROW},
+};
+
+static unsigned menu_on(struct model *m, const struct job *j) {
+    if (!j)
+        return NO_ROW;
+    if (j->failed)
+        return FAILED;
+    return job_info(m, j).state == FETCHER_PAUSED ? PAUSED : GOES;
+}
+
+static void menu_show(struct window *w) {
+    struct menu *m = &w->menu;
+
+    if (!m->at.width || !server_listens(w))
+        return;
+    draw_onto(w, m->id);
+    fill(w, INK_FIELD, rectangle(0, 0, m->at.width, m->at.height));
+    for (int i = 0; i < m->items; i++) {
+        const char *text = menu_items[m->item[i]].text;
+        const char *key = menu_items[m->item[i]].key;
+        int y = w->line / 3 + i * w->line;
+        char line[100];
+
+        if (i == m->chosen)
+            fill(w, INK_MARKED, rectangle(0, y, m->at.width, w->line));
+        snprintf(line, sizeof line, "  %s%c%*s", text,
+                 i == m->chosen ? PLAIN : DIM,
+                 MENU_COLUMNS - 4 - (int)strlen(text), key);
+        (void)draw_line(w, line, line + strlen(line), 0, y);
+    }
+    draw_onto(w, w->back);
+}
+
+static void menu_listen(struct window *w, long mask) {
+    XSelectInput(w->d, w->id,
+                 KeyPressMask | ButtonPressMask | ButtonReleaseMask |
+                     ExposureMask | StructureNotifyMask | mask);
+}
+
+static void menu_close(struct window *w) {
+    w->menu.at.width = 0;
+    XUnmapWindow(w->d, w->menu.id);
+    menu_listen(w, Button1MotionMask);
+}
+
+/* At the pointer, but within the window. */
+static void menu_open(struct program *p, int x, int y) {
+    struct window *w = &window;
+    struct menu *m = &w->menu;
+    struct job *j = row_under(p, y);
+    unsigned on = menu_on(&p->model, j);
+    int width = MENU_COLUMNS * w->cell;
+    int height;
+
+    m->row = j ? j->id.key : 0;
+    if (j)
+        row_select(p, j);
+    m->items = 0;
+    for (size_t i = 0; i < COUNT_OF(menu_items); i++) {
+        if (menu_items[i].on & on)
+            m->item[m->items++] = (int)i;
+    }
+    m->chosen = -1;
+    height = m->items * w->line + w->line * 2 / 3;
+    x = x + width < w->width ? x : w->width - width - 2;
+    y = y + height < w->height ? y : w->height - height - 2;
+    m->at = rectangle(x, y, width, height);
+    XMoveResizeWindow(w->d, m->id, x, y, (unsigned)width, (unsigned)height);
+    XMapRaised(w->d, m->id);
+    menu_listen(w, PointerMotionMask);
+}
+
+/* The item at this place of the window, or -1. */
+static int menu_under(const struct window *w, int x, int y) {
+    const struct menu *m = &w->menu;
+    int top = y - m->at.y - w->line / 3;
+
+    if (x < m->at.x || x >= m->at.x + m->at.width || top < 0 ||
+        top >= m->items * w->line)
+        return -1;
+    return top / w->line;
+}
+
+static void menu_point(struct window *w, int item) {
+    if (item == w->menu.chosen)
+        return;
+    w->menu.chosen = item;
+    menu_show(w);
+}
+
+/* Its row may have ended meanwhile: then there is nothing to do. */
+static void menu_take(struct program *p, int item, Time time) {
+    struct window *w = &window;
+    struct model *m = &p->model;
+    struct node *row = tree_find(m->jobs, (uint64_t)w->menu.row);
+    int code;
+
+    menu_close(w);
+    if (item < 0 || (w->menu.row && !row))
+        return;
+    if (row)
+        row_select(p, container_of(row, struct job, id));
+    code = menu_items[w->menu.item[item]].code;
+    if (code == XK_F1)
+        page_help(p);
+    else if (code == XK_F2)
+        page_said(p);
+    else if (!window_shortcut(p, code, time)) {
+        w->since = w->said.used;
+        p->prompting = false;
+        key_put(p->view, code);
+    }
+}
+
+static void menu_click(struct program *p, const XButtonEvent *e) {
+    menu_take(p, menu_under(&window, e->x, e->y), e->time);
+    keys_act(p);
+}
+
+static void menu_key(struct program *p, int key, Time time) {
+    struct window *w = &window;
+    int items = w->menu.items;
+
+    if (key == KEY_DOWN)
+        menu_point(w, (w->menu.chosen + 1) % items);
+    else if (key == KEY_UP)
+        menu_point(w, (w->menu.chosen + items - (w->menu.chosen < 0 ? 0 : 1)) %
+                          items);
+    else if (key == '\r')
+        menu_take(p, w->menu.chosen, time);
+    else
+        menu_close(w);
+}
+
+/* -- keys ------------------------------------------------------------------ */
+
+/* Keys of the window that are no text, and no codes either. */
+static bool window_function(struct program *p, KeySym sym, XKeyEvent *e) {
+    bool paged = window.paged;
+
+    if (sym == XK_Insert && (e->state & ShiftMask))
+        selection_want(&window, XA_PRIMARY, window.atom[UTF8], e->time);
+    else if (sym == XK_F1 || sym == XK_F2) {
+        page_close(&window);
+        if (!paged && sym == XK_F1)
+            page_help(p);
+        else if (!paged)
+            page_said(p);
+    } else
+        return false;
+    return true;
+}
+
+/* What a key does. */
+static void window_act(struct program *p, const char *text, int n, int key,
+                       Time time) {
+    struct window *w = &window;
+    int c = n == 1 ? (unsigned char)*text : 0;
+    int code = key ? key : c;
+
+    if (n == 0 && !key)
+        return; /* no more than a shift */
+    if (w->paged && page_key(p, code))
+        return;
+    if (p->prompting && (c == '\r' || c == '\n'))
+        line_entered(p, p->view->prompt.text);
+    else if (!p->prompting)
+        w->since = w->said.used;
+    w->reveal = !p->prompting;
+    if (key)
+        key_put(p->view, key);
+    else if (c == '?' && !p->prompting && !p->view->asking)
+        page_help(p);
+    else if (!window_shortcut(p, c, time))
+        window_text(p->view, text, n, !w->ic);
+}
+
 static void window_key(struct program *p, XEvent *event) {
     struct window *w = &window;
     XKeyEvent *e = &event->xkey;
-    bool shift = e->state & ShiftMask;
     char text[64];
     KeySym sym = NoSymbol;
     Status status = 0;
@@ -14016,14 +14608,11 @@ static void window_key(struct program *p, XEvent *event) {
         n = XLookupString(e, text, sizeof text, &sym, NULL);
     if (n < 0 || status == XBufferOverflow)
         n = 0;
-    w->since = w->said.used;
-    key = key_of(sym, shift);
-    if (sym == XK_Insert && shift)
-        selection_want(w, XA_PRIMARY, w->atom[UTF8], e->time);
-    else if (key)
-        key_put(p->view, key);
-    else if (n != 1 || !window_shortcut(p, (unsigned char)*text, e->time))
-        window_text(p->view, text, n, !w->ic);
+    key = key_of(sym, e->state & ShiftMask);
+    if (w->menu.at.width > 0 && (n > 0 || key))
+        menu_key(p, key ? key : *text, e->time);
+    else if (!window_function(p, sym, e))
+        window_act(p, text, key ? 0 : n, key, e->time);
     keys_act(p);
 }
 
@@ -14045,66 +14634,116 @@ static void caret_to(struct program *p, int x) {
     }
 }
 
-/* The wheel moves the rows. */
-static void window_wheel(struct program *p, int by) {
-    int offset = p->view->offset;
+/* -- the mouse ------------------------------------------------------------- */
 
-    choose(p, by);
-    p->view->offset = offset;
+/* What was said stands there. */
+static bool over_said(const struct window *w, int y) {
+    int line = (y - line_y(w, 1)) / w->line;
+
+    return !w->paged && line >= w->rows && line < w->lines - 2 &&
+           w->since < w->said.used;
 }
 
-static void window_point(struct program *p, int x, int y) {
+/* Twice: what one does most with such a row. */
+static void row_click(struct program *p, struct job *j, Time time) {
     struct window *w = &window;
-    struct prompt *e = &p->view->prompt;
-    int row = (y - line_y(w, 1)) / w->line;
+    bool again =
+        w->clicked_row == j->id.key && time - w->clicked < DOUBLE_CLICK_MS;
 
-    if (y < line_y(w, 1)) {
+    row_select(p, j);
+    w->clicked_row = again ? 0 : j->id.key;
+    w->clicked = time;
+    if (!again)
+        return;
+    w->since = w->said.used;
+    key_put(p->view, j->failed ? 'r' : 'p');
+    keys_act(p);
+}
+
+static void window_point(struct program *p, const XButtonEvent *e) {
+    struct window *w = &window;
+    struct prompt *line = &p->view->prompt;
+    struct job *j = row_under(p, e->y);
+
+    if (e->x >= w->width - w->pad && e->y >= line_y(w, 1) &&
+        w->scroll.all > w->scroll.shown)
+        scroll_grip(p, e->y);
+    else if (e->y < line_y(w, 1)) {
+        page_close(w);
         p->prompting = true;
-        w->dragging = true;
-        caret_to(p, x);
-        e->mark = e->caret;
-    } else if (row < p->view->count) {
-        p->prompting = false;
-        choose(p, row - p->view->offset);
-    }
+        w->drag = DRAG_TEXT;
+        caret_to(p, e->x);
+        line->mark = line->caret;
+    } else if (j)
+        row_click(p, j, e->time);
+    else if (over_said(w, e->y))
+        page_said(p);
+}
+
+/* Whether to quit has been asked: a click answers. */
+static void window_answer(struct program *p, int x, int y) {
+    int column = (x - 2 * window.pad) / window.cell;
+
+    p->view->asking = false;
+    if (y < line_y(&window, 1) && column >= YES_AT && column < NO_AT)
+        (void)submit(p, "quit", "");
 }
 
 static void window_press(struct program *p, XEvent *event) {
     struct window *w = &window;
     XButtonEvent *e = &event->xbutton;
 
-    p->view->asking = false;
     switch (e->button) {
-    case Button1:
-        window_point(p, e->x, e->y);
-        break;
-    case Button2:
-        selection_want(w, XA_PRIMARY, w->atom[UTF8], e->time);
-        break;
     case Button4:
-        window_wheel(p, -3);
-        break;
+        scroll_by(p, -3);
+        return;
     case Button5:
-        window_wheel(p, 3);
-        break;
+        scroll_by(p, 3);
+        return;
+    case Button2:
+        p->view->asking = false;
+        selection_want(w, XA_PRIMARY, w->atom[UTF8], e->time);
+        return;
     }
+    if (w->menu.at.width > 0)
+        menu_click(p, e);
+    else if (p->view->asking)
+        window_answer(p, e->x, e->y);
+    else if (e->button == Button1)
+        window_point(p, e);
+    else if (e->button == Button3)
+        menu_open(p, e->x, e->y);
 }
 
 static void window_drag(struct program *p, XEvent *event) {
-    if (window.dragging)
-        caret_to(p, event->xmotion.x);
+    const XMotionEvent *e = &event->xmotion;
+    struct window *w = &window;
+
+    if (w->menu.at.width > 0)
+        menu_point(w, menu_under(w, e->x, e->y));
+    else if (w->drag == DRAG_TEXT)
+        caret_to(p, e->x);
+    else if (w->drag == DRAG_SCROLL)
+        scroll_drag(p, e->y);
 }
 
 static void window_release(struct program *p, XEvent *event) {
-    if (window.dragging)
-        copy(p, COPIED_PRIMARY, event->xbutton.time);
-    window.dragging = false;
+    XButtonEvent *e = &event->xbutton;
+    struct window *w = &window;
+
+    if (e->button == Button3 && menu_under(w, e->x, e->y) >= 0)
+        menu_click(p, e); /* it was dragged there */
+    if (w->drag == DRAG_TEXT)
+        copy(p, COPIED_PRIMARY, e->time);
+    w->drag = DRAG_NONE;
 }
 
 static void window_expose(struct program *p, XEvent *event) {
     XExposeEvent *e = &event->xexpose;
 
-    if (window.back)
+    if (e->window == window.menu.id)
+        menu_show(&window);
+    else if (window.back)
         copy_out(&window, rectangle(e->x, e->y, e->width, e->height));
 }
 
@@ -14151,6 +14790,7 @@ static void take_paste(struct program *p, const unsigned char *text, size_t n) {
 
     p->prompting = true;
     v->asking = false;
+    page_close(&window);
     key_put(v, KEY_PASTE);
     for (size_t i = 0; i < n; i++)
         key_put(v, text[i]);
@@ -14351,6 +14991,7 @@ static void server_left(Display *d, void *arg) {
 static bool fonts_open(struct window *w) {
     FcResult result;
     XGlyphInfo zero;
+    double size = 0; /* in pixels */
 
     w->pattern = FcNameParse((const FcChar8 *)"monospace:size=10");
     if (!w->pattern)
@@ -14363,8 +15004,11 @@ static bool fonts_open(struct window *w) {
     if (w->fonts == 0)
         return false;
     XftTextExtents8(w->d, w->font[0], (const FcChar8 *)"0", 1, &zero);
+    (void)FcPatternGetDouble(w->font[0]->pattern, FC_PIXEL_SIZE, 0, &size);
     w->cell = zero.xOff > 1 ? zero.xOff : 2;
-    w->line = (w->font[0]->ascent + w->font[0]->descent) * 5 / 4 + 1;
+    w->line = (int)(size * 8 / 5);
+    if (w->line < w->font[0]->ascent + w->font[0]->descent)
+        w->line = w->font[0]->ascent + w->font[0]->descent;
     w->pad = w->line * 3 / 4 + 1;
     return true;
 }
@@ -14390,7 +15034,7 @@ static bool inks_open(struct window *w, bool dark) {
 static void window_describe(struct window *w) {
     XSizeHints size = {.flags = PMinSize,
                        .min_width = 40 * w->cell,
-                       .min_height = 12 * w->line};
+                       .min_height = 8 * w->line};
     XWMHints hints = {.flags = InputHint, .input = True};
     char name[] = "fetcher";
     char class[] = "Fetcher";
@@ -14424,16 +15068,21 @@ static void keyboard_open(struct window *w) {
 static void window_create(struct window *w) {
     int screen = DefaultScreen(w->d);
 
-    w->width = 100 * w->cell;
-    w->height = 30 * w->line;
+    int most_wide = DisplayWidth(w->d, screen) * 9 / 10;
+    int most_high = DisplayHeight(w->d, screen) * 8 / 10; /* there are panels */
+
+    w->width = 100 * w->cell < most_wide ? 100 * w->cell : most_wide;
+    w->height = 30 * w->line < most_high ? 30 * w->line : most_high;
     w->id = XCreateSimpleWindow(w->d, DefaultRootWindow(w->d), 0, 0,
                                 (unsigned)w->width, (unsigned)w->height, 0, 0,
                                 w->ink[INK_PAPER].pixel);
     w->gc = XCreateGC(w->d, w->id, 0, NULL);
     XSetGraphicsExposures(w->d, w->gc, False);
-    XSelectInput(w->d, w->id,
-                 KeyPressMask | ButtonPressMask | ButtonReleaseMask |
-                     Button1MotionMask | ExposureMask | StructureNotifyMask);
+    menu_listen(w, Button1MotionMask);
+    w->menu.id =
+        XCreateSimpleWindow(w->d, w->id, 0, 0, 1, 1, 1, w->ink[INK_EDGE].pixel,
+                            w->ink[INK_FIELD].pixel);
+    XSelectInput(w->d, w->menu.id, ExposureMask);
     window_describe(w);
     w->draw = XftDrawCreate(w->d, w->id, DefaultVisual(w->d, screen),
                             DefaultColormap(w->d, screen));
