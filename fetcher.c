@@ -2244,17 +2244,17 @@ struct attempt {
     CURLcode result;            /* ... and how it ended */
     int64_t from;               /* where the range asked for begins */
     int64_t to;                 /* what body->have is then at the end; 0: ? */
-    bool awaits;       /* its own body: its sender had nothing yet */
-    int64_t given;     /* bytes of that which libcurl has, ... */
-    int64_t sent;      /* ... and that went out, when last looked */
-    usec began;        /* its connection; on the listening clock */
-    usec moved;        /* when the last byte came or went, likewise */
-    usec before_us;    /* took the connections before that one */
-    bool heard;        /* it has brought a line of a head */
-    size_t head_bytes; /* of all heads so far */
-    size_t drained;    /* bytes of a body that nobody wants */
-    usec wasted;       /* CPU time of long steps that brought nothing, ... */
-    usec wasted_at;    /* ... and when the last of them was */
+    bool awaits;                /* its own body: its sender had nothing yet */
+    int64_t given;              /* bytes of that which libcurl has, ... */
+    int64_t sent;               /* ... and that went out, when last looked */
+    usec began;                 /* its connection; on the listening clock */
+    usec moved;                 /* when the last byte came or went, likewise */
+    usec before_us;             /* took the connections before that one */
+    bool heard;                 /* it has brought a line of a head */
+    size_t head_bytes;          /* of all heads so far */
+    size_t drained;             /* bytes of a body that nobody wants */
+    usec wasted;    /* CPU time of long steps that brought nothing, ... */
+    usec wasted_at; /* ... and when the last of them was */
     struct head head;
     char *fields; /* of the head, each "NAME\0VALUE\0": these bytes, ... */
     size_t fields_size; /* ... and behind them the last one as it came, ... */
@@ -8223,21 +8223,28 @@ struct program;
  * The rows: what was asked for and has not ended, and what has failed. They
  * stand in one tree in the order of the eye (what runs, what is held, what
  * waits, what has failed), so any front end shows a hundred thousand at the
- * cost of those that it draws.
+ * cost of those that it draws. Beside them is kept, to be looked at again, what
+ * came of those that have ended; and what was cancelled, until that can't be
+ * undone any more.
  */
 enum {
-    FAILED_KEPT = 1000, /* rows */
-    SPEEDS = 120        /* seconds of the graph */
+    FAILED_KEPT = 1000,    /* rows */
+    ENDED_KEPT = 1000,     /* results */
+    CANCELLED_KEPT = 1000, /* downloads */
+    SPEEDS = 120           /* seconds of the graph */
 };
 
 struct job { /* a row: a transfer, or one that has failed */
     struct program *p;
     struct node id;      /* key: its number */
-    struct node row;     /* as it is shown: running, waiting, failed */
+    struct node row;     /* as it is shown: running, waiting, failed; or, once
+                            it was cancelled, in the order of that */
     fetcher_id transfer; /* 0: it has failed, or is yet to be restored */
     int64_t every_ms;    /* 0: once */
     int priority;
     bool paused;   /* is to be */
+    bool again;    /* it was cancelled, and that undone, while it still ran */
+    bool dropped;  /* nothing is left of it but its transfer */
     char *made;    /* the file that it repeats is its own; NULL: none yet */
     char *failed;  /* its URL, fit for the eye; and why, behind the NUL */
     char *old;     /* the address that it was begun with; NULL: this one */
@@ -8248,10 +8255,24 @@ struct job { /* a row: a transfer, or one that has failed */
     char url[];
 };
 
+struct ended {               /* a transfer that is done or has failed */
+    struct node row;         /* the newest first */
+    int64_t number;          /* of its download */
+    struct fetcher_result r; /* its texts stand below; it has no data */
+    const char *retry_after; /* what the server said; "": nothing */
+    char text[];
+};
+
 struct model {
     struct fetcher *f;
-    struct node *jobs;     /* by number */
-    struct node *rows;     /* as they are shown */
+    struct node *jobs;      /* by number */
+    struct node *rows;      /* as they are shown */
+    struct node *ended;     /* the newest first */
+    struct node *cancelled; /* by the command, and by number; not in rows */
+    size_t ended_count;
+    size_t cancelled_count;
+    int64_t ended_total;   /* that were ever added */
+    struct ended *chosen;  /* the selected one of the ended; NULL: none */
     bool shown;            /* somebody may look at the rows */
     bool keeps;            /* what has failed stays among them */
     size_t count;          /* of jobs */
@@ -8276,10 +8297,6 @@ static struct job *row_job(struct node *n) {
 
 static struct job *row_first(struct model *m) {
     return row_job(tree_first(m->rows));
-}
-
-static struct job *row_last(struct model *m) {
-    return row_job(tree_bound(m->rows, INT64_MAX, 0, true));
 }
 
 static struct job *row_after(struct model *m, const struct job *j) {
@@ -8313,7 +8330,16 @@ static void row_put(struct model *m, struct job *j, enum fetcher_state state) {
     tree_add(&m->rows, &j->row);
 }
 
-static void job_remove(struct model *m, struct job *j) {
+static void job_drop(struct job *j) {
+    free(j->made);
+    free(j->failed);
+    free(j->old);
+    free(j->address);
+    free(j);
+}
+
+/* It is no row any more, but is still there. */
+static void job_take_out(struct model *m, struct job *j) {
     if (m->selected == j) {
         m->selected = row_after(m, j);
         if (!m->selected)
@@ -8324,11 +8350,113 @@ static void job_remove(struct model *m, struct job *j) {
     m->count--;
     if (j->failed)
         m->failed--;
-    free(j->made);
-    free(j->failed);
-    free(j->old);
-    free(j->address);
-    free(j);
+}
+
+static void job_remove(struct model *m, struct job *j) {
+    job_take_out(m, j);
+    job_drop(j);
+}
+
+/* -- what was cancelled ---------------------------------------------------- */
+
+static void cancelled_take_out(struct model *m, struct job *j) {
+    tree_remove(&m->cancelled, &j->row);
+    m->cancelled_count--;
+}
+
+/* Its transfer may be on its way to its end, and needs it until then. */
+static void cancelled_drop(struct model *m, struct job *j) {
+    cancelled_take_out(m, j);
+    j->dropped = true;
+    if (!j->transfer)
+        job_drop(j);
+}
+
+/* Of very many that one command cancels the last are kept. */
+static void cancelled_put(struct model *m, struct job *j, int64_t command) {
+    j->row.key = command;
+    j->row.seq = (uint64_t)j->id.key;
+    tree_add(&m->cancelled, &j->row);
+    m->cancelled_count++;
+    if (m->cancelled_count > CANCELLED_KEPT)
+        cancelled_drop(m, row_job(tree_first(m->cancelled)));
+}
+
+/* -- what has ended -------------------------------------------------------- */
+
+static struct ended *ended_of(struct node *n) {
+    return n ? container_of(n, struct ended, row) : NULL;
+}
+
+static struct ended *ended_first(struct model *m) {
+    return ended_of(tree_first(m->ended));
+}
+
+static void ended_remove(struct model *m, struct ended *e) {
+    if (m->chosen == e) {
+        struct node *n = tree_next(m->ended, &e->row);
+
+        if (!n)
+            n = tree_bound(m->ended, e->row.key, 0, true);
+        m->chosen = ended_of(n);
+    }
+    tree_remove(&m->ended, &e->row);
+    m->ended_count--;
+    free(e);
+}
+
+/* Copy a text to where there is room for it. Returns where it stands; NULL
+ * stays NULL. */
+static const char *text_put(char **to, const char *text) {
+    const char *at = *to;
+
+    if (!text)
+        return NULL;
+    strcpy(*to, text);
+    *to += strlen(text) + 1;
+    return at;
+}
+
+static size_t text_room(const char *text) {
+    return text ? strlen(text) + 1 : 0;
+}
+
+/* Who has no memory for it does without. */
+static void ended_add(struct model *m, int64_t number,
+                      const struct fetcher_result *r, const char *after) {
+    size_t n = text_room(r->message) + text_room(r->url) +
+               text_room(r->final_url) + text_room(r->path) +
+               text_room(r->content_type) + text_room(after);
+    struct ended *e = calloc(1, sizeof *e + n);
+    char *to;
+
+    if (!e)
+        return;
+    to = e->text;
+    e->r = *r;
+    e->r.data = NULL;
+    e->r.message = text_put(&to, r->message);
+    e->r.url = text_put(&to, r->url);
+    e->r.final_url = text_put(&to, r->final_url);
+    e->r.path = text_put(&to, r->path);
+    e->r.content_type = text_put(&to, r->content_type);
+    e->retry_after = after ? text_put(&to, after) : "";
+    e->number = number;
+    e->row.key = -++m->ended_total;
+    tree_add(&m->ended, &e->row);
+    m->ended_count++;
+    if (m->ended_count > ENDED_KEPT)
+        ended_remove(m, ended_of(tree_bound(m->ended, 0, 0, true)));
+}
+
+/* What is tried again has not failed. */
+static void ended_forget(struct model *m, int64_t number) {
+    struct ended *e = ended_first(m);
+
+    while (e && (e->number != number || !e->r.code))
+        e = ended_of(tree_next(m->ended, &e->row));
+    if (e)
+        ended_remove(m, e);
 }
 
 /* What it repeats is in this file, which it may replace: no other, whatever a
@@ -8429,6 +8557,25 @@ static const char *row_state(const struct fetcher_info *i, char *to,
         snprintf(to, room, "%s%s%s", state_words[i->state],
                  *i->message ? ": " : "", i->message);
     return to;
+}
+
+/* The same of what has ended. */
+static const char *ended_state(const struct ended *e, char *to, size_t room) {
+    const struct fetcher_result *r = &e->r;
+
+    if (r->code)
+        snprintf(to, room, "failed: %s", r->message);
+    else if (!r->changed)
+        snprintf(to, room, "%s", r->attempts ? "unchanged" : "exists, skipped");
+    else
+        snprintf(to, room, "done in %.2f s", (double)r->total_us / 1000000);
+    return to;
+}
+
+static const char *ended_name(const struct ended *e, char *to, size_t room) {
+    struct fetcher_info i = {.url = e->r.url, .path = e->r.path};
+
+    return row_name(&i, to, room);
 }
 
 /* The speed of each second, for a graph; those in which nobody looked count as
@@ -10011,12 +10158,15 @@ struct session {
     bool reading;      /* what it says is being read: none is appended */
     bool restoring;    /* that, or what was read is being started */
     bool told;         /* that it can't be written */
+    int64_t again;     /* the number of what is read next; 0: a new one */
 };
 
-struct sweep {                     /* a command for all downloads */
-    const struct command *command; /* NULL: none */
-    int64_t next;                  /* the job that comes next */
-    int count;                     /* those to whom it was of use */
+struct sweep {                      /* a command for all downloads */
+    const struct command *command;  /* NULL: none */
+    bool (*step)(struct program *); /* for the next one; false: there is none */
+    int64_t next;                   /* the key of the one that comes next */
+    int count;                      /* those to whom it was of use */
+    bool failed;                    /* those that have, of what has ended */
 };
 
 struct program {
@@ -10031,6 +10181,7 @@ struct program {
     struct view *view;     /* the terminal's or the window's; NULL: none */
     fetcher_id work_timer; /* 0: nothing is to be done */
     uint64_t refused;      /* lines */
+    int64_t commands;      /* so far */
     char **url;            /* the next of the command line, NULL at last */
     int firsts;            /* how often one was put first */
     enum status status;    /* at the exit */
@@ -10198,6 +10349,7 @@ enum {
 static const char session_head[] = "# fetcher: a session, lines: ";
 static const char session_next[] = "# next ";
 static const char session_made[] = "# made ";
+static const char session_again[] = "# again ";
 
 static void session_later(struct program *p, int64_t ms) {
     if (!p->session.timer)
@@ -10377,6 +10529,23 @@ static void session_add(struct program *p, const struct job *j) {
     session_put(p, from);
 }
 
+/* What was cancelled is there again, under its number. */
+static void session_note_again(struct program *p, const struct job *j) {
+    struct out *o = &p->session.lines;
+    size_t from = o->used;
+
+    if (!session_writes(p) || !storable(j))
+        return;
+    write_number(o, session_again, j->id.key);
+    write_job(o, j);
+    write_made(o, j);
+    if (j->paused)
+        write_number(o, "pause ", j->id.key);
+    if (j->priority)
+        write_number(o, "first ", j->id.key);
+    session_put(p, from);
+}
+
 /* The number behind a word, and what stands behind that; -1: it is another
  * word. */
 static int64_t number_behind(const char *line, const char *word,
@@ -10388,15 +10557,21 @@ static int64_t number_behind(const char *line, const char *word,
 }
 
 /* "# next 7": the numbers between are those of downloads that have ended.
+ * "# again 7": what comes next is number 7, which had been cancelled.
  * "# made 7 FILE": what this one repeats is in FILE, and may replace it. */
 static void session_remark(struct program *p, const char *line) {
     const char *rest;
     int64_t next = number_behind(line, session_next, &rest);
+    int64_t again;
     int64_t made;
     struct node *n = NULL;
 
     if (next > (int64_t)p->model.last_number && next < INT64_MAX / 20 && !*rest)
         p->model.last_number = (uint64_t)next - 1;
+    again = number_behind(line, session_again, &rest);
+    if (again > 0 && again <= (int64_t)p->model.last_number && !*rest &&
+        !tree_find(p->model.jobs, (uint64_t)again))
+        p->session.again = again;
     made = number_behind(line, session_made, &rest);
     if (made > 0 && rest[0] == ' ' && rest[1])
         n = tree_find(p->model.jobs, (uint64_t)made);
@@ -11111,8 +11286,10 @@ static bool job_launch(struct program *p, struct job *j) {
     j->transfer = job_request(p, j);
     if (!j->transfer)
         return false;
-    if (j->failed)
+    if (j->failed) {
         p->model.failed--;
+        ended_forget(&p->model, j->id.key);
+    }
     if (j->every_ms)
         p->model.repeating++;
     free(j->failed);
@@ -11144,7 +11321,8 @@ static struct job *job_new(struct program *p, const char *url, const char *name,
 static void job_enter(struct model *m, struct job *j) {
     tree_add(&m->jobs, &j->id);
     m->count++;
-    m->last_number++;
+    if ((uint64_t)j->id.key > m->last_number)
+        m->last_number = (uint64_t)j->id.key;
 }
 
 static void start_failed(struct program *p) {
@@ -11170,41 +11348,110 @@ static struct job *job_moved(struct program *p, struct job *j,
     to->every_ms = j->every_ms;
     to->priority = j->priority;
     job_remove(m, j);
-    tree_add(&m->jobs, &to->id);
-    m->count++;
+    job_enter(m, to);
     if (selected)
         m->selected = to;
     session_note_address(p, to);
     return to;
 }
 
-/* It was cancelled to go on elsewhere. */
-static void job_go_on(struct program *p, struct job *j) {
-    struct job *to;
-
+static void job_uncount(struct program *p, const struct job *j) {
     if (j->paused)
         p->model.paused--;
     if (j->every_ms)
         p->model.repeating--;
+}
+
+/* One that was paused stays so. */
+static bool job_restart(struct program *p, struct job *j) {
+    bool paused = j->paused;
+
+    if (!job_launch(p, j))
+        return false;
+    if (paused) {
+        j->paused = true;
+        p->model.paused++;
+        (void)fetcher_pause(p->f, j->transfer);
+    }
+    return true;
+}
+
+/* It was cancelled to go on elsewhere, or that was undone. */
+static void job_go_on(struct program *p, struct job *j) {
+    struct job *to = j;
+
+    job_uncount(p, j);
     j->transfer = 0;
-    to = job_moved(p, j, j->address);
-    if (to && job_launch(p, to))
+    j->again = false;
+    if (j->address)
+        to = job_moved(p, j, j->address);
+    if (to && job_restart(p, to))
         return;
     start_failed(p);
     job_free(p, to ? to : j);
+}
+
+/* What may be looked at again: not each round that brought nothing. */
+static void job_record(struct program *p, const struct job *j,
+                       const struct fetcher_result *r) {
+    bool idle = !r->last && !r->code && !r->changed;
+
+    if (p->model.keeps && r->code != FETCHER_CANCELLED && !idle)
+        ended_add(&p->model, j->id.key, r,
+                  fetcher_header(p->f, r->id, "Retry-After", 0));
+}
+
+static void job_end(struct program *p, struct job *j,
+                    const struct fetcher_result *r, bool failed) {
+    job_uncount(p, j);
+    if (j->paused && r->code != FETCHER_CANCELLED) {
+        j->paused = false; /* what we leave stays paused */
+        session_note(p, "resume", j);
+    }
+    if (failed && p->model.keeps)
+        job_keep(p, j, r);
+    else
+        job_free(p, j);
+}
+
+static bool job_is_cancelled(const struct program *p, const struct job *j) {
+    return j->dropped || (j->row.in && !j->id.in);
+}
+
+/* The transfer of what somebody has cancelled is over; it may have come to its
+ * own end before. */
+static void job_cancelled(struct program *p, struct job *j,
+                          const struct fetcher_result *r) {
+    job_tell(p, j, r);
+    job_record(p, j, r);
+    if (r->last) {
+        job_uncount(p, j);
+        j->transfer = 0;
+        if (j->dropped)
+            job_drop(j);
+        else if (r->code != FETCHER_CANCELLED)
+            cancelled_drop(&p->model, j);
+    }
+    wake(p);
 }
 
 static void job_done(struct fetcher *f, const struct fetcher_result *r,
                      void *arg) {
     struct job *j = arg;
     struct program *p = j->p;
-    bool failed = r->code && (r->code != FETCHER_CANCELLED || p->closing);
+    bool cancelled = r->code == FETCHER_CANCELLED;
+    bool failed = r->code && (!cancelled || p->closing);
 
-    if (j->address && r->code == FETCHER_CANCELLED && !p->closing) {
+    if (job_is_cancelled(p, j)) {
+        job_cancelled(p, j, r);
+        return;
+    }
+    if ((j->address || j->again) && cancelled && !p->closing) {
         job_go_on(p, j);
         wake(p);
         return;
     }
+    j->again = false;
     if (failed)
         fail_status(p);
     if (r->last && !failed) /* before somebody is told */
@@ -11212,20 +11459,9 @@ static void job_done(struct fetcher *f, const struct fetcher_result *r,
     else if (j->every_ms && !failed && r->changed)
         job_made(p, j, r->path);
     job_tell(p, j, r);
-    if (r->last) {
-        if (j->paused)
-            p->model.paused--;
-        if (j->paused && r->code != FETCHER_CANCELLED) {
-            j->paused = false; /* what we leave stays paused */
-            session_note(p, "resume", j);
-        }
-        if (j->every_ms)
-            p->model.repeating--;
-        if (failed && p->model.keeps)
-            job_keep(p, j, r);
-        else
-            job_free(p, j);
-    }
+    job_record(p, j, r);
+    if (r->last)
+        job_end(p, j, r, failed);
     wake(p);
 }
 
@@ -11258,6 +11494,9 @@ static void job_read(struct program *p, const char *url, const char *name,
         return;
     }
     j->every_ms = every_ms;
+    if (p->session.again)
+        j->id.key = p->session.again;
+    p->session.again = 0;
     job_enter(&p->model, j);
 }
 
@@ -11438,7 +11677,7 @@ static void do_stats(struct program *p, char **word) {
     put_stats(p, line_out(&p->console, false));
 }
 
-static bool do_list(struct program *p, struct job *j) {
+static bool list_job(struct program *p, struct job *j) {
     struct fetcher_info i = job_info(&p->model, j);
     struct out *o = line_out(&p->console, false);
     char state[300];
@@ -11462,6 +11701,78 @@ static bool do_list(struct program *p, struct job *j) {
         out_puts(o, "\n");
     }
     return true;
+}
+
+static void list_ended(struct program *p, const struct ended *e) {
+    const struct fetcher_result *r = &e->r;
+    struct out *o = line_out(&p->console, false);
+    char state[300];
+    char size[32];
+    char name[300];
+
+    ended_name(e, name, sizeof name);
+    if (p->s.json) {
+        out_json(o, "row", e->number, "url", r->url, "file", name, "state",
+                 r->code ? "failed" : "done", "message", r->message, NULL);
+        out_printf(o,
+                   ",\"status\":%d,\"bytes\":%" PRId64
+                   ",\"ms\":%.1f,\"attempts\":%d}\n",
+                   r->status, r->bytes, MS(r->total_us), r->attempts);
+    } else {
+        out_printf(o, "%5" PRId64 "  ", e->number);
+        out_text(o, name);
+        out_printf(o, "  %s  ", size_text(size, sizeof size, (double)r->bytes));
+        out_said(o, ended_state(e, state, sizeof state));
+        out_puts(o, "\n");
+    }
+}
+
+/* The newest comes last: it is nearest to who reads. */
+static bool sweep_ended(struct program *p) {
+    struct sweep *s = &p->sweep;
+    struct ended *e = ended_of(tree_bound(p->model.ended, s->next, 0, true));
+
+    if (!e)
+        return false;
+    s->next = e->row.key;
+    if ((e->r.code != FETCHER_OK) == s->failed) {
+        list_ended(p, e);
+        s->count++;
+    }
+    return true;
+}
+
+static bool sweep_jobs(struct program *p) {
+    struct sweep *s = &p->sweep;
+    struct node *n = lower_bound(p->model.jobs, s->next, 0);
+
+    if (!n)
+        return false;
+    s->next = n->key + 1;
+    if (s->command->apply(p, container_of(n, struct job, id)))
+        s->count++;
+    return true;
+}
+
+static const struct command all_listed = {
+    .name = "list",
+    .apply = list_job,
+    .done = "listed",
+};
+
+static void do_list(struct program *p, char **word) {
+    bool failed = word[1] && strcmp(word[1], "failed") == 0;
+    bool done = word[1] && strcmp(word[1], "done") == 0;
+
+    if (failed || done)
+        p->sweep = (struct sweep){.command = &all_listed,
+                                  .step = sweep_ended,
+                                  .next = INT64_MAX,
+                                  .failed = failed};
+    else if (word[1])
+        reject(p, "not done or failed: %s", word[1]);
+    else
+        p->sweep = (struct sweep){.command = &all_listed, .step = sweep_jobs};
 }
 
 static bool job_pause(struct program *p, struct job *j) {
@@ -11519,16 +11830,86 @@ static bool do_resume(struct program *p, struct job *j) {
 }
 
 /* What has failed stays in the session when we leave. */
-static bool do_cancel(struct program *p, struct job *j) {
-    if (j->transfer)
-        return fetcher_cancel(p->f, j->transfer) == 0;
-    if (p->closing)
+static bool job_give_up(struct program *p, struct job *j) {
+    return j->transfer && fetcher_cancel(p->f, j->transfer) == 0;
+}
+
+/* It is gone from the rows at once, and from the session; its transfer may
+ * need a turn more. */
+static bool job_put_away(struct program *p, struct job *j) {
+    bool ending = j->again || j->address; /* for another reason */
+
+    if (j->transfer && fetcher_cancel(p->f, j->transfer) < 0 && !ending)
         return false;
+    if (!j->transfer && j->paused)
+        p->model.paused--;
+    j->again = false;
+    free(j->address);
+    j->address = NULL;
+    session_note(p, "cancel", j);
+    job_take_out(&p->model, j);
+    cancelled_put(&p->model, j, p->commands);
+    changed(&p->console);
+    return true;
+}
+
+/* What a session says of what is over, is over. */
+static bool do_cancel(struct program *p, struct job *j) {
+    if (!p->session.reading)
+        return job_put_away(p, j);
     if (j->paused)
         p->model.paused--;
-    session_note(p, "cancel", j);
     job_free(p, j);
     return true;
+}
+
+/* It gets its number back, and its place among the rows; in the queue of its
+ * host it comes last. */
+static bool job_bring_back(struct program *p, struct job *j) {
+    struct model *m = &p->model;
+
+    cancelled_take_out(m, j);
+    job_enter(m, j);
+    session_note_again(p, j);
+    if (j->failed) {
+        m->failed++;
+        row_place(p, j, FETCHER_ENDED);
+    } else if (j->transfer) {
+        j->again = true; /* when that is over */
+        row_place(p, j, FETCHER_WAITING);
+    } else if (!job_restart(p, j)) {
+        start_failed(p);
+        job_free(p, j);
+        return false;
+    }
+    return true;
+}
+
+/* All that the last of the commands has cancelled. */
+static bool sweep_cancelled(struct program *p) {
+    struct node *n = lower_bound(p->model.cancelled, p->sweep.next, 0);
+
+    if (!n || n->key != p->sweep.next)
+        return false;
+    if (job_bring_back(p, row_job(n)))
+        p->sweep.count++;
+    return true;
+}
+
+static const struct command all_brought_back = {
+    .name = "undo",
+    .done = "brought back",
+};
+
+static void do_undo(struct program *p, char **word) {
+    struct node *last = tree_bound(p->model.cancelled, INT64_MAX, 0, true);
+
+    if (!last)
+        reject(p, "nothing was cancelled that could be brought back");
+    else
+        p->sweep = (struct sweep){.command = &all_brought_back,
+                                  .step = sweep_cancelled,
+                                  .next = last->key};
 }
 
 static bool do_first(struct program *p, struct job *j) {
@@ -11541,12 +11922,39 @@ static bool do_first(struct program *p, struct job *j) {
     return true;
 }
 
-static bool do_clear(struct program *p, struct job *j) {
-    return j->failed && do_cancel(p, j);
+static bool job_clear(struct program *p, struct job *j) {
+    if (!j->failed)
+        return false;
+    session_note(p, "cancel", j);
+    job_free(p, j);
+    return true;
+}
+
+static const struct command all_cleared = {
+    .name = "clear",
+    .apply = job_clear,
+    .done = "forgotten",
+};
+
+/* What has failed is counted as it is a row. */
+static void do_clear(struct program *p, char **word) {
+    struct model *m = &p->model;
+    int done = 0;
+
+    while (m->ended) {
+        struct ended *e = ended_first(m);
+
+        if (!e->r.code)
+            done++;
+        ended_remove(m, e);
+    }
+    changed(&p->console);
+    p->sweep = (struct sweep){
+        .command = &all_cleared, .step = sweep_jobs, .count = done};
 }
 
 static bool do_restore(struct program *p, struct job *j) {
-    bool paused = j->paused;
+    bool paused = j->paused; /* and counted as such */
 
     if (!job_pending(j))
         return false;
@@ -11569,7 +11977,7 @@ static const struct command all_restored = {
 
 static const struct command all_given_up = {
     .name = "cancel",
-    .apply = do_cancel,
+    .apply = job_give_up,
     .done = "cancelled",
 };
 
@@ -11583,7 +11991,7 @@ static void leave(struct program *p) {
     p->prompting = false;
     p->bare = true;
     p->source = &p->input[PROMPT];
-    p->sweep = (struct sweep){&all_given_up, 0, 0};
+    p->sweep = (struct sweep){.command = &all_given_up, .step = sweep_jobs};
     wake(p);
 }
 
@@ -11604,14 +12012,16 @@ static const struct command commands[] = {
     {"retry", "N|all [URL]", "try again what failed, maybe at a new address", 1,
      2, NULL, do_retry, "tried again"},
     {"cancel", "N|all", "give it up", 1, 1, NULL, do_cancel, "cancelled"},
+    {"undo", "", "bring back what was cancelled last", 0, 0, do_undo, NULL,
+     NULL},
     {"first", "N", "fetch it before the others", 1, 1, NULL, do_first,
      "put first"},
     {"jobs", "N", "fetch N at the same time", 1, 1, do_jobs, NULL, NULL},
     {"limit", "RATE", "take RATE bytes a second (0: any)", 1, 1, do_limit, NULL,
      NULL},
-    {"list", "", "show what runs, waits or has failed", 0, 0, NULL, do_list,
-     "listed"},
-    {"clear", "", "forget what has failed", 0, 0, NULL, do_clear, "forgotten"},
+    {"list", "[done|failed]", "show what there is; or what has ended", 0, 1,
+     do_list, NULL, NULL},
+    {"clear", "", "forget what has ended", 0, 0, do_clear, NULL, NULL},
     {"stats", "", "tell what the loop did", 0, 0, do_stats, NULL, NULL},
     {"help", "", "show the commands", 0, 0, NULL, NULL, NULL},
     {"quit", "", "end; what is there of files stays", 0, 0, do_quit, NULL,
@@ -11703,6 +12113,7 @@ static void command_run(struct program *p, char **word, int count) {
     bool all = count > 0 && strcmp(word[1], "all") == 0;
 
     p->address = count == 2 ? word[2] : NULL;
+    p->commands++;
     if (!c)
         reject(p, "%s: not a URL and not a command; try help", word[0]);
     else if (count < c->least)
@@ -11716,8 +12127,8 @@ static void command_run(struct program *p, char **word, int count) {
         put_help(p);
     else if (all && p->address)
         reject(p, "a new address is that of one download");
-    else if (count == 0 || (all && strchr(c->args, '|')))
-        p->sweep = (struct sweep){c, 0, 0}; /* see sweep_one() */
+    else if (all && strchr(c->args, '|'))
+        p->sweep = (struct sweep){.command = c, .step = sweep_jobs};
     else
         command_apply(p, c, word[1]);
 }
@@ -11840,17 +12251,12 @@ static void input_ready(struct fetcher *f, int fd, int events, void *arg) {
 /* The next download of a command for all. */
 static void sweep_one(struct program *p) {
     const struct command *c = p->sweep.command;
-    struct node *n = lower_bound(p->model.jobs, p->sweep.next, 0);
 
-    if (!n) {
-        p->sweep.command = NULL;
-        if (c != &all_given_up) /* nobody has asked */
-            reply(p, 0, "%d %s", p->sweep.count, c->done);
+    if (p->sweep.step(p))
         return;
-    }
-    p->sweep.next = n->key + 1;
-    if (c->apply(p, container_of(n, struct job, id)))
-        p->sweep.count++;
+    p->sweep.command = NULL;
+    if (c != &all_given_up) /* nobody has asked */
+        reply(p, 0, "%d %s", p->sweep.count, c->done);
 }
 
 /* Would an answer have to wait for a reader? */
@@ -11872,7 +12278,7 @@ static bool session_read(struct program *p) {
         return false;
     s->reading = false;
     p->source = &p->input[SESSION];
-    p->sweep = (struct sweep){&all_restored, 0, 0};
+    p->sweep = (struct sweep){.command = &all_restored, .step = sweep_jobs};
     return true;
 }
 
@@ -12076,6 +12482,7 @@ static struct view {                /* the terminal's or the window's */
     bool asking;                /* whether to quit */
     bool redraw;                /* all of it */
     bool chosen;                /* a person has selected a row */
+    bool ended;                 /* the rows are those of what has ended */
     int offset;                 /* rows shown above the selected one */
     struct out log;             /* lines that have not been shown yet */
     struct out picture;         /* the lines of this frame */
@@ -12328,6 +12735,32 @@ static void draw_row(struct program *p, struct out *o, struct job *j,
     put_attr(o, PLAIN);
 }
 
+static void draw_ended(struct program *p, struct out *o, const struct ended *e,
+                       int columns) {
+    const struct view *v = p->view;
+    bool chosen = e == p->model.chosen && v->keys;
+    char number[40];
+    char text[300];
+    int n = snprintf(number, sizeof number, "%c%4" PRId64 "  ",
+                     chosen ? '>' : ' ', e->number);
+    struct columns w = row_columns(columns, n);
+    int room = columns - n - 2;
+    int name = room > 32 ? room / 2 : room;
+
+    if (w.bar)
+        name = w.name;
+    if (chosen)
+        put_attr(o, CHOSEN);
+    out_puts(o, number);
+    put_padded(v, o, ended_name(e, text, sizeof text), name);
+    if (room > name) {
+        out_puts(o, "  ");
+        put_attr(o, e->r.code ? RED : DIM);
+        put_padded(v, o, ended_state(e, text, sizeof text), room - name);
+    }
+    put_attr(o, PLAIN);
+}
+
 /* The last seconds as bars of eight heights. */
 static void draw_speeds(struct program *p, struct out *o, int bars) {
     static const char blocks[][4] = {"\u2581", "\u2582", "\u2583", "\u2584",
@@ -12455,19 +12888,57 @@ static void draw_prompt(struct program *p, struct out *o, int columns) {
     }
 }
 
+/* -- rows: of what is there, or of what has ended -------------------------- */
+
+static struct node *rows_tree(const struct program *p) {
+    return p->view->ended ? p->model.ended : p->model.rows;
+}
+
+static size_t rows_count(const struct program *p) {
+    return p->view->ended ? p->model.ended_count : p->model.count;
+}
+
+static struct node *rows_end(const struct program *p, bool last) {
+    struct node *tree = rows_tree(p);
+
+    return last ? tree_bound(tree, INT64_MAX, 0, true) : tree_first(tree);
+}
+
+static struct node *rows_before(const struct program *p, const struct node *n) {
+    return tree_bound(rows_tree(p), n->key, n->seq, true);
+}
+
+static struct node *rows_after(const struct program *p, const struct node *n) {
+    return tree_next(rows_tree(p), n);
+}
+
+static struct node *rows_selected(struct program *p) {
+    struct model *m = &p->model;
+
+    if (p->view->ended)
+        return m->chosen ? &m->chosen->row : NULL;
+    return m->selected ? &m->selected->row : NULL;
+}
+
+static void rows_select(struct program *p, struct node *n) {
+    if (p->view->ended)
+        p->model.chosen = ended_of(n);
+    else
+        p->model.selected = row_job(n);
+}
+
 /* The row at the top, so that the selected one stays where it was, and no line
  * is wasted. */
-static struct job *top_row(struct program *p, int rows) {
+static struct node *top_row(struct program *p, int rows) {
     struct view *v = p->view;
-    struct model *m = &p->model;
-    struct job *top = m->selected;
-    struct job *j = top;
+    struct node *top = rows_selected(p);
+    struct node *n = top;
     int below = 0; /* rows that there are, as far as they count */
     int above = 0;
 
-    while (j && below < rows - 1) {
-        j = row_after(m, j);
-        if (j)
+    while (n && below < rows - 1) {
+        n = rows_after(p, n);
+        if (n)
             below++;
     }
     if (v->offset < rows - 1 - below)
@@ -12475,10 +12946,10 @@ static struct job *top_row(struct program *p, int rows) {
     if (v->offset > rows - 1)
         v->offset = rows - 1;
     for (; top && above < v->offset; above++) {
-        j = row_before(m, top);
-        if (!j)
+        n = rows_before(p, top);
+        if (!n)
             break;
-        top = j;
+        top = n;
     }
     v->offset = above;
     return top;
@@ -12487,23 +12958,27 @@ static struct job *top_row(struct program *p, int rows) {
 /* The rows that there is room for, and a line that counts the others. Returns
  * how many lines. */
 static int draw_rows(struct program *p, struct out *o, int columns, int rows) {
-    struct model *m = &p->model;
-    bool more = rows > 0 && m->count > (size_t)rows;
-    int n = 0;
+    size_t count = rows_count(p);
+    bool more = rows > 0 && count > (size_t)rows;
+    int drawn = 0;
+    struct node *n;
 
-    if (!m->selected || !p->view->chosen)
-        m->selected = row_first(m);
+    if (!rows_selected(p) || !p->view->chosen)
+        rows_select(p, rows_end(p, false));
     if (more)
         rows--;
-    for (struct job *j = top_row(p, rows); j && n < rows; j = row_after(m, j)) {
-        draw_row(p, o, j, columns);
+    for (n = top_row(p, rows); n && drawn < rows; n = rows_after(p, n)) {
+        if (p->view->ended)
+            draw_ended(p, o, ended_of(n), columns);
+        else
+            draw_row(p, o, row_job(n), columns);
         out_puts(o, "\n");
-        n++;
+        drawn++;
     }
     if (!more)
-        return n;
-    out_printf(o, "       + %zu more\n", m->count - (size_t)n);
-    return n + 1;
+        return drawn;
+    out_printf(o, "       + %zu more\n", count - (size_t)drawn);
+    return drawn + 1;
 }
 
 /* -- painting: the picture goes to the terminal ---------------------------- */
@@ -12794,17 +13269,15 @@ static void prompt_key(struct program *p, int key) {
 
 static void choose(struct program *p, int by) {
     struct view *v = p->view;
-    struct model *m = &p->model;
+    struct node *at = rows_selected(p);
     int step = by < 0 ? -1 : 1;
 
     v->chosen = true;
-    for (; by != 0 && m->selected; by -= step) {
-        struct job *j =
-            step < 0 ? row_before(m, m->selected) : row_after(m, m->selected);
-
-        if (!j)
+    for (; by != 0 && at; by -= step) {
+        at = step < 0 ? rows_before(p, at) : rows_after(p, at);
+        if (!at)
             return;
-        m->selected = j;
+        rows_select(p, at);
         if (v->offset + step >= 0)
             v->offset += step;
     }
@@ -12813,10 +13286,8 @@ static void choose(struct program *p, int by) {
 enum { FIRST, LAST };
 
 static void choose_end(struct program *p, int which) {
-    struct model *m = &p->model;
-
     p->view->chosen = which == LAST;
-    m->selected = which == LAST ? row_last(m) : row_first(m);
+    rows_select(p, rows_end(p, which == LAST));
 }
 
 static void choose_page(struct program *p, int by) {
@@ -12833,15 +13304,30 @@ static void submit_number(struct program *p, const char *verb, int64_t number) {
 }
 
 static void view_verb(struct program *p, const char *verb) {
-    if (p->model.selected)
-        submit_number(p, verb, p->model.selected->id.key);
+    const struct model *m = &p->model;
+
+    if (p->view->ended && m->chosen)
+        submit_number(p, verb, m->chosen->number);
+    else if (!p->view->ended && m->selected)
+        submit_number(p, verb, m->selected->id.key);
 }
 
 static void view_pause(struct program *p, int unused) {
-    struct job *j = p->model.selected;
+    struct job *j = p->view->ended ? NULL : p->model.selected;
     bool paused = j && job_info(&p->model, j).state == FETCHER_PAUSED;
 
     view_verb(p, paused ? "resume" : "pause");
+}
+
+static void view_undo(struct program *p, int unused) {
+    (void)submit(p, "undo", "");
+}
+
+/* What has ended in place of what has not; or back. */
+static void view_ended(struct program *p, int unused) {
+    p->view->ended = !p->view->ended;
+    p->view->chosen = false;
+    p->view->offset = 0;
 }
 
 static void view_jobs(struct program *p, int by) {
@@ -12862,8 +13348,9 @@ static void view_redraw(struct program *p, int unused) {
 static void view_help(struct program *p, int unused) {
     out_puts(&p->view->log,
              "  up down page home end (or j k g G)   choose a row\n"
-             "  p pause or resume   r retry   c cancel   f first   + - more "
-             "or less at a time\n"
+             "  p pause or resume   r retry   c cancel   u undo that   f first"
+             "   + - more or less at a time\n"
+             "  d what has ended, or back\n"
              "  a or : a URL or a command, such as: https://example.org/x   "
              "limit 200k   help\n"
              "  ? this help   q quit   ^Z suspend\n");
@@ -12886,6 +13373,8 @@ static const struct {
     {'r', NO_KEY, NULL, 0, "retry"},
     {'c', NO_KEY, NULL, 0, "cancel"},
     {'f', NO_KEY, NULL, 0, "first"},
+    {'u', NO_KEY, view_undo, 0, NULL},
+    {'d', NO_KEY, view_ended, 0, NULL},
     {'+', NO_KEY, view_jobs, 1, NULL},
     {'-', NO_KEY, view_jobs, -1, NULL},
     {'a', ':', view_prompt, 0, NULL},
@@ -14950,6 +15439,10 @@ static enum status program_close(struct program *p) {
     fetcher_free(p->f);
     while (m->jobs)
         job_free(p, container_of(m->jobs, struct job, id));
+    while (m->cancelled)
+        cancelled_drop(m, row_job(m->cancelled));
+    while (m->ended)
+        ended_remove(m, ended_of(m->ended));
     if (p->view)
         view_free(p->view);
     if (p->cookies)
