@@ -8223,21 +8223,28 @@ struct program;
  * The rows: what was asked for and has not ended, and what has failed. They
  * stand in one tree in the order of the eye (what runs, what is held, what
  * waits, what has failed), so any front end shows a hundred thousand at the
- * cost of those that it draws.
+ * cost of those that it draws. Beside them is kept, to be looked at again, what
+ * came of those that have ended; and what was cancelled, until that can't be
+ * undone any more.
  */
 enum {
-    FAILED_KEPT = 1000, /* rows */
-    SPEEDS = 120        /* seconds of the graph */
+    FAILED_KEPT = 1000,    /* rows */
+    ENDED_KEPT = 1000,     /* results */
+    CANCELLED_KEPT = 1000, /* downloads */
+    SPEEDS = 120           /* seconds of the graph */
 };
 
 struct job { /* a row: a transfer, or one that has failed */
     struct program *p;
     struct node id;      /* key: its number */
-    struct node row;     /* as it is shown: running, waiting, failed */
+    struct node row;     /* as it is shown: running, waiting, failed; or, once
+                            it was cancelled, in the order of that */
     fetcher_id transfer; /* 0: it has failed, or is yet to be restored */
     int64_t every_ms;    /* 0: once */
     int priority;
     bool paused;   /* is to be */
+    bool again;    /* it was cancelled, and that undone, while it still ran */
+    bool dropped;  /* nothing is left of it but its transfer */
     char *made;    /* the file that it repeats is its own; NULL: none yet */
     char *failed;  /* its URL, fit for the eye; and why, behind the NUL */
     char *old;     /* the address that it was begun with; NULL: this one */
@@ -8248,10 +8255,25 @@ struct job { /* a row: a transfer, or one that has failed */
     char url[];
 };
 
+struct ended {               /* a transfer that is done or has failed */
+    struct node row;         /* the newest first */
+    int64_t number;          /* of its download */
+    struct fetcher_result r; /* its texts stand below; it has no data */
+    const char *retry_after; /* what the server said; "": nothing */
+    char text[];
+};
+
 struct model {
     struct fetcher *f;
-    struct node *jobs;     /* by number */
-    struct node *rows;     /* as they are shown */
+    struct node *jobs;      /* by number */
+    struct node *rows;      /* as they are shown */
+    struct node *ended;     /* the newest first */
+    struct node *cancelled; /* by the command, and by number; not in rows */
+    size_t ended_count;
+    size_t ended_failed; /* of these */
+    size_t cancelled_count;
+    int64_t ended_total;   /* that were ever added */
+    struct ended *chosen;  /* the selected one of the ended; NULL: none */
     bool shown;            /* somebody may look at the rows */
     bool keeps;            /* what has failed stays among them */
     size_t count;          /* of jobs */
@@ -8276,10 +8298,6 @@ static struct job *row_job(struct node *n) {
 
 static struct job *row_first(struct model *m) {
     return row_job(tree_first(m->rows));
-}
-
-static struct job *row_last(struct model *m) {
-    return row_job(tree_bound(m->rows, INT64_MAX, 0, true));
 }
 
 static struct job *row_after(struct model *m, const struct job *j) {
@@ -8313,7 +8331,16 @@ static void row_put(struct model *m, struct job *j, enum fetcher_state state) {
     tree_add(&m->rows, &j->row);
 }
 
-static void job_remove(struct model *m, struct job *j) {
+static void job_drop(struct job *j) {
+    free(j->made);
+    free(j->failed);
+    free(j->old);
+    free(j->address);
+    free(j);
+}
+
+/* It is no row any more, but is still there. */
+static void job_take_out(struct model *m, struct job *j) {
     if (m->selected == j) {
         m->selected = row_after(m, j);
         if (!m->selected)
@@ -8324,11 +8351,117 @@ static void job_remove(struct model *m, struct job *j) {
     m->count--;
     if (j->failed)
         m->failed--;
-    free(j->made);
-    free(j->failed);
-    free(j->old);
-    free(j->address);
-    free(j);
+}
+
+static void job_remove(struct model *m, struct job *j) {
+    job_take_out(m, j);
+    job_drop(j);
+}
+
+/* -- what was cancelled ---------------------------------------------------- */
+
+static void cancelled_take_out(struct model *m, struct job *j) {
+    tree_remove(&m->cancelled, &j->row);
+    m->cancelled_count--;
+}
+
+/* Its transfer may be on its way to its end, and needs it until then. */
+static void cancelled_drop(struct model *m, struct job *j) {
+    cancelled_take_out(m, j);
+    j->dropped = true;
+    if (!j->transfer)
+        job_drop(j);
+}
+
+/* Of very many that one command cancels the last are kept. */
+static void cancelled_put(struct model *m, struct job *j, int64_t command) {
+    j->row.key = command;
+    j->row.seq = (uint64_t)j->id.key;
+    tree_add(&m->cancelled, &j->row);
+    m->cancelled_count++;
+    if (m->cancelled_count > CANCELLED_KEPT)
+        cancelled_drop(m, row_job(tree_first(m->cancelled)));
+}
+
+/* -- what has ended -------------------------------------------------------- */
+
+static struct ended *ended_of(struct node *n) {
+    return n ? container_of(n, struct ended, row) : NULL;
+}
+
+static struct ended *ended_first(struct model *m) {
+    return ended_of(tree_first(m->ended));
+}
+
+static void ended_remove(struct model *m, struct ended *e) {
+    if (m->chosen == e) {
+        struct node *n = tree_next(m->ended, &e->row);
+
+        if (!n)
+            n = tree_bound(m->ended, e->row.key, 0, true);
+        m->chosen = ended_of(n);
+    }
+    tree_remove(&m->ended, &e->row);
+    m->ended_count--;
+    if (e->r.code)
+        m->ended_failed--;
+    free(e);
+}
+
+/* Copy a text to where there is room for it. Returns where it stands; NULL
+ * stays NULL. */
+static const char *text_put(char **to, const char *text) {
+    const char *at = *to;
+
+    if (!text)
+        return NULL;
+    strcpy(*to, text);
+    *to += strlen(text) + 1;
+    return at;
+}
+
+static size_t text_room(const char *text) {
+    return text ? strlen(text) + 1 : 0;
+}
+
+/* Who has no memory for it does without. */
+static void ended_add(struct model *m, int64_t number,
+                      const struct fetcher_result *r, const char *after) {
+    size_t n = text_room(r->message) + text_room(r->url) +
+               text_room(r->final_url) + text_room(r->path) +
+               text_room(r->content_type) + text_room(after);
+    struct ended *e = calloc(1, sizeof *e + n);
+    char *to;
+
+    if (!e)
+        return;
+    to = e->text;
+    e->r = *r;
+    e->r.data = NULL;
+    e->r.message = text_put(&to, r->message);
+    e->r.url = text_put(&to, r->url);
+    e->r.final_url = text_put(&to, r->final_url);
+    e->r.path = text_put(&to, r->path);
+    e->r.content_type = text_put(&to, r->content_type);
+    e->retry_after = after ? text_put(&to, after) : "";
+    e->number = number;
+    e->row.key = -++m->ended_total;
+    tree_add(&m->ended, &e->row);
+    m->ended_count++;
+    if (r->code)
+        m->ended_failed++;
+    if (m->ended_count > ENDED_KEPT)
+        ended_remove(m, ended_of(tree_bound(m->ended, 0, 0, true)));
+}
+
+/* What is tried again has not failed. */
+static void ended_forget(struct model *m, int64_t number) {
+    struct ended *e = ended_first(m);
+
+    while (e && (e->number != number || !e->r.code))
+        e = ended_of(tree_next(m->ended, &e->row));
+    if (e)
+        ended_remove(m, e);
 }
 
 /* What it repeats is in this file, which it may replace: no other, whatever a
@@ -8429,6 +8562,25 @@ static const char *row_state(const struct fetcher_info *i, char *to,
         snprintf(to, room, "%s%s%s", state_words[i->state],
                  *i->message ? ": " : "", i->message);
     return to;
+}
+
+/* The same of what has ended. */
+static const char *ended_state(const struct ended *e, char *to, size_t room) {
+    const struct fetcher_result *r = &e->r;
+
+    if (r->code)
+        snprintf(to, room, "failed: %s", r->message);
+    else if (!r->changed)
+        snprintf(to, room, "%s", r->attempts ? "unchanged" : "exists, skipped");
+    else
+        snprintf(to, room, "done in %.2f s", (double)r->total_us / 1000000);
+    return to;
+}
+
+static const char *ended_name(const struct ended *e, char *to, size_t room) {
+    struct fetcher_info i = {.url = e->r.url, .path = e->r.path};
+
+    return row_name(&i, to, room);
 }
 
 /* The speed of each second, for a graph; those in which nobody looked count as
@@ -10011,12 +10163,15 @@ struct session {
     bool reading;      /* what it says is being read: none is appended */
     bool restoring;    /* that, or what was read is being started */
     bool told;         /* that it can't be written */
+    int64_t again;     /* the number of what is read next; 0: a new one */
 };
 
-struct sweep {                     /* a command for all downloads */
-    const struct command *command; /* NULL: none */
-    int64_t next;                  /* the job that comes next */
-    int count;                     /* those to whom it was of use */
+struct sweep {                      /* a command for all downloads */
+    const struct command *command;  /* NULL: none */
+    bool (*step)(struct program *); /* for the next one; false: there is none */
+    int64_t next;                   /* the key of the one that comes next */
+    int count;                      /* those to whom it was of use */
+    bool failed;                    /* those that have, of what has ended */
 };
 
 struct program {
@@ -10031,6 +10186,7 @@ struct program {
     struct view *view;     /* the terminal's or the window's; NULL: none */
     fetcher_id work_timer; /* 0: nothing is to be done */
     uint64_t refused;      /* lines */
+    int64_t commands;      /* so far */
     char **url;            /* the next of the command line, NULL at last */
     int firsts;            /* how often one was put first */
     enum status status;    /* at the exit */
@@ -10198,6 +10354,7 @@ enum {
 static const char session_head[] = "# fetcher: a session, lines: ";
 static const char session_next[] = "# next ";
 static const char session_made[] = "# made ";
+static const char session_again[] = "# again ";
 
 static void session_later(struct program *p, int64_t ms) {
     if (!p->session.timer)
@@ -10377,6 +10534,23 @@ static void session_add(struct program *p, const struct job *j) {
     session_put(p, from);
 }
 
+/* What was cancelled is there again, under its number. */
+static void session_note_again(struct program *p, const struct job *j) {
+    struct out *o = &p->session.lines;
+    size_t from = o->used;
+
+    if (!session_writes(p) || !storable(j))
+        return;
+    write_number(o, session_again, j->id.key);
+    write_job(o, j);
+    write_made(o, j);
+    if (j->paused)
+        write_number(o, "pause ", j->id.key);
+    if (j->priority)
+        write_number(o, "first ", j->id.key);
+    session_put(p, from);
+}
+
 /* The number behind a word, and what stands behind that; -1: it is another
  * word. */
 static int64_t number_behind(const char *line, const char *word,
@@ -10388,15 +10562,21 @@ static int64_t number_behind(const char *line, const char *word,
 }
 
 /* "# next 7": the numbers between are those of downloads that have ended.
+ * "# again 7": what comes next is number 7, which had been cancelled.
  * "# made 7 FILE": what this one repeats is in FILE, and may replace it. */
 static void session_remark(struct program *p, const char *line) {
     const char *rest;
     int64_t next = number_behind(line, session_next, &rest);
+    int64_t again;
     int64_t made;
     struct node *n = NULL;
 
     if (next > (int64_t)p->model.last_number && next < INT64_MAX / 20 && !*rest)
         p->model.last_number = (uint64_t)next - 1;
+    again = number_behind(line, session_again, &rest);
+    if (again > 0 && again <= (int64_t)p->model.last_number && !*rest &&
+        !tree_find(p->model.jobs, (uint64_t)again))
+        p->session.again = again;
     made = number_behind(line, session_made, &rest);
     if (made > 0 && rest[0] == ' ' && rest[1])
         n = tree_find(p->model.jobs, (uint64_t)made);
@@ -11111,8 +11291,10 @@ static bool job_launch(struct program *p, struct job *j) {
     j->transfer = job_request(p, j);
     if (!j->transfer)
         return false;
-    if (j->failed)
+    if (j->failed) {
         p->model.failed--;
+        ended_forget(&p->model, j->id.key);
+    }
     if (j->every_ms)
         p->model.repeating++;
     free(j->failed);
@@ -11144,7 +11326,8 @@ static struct job *job_new(struct program *p, const char *url, const char *name,
 static void job_enter(struct model *m, struct job *j) {
     tree_add(&m->jobs, &j->id);
     m->count++;
-    m->last_number++;
+    if ((uint64_t)j->id.key > m->last_number)
+        m->last_number = (uint64_t)j->id.key;
 }
 
 static void start_failed(struct program *p) {
@@ -11170,41 +11353,110 @@ static struct job *job_moved(struct program *p, struct job *j,
     to->every_ms = j->every_ms;
     to->priority = j->priority;
     job_remove(m, j);
-    tree_add(&m->jobs, &to->id);
-    m->count++;
+    job_enter(m, to);
     if (selected)
         m->selected = to;
     session_note_address(p, to);
     return to;
 }
 
-/* It was cancelled to go on elsewhere. */
-static void job_go_on(struct program *p, struct job *j) {
-    struct job *to;
-
+static void job_uncount(struct program *p, const struct job *j) {
     if (j->paused)
         p->model.paused--;
     if (j->every_ms)
         p->model.repeating--;
+}
+
+/* One that was paused stays so. */
+static bool job_restart(struct program *p, struct job *j) {
+    bool paused = j->paused;
+
+    if (!job_launch(p, j))
+        return false;
+    if (paused) {
+        j->paused = true;
+        p->model.paused++;
+        (void)fetcher_pause(p->f, j->transfer);
+    }
+    return true;
+}
+
+/* It was cancelled to go on elsewhere, or that was undone. */
+static void job_go_on(struct program *p, struct job *j) {
+    struct job *to = j;
+
+    job_uncount(p, j);
     j->transfer = 0;
-    to = job_moved(p, j, j->address);
-    if (to && job_launch(p, to))
+    j->again = false;
+    if (j->address)
+        to = job_moved(p, j, j->address);
+    if (to && job_restart(p, to))
         return;
     start_failed(p);
     job_free(p, to ? to : j);
+}
+
+/* What may be looked at again: not each round that brought nothing. */
+static void job_record(struct program *p, const struct job *j,
+                       const struct fetcher_result *r) {
+    bool idle = !r->last && !r->code && !r->changed;
+
+    if (p->model.keeps && r->code != FETCHER_CANCELLED && !idle)
+        ended_add(&p->model, j->id.key, r,
+                  fetcher_header(p->f, r->id, "Retry-After", 0));
+}
+
+static void job_end(struct program *p, struct job *j,
+                    const struct fetcher_result *r, bool failed) {
+    job_uncount(p, j);
+    if (j->paused && r->code != FETCHER_CANCELLED) {
+        j->paused = false; /* what we leave stays paused */
+        session_note(p, "resume", j);
+    }
+    if (failed && p->model.keeps)
+        job_keep(p, j, r);
+    else
+        job_free(p, j);
+}
+
+static bool job_is_cancelled(const struct program *p, const struct job *j) {
+    return j->dropped || (j->row.in && !j->id.in);
+}
+
+/* The transfer of what somebody has cancelled is over; it may have come to its
+ * own end before. */
+static void job_cancelled(struct program *p, struct job *j,
+                          const struct fetcher_result *r) {
+    job_tell(p, j, r);
+    job_record(p, j, r);
+    if (r->last) {
+        job_uncount(p, j);
+        j->transfer = 0;
+        if (j->dropped)
+            job_drop(j);
+        else if (r->code != FETCHER_CANCELLED)
+            cancelled_drop(&p->model, j);
+    }
+    wake(p);
 }
 
 static void job_done(struct fetcher *f, const struct fetcher_result *r,
                      void *arg) {
     struct job *j = arg;
     struct program *p = j->p;
-    bool failed = r->code && (r->code != FETCHER_CANCELLED || p->closing);
+    bool cancelled = r->code == FETCHER_CANCELLED;
+    bool failed = r->code && (!cancelled || p->closing);
 
-    if (j->address && r->code == FETCHER_CANCELLED && !p->closing) {
+    if (job_is_cancelled(p, j)) {
+        job_cancelled(p, j, r);
+        return;
+    }
+    if ((j->address || j->again) && cancelled && !p->closing) {
         job_go_on(p, j);
         wake(p);
         return;
     }
+    j->again = false;
     if (failed)
         fail_status(p);
     if (r->last && !failed) /* before somebody is told */
@@ -11212,20 +11464,9 @@ static void job_done(struct fetcher *f, const struct fetcher_result *r,
     else if (j->every_ms && !failed && r->changed)
         job_made(p, j, r->path);
     job_tell(p, j, r);
-    if (r->last) {
-        if (j->paused)
-            p->model.paused--;
-        if (j->paused && r->code != FETCHER_CANCELLED) {
-            j->paused = false; /* what we leave stays paused */
-            session_note(p, "resume", j);
-        }
-        if (j->every_ms)
-            p->model.repeating--;
-        if (failed && p->model.keeps)
-            job_keep(p, j, r);
-        else
-            job_free(p, j);
-    }
+    job_record(p, j, r);
+    if (r->last)
+        job_end(p, j, r, failed);
     wake(p);
 }
 
@@ -11258,6 +11499,9 @@ static void job_read(struct program *p, const char *url, const char *name,
         return;
     }
     j->every_ms = every_ms;
+    if (p->session.again)
+        j->id.key = p->session.again;
+    p->session.again = 0;
     job_enter(&p->model, j);
 }
 
@@ -11439,7 +11683,7 @@ static void do_stats(struct program *p, char **word) {
     put_stats(p, line_out(&p->console, false));
 }
 
-static bool do_list(struct program *p, struct job *j) {
+static bool list_job(struct program *p, struct job *j) {
     struct fetcher_info i = job_info(&p->model, j);
     struct out *o = line_out(&p->console, false);
     char state[300];
@@ -11463,6 +11707,78 @@ static bool do_list(struct program *p, struct job *j) {
         out_puts(o, "\n");
     }
     return true;
+}
+
+static void list_ended(struct program *p, const struct ended *e) {
+    const struct fetcher_result *r = &e->r;
+    struct out *o = line_out(&p->console, false);
+    char state[300];
+    char size[32];
+    char name[300];
+
+    ended_name(e, name, sizeof name);
+    if (p->s.json) {
+        out_json(o, "row", e->number, "url", r->url, "file", name, "state",
+                 r->code ? "failed" : "done", "message", r->message, NULL);
+        out_printf(o,
+                   ",\"status\":%d,\"bytes\":%" PRId64
+                   ",\"ms\":%.1f,\"attempts\":%d}\n",
+                   r->status, r->bytes, MS(r->total_us), r->attempts);
+    } else {
+        out_printf(o, "%5" PRId64 "  ", e->number);
+        out_text(o, name);
+        out_printf(o, "  %s  ", size_text(size, sizeof size, (double)r->bytes));
+        out_said(o, ended_state(e, state, sizeof state));
+        out_puts(o, "\n");
+    }
+}
+
+/* The newest comes last: it is nearest to who reads. */
+static bool sweep_ended(struct program *p) {
+    struct sweep *s = &p->sweep;
+    struct ended *e = ended_of(tree_bound(p->model.ended, s->next, 0, true));
+
+    if (!e)
+        return false;
+    s->next = e->row.key;
+    if ((e->r.code != FETCHER_OK) == s->failed) {
+        list_ended(p, e);
+        s->count++;
+    }
+    return true;
+}
+
+static bool sweep_jobs(struct program *p) {
+    struct sweep *s = &p->sweep;
+    struct node *n = lower_bound(p->model.jobs, s->next, 0);
+
+    if (!n)
+        return false;
+    s->next = n->key + 1;
+    if (s->command->apply(p, container_of(n, struct job, id)))
+        s->count++;
+    return true;
+}
+
+static const struct command all_listed = {
+    .name = "list",
+    .apply = list_job,
+    .done = "listed",
+};
+
+static void do_list(struct program *p, char **word) {
+    bool failed = word[1] && strcmp(word[1], "failed") == 0;
+    bool done = word[1] && strcmp(word[1], "done") == 0;
+
+    if (failed || done)
+        p->sweep = (struct sweep){.command = &all_listed,
+                                  .step = sweep_ended,
+                                  .next = INT64_MAX,
+                                  .failed = failed};
+    else if (word[1])
+        reject(p, "not done or failed: %s", word[1]);
+    else
+        p->sweep = (struct sweep){.command = &all_listed, .step = sweep_jobs};
 }
 
 static bool job_pause(struct program *p, struct job *j) {
@@ -11520,16 +11836,86 @@ static bool do_resume(struct program *p, struct job *j) {
 }
 
 /* What has failed stays in the session when we leave. */
-static bool do_cancel(struct program *p, struct job *j) {
-    if (j->transfer)
-        return fetcher_cancel(p->f, j->transfer) == 0;
-    if (p->closing)
+static bool job_give_up(struct program *p, struct job *j) {
+    return j->transfer && fetcher_cancel(p->f, j->transfer) == 0;
+}
+
+/* It is gone from the rows at once, and from the session; its transfer may
+ * need a turn more. */
+static bool job_put_away(struct program *p, struct job *j) {
+    bool ending = j->again || j->address; /* for another reason */
+
+    if (j->transfer && fetcher_cancel(p->f, j->transfer) < 0 && !ending)
         return false;
+    if (!j->transfer && j->paused)
+        p->model.paused--;
+    j->again = false;
+    free(j->address);
+    j->address = NULL;
+    session_note(p, "cancel", j);
+    job_take_out(&p->model, j);
+    cancelled_put(&p->model, j, p->commands);
+    changed(&p->console);
+    return true;
+}
+
+/* What a session says of what is over, is over. */
+static bool do_cancel(struct program *p, struct job *j) {
+    if (!p->session.reading)
+        return job_put_away(p, j);
     if (j->paused)
         p->model.paused--;
-    session_note(p, "cancel", j);
     job_free(p, j);
     return true;
+}
+
+/* It gets its number back, and its place among the rows; in the queue of its
+ * host it comes last. */
+static bool job_bring_back(struct program *p, struct job *j) {
+    struct model *m = &p->model;
+
+    cancelled_take_out(m, j);
+    job_enter(m, j);
+    session_note_again(p, j);
+    if (j->failed) {
+        m->failed++;
+        row_place(p, j, FETCHER_ENDED);
+    } else if (j->transfer) {
+        j->again = true; /* when that is over */
+        row_place(p, j, FETCHER_WAITING);
+    } else if (!job_restart(p, j)) {
+        start_failed(p);
+        job_free(p, j);
+        return false;
+    }
+    return true;
+}
+
+/* All that the last of the commands has cancelled. */
+static bool sweep_cancelled(struct program *p) {
+    struct node *n = lower_bound(p->model.cancelled, p->sweep.next, 0);
+
+    if (!n || n->key != p->sweep.next)
+        return false;
+    if (job_bring_back(p, row_job(n)))
+        p->sweep.count++;
+    return true;
+}
+
+static const struct command all_brought_back = {
+    .name = "undo",
+    .done = "brought back",
+};
+
+static void do_undo(struct program *p, char **word) {
+    struct node *last = tree_bound(p->model.cancelled, INT64_MAX, 0, true);
+
+    if (!last)
+        reject(p, "nothing was cancelled that could be brought back");
+    else
+        p->sweep = (struct sweep){.command = &all_brought_back,
+                                  .step = sweep_cancelled,
+                                  .next = last->key};
 }
 
 static bool do_first(struct program *p, struct job *j) {
@@ -11542,12 +11928,66 @@ static bool do_first(struct program *p, struct job *j) {
     return true;
 }
 
-static bool do_clear(struct program *p, struct job *j) {
-    return j->failed && do_cancel(p, j);
+static bool job_clear(struct program *p, struct job *j) {
+    if (!j->failed)
+        return false;
+    session_note(p, "cancel", j);
+    job_free(p, j);
+    return true;
+}
+
+static const struct command all_cleared = {
+    .name = "clear",
+    .apply = job_clear,
+    .done = "forgotten",
+};
+
+/* What came of one download, which a repeating one has more of. */
+static void clear_one(struct program *p, const char *word) {
+    struct model *m = &p->model;
+    int64_t number = text_number(&word);
+    struct node *n = tree_find(m->jobs, (uint64_t)number);
+    bool known = n && job_clear(p, container_of(n, struct job, id));
+    struct node *next;
+
+    for (n = tree_first(m->ended); n && !*word; n = next) {
+        next = tree_next(m->ended, n);
+        if (ended_of(n)->number != number)
+            continue;
+        ended_remove(m, ended_of(n));
+        known = true;
+    }
+    changed(&p->console);
+    if (known)
+        reply(p, number, "%" PRId64 " forgotten", number);
+    else
+        reject(p, "nothing of that number has ended");
+}
+
+/* What has failed is counted as it is a row. */
+static void do_clear(struct program *p, char **word) {
+    struct model *m = &p->model;
+    int done = 0;
+
+    if (word[1]) {
+        clear_one(p, word[1]);
+        return;
+    }
+
+    while (m->ended) {
+        struct ended *e = ended_first(m);
+
+        if (!e->r.code)
+            done++;
+        ended_remove(m, e);
+    }
+    changed(&p->console);
+    p->sweep = (struct sweep){
+        .command = &all_cleared, .step = sweep_jobs, .count = done};
 }
 
 static bool do_restore(struct program *p, struct job *j) {
-    bool paused = j->paused;
+    bool paused = j->paused; /* and counted as such */
 
     if (!job_pending(j))
         return false;
@@ -11570,7 +12010,7 @@ static const struct command all_restored = {
 
 static const struct command all_given_up = {
     .name = "cancel",
-    .apply = do_cancel,
+    .apply = job_give_up,
     .done = "cancelled",
 };
 
@@ -11584,7 +12024,7 @@ static void leave(struct program *p) {
     p->prompting = false;
     p->bare = true;
     p->source = &p->input[PROMPT];
-    p->sweep = (struct sweep){&all_given_up, 0, 0};
+    p->sweep = (struct sweep){.command = &all_given_up, .step = sweep_jobs};
     wake(p);
 }
 
@@ -11605,14 +12045,16 @@ static const struct command commands[] = {
     {"retry", "N|all [URL]", "try again what failed, maybe at a new address", 1,
      2, NULL, do_retry, "tried again"},
     {"cancel", "N|all", "give it up", 1, 1, NULL, do_cancel, "cancelled"},
+    {"undo", "", "bring back what was cancelled last", 0, 0, do_undo, NULL,
+     NULL},
     {"first", "N", "fetch it before the others", 1, 1, NULL, do_first,
      "put first"},
     {"jobs", "N", "fetch N at the same time", 1, 1, do_jobs, NULL, NULL},
     {"limit", "RATE", "take RATE bytes a second (0: any)", 1, 1, do_limit, NULL,
      NULL},
-    {"list", "", "show what runs, waits or has failed", 0, 0, NULL, do_list,
-     "listed"},
-    {"clear", "", "forget what has failed", 0, 0, NULL, do_clear, "forgotten"},
+    {"list", "[done|failed]", "show what there is; or what has ended", 0, 1,
+     do_list, NULL, NULL},
+    {"clear", "[N]", "forget what has ended", 0, 1, do_clear, NULL, NULL},
     {"stats", "", "tell what the loop did", 0, 0, do_stats, NULL, NULL},
     {"help", "", "show the commands", 0, 0, NULL, NULL, NULL},
     {"quit", "", "end; what is there of files stays", 0, 0, do_quit, NULL,
@@ -11704,6 +12146,7 @@ static void command_run(struct program *p, char **word, int count) {
     bool all = count > 0 && strcmp(word[1], "all") == 0;
 
     p->address = count == 2 ? word[2] : NULL;
+    p->commands++;
     if (!c)
         reject(p, "%s: not a URL and not a command; try help", word[0]);
     else if (count < c->least)
@@ -11719,8 +12162,8 @@ static void command_run(struct program *p, char **word, int count) {
         reject(p, "a new address is that of one download");
     else if (p->address && !is_url(p->address))
         reject(p, "%s: not a URL", p->address);
-    else if (count == 0 || (all && strchr(c->args, '|')))
-        p->sweep = (struct sweep){c, 0, 0}; /* see sweep_one() */
+    else if (all && strchr(c->args, '|'))
+        p->sweep = (struct sweep){.command = c, .step = sweep_jobs};
     else
         command_apply(p, c, word[1]);
 }
@@ -11843,17 +12286,12 @@ static void input_ready(struct fetcher *f, int fd, int events, void *arg) {
 /* The next download of a command for all. */
 static void sweep_one(struct program *p) {
     const struct command *c = p->sweep.command;
-    struct node *n = lower_bound(p->model.jobs, p->sweep.next, 0);
 
-    if (!n) {
-        p->sweep.command = NULL;
-        if (c != &all_given_up) /* nobody has asked */
-            reply(p, 0, "%d %s", p->sweep.count, c->done);
+    if (p->sweep.step(p))
         return;
-    }
-    p->sweep.next = n->key + 1;
-    if (c->apply(p, container_of(n, struct job, id)))
-        p->sweep.count++;
+    p->sweep.command = NULL;
+    if (c != &all_given_up) /* nobody has asked */
+        reply(p, 0, "%d %s", p->sweep.count, c->done);
 }
 
 /* Would an answer have to wait for a reader? */
@@ -11875,7 +12313,7 @@ static bool session_read(struct program *p) {
         return false;
     s->reading = false;
     p->source = &p->input[SESSION];
-    p->sweep = (struct sweep){&all_restored, 0, 0};
+    p->sweep = (struct sweep){.command = &all_restored, .step = sweep_jobs};
     return true;
 }
 
@@ -12079,6 +12517,7 @@ static struct view {                /* the terminal's or the window's */
     bool asking;                /* whether to quit */
     bool redraw;                /* all of it */
     bool chosen;                /* a person has selected a row */
+    bool ended;                 /* the rows are those of what has ended */
     int offset;                 /* rows shown above the selected one */
     struct out log;             /* lines that have not been shown yet */
     struct out picture;         /* the lines of this frame */
@@ -12331,6 +12770,32 @@ static void draw_row(struct program *p, struct out *o, struct job *j,
     put_attr(o, PLAIN);
 }
 
+static void draw_ended(struct program *p, struct out *o, const struct ended *e,
+                       int columns) {
+    const struct view *v = p->view;
+    bool chosen = e == p->model.chosen && v->keys;
+    char number[40];
+    char text[300];
+    int n = snprintf(number, sizeof number, "%c%4" PRId64 "  ",
+                     chosen ? '>' : ' ', e->number);
+    struct columns w = row_columns(columns, n);
+    int room = columns - n - 2;
+    int name = room > 32 ? room / 2 : room;
+
+    if (w.bar)
+        name = w.name;
+    if (chosen)
+        put_attr(o, CHOSEN);
+    out_puts(o, number);
+    put_padded(v, o, ended_name(e, text, sizeof text), name);
+    if (room > name) {
+        out_puts(o, "  ");
+        put_attr(o, e->r.code ? RED : DIM);
+        put_padded(v, o, ended_state(e, text, sizeof text), room - name);
+    }
+    put_attr(o, PLAIN);
+}
+
 /* The last seconds as bars of eight heights. */
 static void draw_speeds(struct program *p, struct out *o, int bars) {
     static const char blocks[][4] = {"\u2581", "\u2582", "\u2583", "\u2584",
@@ -12458,19 +12923,104 @@ static void draw_prompt(struct program *p, struct out *o, int columns) {
     }
 }
 
+/* -- rows: of what is there, or of what has ended -------------------------- */
+
+static struct node *rows_tree(const struct program *p) {
+    return p->view->ended ? p->model.ended : p->model.rows;
+}
+
+/* The window has room for both: what is done stands below what is not. */
+static bool rows_both(const struct program *p) {
+    return p->view->window && !p->view->ended;
+}
+
+/* The numbers of downloads begin with 1. */
+static bool is_ended(const struct node *n) {
+    return n->seq == 0;
+}
+
+/* This one of the ended, or the next that is done: what has failed is among
+ * the downloads. */
+static struct node *rows_done(const struct program *p, struct node *n,
+                              bool back) {
+    struct node *tree = p->model.ended;
+
+    while (n && ended_of(n)->r.code)
+        n = back ? tree_bound(tree, n->key, 0, true) : tree_next(tree, n);
+    return n;
+}
+
+static size_t rows_count(const struct program *p) {
+    const struct model *m = &p->model;
+
+    if (rows_both(p))
+        return m->count + m->ended_count - m->ended_failed;
+    return p->view->ended ? m->ended_count : m->count;
+}
+
+static struct node *rows_end(const struct program *p, bool last) {
+    struct node *tree = rows_tree(p);
+    struct node *done = NULL;
+    struct node *n =
+        last ? tree_bound(tree, INT64_MAX, 0, true) : tree_first(tree);
+
+    if (rows_both(p) && last)
+        done = rows_done(p, tree_bound(p->model.ended, 0, 0, true), true);
+    else if (rows_both(p) && !n)
+        done = rows_done(p, tree_first(p->model.ended), false);
+    return done ? done : n;
+}
+
+static struct node *rows_before(const struct program *p, const struct node *n) {
+    struct node *done;
+
+    if (!rows_both(p) || !is_ended(n))
+        return tree_bound(rows_tree(p), n->key, n->seq, true);
+    done = rows_done(p, tree_bound(p->model.ended, n->key, 0, true), true);
+    return done ? done : tree_bound(p->model.rows, INT64_MAX, 0, true);
+}
+
+static struct node *rows_after(const struct program *p, const struct node *n) {
+    struct node *next;
+
+    if (!rows_both(p))
+        return tree_next(rows_tree(p), n);
+    if (is_ended(n))
+        return rows_done(p, tree_next(p->model.ended, n), false);
+    next = tree_next(p->model.rows, n);
+    return next ? next : rows_done(p, tree_first(p->model.ended), false);
+}
+
+static struct node *rows_selected(struct program *p) {
+    struct model *m = &p->model;
+
+    if (p->view->ended || (rows_both(p) && m->chosen))
+        return m->chosen ? &m->chosen->row : NULL;
+    return m->selected ? &m->selected->row : NULL;
+}
+
+static void rows_select(struct program *p, struct node *n) {
+    struct model *m = &p->model;
+    bool ended = n ? is_ended(n) : p->view->ended;
+
+    if (ended || rows_both(p))
+        m->chosen = ended ? ended_of(n) : NULL;
+    if (!ended || rows_both(p))
+        m->selected = ended ? NULL : row_job(n);
+}
+
 /* The row at the top, so that the selected one stays where it was, and no line
  * is wasted. */
-static struct job *top_row(struct program *p, int rows) {
+static struct node *top_row(struct program *p, int rows) {
     struct view *v = p->view;
-    struct model *m = &p->model;
-    struct job *top = m->selected;
-    struct job *j = top;
+    struct node *top = rows_selected(p);
+    struct node *n = top;
     int below = 0; /* rows that there are, as far as they count */
     int above = 0;
 
-    while (j && below < rows - 1) {
-        j = row_after(m, j);
-        if (j)
+    while (n && below < rows - 1) {
+        n = rows_after(p, n);
+        if (n)
             below++;
     }
     if (v->offset < rows - 1 - below)
@@ -12478,10 +13028,10 @@ static struct job *top_row(struct program *p, int rows) {
     if (v->offset > rows - 1)
         v->offset = rows - 1;
     for (; top && above < v->offset; above++) {
-        j = row_before(m, top);
-        if (!j)
+        n = rows_before(p, top);
+        if (!n)
             break;
-        top = j;
+        top = n;
     }
     v->offset = above;
     return top;
@@ -12490,23 +13040,27 @@ static struct job *top_row(struct program *p, int rows) {
 /* The rows that there is room for, and a line that counts the others. Returns
  * how many lines. */
 static int draw_rows(struct program *p, struct out *o, int columns, int rows) {
-    struct model *m = &p->model;
-    bool more = rows > 0 && m->count > (size_t)rows;
-    int n = 0;
+    size_t count = rows_count(p);
+    bool more = rows > 0 && count > (size_t)rows;
+    int drawn = 0;
+    struct node *n;
 
-    if (!m->selected || !p->view->chosen)
-        m->selected = row_first(m);
+    if (!rows_selected(p) || !p->view->chosen)
+        rows_select(p, rows_end(p, false));
     if (more)
         rows--;
-    for (struct job *j = top_row(p, rows); j && n < rows; j = row_after(m, j)) {
-        draw_row(p, o, j, columns);
+    for (n = top_row(p, rows); n && drawn < rows; n = rows_after(p, n)) {
+        if (p->view->ended)
+            draw_ended(p, o, ended_of(n), columns);
+        else
+            draw_row(p, o, row_job(n), columns);
         out_puts(o, "\n");
-        n++;
+        drawn++;
     }
     if (!more)
-        return n;
-    out_printf(o, "       + %zu more\n", m->count - (size_t)n);
-    return n + 1;
+        return drawn;
+    out_printf(o, "       + %zu more\n", count - (size_t)drawn);
+    return drawn + 1;
 }
 
 /* -- painting: the picture goes to the terminal ---------------------------- */
@@ -12797,17 +13351,15 @@ static void prompt_key(struct program *p, int key) {
 
 static void choose(struct program *p, int by) {
     struct view *v = p->view;
-    struct model *m = &p->model;
+    struct node *at = rows_selected(p);
     int step = by < 0 ? -1 : 1;
 
     v->chosen = true;
-    for (; by != 0 && m->selected; by -= step) {
-        struct job *j =
-            step < 0 ? row_before(m, m->selected) : row_after(m, m->selected);
-
-        if (!j)
+    for (; by != 0 && at; by -= step) {
+        at = step < 0 ? rows_before(p, at) : rows_after(p, at);
+        if (!at)
             return;
-        m->selected = j;
+        rows_select(p, at);
         if (v->offset + step >= 0)
             v->offset += step;
     }
@@ -12816,10 +13368,8 @@ static void choose(struct program *p, int by) {
 enum { FIRST, LAST };
 
 static void choose_end(struct program *p, int which) {
-    struct model *m = &p->model;
-
     p->view->chosen = which == LAST;
-    m->selected = which == LAST ? row_last(m) : row_first(m);
+    rows_select(p, rows_end(p, which == LAST));
 }
 
 static void choose_page(struct program *p, int by) {
@@ -12836,15 +13386,32 @@ static void submit_number(struct program *p, const char *verb, int64_t number) {
 }
 
 static void view_verb(struct program *p, const char *verb) {
-    if (p->model.selected)
-        submit_number(p, verb, p->model.selected->id.key);
+    struct node *n = rows_selected(p);
+
+    if (n && is_ended(n))
+        submit_number(p, strcmp(verb, "cancel") ? verb : "clear",
+                      ended_of(n)->number);
+    else if (n)
+        submit_number(p, verb, row_job(n)->id.key);
 }
 
 static void view_pause(struct program *p, int unused) {
-    struct job *j = p->model.selected;
+    struct node *n = rows_selected(p);
+    struct job *j = n && !is_ended(n) ? row_job(n) : NULL;
     bool paused = j && job_info(&p->model, j).state == FETCHER_PAUSED;
 
     view_verb(p, paused ? "resume" : "pause");
+}
+
+static void view_undo(struct program *p, int unused) {
+    (void)submit(p, "undo", "");
+}
+
+/* What has ended in place of what has not; or back. */
+static void view_ended(struct program *p, int unused) {
+    p->view->ended = !p->view->ended;
+    p->view->chosen = false;
+    p->view->offset = 0;
 }
 
 static void view_jobs(struct program *p, int by) {
@@ -12864,15 +13431,16 @@ static void view_redraw(struct program *p, int unused) {
 
 static const char window_keys[] =
     "  up down page home end (or j k g G)   choose a row\n"
-    "  p pause or resume   r retry   c cancel   f first   + - more or less at "
-    "a time\n"
+    "  p pause or resume   r retry   c cancel   u undo that   f first\n"
+    "  Return opens what is done   d only what has ended, or all   + - more or "
+    "less at a time\n"
     "  a or : (or Tab) the line above: a URL or a command\n"
     "  F1 or ? this help   F2 what was said   ctrl+C copy the row's URL   "
     "q quit\n"
     "  The right button shows what may be done with a row; twice the left one "
-    "pauses\n"
-    "  it or lets it go on. Links may be dropped, or pasted by the middle "
-    "one.\n\n";
+    "pauses it,\n"
+    "  lets it go on, or opens it. Links may be dropped, or pasted by the "
+    "middle button.\n\n";
 
 static void view_help(struct program *p, int unused) {
     if (p->view->window)
@@ -12881,8 +13449,9 @@ static void view_help(struct program *p, int unused) {
         out_puts(
             &p->view->log,
             "  up down page home end (or j k g G)   choose a row\n"
-            "  p pause or resume   r retry   c cancel   f first   + - more "
-            "or less at a time\n"
+            "  p pause or resume   r retry   c cancel   u undo that   f first"
+            "   + - more or less at a time\n"
+            "  d what has ended, or back\n"
             "  a or : a URL or a command, such as: https://example.org/x   "
             "limit 200k   help\n"
             "  ? this help   q quit   ^Z suspend\n");
@@ -12905,6 +13474,8 @@ static const struct {
     {'r', NO_KEY, NULL, 0, "retry"},
     {'c', NO_KEY, NULL, 0, "cancel"},
     {'f', NO_KEY, NULL, 0, "first"},
+    {'u', NO_KEY, view_undo, 0, NULL},
+    {'d', NO_KEY, view_ended, 0, NULL},
     {'+', NO_KEY, view_jobs, 1, NULL},
     {'-', NO_KEY, view_jobs, -1, NULL},
     {'a', ':', view_prompt, 0, NULL},
@@ -13437,7 +14008,12 @@ struct scroll { /* of the rows, or of the page, in lines */
 
 enum drag { DRAG_NONE, DRAG_TEXT, DRAG_SCROLL };
 
-enum { MENU_MOST = 8, MENU_COLUMNS = 26, DOUBLE_CLICK_MS = 400 };
+enum {
+    MENU_MOST = 8, /* items */
+    MENU_COLUMNS = 30,
+    DOUBLE_CLICK_MS = 400,
+    OPENERS = 16
+};
 
 struct menu {            /* of the right button */
     Window id;           /* a window within ours */
@@ -13471,27 +14047,27 @@ static struct window {
     int graph;   /* its height, or 0 */
     int columns; /* of the grid */
     int lines;
-    bool dead;              /* the server is gone */
-    bool leaving;           /* the window is closed, and we go on */
-    enum drag drag;         /* what the pointer does */
-    int grip;               /* where it holds the scroll bar */
-    Atom wanted;            /* the selection that we have asked for */
-    int64_t graphed;        /* the newest second of the graph; -1: draw it */
-    struct out said;        /* the last lines; those of the last command ... */
-    size_t since;           /* ... begin here */
-    bool paged;             /* a page of them stands in place of the rows: */
-    size_t page_from;       /* it begins here, ... */
-    size_t page_top;        /* ... and is shown from here */
-    int rows;               /* lines for rows, or for the page */
-    int64_t top_key;        /* the row at the top is the first ... */
-    uint64_t top_seq;       /* ... that is not before this */
-    bool reveal;            /* the selected row is to be seen */
+    bool dead;        /* the server is gone */
+    bool leaving;     /* the window is closed, and we go on */
+    enum drag drag;   /* what the pointer does */
+    int grip;         /* where it holds the scroll bar */
+    Atom wanted;      /* the selection that we have asked for */
+    int64_t graphed;  /* the newest second of the graph; -1: draw it */
+    struct out said;  /* the last lines; those of the last command ... */
+    size_t since;     /* ... begin here */
+    bool paged;       /* a page of them stands in place of the rows: */
+    size_t page_from; /* it begins here, ... */
+    size_t page_top;  /* ... and is shown from here */
+    int rows;         /* lines for rows, or for the page */
+    struct node top; /* the first row that is not before it stands at the top */
+    bool reveal;     /* the selected row is to be seen */
     struct scroll scroll;   /* as it is, ... */
     struct scroll scrolled; /* ... and as it is drawn */
     struct menu menu;
-    Time clicked;         /* when a row was, ... */
-    int64_t clicked_row;  /* ... and its number */
-    char *copied[COPIES]; /* the selections that we own */
+    Time clicked;          /* when a row was, ... */
+    int64_t clicked_row;   /* ... and its number */
+    pid_t opener[OPENERS]; /* programs that open files; 0: none */
+    char *copied[COPIES];  /* the selections that we own */
     char title[100];
 } window;
 
@@ -13814,101 +14390,136 @@ static int draw_page(struct program *p, struct window *w, struct out *o) {
 }
 
 /* The row that stands so many rows further on, or the last one there. */
-static struct job *row_step(struct model *m, struct job *j, int64_t by) {
-    struct job *next = j;
+static struct node *row_step(struct program *p, struct node *n, int64_t by) {
+    struct node *next = n;
 
     for (; by != 0 && next; by -= by < 0 ? -1 : 1) {
-        j = next;
-        next = by < 0 ? row_before(m, j) : row_after(m, j);
+        n = next;
+        next = by < 0 ? rows_before(p, n) : rows_after(p, n);
     }
-    return next ? next : j;
+    return next ? next : n;
 }
 
-static struct job *list_top(struct window *w, struct model *m) {
-    return row_job(lower_bound(m->rows, w->top_key, w->top_seq));
+/* Does a row stand above another? */
+static bool row_above(const struct node *a, const struct node *b) {
+    if (is_ended(a) != is_ended(b))
+        return is_ended(b);
+    return node_before(a, b);
 }
 
-static void list_set_top(struct window *w, struct model *m, struct job *j) {
-    bool first = !j || j == row_first(m);
+static struct node *list_top(struct window *w, struct program *p) {
+    struct node *n = NULL;
 
-    w->top_key = first ? INT64_MIN : j->row.key;
-    w->top_seq = first ? 0 : j->row.seq;
+    if (w->top.key == INT64_MIN)
+        return rows_end(p, false);
+    if (!is_ended(&w->top))
+        n = lower_bound(p->model.rows, w->top.key, w->top.seq);
+    else if (rows_both(p))
+        n = rows_done(p, lower_bound(p->model.ended, w->top.key, 0), false);
+    else
+        n = lower_bound(p->model.ended, w->top.key, 0);
+    return n ? n : rows_end(p, true);
+}
+
+static void list_set_top(struct window *w, struct program *p,
+                         const struct node *n) {
+    bool first = !n || n == rows_end(p, false);
+
+    w->top.key = first ? INT64_MIN : n->key;
+    w->top.seq = first ? 0 : n->seq;
 }
 
 /* The row at the top: what is below fills the window, and what a key has
  * selected is to be seen. */
-static struct job *list_place(struct window *w, struct model *m) {
-    struct job *lowest = row_step(m, row_last(m), 1 - w->rows);
-    struct job *top = list_top(w, m);
-    struct job *selected = m->selected;
-    struct job *highest = NULL;
+static struct node *list_place(struct window *w, struct program *p) {
+    struct node *lowest = row_step(p, rows_end(p, true), 1 - w->rows);
+    struct node *selected = rows_selected(p);
+    struct node *top = list_top(w, p);
+    struct node *highest;
 
     if (w->reveal && selected && top) {
-        highest = row_step(m, selected, 1 - w->rows);
-        if (node_before(&selected->row, &top->row))
+        highest = row_step(p, selected, 1 - w->rows);
+        if (row_above(selected, top))
             top = selected;
-        else if (node_before(&top->row, &highest->row))
+        else if (row_above(top, highest))
             top = highest;
     }
     w->reveal = false;
-    if (!top || (lowest && node_before(&lowest->row, &top->row)))
+    if (!top || (lowest && row_above(lowest, top)))
         top = lowest;
-    list_set_top(w, m, top);
+    list_set_top(w, p, top);
     return top;
+}
+
+/* The number of the first download that there is, and how many numbers there
+ * are. */
+static double number_span(struct model *m, int64_t *first) {
+    *first = row_only(m) ? row_only(m)->id.key : 0;
+    return (double)((int64_t)m->last_number - *first + 1);
 }
 
 /* How many rows stand before it? Of very many it is a guess, by their numbers,
  * when neither end is near. */
-static int64_t rows_before(struct model *m, struct job *row) {
-    int64_t all = (int64_t)m->count;
-    struct job *up = row;
-    struct job *down = row;
-    struct job *oldest = row_only(m);
-    double span = (double)((int64_t)m->last_number - oldest->id.key + 1);
+static int64_t count_before(struct program *p, struct node *row) {
+    int64_t all = (int64_t)rows_count(p);
+    struct node *up = row;
+    struct node *down = row;
+    int64_t first;
+    double span = number_span(&p->model, &first);
+    double part;
 
     for (int64_t n = 0; n < WALK_MOST; n++) {
-        up = row_before(m, up);
+        up = rows_before(p, up);
         if (!up)
             return n;
-        down = row_after(m, down);
+        down = rows_after(p, down);
         if (!down)
             return all - n - 1;
     }
-    all -= 2 * (int64_t)WALK_MOST;
-    return WALK_MOST + (int64_t)((double)(row->id.key - oldest->id.key) / span *
-                                 (double)all);
+    if (is_ended(row))
+        return all - WALK_MOST;
+    part = (double)(row_job(row)->id.key - first) / span;
+    return WALK_MOST + (int64_t)(part * (double)(all - 2 * (int64_t)WALK_MOST));
 }
 
 /* The other way: the row that so many stand before. */
-static struct job *row_at(struct model *m, int64_t n) {
-    int64_t all = (int64_t)m->count;
-    struct job *oldest = row_only(m);
-    double span = (double)((int64_t)m->last_number - oldest->id.key + 1);
+static struct node *row_at(struct program *p, int64_t n) {
+    int64_t all = (int64_t)rows_count(p);
     struct node *found;
+    int64_t first;
+    double span = number_span(&p->model, &first);
     double part;
 
     if (n <= WALK_MOST)
-        return row_step(m, row_first(m), n);
+        return row_step(p, rows_end(p, false), n);
     if (n >= all - WALK_MOST)
-        return row_step(m, row_last(m), n + 1 - all);
+        return row_step(p, rows_end(p, true), n + 1 - all);
     part = (double)(n - WALK_MOST) / (double)(all - 2 * (int64_t)WALK_MOST);
-    found = lower_bound(m->jobs, oldest->id.key + (int64_t)(part * span), 0);
-    return found ? container_of(found, struct job, id) : row_last(m);
+    found = lower_bound(p->model.jobs, first + (int64_t)(part * span), 0);
+    if (!found)
+        return rows_end(p, true);
+    return &container_of(found, struct job, id)->row;
 }
 
 static int draw_list(struct program *p, struct window *w, struct out *o) {
-    struct model *m = &p->model;
-    struct job *top;
+    struct node *selected = rows_selected(p);
+    struct node *row;
     int n = 0;
 
-    if (!m->selected || !p->view->chosen)
-        m->selected = row_first(m);
-    top = list_place(w, m);
-    w->scroll.all = (int64_t)m->count;
-    if (top && w->scroll.all > w->rows)
-        w->scroll.first = rows_before(m, top);
-    for (; top && n < w->rows; top = row_after(m, top)) {
-        draw_row(p, o, top, w->columns);
+    if (selected && is_ended(selected) && rows_both(p))
+        selected = rows_done(p, selected, false);
+    if (!selected || !p->view->chosen)
+        selected = rows_end(p, false);
+    rows_select(p, selected);
+    row = list_place(w, p);
+    w->scroll.all = (int64_t)rows_count(p);
+    if (row && w->scroll.all > w->rows)
+        w->scroll.first = count_before(p, row);
+    for (; row && n < w->rows; row = rows_after(p, row)) {
+        if (is_ended(row))
+            draw_ended(p, o, ended_of(row), w->columns);
+        else
+            draw_row(p, o, row_job(row), w->columns);
         out_puts(o, "\n");
         n++;
     }
@@ -13954,7 +14565,10 @@ static void draw_top(struct program *p, struct window *w, struct out *o) {
         draw_prompt(p, o, columns);
         out_puts(o, "\n");
     } else
-        draw_hint(o, DIM, "Enter a URL or a command", columns);
+        draw_hint(o, DIM,
+                  v->ended ? "What has ended; d: back to all"
+                           : "Enter a URL or a command",
+                  columns);
 }
 
 /* Rows come first: what was said has a fifth of the lines at most, and a page
@@ -14032,8 +14646,8 @@ static void scroll_to(struct program *p, int64_t first) {
         w->page_top = w->page_from;
         for (; first > 0; first--)
             w->page_top = said_ahead(w, w->page_top);
-    } else if (p->model.count > 0)
-        list_set_top(w, &p->model, row_at(&p->model, first));
+    } else if (rows_count(p) > 0)
+        list_set_top(w, p, row_at(p, first));
 }
 
 /* Some lines on, or back: exactly so many, of however many. */
@@ -14042,9 +14656,8 @@ static void scroll_by(struct program *p, int by) {
 
     if (w->paged)
         scroll_to(p, w->scroll.first + by);
-    else if (p->model.count > 0)
-        list_set_top(w, &p->model,
-                     row_step(&p->model, list_top(w, &p->model), by));
+    else if (rows_count(p) > 0)
+        list_set_top(w, p, row_step(p, list_top(w, p), by));
 }
 
 static void scroll_drag(struct program *p, int y) {
@@ -14221,12 +14834,14 @@ static void copy(struct program *p, int which, Time time) {
     struct window *w = &window;
     struct prompt *e = &p->view->prompt;
     struct range range = selected(e);
-    const struct job *j = p->model.selected;
+    struct node *n = rows_selected(p);
     const char *url = "";
     char *text;
 
-    if (which == COPIED_CLIPBOARD && j)
-        url = job_info(&p->model, j).url;
+    if (which == COPIED_CLIPBOARD && n && is_ended(n))
+        url = ended_of(n)->r.url;
+    else if (which == COPIED_CLIPBOARD && n)
+        url = job_info(&p->model, row_job(n)).url;
     text = p->prompting ? strndup(e->text + range.at, range.n) : strdup(url);
     if (!text || !*text) {
         free(text);
@@ -14378,52 +14993,156 @@ static void window_text(struct view *v, const char *text, int n, bool latin1) {
         key_put(v, (unsigned char)text[i]);
 }
 
+/* -- opening what is done -------------------------------------------------- */
+
+/* In the child: nothing of ours is left to it but the environment. */
+static void opener_run(const char *path) {
+    struct sigaction usual = {.sa_handler = SIG_DFL};
+    sigset_t none;
+    int null;
+
+    setsid();
+    sigaction(SIGPIPE, &usual, NULL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    for (int fd = 0; fd < FD_SETSIZE; fd++)
+        close(fd);
+    null = open("/dev/null", O_RDWR); /* that is 0 */
+    if (null == 0 && dup(null) == 1 && dup(null) == 2)
+        execlp("xdg-open", "xdg-open", path, (char *)NULL);
+    _exit(127);
+}
+
+/* Look after those that open something: one that ends badly is told of. */
+static void opener_look(struct fetcher *f, void *arg) {
+    struct program *p = arg;
+    bool left = false;
+    int status;
+
+    for (int i = 0; i < OPENERS; i++) {
+        pid_t *pid = &window.opener[i];
+
+        if (*pid == 0)
+            continue;
+        if (waitpid(*pid, &status, WNOHANG) != *pid) {
+            left = true;
+            continue;
+        }
+        *pid = 0;
+        if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+            complain(&p->console, "xdg-open", "it can't open that");
+    }
+    if (left)
+        (void)fetcher_timer(f, TICK_MS, opener_look, p);
+}
+
+/* A name that begins with a '-' is no option. */
+static void opener_start(struct program *p, const char *path) {
+    bool rooted = path && path[0] == '/';
+    char *name = path ? text_join(rooted ? "" : "./", path) : NULL;
+    int i = 0;
+
+    while (i < OPENERS && window.opener[i] != 0)
+        i++;
+    if (!name || access(name, F_OK) < 0)
+        complain(&p->console, path ? path : "", "there is no such file");
+    else if (i == OPENERS)
+        complain(&p->console, path, "too many are being opened");
+    else {
+        window.opener[i] = fork();
+        if (window.opener[i] == 0)
+            opener_run(name);
+        if (window.opener[i] < 0)
+            window.opener[i] = 0;
+        (void)fetcher_timer(p->f, TICK_MS, opener_look, p);
+    }
+    free(name);
+}
+
 /* -- the menu -------------------------------------------------------------- */
 
 /* The row at this height; NULL: there is none. */
-static struct job *row_under(struct program *p, int y) {
+static struct node *row_under(struct program *p, int y) {
     struct window *w = &window;
     int row = (y - line_y(w, 1)) / w->line;
 
     if (w->paged || y < line_y(w, 1) || row >= p->view->count)
         return NULL;
-    return row_step(&p->model, list_top(w, &p->model), row);
+    return row_step(p, list_top(w, p), row);
 }
 
-static void row_select(struct program *p, struct job *j) {
+static void row_choose(struct program *p, struct node *n) {
     p->prompting = false;
     p->view->chosen = true;
-    p->model.selected = j;
+    rows_select(p, n);
 }
 
-enum on { GOES = 1, PAUSED = 2, FAILED = 4, NO_ROW = 8 };
+static int64_t row_number(const struct node *n) {
+    if (is_ended(n))
+        return container_of(n, struct ended, row)->number;
+    return container_of(n, struct job, row)->id.key;
+}
+
+enum on {
+    GOES = 1,
+    PAUSED = 2,
+    FAILED = 4,
+    DONE = 8,
+    NO_ROW = 16,
+    ENDED = 32,    /* there is something that has ended, ... */
+    CANCELLED = 64 /* ... or that was cancelled */
+};
 
 /* What may be done there, and the key that does it. */
 static const struct {
     const char *text;
     const char *key;
-    int code;
-    unsigned on; /* which rows */
+    int code;    /* of the key; 0: it is a command */
+    unsigned on; /* where: one of these is enough */
 } menu_items[] = {
+    {"Open", "Return", '\r', DONE},
     {"Pause", "p", 'p', GOES},
     {"Go on", "p", 'p', PAUSED},
     {"Try again", "r", 'r', FAILED},
     {"Put first", "f", 'f', GOES | PAUSED},
     {"Cancel", "c", 'c', GOES | PAUSED},
-    {"Forget", "c", 'c', FAILED},
-    {"Copy the URL", "Ctrl+C", CTRL('c'), GOES | PAUSED | FAILED},
+    {"Take off the list", "c", 'c', FAILED | DONE},
+    {"Copy the URL", "Ctrl+C", CTRL('c'), GOES | PAUSED | FAILED | DONE},
     {"Paste", "Ctrl+V", CTRL('v'), NO_ROW},
+    {"Undo cancel", "u", 'u', CANCELLED},
+    {"Clear what has ended", "", 0, ENDED},
     {"What was said", "F2", XK_F2, NO_ROW},
     {"Keys and commands", "F1", XK_F1, NO_ROW},
     {"Quit", "q", 'q', NO_ROW},
 };
 
-static unsigned menu_on(struct model *m, const struct job *j) {
-    if (!j)
-        return NO_ROW;
-    if (j->failed)
-        return FAILED;
-    return job_info(m, j).state == FETCHER_PAUSED ? PAUSED : GOES;
+/* A key for the rows: what is done it opens. */
+static void window_row_key(struct program *p, int key) {
+    struct node *n = rows_selected(p);
+
+    if (key == '\r' && n && is_ended(n) && !ended_of(n)->r.code)
+        opener_start(p, ended_of(n)->r.path);
+    else
+        key_put(p->view, key);
+}
+
+static unsigned menu_on(struct model *m, struct node *n) {
+    unsigned on = NO_ROW;
+    bool failed;
+
+    if (n) {
+        failed = is_ended(n) ? ended_of(n)->r.code : row_job(n)->failed != NULL;
+        if (failed)
+            return FAILED;
+        if (is_ended(n))
+            return DONE;
+        return job_info(m, row_job(n)).state == FETCHER_PAUSED ? PAUSED : GOES;
+    }
+    if (m->ended_count > 0)
+        on |= ENDED;
+    if (m->cancelled_count > 0)
+        on |= CANCELLED;
+    return on;
 }
 
 static void menu_show(struct window *w) {
@@ -14465,14 +15184,14 @@ static void menu_close(struct window *w) {
 static void menu_open(struct program *p, int x, int y) {
     struct window *w = &window;
     struct menu *m = &w->menu;
-    struct job *j = row_under(p, y);
-    unsigned on = menu_on(&p->model, j);
+    struct node *n = row_under(p, y);
+    unsigned on = menu_on(&p->model, n);
     int width = MENU_COLUMNS * w->cell;
     int height;
 
-    m->row = j ? j->id.key : 0;
-    if (j)
-        row_select(p, j);
+    m->row = n ? row_number(n) : 0;
+    if (n)
+        row_choose(p, n);
     m->items = 0;
     for (size_t i = 0; i < COUNT_OF(menu_items); i++) {
         if (menu_items[i].on & on)
@@ -14506,27 +15225,27 @@ static void menu_point(struct window *w, int item) {
     menu_show(w);
 }
 
-/* Its row may have ended meanwhile: then there is nothing to do. */
+/* Its row may be another by now: then there is nothing to do. */
 static void menu_take(struct program *p, int item, Time time) {
     struct window *w = &window;
-    struct model *m = &p->model;
-    struct node *row = tree_find(m->jobs, (uint64_t)w->menu.row);
+    struct node *row = rows_selected(p);
     int code;
 
     menu_close(w);
-    if (item < 0 || (w->menu.row && !row))
+    if (item < 0 || (w->menu.row && (!row || row_number(row) != w->menu.row)))
         return;
-    if (row)
-        row_select(p, container_of(row, struct job, id));
     code = menu_items[w->menu.item[item]].code;
+    w->since = w->said.used;
+    p->prompting = p->prompting && !w->menu.row;
     if (code == XK_F1)
         page_help(p);
     else if (code == XK_F2)
         page_said(p);
+    else if (code == 0)
+        (void)submit(p, "clear", "");
     else if (!window_shortcut(p, code, time)) {
-        w->since = w->said.used;
         p->prompting = false;
-        key_put(p->view, code);
+        window_row_key(p, code);
     }
 }
 
@@ -14589,6 +15308,8 @@ static void window_act(struct program *p, const char *text, int n, int key,
         key_put(p->view, key);
     else if (c == '?' && !p->prompting && !p->view->asking)
         page_help(p);
+    else if (c == '\r' && !p->prompting && !p->view->asking)
+        window_row_key(p, c);
     else if (!window_shortcut(p, c, time))
         window_text(p->view, text, n, !w->ic);
 }
@@ -14645,25 +15366,29 @@ static bool over_said(const struct window *w, int y) {
 }
 
 /* Twice: what one does most with such a row. */
-static void row_click(struct program *p, struct job *j, Time time) {
+static void row_click(struct program *p, struct node *n, Time time) {
     struct window *w = &window;
     bool again =
-        w->clicked_row == j->id.key && time - w->clicked < DOUBLE_CLICK_MS;
+        w->clicked_row == row_number(n) && time - w->clicked < DOUBLE_CLICK_MS;
+    unsigned on = menu_on(&p->model, n);
 
-    row_select(p, j);
-    w->clicked_row = again ? 0 : j->id.key;
+    row_choose(p, n);
+    w->clicked_row = again ? 0 : row_number(n);
     w->clicked = time;
     if (!again)
         return;
     w->since = w->said.used;
-    key_put(p->view, j->failed ? 'r' : 'p');
+    if (on & DONE)
+        window_row_key(p, '\r');
+    else
+        window_row_key(p, on & FAILED ? 'r' : 'p');
     keys_act(p);
 }
 
 static void window_point(struct program *p, const XButtonEvent *e) {
     struct window *w = &window;
     struct prompt *line = &p->view->prompt;
-    struct job *j = row_under(p, e->y);
+    struct node *n = row_under(p, e->y);
 
     if (e->x >= w->width - w->pad && e->y >= line_y(w, 1) &&
         w->scroll.all > w->scroll.shown)
@@ -14674,8 +15399,8 @@ static void window_point(struct program *p, const XButtonEvent *e) {
         w->drag = DRAG_TEXT;
         caret_to(p, e->x);
         line->mark = line->caret;
-    } else if (j)
-        row_click(p, j, e->time);
+    } else if (n)
+        row_click(p, n, e->time);
     else if (over_said(w, e->y))
         page_said(p);
 }
@@ -15602,6 +16327,10 @@ static enum status program_close(struct program *p) {
     fetcher_free(p->f);
     while (m->jobs)
         job_free(p, container_of(m->jobs, struct job, id));
+    while (m->cancelled)
+        cancelled_drop(m, row_job(m->cancelled));
+    while (m->ended)
+        ended_remove(m, ended_of(m->ended));
     if (p->view)
         view_free(p->view);
     if (p->cookies)
