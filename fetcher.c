@@ -8680,6 +8680,9 @@ struct console { /* where lines go */
     struct program *p;
 };
 
+/* In the lines for the window it stands before what a row shows as well. */
+enum { REPORT = 31 };
+
 static void changed(struct console *c) {
     if (c->changed)
         c->changed(c->p);
@@ -8943,6 +8946,13 @@ static void line_end(struct console *c, struct out *o) {
     out_puts(o, "\n");
     out_flush(c->f, o);
     changed(c);
+}
+
+static void report_mark(struct console *c) {
+    char mark = REPORT;
+
+    if (c->windowed && c->above)
+        out_add(c->above, &mark, 1);
 }
 
 /* On a terminal with a view it is plain who speaks. */
@@ -11028,11 +11038,14 @@ static void job_tell(struct program *p, const struct job *j,
     }
     if (p->s.head)
         tell_head(p, r->id);
-    if (r->code && r->code != FETCHER_CANCELLED)
+    if (r->code && r->code != FETCHER_CANCELLED) {
+        report_mark(&p->console);
         complain(&p->console, r->url, r->message);
-    else if (!r->code && !p->s.quiet && !p->s.head &&
-             (!to_stdout || p->s.verbose))
+    } else if (!r->code && !p->s.quiet && !p->s.head &&
+               (!to_stdout || p->s.verbose)) {
+        report_mark(&p->console);
         tell_line(p, o, r);
+    }
 }
 
 /* A row that has failed stays, where somebody may retry it; but not for ever:
@@ -12672,13 +12685,17 @@ static void draw_bar(const struct view *v, struct out *o,
 }
 
 struct columns { /* how much of a row there is room for */
-    bool wide;   /* all of it */
+    bool wide;   /* speed and time, or the state: all of it */
+    bool size;   /* of the file, too */
     int name;
     int bar;  /* 0: none */
     int tail; /* speed and time, or the state */
 };
 
-/* A long number takes from the name. */
+enum { NAME_LEAST = 20, SIZE_COLUMNS = 12 };
+
+/* A long number takes from the name; before the name gets too short the size
+ * goes. */
 static struct columns row_columns(int columns, int number) {
     struct columns w = {.wide = columns > 56};
 
@@ -12690,8 +12707,9 @@ static struct columns row_columns(int columns, int number) {
     w.name = columns - number - 5 - w.tail;
     if (w.bar)
         w.name -= w.bar + 3;
-    if (w.wide)
-        w.name -= 11;
+    w.size = w.wide && w.name >= NAME_LEAST + SIZE_COLUMNS;
+    if (w.size)
+        w.name -= SIZE_COLUMNS;
     return w;
 }
 
@@ -12706,8 +12724,8 @@ static void draw_reason(const struct view *v, struct out *o,
 
     if (w.bar)
         room += w.bar + 2;
-    if (w.wide)
-        room += 11;
+    if (w.size)
+        room += SIZE_COLUMNS;
     out_puts(o, " ");
     put_attr(o, state_colors[i->state]);
     put_padded(v, o, row_state(i, state, sizeof state), room);
@@ -12735,8 +12753,8 @@ static void draw_progress(const struct view *v, struct out *o,
         out_puts(o, " ");
     }
     out_printf(o, " %4s ", share);
-    if (w.wide)
-        out_printf(o, "%10s ", size);
+    if (w.size)
+        out_printf(o, "%10s  ", size);
     if (!chosen || i->state != FETCHER_RUNNING)
         put_attr(o, state_colors[i->state]);
     row_state(i, state, sizeof state);
@@ -12770,6 +12788,35 @@ static void draw_row(struct program *p, struct out *o, struct job *j,
     put_attr(o, PLAIN);
 }
 
+/* Behind the name of what has ended: its size, and how long it took; or what
+ * was wrong, in all the room there is. */
+static void draw_result(const struct view *v, struct out *o,
+                        const struct ended *e, struct columns w) {
+    char state[300];
+    char size[32];
+    int room = w.tail + 4;
+    int gap = 6;
+
+    if (w.bar) {
+        room += w.bar + 3;
+        gap += w.bar + 3;
+    }
+    if (w.size)
+        room += SIZE_COLUMNS;
+    ended_state(e, state, sizeof state);
+    put_attr(o, e->r.code ? RED : DIM);
+    if (e->r.code)
+        out_puts(o, " ");
+    else {
+        out_printf(o, "%*s", gap, "");
+        room = w.tail - 1;
+    }
+    if (!e->r.code && w.size)
+        out_printf(o, "%10s  ",
+                   size_text(size, sizeof size, (double)e->r.bytes));
+    put_padded(v, o, state, room);
+}
+
 static void draw_ended(struct program *p, struct out *o, const struct ended *e,
                        int columns) {
     const struct view *v = p->view;
@@ -12779,20 +12826,16 @@ static void draw_ended(struct program *p, struct out *o, const struct ended *e,
     int n = snprintf(number, sizeof number, "%c%4" PRId64 "  ",
                      chosen ? '>' : ' ', e->number);
     struct columns w = row_columns(columns, n);
-    int room = columns - n - 2;
-    int name = room > 32 ? room / 2 : room;
+    bool narrow = w.name <= 8;
 
-    if (w.bar)
-        name = w.name;
+    if (narrow)
+        w.name = columns > n ? columns - n : 0;
     if (chosen)
         put_attr(o, CHOSEN);
     out_puts(o, number);
-    put_padded(v, o, ended_name(e, text, sizeof text), name);
-    if (room > name) {
-        out_puts(o, "  ");
-        put_attr(o, e->r.code ? RED : DIM);
-        put_padded(v, o, ended_state(e, text, sizeof text), room - name);
-    }
+    put_padded(v, o, ended_name(e, text, sizeof text), w.name);
+    if (!narrow)
+        draw_result(v, o, e, w);
     put_attr(o, PLAIN);
 }
 
@@ -13430,17 +13473,22 @@ static void view_redraw(struct program *p, int unused) {
 }
 
 static const char window_keys[] =
-    "  up down page home end (or j k g G)   choose a row\n"
-    "  p pause or resume   r retry   c cancel   u undo that   f first\n"
-    "  Return opens what is done   d only what has ended, or all   + - more or "
-    "less at a time\n"
-    "  a or : (or Tab) the line above: a URL or a command\n"
-    "  F1 or ? this help   F2 what was said   ctrl+C copy the row's URL   "
-    "q quit\n"
-    "  The right button shows what may be done with a row; twice the left one "
-    "pauses it,\n"
-    "  lets it go on, or opens it. Links may be dropped, or pasted by the "
-    "middle button.\n\n";
+    "  Up Down Page Home End   choose a row; also j k g G\n"
+    "  p                       pause it, or let it go on\n"
+    "  Return, double click    open what is done\n"
+    "  r                       try again\n"
+    "  c                       cancel; take off the list\n"
+    "  u                       undo the last cancel\n"
+    "  f                       put first\n"
+    "  + -                     more, or fewer, at the same time\n"
+    "  d                       only what has ended, or all\n"
+    "  Ctrl+C                  copy the URL\n"
+    "  a : Tab                 to the line above: a URL or a command\n"
+    "  F1 ?                    this page\n"
+    "  F2                      all that was said\n"
+    "  q                       quit\n"
+    "  right click             what may be done, as a menu\n"
+    "  middle click, a drop    URLs from elsewhere\n\n";
 
 static void view_help(struct program *p, int unused) {
     if (p->view->window)
@@ -14047,18 +14095,19 @@ static struct window {
     int graph;   /* its height, or 0 */
     int columns; /* of the grid */
     int lines;
-    bool dead;        /* the server is gone */
-    bool leaving;     /* the window is closed, and we go on */
-    enum drag drag;   /* what the pointer does */
-    int grip;         /* where it holds the scroll bar */
-    Atom wanted;      /* the selection that we have asked for */
-    int64_t graphed;  /* the newest second of the graph; -1: draw it */
-    struct out said;  /* the last lines; those of the last command ... */
-    size_t since;     /* ... begin here */
-    bool paged;       /* a page of them stands in place of the rows: */
-    size_t page_from; /* it begins here, ... */
-    size_t page_top;  /* ... and is shown from here */
-    int rows;         /* lines for rows, or for the page */
+    bool dead;         /* the server is gone */
+    bool leaving;      /* the window is closed, and we go on */
+    enum drag drag;    /* what the pointer does */
+    int grip;          /* where it holds the scroll bar */
+    Atom wanted;       /* the selection that we have asked for */
+    int64_t graphed;   /* the newest second of the graph; -1: draw it */
+    struct out visual; /* a line as the eye goes over it */
+    struct out said;   /* the last lines; those of the last command ... */
+    size_t since;      /* ... begin here */
+    bool paged;        /* a page of them stands in place of the rows: */
+    size_t page_from;  /* it begins here, ... */
+    size_t page_top;   /* ... and is shown from here */
+    int rows;          /* lines for rows, or for the page */
     struct node top; /* the first row that is not before it stands at the top */
     bool reveal;     /* the selected row is to be seen */
     struct scroll scroll;   /* as it is, ... */
@@ -14107,7 +14156,7 @@ static bool font_open(struct window *w, int i) {
     return true;
 }
 
-/* Colored ones are left out: an Xft before 2.3.5 can't draw them. */
+/* An Xft before 2.3.5 can't draw colored ones. */
 static bool font_has(FcPattern *font, uint32_t c) {
     FcCharSet *has;
     FcBool color;
@@ -14115,7 +14164,8 @@ static bool font_has(FcPattern *font, uint32_t c) {
     if (FcPatternGetCharSet(font, FC_CHARSET, 0, &has) != FcResultMatch ||
         !FcCharSetHasChar(has, c))
         return false;
-    return FcPatternGetBool(font, FC_COLOR, 0, &color) != FcResultMatch ||
+    return XftGetVersion() >= 20305 ||
+           FcPatternGetBool(font, FC_COLOR, 0, &color) != FcResultMatch ||
            !color;
 }
 
@@ -14207,6 +14257,11 @@ static void pen_bar(struct pen *pen, uint32_t c) {
     fill(w, INK_BAR, rectangle(pen->x, y, w->cell * eighths / 8, height));
 }
 
+/* What it joins, or selects, we draw one by one. */
+static bool is_joiner(uint32_t c) {
+    return c == 0x200d || (c >= 0xfe00 && c <= 0xfe0f);
+}
+
 static void pen_glyph(struct pen *pen, uint32_t c) {
     struct window *w = pen->w;
     int width = wcwidth((wchar_t)c);
@@ -14218,7 +14273,7 @@ static void pen_glyph(struct pen *pen, uint32_t c) {
         fill(w, INK_TEXT, rectangle(pen->x, pen->y, w->cell / 6 + 1, w->line));
     if (pen->ink == INK_BAR && is_bar(c))
         pen_bar(pen, c);
-    else if (c != ' ')
+    else if (c != ' ' && !is_joiner(c))
         pen->spec[pen->n++] = glyph_spec(w, c, pen->x, pen->y);
     pen->x += width;
 }
@@ -14252,6 +14307,145 @@ static bool draw_line(struct window *w, const char *s, const char *end, int x,
     return true;
 }
 
+/* -- from right to left ----------------------------------------------------
+ * A line reads from left to right, and in it Hebrew, Arabic and the like from
+ * right to left: each run of their letters, and what stands between these, is
+ * turned around. Numbers end a run. Arabic letters get the forms that join
+ * them, which Unicode has as characters; there are no ligatures.
+ */
+
+static bool is_rtl(uint32_t c) {
+    bool digit = (c >= 0x660 && c <= 0x669) || (c >= 0x6f0 && c <= 0x6f9);
+
+    return !digit &&
+           ((c >= 0x590 && c < 0x900) || (c >= 0xfb1d && c < 0xfe00) ||
+            (c >= 0xfe70 && c < 0xff00));
+}
+
+/* How many forms has this letter? They stand one behind the other: alone, at
+ * the end, at the beginning, within. Two: nothing is joined behind it. */
+static int arabic_forms(uint32_t c, uint32_t *first) {
+    static const char forms[] = "12222424244444222244444444" /* 0x621 ... */
+                                "......4444444224";          /* ... 0x64a */
+
+    *first = 0xfe80;
+    if (c < 0x621 || c > 0x64a)
+        return 0;
+    for (uint32_t at = 0x621; at < c; at++)
+        *first +=
+            (uint32_t)(forms[at - 0x621] == '.' ? 0 : forms[at - 0x621] - '0');
+    return forms[c - 0x621] == '.' ? 0 : forms[c - 0x621] - '0';
+}
+
+static const char *char_back(const char *s, const char *begin) {
+    do {
+        s--;
+    } while (s > begin && (*s & 0xc0) == 0x80);
+    return s;
+}
+
+static bool is_mark(const char *s) {
+    uint32_t c = 0;
+
+    return utf8_decode(s, &c) > 0 && wcwidth((wchar_t)c) == 0;
+}
+
+/* How many forms has the letter before, or behind, without marks? */
+static int neighbor_forms(const char *begin, const char *at, const char *end,
+                          bool back) {
+    uint32_t c = 0;
+    uint32_t first;
+
+    do {
+        if (back ? at <= begin : at + utf8_decode(at, &c) >= end)
+            return 0;
+        at = back ? char_back(at, begin) : at + utf8_decode(at, &c);
+    } while (is_mark(at));
+    (void)utf8_decode(at, &c);
+    return c == 0x640 ? 4 : arabic_forms(c, &first);
+}
+
+/* The letter as it is joined to its neighbors, if there is a font for that. */
+static uint32_t arabic_shape(struct window *w, const char *begin,
+                             const char *at, const char *end) {
+    uint32_t c = 0;
+    uint32_t form;
+    int forms;
+
+    (void)utf8_decode(at, &c);
+    forms = arabic_forms(c, &form);
+    if (forms < 2)
+        return c;
+    if (neighbor_forms(begin, at, end, true) == 4)
+        form++;
+    if (forms == 4 && neighbor_forms(begin, at, end, false) > 1)
+        form += 2;
+    return XftCharExists(w->d, font_for(w, form), form) ? form : c;
+}
+
+static void put_turned(struct window *w, struct out *o, const char *begin,
+                       const char *end) {
+    const char *at = end;
+
+    while (at > begin) {
+        const char *from = char_back(at, begin);
+        size_t replaced = 0;
+        uint32_t c;
+
+        while (from > begin && is_mark(from))
+            from = char_back(from, begin);
+        c = arabic_shape(w, begin, from, end);
+        if (c >= 0xfe80 && c < 0xff00) {
+            char form[] = {(char)0xef, (char)(0x80 | (c >> 6 & 63)),
+                           (char)(0x80 | (c & 63))};
+
+            out_add(o, form, sizeof form);
+            replaced = utf8_decode(from, &c);
+        }
+        out_add(o, from + replaced, (size_t)(at - from) - replaced);
+        at = from;
+    }
+}
+
+/* Where a run ends that begins here: behind its last letter. */
+static const char *run_end(const char *s, const char *end) {
+    const char *last = s;
+    uint32_t c = 0;
+
+    for (; s < end; s += utf8_decode(s, &c)) {
+        if (utf8_decode(s, &c) == 0 || (c < 0x80 && isalnum((int)c)) || c < ' ')
+            break;
+        if (c == ' ' && s[1] == ' ')
+            break;
+        if (is_rtl(c) || (is_mark(s) && last == s))
+            last = s + utf8_decode(s, &c);
+        else if (c >= 0x80)
+            break;
+    }
+    return last;
+}
+
+/* The line as the eye goes over it. */
+static void put_visual(struct window *w, struct out *o, const char *s,
+                       size_t n) {
+    const char *end = s + n;
+
+    o->used = 0;
+    while (s < end) {
+        uint32_t c = 0;
+        size_t size = utf8_decode(s, &c);
+        const char *run = size > 0 && is_rtl(c) ? run_end(s, end) : s;
+
+        if (run > s)
+            put_turned(w, o, s, run);
+        else {
+            run = s + (size ? size : 1);
+            out_add(o, s, (size_t)(run - s));
+        }
+        s = run;
+    }
+}
+
 static void copy_out(struct window *w, XRectangle r) {
     XCopyArea(w->d, w->back, w->id, w->gc, r.x, r.y, r.width, r.height, r.x,
               r.y);
@@ -14282,6 +14476,11 @@ static bool show_line(struct window *w, int i, const char *s, size_t n) {
         s += 2;
         n -= 2;
         x += w->cell;
+    }
+    if (i > 0) { /* what is edited stays as it is typed */
+        put_visual(w, &w->visual, s, n);
+        s = w->visual.data;
+        n = w->visual.used;
     }
     whole = draw_line(w, s, s + n, x, y);
     copy_out(w, rectangle(edge, y, w->width - 2 * edge, w->line));
@@ -14322,20 +14521,50 @@ static void show_graph(struct model *m, struct window *w) {
 
 /* -- the picture ----------------------------------------------------------- */
 
-/* Lines of what was said: the one before this place, but none before `from`,
- * and the one behind. */
-static size_t said_back(const struct window *w, size_t at, size_t from) {
-    if (at > from)
-        at--; /* the end of that line */
-    while (at > from && w->said.data[at - 1] != '\n')
+/* Where the last word before this place ends, if it is not far away. */
+static size_t word_end(const char *s, size_t begin, size_t end) {
+    size_t at = end;
+
+    while (at > begin && s[at] != ' ')
         at--;
+    return at > begin + (end - begin) / 2 ? at : end;
+}
+
+/* Where the line of what was said ends that is shown from there: in the page
+ * a long one goes on in the next. */
+static size_t said_end(const struct window *w, size_t at) {
+    const char *s = w->said.data;
+    size_t begin = at;
+    int width = 0;
+
+    while (at < w->said.used && s[at] != '\n') {
+        struct glyph g = {.bytes = 1};
+
+        if (w->paged && s[at] != REPORT)
+            g = glyph_at(&the_view, s + at);
+        width += g.columns;
+        if (width > w->columns && at > begin)
+            return word_end(s, begin, at);
+        at += g.bytes;
+    }
     return at;
 }
 
 static size_t said_ahead(const struct window *w, size_t at) {
-    while (at < w->said.used && w->said.data[at] != '\n')
-        at++;
-    return at < w->said.used ? at + 1 : at;
+    at = said_end(w, at);
+    return at < w->said.used && w->said.data[at] == '\n' ? at + 1 : at;
+}
+
+/* The line before this place, but none before `from`. */
+static size_t said_back(const struct window *w, size_t at, size_t from) {
+    size_t begin = at > from ? at - 1 : from;
+    size_t next;
+
+    while (begin > from && w->said.data[begin - 1] != '\n')
+        begin--;
+    while ((next = said_ahead(w, begin)) < at)
+        begin = next;
+    return begin;
 }
 
 static int said_count(const struct window *w, size_t at, size_t end) {
@@ -14346,7 +14575,7 @@ static int said_count(const struct window *w, size_t at, size_t end) {
     return n;
 }
 
-/* Where the last lines begin, of what the last command brought. */
+/* Where the last lines begin. */
 static size_t said_last(const struct window *w, int lines, size_t from) {
     size_t at = w->said.used;
 
@@ -14355,22 +14584,51 @@ static size_t said_last(const struct window *w, int lines, size_t from) {
     return at;
 }
 
+static void draw_said_line(struct program *p, struct out *o,
+                           enum attribute attr, char *s) {
+    bool bad;
+
+    if (*s == REPORT) {
+        attr = DIM;
+        s++;
+    }
+    bad = strncmp(s, "fetcher: ", 9) == 0;
+    put_attr(o, bad ? RED : attr);
+    put_padded(p->view, o, bad ? s + 9 : s, window.columns);
+    out_puts(o, "\n");
+}
+
 static void draw_said(struct program *p, struct out *o, enum attribute attr,
                       size_t from, int lines) {
     struct window *w = &window;
 
     for (; lines > 0 && from < w->said.used; lines--) {
-        size_t end = said_ahead(w, from);
-        char *s = w->said.data + from;
-        bool bad = strncmp(s, "fetcher: ", 9) == 0;
+        size_t end = said_end(w, from);
+        char behind = w->said.data[end];
 
-        s[end - from - 1] = '\0';
-        put_attr(o, bad ? RED : attr);
-        put_padded(p->view, o, bad ? s + 9 : s, w->columns);
-        out_puts(o, "\n");
-        s[end - from - 1] = '\n';
-        from = end;
+        w->said.data[end] = '\0';
+        draw_said_line(p, o, attr, w->said.data + from);
+        w->said.data[end] = behind;
+        from = said_ahead(w, from);
     }
+}
+
+/* The last answers to the last command, without what the rows show: for the
+ * lines beside these. Returns how many lines. */
+static int draw_answers(struct program *p, struct out *o, int most) {
+    struct window *w = &window;
+    size_t at[SAID_LINES];
+    size_t from = w->said.used;
+    int n = 0;
+
+    while (n < most && from > w->since) {
+        from = said_back(w, from, w->since);
+        if (w->said.data[from] != REPORT)
+            at[n++] = from;
+    }
+    for (int i = n - 1; o && i >= 0; i--)
+        draw_said(p, o, DIM, at[i], 1);
+    return n;
 }
 
 /* All that was said, or what help or the like has brought. */
@@ -14576,8 +14834,7 @@ static void draw_top(struct program *p, struct window *w, struct out *o) {
 static void window_compose(struct program *p, struct window *w, struct out *o) {
     int room = w->lines - 2;
     int most = room / 5 < SAID_LINES ? room / 5 : SAID_LINES;
-    size_t last = said_last(w, w->paged ? 0 : most, w->since);
-    int said = said_count(w, last, w->said.used);
+    int said = draw_answers(p, NULL, w->paged ? 0 : most);
     int n;
 
     o->used = 0;
@@ -14594,7 +14851,7 @@ static void window_compose(struct program *p, struct window *w, struct out *o) {
     }
     for (; n < room - said; n++)
         out_puts(o, "\n");
-    draw_said(p, o, DIM, last, said);
+    (void)draw_answers(p, o, said);
     draw_totals(p, o, w->columns);
     out_puts(o, "\n");
 }
@@ -14754,8 +15011,7 @@ static void window_resize(struct view *v, struct window *w) {
     v->redraw = false;
 }
 
-/* What was said goes to the standard output as well. The last lines end with a
- * NUL behind them. */
+/* The last lines end with a NUL behind them. */
 static void said_add(struct window *w, const struct out *log) {
     struct out *said = &w->said;
 
@@ -14813,13 +15069,27 @@ static bool window_paint(struct program *p, struct window *w) {
 
 static void window_events(struct fetcher *f, int fd, int events, void *arg);
 
-static void window_show(struct program *p) {
+/* What was said goes to the standard output as well. */
+static void window_log(struct program *p) {
     struct view *v = p->view;
+    const char *s = v->log.data;
+    size_t at = 0;
 
-    out_add(v->out, v->log.data, v->log.used);
-    out_flush(p->f, v->out);
     said_add(&window, &v->log);
+    while (at < v->log.used) {
+        size_t n = 0;
+
+        while (at + n < v->log.used && s[at + n] != REPORT)
+            n++;
+        out_add(v->out, s + at, n);
+        at += n + 1;
+    }
     v->log.used = 0;
+    out_flush(p->f, v->out);
+}
+
+static void window_show(struct program *p) {
+    window_log(p);
     if (!window_paint(p, &window))
         frame_at(p, fetcher_now(p->f) + TICK_MS);
     window_events(p->f, 0, 0, p);
@@ -15036,26 +15306,40 @@ static void opener_look(struct fetcher *f, void *arg) {
         (void)fetcher_timer(f, TICK_MS, opener_look, p);
 }
 
-/* A name that begins with a '-' is no option. */
-static void opener_start(struct program *p, const char *path) {
-    bool rooted = path && path[0] == '/';
-    char *name = path ? text_join(rooted ? "" : "./", path) : NULL;
+/* What speaks against opening this file? NULL: nothing. */
+static const char *opener_fork(const char *name) {
+    pid_t *pid = window.opener;
     int i = 0;
 
-    while (i < OPENERS && window.opener[i] != 0)
+    while (i < OPENERS && pid[i] != 0)
         i++;
-    if (!name || access(name, F_OK) < 0)
-        complain(&p->console, path ? path : "", "there is no such file");
-    else if (i == OPENERS)
-        complain(&p->console, path, "too many are being opened");
-    else {
-        window.opener[i] = fork();
-        if (window.opener[i] == 0)
-            opener_run(name);
-        if (window.opener[i] < 0)
-            window.opener[i] = 0;
+    if (i == OPENERS)
+        return "too many are being opened";
+    if (access(name, F_OK) < 0)
+        return strerror(errno);
+    pid[i] = fork();
+    if (pid[i] == 0)
+        opener_run(name);
+    if (pid[i] > 0)
+        return NULL;
+    pid[i] = 0;
+    return strerror(errno);
+}
+
+/* A name that begins with a '-' is no option. */
+static void opener_start(struct program *p, const char *path) {
+    const char *fault = "it is in no file";
+    char *name = NULL;
+
+    if (path)
+        name = text_join(path[0] == '/' ? "" : "./", path);
+
+    if (name)
+        fault = opener_fork(name);
+    if (fault)
+        complain(&p->console, path ? path : "", fault);
+    else
         (void)fetcher_timer(p->f, TICK_MS, opener_look, p);
-    }
     free(name);
 }
 
@@ -15663,9 +15947,11 @@ static void window_off(struct program *p) {
         XDestroyWindow(w->d, w->id);
         XFlush(w->d);
     }
+    window_log(p);
     view_off(p); /* tty.fd is no terminal, so nothing is sent there */
     close(tty.fd);
     free(w->said.data);
+    free(w->visual.data);
     free(w->copied[COPIED_PRIMARY]);
     free(w->copied[COPIED_CLIPBOARD]);
 }
@@ -15873,7 +16159,6 @@ static enum status window_open(struct program *p) {
         fetcher_watch(p->f, tty.fd, FETCHER_READ, window_events, p) < 0)
         return refuse(BAD_USAGE, "cannot open a window: %s", strerror(errno));
     window_begin(p);
-    said_add(w, &p->view->log);
     frame_at(p, fetcher_now(p->f));
     return ALL_DONE;
 }
