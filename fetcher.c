@@ -15029,9 +15029,10 @@ static void said_add(struct window *w, const struct out *log) {
 }
 
 /* A line that the server does not take is tried again later: it is still
- * marked as old. */
+ * marked as old. New fonts take their time, so it is for a slice. */
 static bool show_lines(struct view *v, struct window *w) {
     const char *s = v->picture.data;
+    usec end = clock_us() + SLICE_INPUT_US;
 
     for (int i = 0; i < w->lines; i++) {
         size_t n = strcspn(s, "\n");
@@ -15040,7 +15041,7 @@ static bool show_lines(struct view *v, struct window *w) {
         if (v->shown[i] != hash) {
             bool whole = server_listens(w) && show_line(w, i, s, n);
             v->shown[i] = whole ? hash : 0;
-            if (!whole)
+            if (!whole || (clock_us() >= end && i < w->lines - 1))
                 return false;
         }
         s += n + 1;
@@ -15091,7 +15092,8 @@ static void window_log(struct program *p) {
 static void window_show(struct program *p) {
     window_log(p);
     if (!window_paint(p, &window))
-        frame_at(p, fetcher_now(p->f) + TICK_MS);
+        frame_at(p,
+                 fetcher_now(p->f) + (server_listens(&window) ? 0 : TICK_MS));
     window_events(p->f, 0, 0, p);
     wake(p); /* the log has room again */
 }
