@@ -7996,13 +7996,16 @@ int fetcher_limit(struct fetcher *f, int total, int per_host,
 
 /* -- questions ------------------------------------------------------------- */
 
-/* Bytes a second. Who is silent for long has a speed that decays. */
+/* Bytes a second: of the last full second, or of the first that isn't full. Who
+ * is silent for long has a speed that decays. */
 static int64_t speed_of(const struct fetcher *f, const struct transfer *t) {
-    usec silence = f->loop.now - t->speed_since;
+    usec elapsed = f->loop.now - t->speed_since;
 
     if (!t->in_flight)
         return 0;
-    return silence < 2000000 ? t->speed : t->speed_bytes * 1000000 / silence;
+    if (elapsed < 200000 || (t->speed && elapsed < 2000000))
+        return t->speed;
+    return t->speed_bytes * 1000000 / elapsed;
 }
 
 /* To the next attempt or round; -1: none. */
@@ -8285,6 +8288,7 @@ struct model {
     int64_t sampled;       /* when a speed was last taken, in ms */
     int64_t received;      /* bytes until then */
     int64_t speed[SPEEDS]; /* bytes in a second, the newest first */
+    int64_t limit;         /* bytes a second; 0: any */
 };
 
 /* Has it been read in a session, and not yet been started? */
@@ -8454,13 +8458,20 @@ static void ended_add(struct model *m, int64_t number,
         ended_remove(m, ended_of(tree_bound(m->ended, 0, 0, true)));
 }
 
-/* What is tried again has not failed. */
-static void ended_forget(struct model *m, int64_t number) {
+/* What came of a download last; NULL: that isn't known. */
+static struct ended *ended_find(struct model *m, int64_t number) {
     struct ended *e = ended_first(m);
 
-    while (e && (e->number != number || !e->r.code))
+    while (e && e->number != number)
         e = ended_of(tree_next(m->ended, &e->row));
-    if (e)
+    return e;
+}
+
+/* What is tried again has not failed. */
+static void ended_forget(struct model *m, int64_t number) {
+    struct ended *e = ended_find(m, number);
+
+    if (e && e->r.code)
         ended_remove(m, e);
 }
 
@@ -8478,8 +8489,11 @@ static struct fetcher_info job_info(struct model *m, const struct job *j) {
                                 .total = -1,
                                 .wait_ms = -1};
 
-    if (j->transfer && fetcher_info(m->f, j->transfer, &info) == 0)
+    if (j->transfer && fetcher_info(m->f, j->transfer, &info) == 0) {
+        if (m->limit && info.speed > m->limit)
+            info.speed = m->limit; /* it was measured before */
         return info;
+    }
     if (j->failed) {
         info.url = j->failed;
         info.message = info.url + strlen(info.url) + 1;
@@ -8567,13 +8581,16 @@ static const char *row_state(const struct fetcher_info *i, char *to,
 /* The same of what has ended. */
 static const char *ended_state(const struct ended *e, char *to, size_t room) {
     const struct fetcher_result *r = &e->r;
+    char size[32];
 
     if (r->code)
         snprintf(to, room, "failed: %s", r->message);
     else if (!r->changed)
         snprintf(to, room, "%s", r->attempts ? "unchanged" : "exists, skipped");
     else
-        snprintf(to, room, "done in %.2f s", (double)r->total_us / 1000000);
+        snprintf(to, room, "done: %s in %.2f s",
+                 size_text(size, sizeof size, (double)r->bytes),
+                 (double)r->total_us / 1000000);
     return to;
 }
 
@@ -8598,7 +8615,8 @@ static void speed_sample(struct model *m, int64_t received) {
     m->received = received;
 }
 
-/* The mean of those of the last three seconds that brought anything. */
+/* The mean of those of the last three seconds that brought anything; a limit
+ * that is new counts at once. */
 static double speed_recent(const struct model *m) {
     double sum = 0;
     int seconds = 0;
@@ -8608,7 +8626,9 @@ static double speed_recent(const struct model *m) {
         if (m->speed[i])
             seconds++;
     }
-    return seconds ? sum / seconds : 0;
+    if (seconds)
+        sum /= seconds;
+    return m->limit && sum > (double)m->limit ? (double)m->limit : sum;
 }
 
 /* Seconds left, at the recent speed: for what is known of those that run, and
@@ -11659,6 +11679,7 @@ static void do_limit(struct program *p, char **word) {
         return;
     }
     (void)fetcher_limit(p->f, 0, 0, rate ? rate : -1);
+    p->model.limit = rate;
     if (rate)
         reply(p, 0, "%s a second", size_text(size, sizeof size, (double)rate));
     else
@@ -11684,7 +11705,7 @@ static void put_stats(struct program *p, struct out *o) {
     else
         out_printf(o,
                    "%" PRIu64 " done, %" PRIu64 " failed, %s in %.2f s; "
-                   "%" PRIu64 " turns, longest wait %.2f ms (%s), 99%% below "
+                   "%" PRIu64 " turns, deaf at most %.2f ms (%s), 99%% below "
                    "%.2f ms\n",
                    st.done, st.failed,
                    size_text(size, sizeof size, (double)st.received), seconds,
@@ -11726,7 +11747,6 @@ static void list_ended(struct program *p, const struct ended *e) {
     const struct fetcher_result *r = &e->r;
     struct out *o = line_out(&p->console, false);
     char state[300];
-    char size[32];
     char name[300];
 
     ended_name(e, name, sizeof name);
@@ -11740,7 +11760,7 @@ static void list_ended(struct program *p, const struct ended *e) {
     } else {
         out_printf(o, "%5" PRId64 "  ", e->number);
         out_text(o, name);
-        out_printf(o, "  %s  ", size_text(size, sizeof size, (double)r->bytes));
+        out_puts(o, "  ");
         out_said(o, ended_state(e, state, sizeof state));
         out_puts(o, "\n");
     }
@@ -11789,9 +11809,86 @@ static void do_list(struct program *p, char **word) {
                                   .next = INT64_MAX,
                                   .failed = failed};
     else if (word[1])
-        reject(p, "not done or failed: %s", word[1]);
+        reject(p, "list what? done or failed, not %s", word[1]);
     else
         p->sweep = (struct sweep){.command = &all_listed, .step = sweep_jobs};
+}
+
+/* All of a row, in lines of their own. */
+static void show_job(struct program *p, struct job *j) {
+    struct fetcher_info i = job_info(&p->model, j);
+    struct out *o = line_out(&p->console, false);
+    char state[300];
+    char bytes[32];
+    char total[32] = "?";
+
+    if (i.total >= 0)
+        size_text(total, sizeof total, (double)i.total);
+    out_printf(o, "%5" PRId64 "  ", j->id.key);
+    out_said(o, i.url);
+    if (i.path || j->name) {
+        out_puts(o, "\n       file ");
+        out_text(o, i.path ? i.path : j->name);
+    }
+    out_puts(o, "\n       ");
+    out_said(o, row_state(&i, state, sizeof state) + strspn(state, " "));
+    out_printf(o, "\n       %s of %s; attempts %d, status %d\n",
+               size_text(bytes, sizeof bytes, (double)i.bytes), total,
+               i.attempts, i.status);
+}
+
+static void show_ended(struct program *p, const struct ended *e) {
+    const struct fetcher_result *r = &e->r;
+    struct out *o = line_out(&p->console, false);
+    char state[300];
+    char size[32];
+
+    out_printf(o, "%5" PRId64 "  ", e->number);
+    out_said(o, r->url);
+    if (strcmp(r->final_url, r->url) != 0) {
+        out_puts(o, "\n       led to ");
+        out_said(o, r->final_url);
+    }
+    if (r->path) {
+        out_puts(o, "\n       file ");
+        out_text(o, file_of(r));
+    }
+    out_puts(o, "\n       ");
+    out_said(o, ended_state(e, state, sizeof state));
+    out_printf(o, "\n       status %d, attempts %d, %s there\n", r->status,
+               r->attempts, size_text(size, sizeof size, (double)r->bytes));
+    out_printf(o,
+               "       ms: lookup %.1f, connect %.1f, TLS %.1f, "
+               "first byte %.1f, all %.1f\n",
+               MS(r->lookup_us), MS(r->connect_us), MS(r->tls_us),
+               MS(r->first_byte_us), MS(r->total_us));
+    if (*e->retry_after) {
+        out_puts(o, "       the server says Retry-After: ");
+        out_said(o, e->retry_after);
+        out_puts(o, "\n");
+    }
+}
+
+/* What is there of it, and what came of it last. */
+static void do_show(struct program *p, char **word) {
+    const char *end = word[1];
+    int64_t number = text_number(&end);
+    struct ended *e = *end ? NULL : ended_find(&p->model, number);
+    struct node *n = *end ? NULL : tree_find(p->model.jobs, (uint64_t)number);
+    struct job *j = n ? container_of(n, struct job, id) : NULL;
+
+    if (!j && !e)
+        reject(p, "there is no download %s", word[1]);
+    else if (p->s.json && j)
+        (void)list_job(p, j);
+    else if (p->s.json)
+        list_ended(p, e);
+    else {
+        if (j && !(j->failed && e))
+            show_job(p, j);
+        if (e)
+            show_ended(p, e);
+    }
 }
 
 static bool job_pause(struct program *p, struct job *j) {
@@ -11924,7 +12021,7 @@ static void do_undo(struct program *p, char **word) {
     struct node *last = tree_bound(p->model.cancelled, INT64_MAX, 0, true);
 
     if (!last)
-        reject(p, "nothing was cancelled that could be brought back");
+        reject(p, "nothing was cancelled");
     else
         p->sweep = (struct sweep){.command = &all_brought_back,
                                   .step = sweep_cancelled,
@@ -12065,6 +12162,7 @@ static const struct command commands[] = {
     {"jobs", "N", "fetch N at the same time", 1, 1, do_jobs, NULL, NULL},
     {"limit", "RATE", "take RATE bytes a second (0: any)", 1, 1, do_limit, NULL,
      NULL},
+    {"show", "N", "show all of it", 1, 1, do_show, NULL, NULL},
     {"list", "[done|failed]", "show what there is; or what has ended", 0, 1,
      do_list, NULL, NULL},
     {"clear", "[N]", "forget what has ended", 0, 1, do_clear, NULL, NULL},
@@ -12465,7 +12563,7 @@ enum attribute {
     RED,
     AMBER,
     CYAN,
-    GREEN,            /* a bar: blocks, of eighths */
+    GREEN,            /* a bar */
     CARET = '\n' + 1, /* of the next character ('\n' ends a line) */
     MARKED            /* the selected text of the edited line */
 };
@@ -12525,6 +12623,7 @@ static struct view {                /* the terminal's or the window's */
     bool rows; /* are shown */
     bool utf8;
     bool color;
+    bool rich; /* it has 256 */
     bool window;
     bool paste;                 /* what comes is pasted */
     bool asking;                /* whether to quit */
@@ -12662,105 +12761,189 @@ static void put_padded(const struct view *v, struct out *o, const char *text,
     out_printf(o, "%*s", columns > width ? columns - width : 0, "");
 }
 
-static const char *bar_cell(const struct view *v, int eighths, bool known) {
+/* The window paints blocks, of eighths. */
+static const char *block_cell(int eighths) {
     static const char blocks[][4] = {"\u258f", "\u258e", "\u258d", "\u258c",
                                      "\u258b", "\u258a", "\u2589", "\u2588"};
 
-    if (!v->utf8)
-        return eighths >= 8 ? "#" : ".";
     if (eighths > 0)
         return blocks[eighths < 8 ? eighths - 1 : 7];
-    return v->window && known ? "\u2591" : " ";
+    return "\u2591";
 }
 
+/* A terminal has a thin line, and its track. */
+static const char *line_cell(const struct view *v, int eighths) {
+    if (!v->utf8)
+        return eighths >= 4 ? "=" : "-";
+    if (eighths >= 8)
+        return "\u2501";
+    return eighths >= 4 ? "\u2578" : "\u2500";
+}
+
+/* Of what has no known size there is none. */
 static void draw_bar(const struct view *v, struct out *o,
                      const struct fetcher_info *i, int columns) {
     double part = i->total > 0 ? (double)i->bytes / (double)i->total : 0;
     int eighths = (int)((part > 1 ? 1 : part) * 8 * columns);
+    bool track = false;
 
+    if (i->total <= 0) {
+        out_printf(o, "%*s", columns, "");
+        return;
+    }
     put_attr(o, GREEN);
-    for (int c = 0; c < columns; c++)
-        out_puts(o, bar_cell(v, eighths - 8 * c, i->total > 0));
+    for (int c = 0; c < columns; c++) {
+        int left = eighths - 8 * c;
+
+        if (left < 4 && !track && !v->window) {
+            put_attr(o, PLAIN);
+            put_attr(o, DIM);
+            track = true;
+        }
+        out_puts(o, v->window ? block_cell(left) : line_cell(v, left));
+    }
     put_attr(o, PLAIN);
 }
 
 struct columns { /* how much of a row there is room for */
-    bool wide;   /* speed and time, or the state: all of it */
-    bool size;   /* of the file, too */
+    int all;     /* what stands behind the number */
     int name;
-    int bar;  /* 0: none */
-    int tail; /* speed and time, or the state */
+    int bar; /* 0: none */
+    bool size;
+    bool speed;
+    bool left; /* the time */
+    bool share;
 };
 
-enum { NAME_LEAST = 20, SIZE_COLUMNS = 12 };
+enum { /* columns; with the space before them */
+       NAME_SHORT = 12,
+       NAME_LEAST = 20, /* beside bar and size */
+       NAME_LONG = 60,  /* what is left is the bar's */
+       BAR_GAP = 1,
+       FOR_SHARE = 6,
+       FOR_SIZE = 11,
+       FOR_SPEED = 13,
+       FOR_LEFT = 8
+};
 
-/* A long number takes from the name; before the name gets too short the size
- * goes. */
+/* The narrower it is the less stands behind the name: first the bar goes, then
+ * the size, the speed, the time left, and at last the share. A long number
+ * takes from the name. */
 static struct columns row_columns(int columns, int number) {
-    struct columns w = {.wide = columns > 56};
+    struct columns w = {.all = columns > number ? columns - number : 0,
+                        .size = columns > 56,
+                        .speed = columns > 46,
+                        .left = columns > 30,
+                        .share = columns > 24};
 
-    if (columns > 130)
-        w.bar = columns / 4;
-    else if (columns > 66)
-        w.bar = columns / 7;
-    w.tail = w.wide ? 21 : 13;
-    w.name = columns - number - 5 - w.tail;
-    if (w.bar)
-        w.name -= w.bar + 3;
-    w.size = w.wide && w.name >= NAME_LEAST + SIZE_COLUMNS;
+    w.name = w.all;
+    if (w.share)
+        w.name -= FOR_SHARE;
     if (w.size)
-        w.name -= SIZE_COLUMNS;
+        w.name -= FOR_SIZE;
+    if (w.speed)
+        w.name -= FOR_SPEED;
+    if (w.left)
+        w.name -= FOR_LEFT;
+    if (columns > 66) {
+        w.bar = columns / 7;
+        if (w.name - w.bar - BAR_GAP > NAME_LONG)
+            w.bar = w.name - NAME_LONG - BAR_GAP;
+        w.name -= w.bar + BAR_GAP;
+        w.size = w.name >= NAME_LEAST;
+        if (!w.size)
+            w.name += FOR_SIZE;
+    }
+    if (w.name < 0)
+        w.name = 0;
     return w;
 }
 
 static const enum attribute state_colors[] = {DIM,  PLAIN, AMBER,
                                               CYAN, AMBER, RED};
 
-/* Behind the name of what has nothing yet: why, in all the room there is. */
-static void draw_reason(const struct view *v, struct out *o,
-                        struct fetcher_info *i, struct columns w) {
-    char state[300];
-    int room = w.tail + 4;
-
-    if (w.bar)
-        room += w.bar + 2;
-    if (w.size)
-        room += SIZE_COLUMNS;
-    out_puts(o, " ");
-    put_attr(o, state_colors[i->state]);
-    put_padded(v, o, row_state(i, state, sizeof state), room);
+/* Has a row something to tell in place of numbers? */
+static bool row_tells(const struct fetcher_info *i) {
+    if (i->state == FETCHER_RUNNING)
+        return i->bytes == 0;
+    return *i->message || i->bytes == 0 || i->state == FETCHER_SLEEPING;
 }
 
-/* Behind the name: bar, share, size, state. */
-static void draw_progress(const struct view *v, struct out *o,
-                          struct fetcher_info *i, struct columns w,
-                          bool chosen) {
-    char state[300];
-    char size[32] = "";
-    char share[8] = "";
-    int64_t bytes = i->total > 0 ? i->total : i->bytes;
+/* That; in few words where there is little room: the color says whether it has
+ * failed or is tried again. */
+static const char *row_told(const struct fetcher_info *i,
+                            const struct columns *w, char *to, size_t room) {
+    char left[32];
 
-    if (bytes)
-        size_text(size, sizeof size, (double)bytes);
-    if (i->total > 0 && i->bytes)
-        snprintf(share, sizeof share, "%3d%%",
-                 (int)(100 * i->bytes / i->total));
-    if (w.bar) {
+    if (w->size || !*i->message)
+        return row_state(i, to, room);
+    if (i->state == FETCHER_ENDED || i->wait_ms <= 0)
+        return i->message;
+    time_text(left, sizeof left, seconds_left(i));
+    snprintf(to, room, "%s: %s", left, i->message);
+    return to;
+}
+
+/* The columns of a name beside what is told: that begins where the bars do, or
+ * sooner, if it is long; where there are no bars it ends at the right edge, as
+ * numbers do. */
+static int name_columns(const struct view *v, const char *name,
+                        const char *told, const struct columns *w) {
+    int columns = w->all - text_columns(v, told) - 1;
+    int least = w->size ? w->name : NAME_SHORT;
+    int needed = text_columns(v, name) + 1;
+
+    if (!w->share)
+        return w->all; /* and nothing else */
+    if (w->size && columns > w->name)
+        columns = w->name;
+    if (least > needed)
+        least = needed;
+    return columns > least ? columns : least;
+}
+
+static void draw_told(const struct view *v, struct out *o, const char *told,
+                      enum attribute attr, int columns) {
+    if (columns < 2)
+        return;
+    out_puts(o, " ");
+    put_attr(o, attr);
+    put_padded(v, o, told, columns - 1);
+}
+
+/* Behind the name: bar, share, size, speed and time left, or the state. */
+static void draw_numbers(const struct view *v, struct out *o,
+                         const struct fetcher_info *i, const struct columns *w,
+                         bool chosen) {
+    bool runs = i->state == FETCHER_RUNNING;
+    int64_t bytes = i->total > 0 ? i->total : i->bytes;
+    char share[8] = "";
+    char text[32];
+
+    if (w->bar) {
         out_puts(o, " ");
-        draw_bar(v, o, i, w.bar);
+        draw_bar(v, o, i, w->bar);
         if (chosen)
             put_attr(o, CHOSEN);
-        out_puts(o, " ");
     }
-    out_printf(o, " %4s ", share);
-    if (w.size)
-        out_printf(o, "%10s  ", size);
-    if (!chosen || i->state != FETCHER_RUNNING)
+    if (i->total > 0)
+        snprintf(share, sizeof share, "%d%%", (int)(100 * i->bytes / i->total));
+    if (w->share)
+        out_printf(o, "%*s", FOR_SHARE, share);
+    if (w->size)
+        out_printf(o, "%*s", FOR_SIZE,
+                   size_text(text, sizeof text, (double)bytes));
+    if (!runs)
         put_attr(o, state_colors[i->state]);
-    row_state(i, state, sizeof state);
-    if (!w.wide && i->state == FETCHER_RUNNING)
-        state[12] = '\0'; /* the speed alone */
-    put_padded(v, o, state + (w.wide ? 0 : strspn(state, " ")), w.tail - 1);
+    if (w->speed && runs)
+        out_printf(o, "%*s/s", FOR_SPEED - 2,
+                   size_text(text, sizeof text, (double)i->speed));
+    else if (w->speed)
+        out_printf(o, "%*s", FOR_SPEED, "");
+    if (w->left)
+        out_printf(o, "%*s", FOR_LEFT,
+                   runs ? time_text(text, sizeof text, seconds_left(i))
+                        : state_words[i->state]);
 }
 
 static void draw_row(struct program *p, struct out *o, struct job *j,
@@ -12770,51 +12953,26 @@ static void draw_row(struct program *p, struct out *o, struct job *j,
     bool chosen = j == p->model.selected && v->keys;
     char number[40];
     char name[300];
+    char state[300];
     int n = snprintf(number, sizeof number, "%c%4" PRId64 "  ",
                      chosen ? '>' : ' ', j->id.key);
     struct columns w = row_columns(columns, n);
-    bool narrow = w.name <= 8;
 
-    if (narrow)
-        w.name = columns > n ? columns - n : 0;
     if (chosen)
         put_attr(o, CHOSEN);
     out_puts(o, number);
-    put_padded(v, o, row_name(&i, name, sizeof name), w.name);
-    if (!narrow && *i.message && !i.bytes)
-        draw_reason(v, o, &i, w);
-    else if (!narrow)
-        draw_progress(v, o, &i, w, chosen);
+    row_name(&i, name, sizeof name);
+    if (row_tells(&i)) {
+        const char *told = row_told(&i, &w, state, sizeof state);
+
+        n = name_columns(v, name, told, &w);
+        put_padded(v, o, name, n);
+        draw_told(v, o, told, state_colors[i.state], w.all - n);
+    } else {
+        put_padded(v, o, name, w.name);
+        draw_numbers(v, o, &i, &w, chosen);
+    }
     put_attr(o, PLAIN);
-}
-
-/* Behind the name of what has ended: its size, and how long it took; or what
- * was wrong, in all the room there is. */
-static void draw_result(const struct view *v, struct out *o,
-                        const struct ended *e, struct columns w) {
-    char state[300];
-    char size[32];
-    int room = w.tail + 4;
-    int gap = 6;
-
-    if (w.bar) {
-        room += w.bar + 3;
-        gap += w.bar + 3;
-    }
-    if (w.size)
-        room += SIZE_COLUMNS;
-    ended_state(e, state, sizeof state);
-    put_attr(o, e->r.code ? RED : DIM);
-    if (e->r.code)
-        out_puts(o, " ");
-    else {
-        out_printf(o, "%*s", gap, "");
-        room = w.tail - 1;
-    }
-    if (!e->r.code && w.size)
-        out_printf(o, "%10s  ",
-                   size_text(size, sizeof size, (double)e->r.bytes));
-    put_padded(v, o, state, room);
 }
 
 static void draw_ended(struct program *p, struct out *o, const struct ended *e,
@@ -12822,20 +12980,23 @@ static void draw_ended(struct program *p, struct out *o, const struct ended *e,
     const struct view *v = p->view;
     bool chosen = e == p->model.chosen && v->keys;
     char number[40];
-    char text[300];
+    char name[300];
+    char state[300];
     int n = snprintf(number, sizeof number, "%c%4" PRId64 "  ",
                      chosen ? '>' : ' ', e->number);
     struct columns w = row_columns(columns, n);
-    bool narrow = w.name <= 8;
+    const char *told = ended_state(e, state, sizeof state);
+    const char *colon = strchr(told, ':');
 
-    if (narrow)
-        w.name = columns > n ? columns - n : 0;
+    if (colon && !w.size) /* its color says whether it is done */
+        told = colon + 2;
     if (chosen)
         put_attr(o, CHOSEN);
     out_puts(o, number);
-    put_padded(v, o, ended_name(e, text, sizeof text), w.name);
-    if (!narrow)
-        draw_result(v, o, e, w);
+    ended_name(e, name, sizeof name);
+    n = name_columns(v, name, told, &w);
+    put_padded(v, o, name, n);
+    draw_told(v, o, told, e->r.code ? RED : DIM, w.all - n);
     put_attr(o, PLAIN);
 }
 
@@ -12858,7 +13019,8 @@ static void draw_speeds(struct program *p, struct out *o, int bars) {
     }
 }
 
-enum { COUNTS, SPEED, LEFT, DEAF, TOTALS }; /* parts of the last line */
+/* Parts of the last line. */
+enum { COUNTS, SPEED, LEFT, DEAF, KEYS, TOTALS };
 
 static void totals_text(struct program *p, char part[][64]) {
     bool whole = p->input[LIST].eof; /* or more will come */
@@ -12873,33 +13035,53 @@ static void totals_text(struct program *p, char part[][64]) {
     snprintf(part[COUNTS], 64,
              "%" PRIu64 " done, %" PRIu64 " failed, %zu waiting%s", st.done,
              st.failed, st.waiting, whole ? "" : "+");
-    snprintf(part[SPEED], 64, "  %s/s ", size);
+    snprintf(part[SPEED], 64, "  %s/s", size);
     snprintf(part[LEFT], 64, "  %s left", left);
-    snprintf(part[DEAF], 64, "  longest wait %.1f ms", MS(st.stall_max_us));
+    snprintf(part[DEAF], 64, "  deaf at most %.1f ms", MS(st.stall_max_us));
+    *part[KEYS] = '\0';
+    if (p->view->keys && !p->view->window)
+        strcpy(part[KEYS], p->view->ended ? "  d back" : "  ? keys");
 }
 
-/* The last ones only where there is room; between them the last seconds. */
+/* How many bars there is room for; with few there are none. */
+static int speed_bars(const struct program *p, char part[][64], int columns) {
+    for (int i = 0; i < KEYS; i++)
+        columns -= (int)strlen(part[i]);
+    if (p->view->window || columns <= 3)
+        return 0;
+    return columns > 9 ? 8 : columns - 1;
+}
+
+/* The last ones only where there is room; between them the last seconds. What
+ * says how one learns of the keys stands at the right edge. */
 static void draw_totals(struct program *p, struct out *o, int columns) {
     char part[TOTALS][64];
-    int bars = columns;
+    int keys;
+    int bars;
 
     totals_text(p, part);
-    for (int i = 0; i < TOTALS; i++)
-        bars -= (int)strlen(part[i]);
-    if (bars > 8)
-        bars = 8;
-    if (p->view->window || bars <= 2)
-        bars = 0;
-    for (int i = 0; i < TOTALS; i++) {
-        columns -= (int)strlen(part[i]);
-        if (columns < 0)
-            return;
+    keys = (int)strlen(part[KEYS]);
+    if ((int)strlen(part[COUNTS]) + keys > columns)
+        keys = 0;
+    columns -= keys;
+    bars = speed_bars(p, part, columns);
+    if ((int)strlen(part[COUNTS]) > columns)
+        put_padded(p->view, o, part[COUNTS], columns);
+    for (int i = 0; i < KEYS && (int)strlen(part[i]) <= columns; i++) {
         out_puts(o, part[i]);
-        if (i == SPEED) {
+        columns -= (int)strlen(part[i]);
+        if (i == SPEED && bars > 0) {
+            out_puts(o, " ");
             draw_speeds(p, o, bars);
-            columns -= bars;
+            columns -= bars + 1;
         }
     }
+    if (keys == 0)
+        return;
+    out_printf(o, "%*s", columns, "");
+    put_attr(o, DIM);
+    out_puts(o, part[KEYS]);
+    put_attr(o, PLAIN);
 }
 
 /* Where the character before, or behind, this place of the line is. */
@@ -13085,6 +13267,7 @@ static struct node *top_row(struct program *p, int rows) {
 static int draw_rows(struct program *p, struct out *o, int columns, int rows) {
     size_t count = rows_count(p);
     bool more = rows > 0 && count > (size_t)rows;
+    bool above;
     int drawn = 0;
     struct node *n;
 
@@ -13092,7 +13275,9 @@ static int draw_rows(struct program *p, struct out *o, int columns, int rows) {
         rows_select(p, rows_end(p, false));
     if (more)
         rows--;
-    for (n = top_row(p, rows); n && drawn < rows; n = rows_after(p, n)) {
+    n = top_row(p, rows);
+    above = n && rows_before(p, n);
+    for (; n && drawn < rows; n = rows_after(p, n)) {
         if (p->view->ended)
             draw_ended(p, o, ended_of(n), columns);
         else
@@ -13102,22 +13287,34 @@ static int draw_rows(struct program *p, struct out *o, int columns, int rows) {
     }
     if (!more)
         return drawn;
-    out_printf(o, "       + %zu more\n", count - (size_t)drawn);
+    out_printf(o, "       + %zu more %s%s%s\n", count - (size_t)drawn,
+               above ? "above" : "", above && n ? " and " : "",
+               n ? "below" : "");
     return drawn + 1;
 }
 
 /* -- painting: the picture goes to the terminal ---------------------------- */
 
-/* An attribute as the terminal's own; colors and the like only if wanted. */
+/* An attribute as the terminal's own; colors and the like only if wanted. Of
+ * 256 colors those are taken that can be read on white and on black; of eight
+ * there is no such yellow. */
 static const char *sgr_of(const struct view *v, enum attribute attr) {
     static const char *const sgr[] = {
         [CHOSEN] = "\033[1m", [DIM] = "\033[2m",   [RED] = "\033[31m",
-        [AMBER] = "\033[33m", [CYAN] = "\033[36m", [GREEN] = "\033[32m",
+        [AMBER] = "\033[35m", [CYAN] = "\033[36m", [GREEN] = "\033[32m",
         [CARET] = "\033[7m",  [MARKED] = "\033[7m"};
+    static const char *const rich[] = {[RED] = "\033[38;5;167m",
+                                       [AMBER] = "\033[38;5;136m",
+                                       [CYAN] = "\033[38;5;67m",
+                                       [GREEN] = "\033[38;5;71m"};
 
     if (attr == PLAIN)
         return "\033[m";
-    return v->color || attr >= CARET ? sgr[attr] : "";
+    if (!v->color && attr < CARET)
+        return "";
+    if (v->rich && attr >= RED && attr <= GREEN)
+        return rich[attr];
+    return sgr[attr];
 }
 
 static void put_line(const struct view *v, struct out *o, const char *line,
@@ -13155,7 +13352,10 @@ static int view_compose(struct program *p, int columns, int most) {
 
     o->used = 0;
     n += draw_rows(p, o, columns, v->rows ? rows : 0);
-    if (p->stay && !p->model.count && !p->prompting) {
+    if (v->ended && v->rows && !p->model.ended) {
+        out_printf(o, "%.*s\n", columns, " nothing has ended yet");
+        n++;
+    } else if (p->stay && !p->model.count && !p->prompting) {
         out_printf(o, "%.*s\n", columns, " a: enter a URL   ?: help   q: quit");
         n++;
     }
@@ -13452,9 +13652,12 @@ static void view_undo(struct program *p, int unused) {
 
 /* What has ended in place of what has not; or back. */
 static void view_ended(struct program *p, int unused) {
-    p->view->ended = !p->view->ended;
-    p->view->chosen = false;
-    p->view->offset = 0;
+    struct view *v = p->view;
+    struct model *m = &p->model;
+
+    v->ended = !v->ended;
+    v->chosen = !v->ended && m->selected != row_first(m);
+    v->offset = 0;
 }
 
 static void view_jobs(struct program *p, int by) {
@@ -13499,7 +13702,7 @@ static void view_help(struct program *p, int unused) {
             "  up down page home end (or j k g G)   choose a row\n"
             "  p pause or resume   r retry   c cancel   u undo that   f first"
             "   + - more or less at a time\n"
-            "  d what has ended, or back\n"
+            "  enter all of a row   d what has ended, or back\n"
             "  a or : a URL or a command, such as: https://example.org/x   "
             "limit 200k   help\n"
             "  ? this help   q quit   ^Z suspend\n");
@@ -13522,6 +13725,7 @@ static const struct {
     {'r', NO_KEY, NULL, 0, "retry"},
     {'c', NO_KEY, NULL, 0, "cancel"},
     {'f', NO_KEY, NULL, 0, "first"},
+    {'\r', '\n', NULL, 0, "show"},
     {'u', NO_KEY, view_undo, 0, NULL},
     {'d', NO_KEY, view_ended, 0, NULL},
     {'+', NO_KEY, view_jobs, 1, NULL},
@@ -13533,14 +13737,18 @@ static const struct {
 };
 
 static void view_act(struct program *p, int key) {
-    for (size_t i = 0; i < COUNT_OF(view_keys); i++) {
-        if (key != view_keys[i].key && key != view_keys[i].other)
-            continue;
-        if (view_keys[i].act)
-            view_keys[i].act(p, view_keys[i].arg);
-        else
-            view_verb(p, view_keys[i].verb);
-    }
+    size_t i = 0;
+
+    while (i < COUNT_OF(view_keys) && key != view_keys[i].key &&
+           key != view_keys[i].other)
+        i++;
+    if (i == COUNT_OF(view_keys)) {
+        if (key > ' ' && key < BACKSPACE)
+            out_printf(&p->view->log, "  %c is no key; ? shows them\n", key);
+    } else if (view_keys[i].act)
+        view_keys[i].act(p, view_keys[i].arg);
+    else
+        view_verb(p, view_keys[i].verb);
 }
 
 /* Quit at once, or ask whether to. */
@@ -13964,6 +14172,7 @@ static void view_open(struct program *p) {
         tty.fd = v->out->fd;
     v->utf8 = p->utf8;
     v->color = color_wanted(&p->s);
+    v->rich = strstr(getenv("TERM"), "256color") != NULL;
     v->show = view_show;
     v->off = view_off;
     v->pace = FRAME_MS;
@@ -16735,6 +16944,7 @@ static enum status program_run(struct program *p, char **url) {
     if (s->trace)
         fetcher_trace(p->f, trace, &p->trace);
     (void)set_limits(p, (int)s->jobs, (int)s->per_host, s->rate);
+    p->model.limit = s->rate;
     if (s->cookies && cookies_move(p, false) != ALL_DONE)
         return SOME_FAILED;
     front_open(p, *url != NULL);

@@ -11508,7 +11508,9 @@ static void test_bad_commands(void) {
         {"limit 1x", "not a rate: 1x"},
         {"limit -1", "not a rate: -1"},
         {"limit 1 2", "too many"},
-        {"list x", "too many"},
+        {"list x", "done or failed, not x"},
+        {"list done x", "too many"},
+        {"undo", "nothing was cancelled"},
         {"clear x", "too many"},
         {"stats x", "too many"},
         {"help me", "too many"},
@@ -11634,7 +11636,7 @@ static void talk_repeat(struct child *c) {
 static void talk_end(struct child *c) {
     static const struct exchange rest[] = {
         {"@/talk6?status=404 y", "\"event\":\"failed\",\"id\":6", "one more fails"},
-        {"clear", "1 forgotten", "clear"},
+        {"clear", " forgotten", "clear"},
         {"list", "0 listed", "and the list is empty"},
         {"jobs 3", "3 at the same time", "jobs"},
         {"limit 20k", "20.0 KiB a second", "limit"},
@@ -11777,8 +11779,8 @@ static void test_list_end(void) {
     until(seen("/end0?stall=head")->count);
     is_int(write(c.in, "stats", 5), 5, "and a last line has no newline");
     hang_up(&c);
-    until(strstr(c.text[0], "longest wait"));
-    has_text(c.text[0], "longest wait", "is carried out at once, though the queue is full");
+    until(strstr(c.text[0], "deaf at most"));
+    has_text(c.text[0], "deaf at most", "is carried out at once, though the queue is full");
     kill(c.pid, SIGTERM);
     child_wait(&c);
     child_free(&c);
@@ -12422,14 +12424,14 @@ static void test_session_kills(void) {
 }
 
 static double longest_wait(const struct child *c) {
-    const char *at = strstr(c->text[0], "longest wait ");
+    const char *at = strstr(c->text[0], "deaf at most ");
     double ms = -1;
     if (at)
-        sscanf(at, "longest wait %lf", &ms);
+        sscanf(at, "deaf at most %lf", &ms);
     return ms;
 }
 
-/* The shortest of the longest waits of three runs: what is long by itself is so each time, what the
+/* The shortest of the deaf at mosts of three runs: what is long by itself is so each time, what the
  * rest of the machine does is not. */
 static double least_wait(double (*run)(void), double enough) {
     double least = run();
@@ -12478,7 +12480,7 @@ static double run_forks(void) {
     ok(talk(&c, "cancel 70000", "70000 cancelled"), "it listens while a snapshot is written");
     ok(talk(&c, "pause 7", "7 paused"), "and obeys");
     until(!exists(in_work("forks.new")));
-    ok(talk(&c, "stats", "longest wait"), "it tells how long it was deaf");
+    ok(talk(&c, "stats", "deaf at most"), "it tells how long it was deaf");
     wait = longest_wait(&c);
     other = RUN("--session", session);
     ok(said(&other, 1, "another fetcher does"), "the new one is locked like the old one");
@@ -12610,7 +12612,7 @@ static double run_bulky(void) {
     ok(talk(&c, "pause 1", "1 paused"), "a large session is read");
     until(size_of(session) < 1000 && !exists(fresh));
     ok(file_has(session, "/bulky"), "and a short one takes its place");
-    ok(talk(&c, "stats", "longest wait"), "it tells how long it was deaf");
+    ok(talk(&c, "stats", "deaf at most"), "it tells how long it was deaf");
     wait = longest_wait(&c);
     ok(talk(&c, "quit", "bye"), "the end");
     child_wait(&c);
@@ -12771,14 +12773,138 @@ static void test_session_elsewhere(void) {
     child_free(&c);
 }
 
+/* What has ended can be looked at again. */
+static void test_looking_back(void) {
+    static const struct exchange exchange[] = {
+        {"@/x.bin?size=2000", "x.bin: 2.0 KiB", "one is done"},
+        {"@/y.bin?status=404&times=1", "404", "one fails"},
+        {"list done", "    1  x.bin  done: 2.0 KiB in 0.", "list done"},
+        {"list done", "1 listed", "and how many"},
+        {"list failed", "    2  y.bin  ", "list failed"},
+        {"list failed", "1 listed", "and how many"},
+        {"show 1", "x.bin\n       done: 2.0 KiB in 0.", "show all of one that is done"},
+        {"show 2", "status 404, attempts 1, 0 bytes there\n       ms: lookup ",
+         "and of one that has failed"},
+        {"show 9", "there is no download 9", "but not of one that never was"},
+        {"retry 2", "y.bin: ", "it is tried again"},
+        {"list failed", "0 listed", "and has failed no more"},
+        {"list done", "2 listed", "but is done"},
+        {"@/z.bin?size=90000&stall=5000 z", "", "one that hangs"},
+    };
+
+    static const struct exchange rest[] = {
+        {"show 3", " of 87.9 KiB; attempts 1, status 200", "show one that runs"},
+        {"@/n?status=404", "404", "one more fails"},
+        {"clear", "3 forgotten", "clear forgets what is done, and what has failed"},
+        {"list done", "0 listed", "all that is done"},
+        {"list failed", "0 listed", "all that has failed"},
+        {"list", "1 listed", "but not what runs"},
+        {"quit", "bye", "the end"},
+    };
+    const char *const argv[] = {"./fetcher", "-i", "-", "-d", work, "--retry", "0", NULL};
+    struct child c;
+    child_start(&c, argv);
+    converse(&c, exchange, COUNT_OF(exchange));
+    until(seen("/z.bin?size=90000&stall=5000")->sent > 0);
+    until(talk(&c, "show 3", "4.9 KiB of 87.9 KiB"));
+    converse(&c, rest, COUNT_OF(rest));
+    child_wait(&c);
+    child_free(&c);
+}
+
+/* The newest 1000 are kept. */
+static void test_looking_far_back(void) {
+    const char *const argv[] = {"./fetcher", "-i", "-", "-d", in_work("far"), "-q", "--json", NULL};
+    struct child c;
+    char line[100];
+    child_start(&c, argv);
+    for (int i = 0; i < 1010; i++) {
+        snprintf(line, sizeof line, "%s f%d", url("/far?size=1"), i);
+        tell_child(&c, line);
+    }
+    until(times_in(c.text[0], "\"event\":\"done\"") == 1010);
+    ok(talk(&c, "list done", "1000 listed"), "the newest 1000 are kept");
+    has_text(c.text[0], "\"file\":\"f1009\",\"state\":\"done\"", "with the newest");
+    ok(!strstr(c.text[0], "\"file\":\"f0\",\"state\":\"done\""), "without the oldest");
+    ok(talk(&c, "quit", "bye"), "the end");
+    child_wait(&c);
+    child_free(&c);
+}
+
+static void undo_each(struct child *c) {
+    static const struct exchange exchange[] = {
+        {"@/u1?size=90000&stall=5000 u1", "", "one that hangs"},
+        {"add @/u2?size=90000&stall=5001 u2", "added 2", "another"},
+        {"add @/u3?size=9 u3", "u3: 9 bytes", "one that ends"},
+        {"pause 2", "2 paused", "one is paused"},
+        {"cancel 2", "2 cancelled", "and cancelled"},
+        {"list", "1 listed", "it is gone at once"},
+        {"cancel 1", "1 cancelled", "what runs is cancelled too"},
+        {"undo", "1 brought back", "and that undone"},
+        {"undo", "1 brought back", "also what was cancelled before"},
+        {"undo", "nothing was cancelled", "but no more"},
+        {"list", "2 listed", "they are there under their numbers"},
+        {"show 2", "\n       paused\n", "what was paused is so still"},
+        {"resume 2", "2 resumed", "and can go on"},
+    };
+    converse(c, exchange, COUNT_OF(exchange));
+    until(seen("/u1?size=90000&stall=5000")->count == 2);
+    is_int(seen("/u1?size=90000&stall=5000")->count, 2, "what ran is asked for again");
+}
+
+/* Whole commands are undone; what has failed is what it was; and a burst is no matter. */
+static void undo_all(struct child *c) {
+    static const struct exchange exchange[] = {
+        {"@/u4?status=404 u4", "404", "one has failed"},
+        {"cancel all", "3 cancelled", "all are cancelled"},
+        {"list", "0 listed", "and gone"},
+        {"undo", "3 brought back", "and all are back"},
+        {"list failed", "1 listed", "what had failed"},
+        {"retry 4", "4 tried again", "can be tried again"},
+        {"cancel 1\nundo\ncancel 1\nundo\nshow 1", "    1  ", "a burst"},
+        {"list", " listed", "it is there"},
+    };
+    converse(c, exchange, COUNT_OF(exchange));
+    until(seen("/u1?size=90000&stall=5000")->count > 3);
+    ok(seen("/u1?size=90000&stall=5000")->count > 3, "and asked for again");
+}
+
+/* A cancel is undone, in the session as well. */
+static void test_undo(void) {
+    char session[300], dir[300];
+    const char *const argv[] = {"./fetcher", "-i",      "-",       "-d", dir,
+                                "--session", session,   "--retry", "0",  "--stall-timeout",
+                                "300",       "--plain", NULL};
+    struct child c;
+    snprintf(session, sizeof session, "%s", in_work("undo"));
+    snprintf(dir, sizeof dir, "%s", in_work("undo.d"));
+    child_start(&c, argv);
+    undo_each(&c);
+    undo_all(&c);
+    kill(c.pid, SIGKILL); /* only its lines are left */
+    child_wait(&c);
+    child_free(&c);
+    ok(file_has(session, "cancel 1\n# again 1\nadd "), "the session has it again");
+    child_start(&c, argv);
+    ok(talk(&c, "show 1", "/u1?size=90000"), "under its number");
+    ok(talk(&c, "cancel 1", "1 cancelled"), "which is cancelled");
+    ok(talk(&c, "quit", "bye"), "the end");
+    child_wait(&c);
+    ok(!file_has(session, "/u1"), "and then it is not in it");
+    child_free(&c);
+}
+
 static const struct test sessions_tests[] = {
-    TEST(retry_elsewhere),    TEST(session_elsewhere), TEST(session),         TEST(session_order),
-    TEST(session_long),       TEST(session_ends),      TEST(session_numbers), TEST(session_names),
-    TEST(session_whole),      TEST(session_huge),      TEST(session_raced),   TEST(session_crash),
-    TEST(bad_sessions),       TEST(session_torn),      TEST(session_tail),    TEST(session_foreign),
-    TEST(session_in_the_way), TEST(session_full),      TEST(session_kills),   TEST(session_forks),
-    TEST(session_fed),        TEST(session_orphan),    TEST(session_rounds),  TEST(session_bulky),
-    TEST(session_renamed),    TEST(session_left),      TEST(session_unread),
+    TEST(looking_back),    TEST(looking_far_back),   TEST(undo),
+    TEST(retry_elsewhere), TEST(session_elsewhere),  TEST(session),
+    TEST(session_order),   TEST(session_long),       TEST(session_ends),
+    TEST(session_numbers), TEST(session_names),      TEST(session_whole),
+    TEST(session_huge),    TEST(session_raced),      TEST(session_crash),
+    TEST(bad_sessions),    TEST(session_torn),       TEST(session_tail),
+    TEST(session_foreign), TEST(session_in_the_way), TEST(session_full),
+    TEST(session_kills),   TEST(session_forks),      TEST(session_fed),
+    TEST(session_orphan),  TEST(session_rounds),     TEST(session_bulky),
+    TEST(session_renamed), TEST(session_left),       TEST(session_unread),
 };
 
 /* --------------------------------------------------------------------------------------- Output */
@@ -14719,7 +14845,7 @@ static void terminal_rows(struct term *t) {
     ok(shows(t, "   4  "), "the rows have numbers");
     has_text(line_with(t, "row0.bin"), ">   3  ", "a row has number, name, bar, per cent and size");
     ok(shows(t, " 50%"), "the per cent");
-    has_text(line_with(t, "row0.bin"), "█████▌", "the bar");
+    has_text(line_with(t, "row0.bin"), "━━━━━╸─────", "the bar, and its track");
     has_text(line_with(t, "row0.bin"), "97.7 KiB", "the size");
     has_text(line_with(t, "row9.bin"), "waiting", "or the state");
     has_text(line_with(t, "gone"), "404", "or what went wrong");
@@ -14887,7 +15013,7 @@ static void test_terminal_sizes(void) {
     }
     term_start(&t, 10, 40, argv);
     ok(shows(&t, "0 done, 0 failed, 27 waiting"), "40x10: the totals");
-    ok(shows(&t, "+ 26 more"), "40x10: four rows, the others are counted");
+    ok(shows(&t, "+ 26 more below"), "40x10: four rows, the others are counted");
     ok(shows(&t, "日本"), "wide characters are shown");
     int per_cent = column_of(&t, "日本", "%");
     ok(per_cent > 10, "behind them stands the per cent: column %d", per_cent);
@@ -14896,7 +15022,7 @@ static void test_terminal_sizes(void) {
     term_size(&t, 60, 200);
     ok(shows(&t, "row29.bin"), "200x60: a resize shows at once");
     ok(!sees(&t, "more"), "200x60: all rows");
-    ok(shows(&t, "longest wait "), "with all of the totals");
+    ok(shows(&t, "deaf at most "), "with all of the totals");
     term_size(&t, 24, 80);
     ok(shows(&t, "+ 16 more"), "and back");
     kill(t.pid, SIGTERM);
@@ -14971,6 +15097,53 @@ static void test_terminal_jobs(void) {
     ok(shows(&t, "status 130"), "^C ends it");
     type(&t, "exit\r");
     ok(term_end(&t), "and the shell has its terminal");
+}
+
+static void terminal_ended(struct term *t) {
+    type(t, "\014d");
+    ok(shows(t, ">   2  none"), "d shows what has ended, the newest first");
+    has_text(line_with(t, "   1  a.bin"), "done: 2.9 KiB in 0.", "what is done");
+    has_text(line_with(t, ">   2  none"), "failed: 503 An Error", "and what has failed");
+    ok(!sees(t, "wait.bin"), "and nothing else");
+    type(t, "z");
+    ok(shows(t, "z is no key; ? shows them"), "what is no key is told");
+    type(t, "\r");
+    ok(shows(t, "led to http://127.0.0.1:"), "enter shows where one was led");
+    ok(shows(t, "status 503, attempts 1, 0 bytes"), "what came of it");
+    ok(shows(t, "ms: lookup "), "in what time");
+    ok(shows(t, "the server says Retry-After: 7"), "and what the server says");
+    type(t, "j\r");
+    ok(shows(t, "       file "), "also the file of what is done");
+}
+
+static void terminal_undo(struct term *t) {
+    type(t, "d");
+    ok(shows(t, ">   3  wait.bin"), "d goes back");
+    type(t, "c");
+    ok(shows(t, "3 cancelled"), "c cancels one");
+    ok(shows(t, ">   4  other.bin"), "and the next one is chosen");
+    type(t, "u");
+    ok(shows(t, "   3  wait.bin"), "u takes that back, to its old place");
+    type(t, "u");
+    ok(shows(t, "nothing was cancelled"), "once");
+    until(seen("/wait.bin?size=100000&stall=5000")->count == 2);
+    is_int(seen("/wait.bin?size=100000&stall=5000")->count, 2, "it is asked for again");
+}
+
+/* All of a row, what is done, and a cancel that is taken back. */
+static void test_terminal_looks_back(void) {
+    struct term t;
+    char list[500];
+    snprintf(list, sizeof list, "%s", url("/lead?redirect=/none%%3fstatus=503%%26retry-after=7"));
+    TERM(&t, 24, 120, "--retry", "0", url("/a.bin?size=3000"), list,
+         url("/wait.bin?size=100000&stall=5000"), url("/other.bin?size=100000&stall=5000"));
+    ok(shows(&t, "5%"), "one is done, one has failed, two stand still");
+    ok(shows(&t, "1 done, 1 failed"), "as is told");
+    ok(shows(&t, "? keys"), "there is a hint at the keys");
+    has_text(line_with(&t, "deaf at most"), "? keys", "at the end of the totals");
+    terminal_ended(&t);
+    terminal_undo(&t);
+    term_kill(&t);
 }
 
 static void test_terminal_list(void) {
@@ -15209,10 +15382,10 @@ static void test_terminal_deaf(void) {
 }
 
 static const struct test terminal_tests[] = {
-    TEST(terminal),       TEST(terminal_idle), TEST(terminal_sizes),   TEST(terminal_paste),
-    TEST(terminal_jobs),  TEST(terminal_list), TEST(terminal_stopped), TEST(terminal_lost),
-    TEST(terminal_left),  TEST(terminal_deaf), TEST(terminal_abuse),   TEST(terminal_plain),
-    TEST(terminal_color),
+    TEST(terminal),       TEST(terminal_idle),  TEST(terminal_sizes),      TEST(terminal_paste),
+    TEST(terminal_jobs),  TEST(terminal_list),  TEST(terminal_looks_back), TEST(terminal_stopped),
+    TEST(terminal_lost),  TEST(terminal_left),  TEST(terminal_deaf),       TEST(terminal_abuse),
+    TEST(terminal_plain), TEST(terminal_color),
 };
 
 /* ------------------------------------------------------------------------------------------ Window
@@ -15709,8 +15882,8 @@ static void test_window_server(void) {
     xdo("xdotool type --delay 2 'quit'; xdotool key Return");
     double longest = 0;
     is_int(end_of(&g), 0, "it ends well");
-    const char *wait = strstr(g.c.text[1], "longest wait ");
-    ok(wait && sscanf(wait, "longest wait %lf", &longest) == 1, "it says how long it has waited");
+    const char *wait = strstr(g.c.text[1], "deaf at most ");
+    ok(wait && sscanf(wait, "deaf at most %lf", &longest) == 1, "it says how long it has waited");
     ok(wait && longest < 1000, "it has not waited for the server: %.2f ms", longest);
     child_free(&g.c);
     desk_close();
@@ -15918,7 +16091,7 @@ static void test_window_output(void) {
     GUI(&g, "-i", "-");
     xdo("xdotool key Tab");
     is_int(write(g.c.in, "stats\n", 6), 6, "a line for its stdin");
-    ok(tells(&g, "longest wait"), "an answer wakes the window");
+    ok(tells(&g, "deaf at most"), "an answer wakes the window");
     gui_quit(&g);
     GUI(&g, "--json", "-i", "-", url("/json?size=9"));
     is_int(write(g.c.in, "jobs 3\nstats\nnonsense\n", 22), 22, "lines for its stdin");
@@ -17258,7 +17431,7 @@ static void readme_program(void) {
 static void test_readme(void) {
     struct child c;
     readme_program();
-    c = SH("sed -n '/^## Learn from it/,/^## Threads/p' README.md | grep -oE '`[a-z_]+\\(\\)`' | "
+    c = SH("sed -n '/^## Learn from it/,/^## Use it/p' README.md | grep -oE '`[a-z_]+\\(\\)`' | "
            "tr -d '`()' | sort -u | "
            "grep -vxE 'select|read|write' | while read name; do grep -qE \"^[a-z].*[ *]$name\\(\" "
            "fetcher.c || echo $name; done");
@@ -17456,11 +17629,12 @@ static void test_dist(void) {
 
 /* The main job, for a newcomer to see: a list of 200 URLs. */
 static void demo_list(const char *path) {
+    int rare = isatty(1) ? 100 : 20; /* each of so many is refused at first */
     FILE *list = fopen(path, "w");
     if (!list)
         die(path);
     for (int i = 0; i < 200; i++) {
-        const char *fault = i % 20 ? "" : "&status=503&times=1&retry-after=1";
+        const char *fault = i % rare ? "" : "&status=503&times=1&retry-after=1";
         fprintf(list, "%s %03d.bin\n", url("/demo/%d?size=%d%s", i, i * 5000, fault), i);
     }
     fclose(list);
@@ -17479,30 +17653,63 @@ static int demo_count(const char *dir) {
     return good;
 }
 
+/* The program in a child, as somebody would call it. From its stderr the longest time is read that
+ * it was deaf. On a terminal it shows its view, slowly enough to be seen. */
+static pid_t demo_start(const char *list, const char *dir, int said) {
+    bool seen_by_somebody = isatty(1);
+    pid_t pid;
+    fflush(stdout);
+    pid = fork();
+    if (pid < 0)
+        die("fork");
+    if (pid > 0)
+        return pid;
+    dup2(said, 2);
+    if (seen_by_somebody)
+        execl("./fetcher", "./fetcher", "--overwrite", "--stats", "-j", "8", "--per-host", "8",
+              "--limit-rate", "9M", "-i", list, "-d", dir, (char *)NULL);
+    else
+        execl("./fetcher", "./fetcher", "--overwrite", "--stats", "-q", "-i", list, "-d", dir,
+              (char *)NULL);
+    _exit(127);
+}
+
+/* One sentence that a person understands. */
+static void demo_tell(const char *dir, double seconds, const char *stats) {
+    const char *at = strstr(stats, "deaf at most ");
+    double ms = 0;
+    if (at)
+        sscanf(at, "deaf at most %lf", &ms);
+    printf(
+        "%s: 200 files, each byte as it should be, in %.1f s; and who had pressed a key meanwhile "
+        "would have waited %.0f ms at most.\n",
+        dir, seconds, ms < 1 ? 1 : ms + .5);
+}
+
 static int demo(const char *dir) {
-    char path[300];
-    int status = 1;
+    char path[300], stats[2000] = "";
+    int status = 1, said[2], good;
+    usec begun = clock_us();
+    pid_t pid;
+    ssize_t n;
     f = fetcher_new();
     server_open(&server, f, 0);
     mkdir(dir, 0777);
     snprintf(path, sizeof path, "%s/list", dir);
     demo_list(path);
-    fflush(stdout);
-    pid_t pid = fork();
-    if (pid < 0)
-        die("fork");
-    if (pid == 0) {
-        execl("./fetcher", "./fetcher", "--overwrite", "--stats", "-q", "-i", path, "-d", dir,
-              (char *)NULL);
-        _exit(127);
-    }
+    if (pipe(said) < 0)
+        die("pipe");
+    pid = demo_start(path, dir, said[1]);
+    close(said[1]);
     while (waitpid(pid, &status, WNOHANG) == 0)
         fetcher_step(f, 20);
-    int good = demo_count(dir);
+    n = read(said[0], stats, sizeof stats - 1);
+    close(said[0]);
+    good = demo_count(dir);
     if (good == 200)
-        printf("%s: %d files, each byte as it should be\n", dir, good);
+        demo_tell(dir, MS(clock_us() - begun) / 1000, stats);
     else
-        printf("%s: only %d of 200 are right\n", dir, good);
+        printf("%s: only %d of 200 are right\n%.*s", dir, good, n > 0 ? (int)n : 0, stats);
     server_close(&server);
     fetcher_free(f);
     return status || good != 200;
@@ -17518,6 +17725,7 @@ static void test_demo(void) {
         remark("status %d: %s%s", c.status, c.text[0], c.text[1]);
     is_int(c.status, 0, "the demonstration works");
     has_text(c.text[0], "200 files, each byte as it should be", "every file is as it should be");
+    has_text(c.text[0], " would have waited ", "and how long somebody would have waited");
     child_free(&c);
 }
 
@@ -17541,9 +17749,106 @@ static void test_make_again(void) {
     child_free(&c);
 }
 
+/* Commands that leave pictures in $w, and what they say then. */
+static void draw(const char *drawing, const char *said, const char *what) {
+    char script[3000];
+    snprintf(script, sizeof script, "w=%s; %s", work, drawing);
+    struct child c = SH(script);
+    is_int(c.status, 0, "%s: %s", what, c.text[1]);
+    is_text(c.text[0], said, "as it should");
+    child_free(&c);
+    c = SH("command -v xmllint");
+    child_free(&c);
+    if (c.status != 0) {
+        skip("that the picture is well formed", "needs xmllint");
+        return;
+    }
+    snprintf(script, sizeof script, "xmllint --noout %s/*.svg", work);
+    c = SH(script);
+    is_int(c.status, 0, "it is well formed: %s", c.text[1]);
+    child_free(&c);
+}
+
+/* A trace becomes a picture: that of the program, and one of a turn that took 70 ms. */
+static void test_score(void) {
+    int fd[2];
+    struct child c = RUN("-q", "--trace", in_work("trace"), "-d", in_work("files"),
+                         url("/a?size=9"), url("/b?size=9"), url("/c?size=9"));
+    is_int(c.status, 0, "a trace of the program");
+    child_free(&c);
+    draw("MS=60000 FROM=0 sh .ci/score $w/trace 'A < B & \"C\"' >$w/x.svg && "
+         "grep -o 'id=\"lane-[a-z]*' $w/x.svg | sed 's/.*-//' | tr '\\n' ' ' && "
+         "n=$(wc -l <$w/trace) && test \"$n\" = $(grep -c '<title>turn ' $w/x.svg) && echo $? && "
+         "tail -n 1 $w/trace | sed 's/.*/<title>&<.title>/' >$w/last && "
+         "grep -c -f $w/last $w/x.svg",
+         "app timers sockets finish start 0\n1\n",
+         "its picture has a lane for each phase, and a tooltip for each turn");
+    if (pipe(fd) < 0)
+        die("pipe");
+    fetcher_trace(f, keep_trace, NULL);
+    fetcher_watch(f, fd[1], FETCHER_WRITE, slow_watch, NULL);
+    fetcher_step(f, 100);
+    fetcher_trace(f, NULL, NULL);
+    fetcher_watch(f, fd[1], 0, NULL, NULL);
+    close(fd[0]);
+    close(fd[1]);
+    write_file(in_work("stall"), last_trace, strlen(last_trace));
+    draw("sh .ci/score $w/stall >$w/x.svg && grep -c 'class=\"long\"' $w/x.svg && "
+         "grep -o 'a key waits up to 70 ms' $w/x.svg",
+         "1\na key waits up to 70 ms\n", "a turn of 70 ms is red, and says what that means");
+    draw("for ms in 4.99 5.01; do echo \"turn 1: slept 1.00 of 9 ms, woke for a timer; post 1 in "
+         "1.00 ms; timers 1 in 2.00 ms; all $ms ms, more left over\"; done >$w/two && "
+         "sh .ci/score $w/two >$w/x.svg && grep -o 'class=\"long\"' $w/x.svg && "
+         "grep -c 'class=\"deaf\"' $w/x.svg && grep -c lane-post $w/x.svg",
+         "class=\"long\"\n1\n1\n", "red is what took longer than 5 ms");
+    c = SH("echo nonsense | sh .ci/score /dev/stdin");
+    is_int(c.status, 1, "what is no trace is refused");
+    has_text(c.text[1], "no turn of a loop", "and it says so");
+    child_free(&c);
+}
+
+/* The tables of `make bench` become pictures; those in the repository are of its README. */
+static void test_dots(void) {
+    static const char tables[] =
+        "| not | yet |\n"
+        "<!-- bench -->\n"
+        "**The same work in a loop:** files\n\n"
+        "| | CPU s | tick delay, median ms | 99th | longest |\n|---|---|---|---|---|\n"
+        "| fetcher, the library | 1 | 0.50 | 1.0 | 2.0 |\n"
+        "| A <b> & \"c\" | 1 | 0.50 | 10.0 | 1200.0 |\n"
+        "| another | fetched 3 of 5000 |\n\n"
+        "**Names that hang:** 100\n\n"
+        "| | longest tick delay, ms | the good one arrived |\n|---|---|---|\n"
+        "| that | 9.96 | no |\n| fetcher, the library | 0.0 | yes |\n\n"
+        "**Programs** with N\n\n"
+        "| | CPU s | wall s | CPU ratio |\n|---|---|---|---|\n"
+        "| HTTPS: 4, 3: curl 7.88.1 | 0.50 | 1.00 | 1.00 |\n"
+        "| HTTPS: 4, 3: fetcher, libcurl 7.88.1 | 0.10 | 0.10 | 0.20 |\n"
+        "| 900: a plain libcurl loop, libcurl 7.88.1 | 4.00 | 4.00 | 1.00 |\n"
+        "| 900: fetcher, libcurl 7.88.1 | 2.00 | 2.00 | 0.50 |\n"
+        "<!-- /bench -->\n";
+    write_file(in_work("tables"), tables, strlen(tables));
+    draw(
+        "sh .ci/dots $w/tables $w && for p in ticks names cpu; do "
+        "sed -n 's/.*<title>\\([^<]*:[^<]*\\)<.*/\\1/p' $w/$p.svg | uniq; done",
+        "A &lt;b&gt; &amp; &quot;c&quot;: the longest 1.2 s, 99 of 100 below 10 ms, median 0.5 ms\n"
+        "fetcher, the library: the longest 2.0 ms, 99 of 100 below 1.0 ms, median 0.5 ms\n"
+        "that: the longest 10.0 ms\n"
+        "fetcher, the library: the longest 0.0 ms\n"
+        "HTTPS: 4, 3: curl 0.50 s\nHTTPS: 4, 3: fetcher 0.10 s\n"
+        "900: a plain libcurl loop 4.00 s\n900: fetcher 2.00 s\n",
+        "tables become pictures, the longest first");
+    draw("grep -o '[^>]*; the good one is lost' $w/names.svg", "10.0 ms; the good one is lost\n",
+         "what is lost is said");
+    draw("sh .ci/dots README.md $w && for p in ticks names cpu; do for d in $w .github; do "
+         "grep -o '>[^<][^<]*' $d/$p.svg >$w/${d##*[./]}.text; done; "
+         "cmp $w/${w##*[./]}.text $w/github.text; done",
+         "", "the pictures are those of the README's tables");
+}
+
 static const struct test readme_tests[] = {
-    TEST(readme),  TEST(readme_build), TEST(make_again), TEST(parallel),
-    TEST(install), TEST(manual),       TEST(dist),       TEST(demo),
+    TEST(readme), TEST(readme_build), TEST(make_again), TEST(parallel), TEST(install),
+    TEST(score),  TEST(dots),         TEST(manual),     TEST(dist),     TEST(demo),
 };
 
 #endif
