@@ -13679,6 +13679,7 @@ static const char window_keys[] =
     "  Up Down Page Home End   choose a row; also j k g G\n"
     "  p                       pause it, or let it go on\n"
     "  Return, double click    open what is done\n"
+    "  i                       all about it\n"
     "  r                       try again\n"
     "  c                       cancel; take off the list\n"
     "  u                       undo the last cancel\n"
@@ -15383,7 +15384,7 @@ static void page_said(struct program *p) {
 
 /* A line is entered. Some commands say so much that it takes a page. */
 static void line_entered(struct program *p, const char *line) {
-    static const char *const talkers[] = {"help", "list", "stats"};
+    static const char *const talkers[] = {"help", "list", "show", "stats"};
     struct window *w = &window;
     const char *word = line + strspn(line, " ");
     size_t n = strcspn(word, " ");
@@ -15602,6 +15603,7 @@ static const struct {
     {"Put first", "f", 'f', GOES | PAUSED},
     {"Cancel", "c", 'c', GOES | PAUSED},
     {"Take off the list", "c", 'c', FAILED | DONE},
+    {"All about it", "i", 'i', GOES | PAUSED | FAILED | DONE},
     {"Copy the URL", "Ctrl+C", CTRL('c'), GOES | PAUSED | FAILED | DONE},
     {"Paste", "Ctrl+V", CTRL('v'), NO_ROW},
     {"Undo cancel", "u", 'u', CANCELLED},
@@ -15611,13 +15613,18 @@ static const struct {
     {"Quit", "q", 'q', NO_ROW},
 };
 
-/* A key for the rows: what is done it opens. */
+/* A key for the rows: Return opens what is done, and shows all that is known of
+ * another. */
 static void window_row_key(struct program *p, int key) {
     struct node *n = rows_selected(p);
+    bool done = n && is_ended(n) && !ended_of(n)->r.code;
 
-    if (key == '\r' && n && is_ended(n) && !ended_of(n)->r.code)
+    if (key == '\r' && done)
         opener_start(p, ended_of(n)->r.path);
-    else
+    else if (n && (key == '\r' || key == 'i')) {
+        page_open(&window, window.said.used);
+        view_verb(p, "show");
+    } else
         key_put(p->view, key);
 }
 
@@ -15803,7 +15810,7 @@ static void window_act(struct program *p, const char *text, int n, int key,
         key_put(p->view, key);
     else if (c == '?' && !p->prompting && !p->view->asking)
         page_help(p);
-    else if (c == '\r' && !p->prompting && !p->view->asking)
+    else if ((c == '\r' || c == 'i') && !p->prompting && !p->view->asking)
         window_row_key(p, c);
     else if (!window_shortcut(p, c, time))
         window_text(p->view, text, n, !w->ic);
