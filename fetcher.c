@@ -8349,6 +8349,7 @@ struct model {
     struct node *ended;     /* the newest first */
     struct node *cancelled; /* by the command, and by number; not in rows */
     size_t ended_count;
+    size_t ended_failed; /* of these */
     size_t cancelled_count;
     int64_t ended_total;   /* that were ever added */
     struct ended *chosen;  /* the selected one of the ended; NULL: none */
@@ -8483,6 +8484,8 @@ static void ended_remove(struct model *m, struct ended *e) {
     }
     tree_remove(&m->ended, &e->row);
     m->ended_count--;
+    if (e->r.code)
+        m->ended_failed--;
     free(e);
 }
 
@@ -8534,6 +8537,8 @@ static void ended_add(struct model *m, int64_t number,
     e->row.key = -++m->ended_total;
     tree_add(&m->ended, &e->row);
     m->ended_count++;
+    if (r->code)
+        m->ended_failed++;
     if (m->ended_count > ENDED_KEPT)
         ended_remove(m, ended_of(tree_bound(m->ended, 0, 0, true)));
 }
@@ -8788,6 +8793,9 @@ struct console { /* where lines go */
     void (*changed)(struct program *); /* for a view; NULL: there is none */
     struct program *p;
 };
+
+/* In the lines for the window it stands before what a row shows as well. */
+enum { REPORT = 31 };
 
 static void changed(struct console *c) {
     if (c->changed)
@@ -9052,6 +9060,13 @@ static void line_end(struct console *c, struct out *o) {
     out_puts(o, "\n");
     out_flush(c->f, o);
     changed(c);
+}
+
+static void report_mark(struct console *c) {
+    char mark = REPORT;
+
+    if (c->windowed && c->above)
+        out_add(c->above, &mark, 1);
 }
 
 /* On a terminal with a view it is plain who speaks. */
@@ -11191,11 +11206,14 @@ static void job_tell(struct program *p, const struct job *j,
     }
     if (p->s.head)
         tell_head(p, r->id);
-    if (r->code && r->code != FETCHER_CANCELLED)
+    if (r->code && r->code != FETCHER_CANCELLED) {
+        report_mark(&p->console);
         complain(&p->console, r->url, r->message);
-    else if (!r->code && !p->s.quiet && !p->s.head &&
-             (!to_stdout || p->s.verbose))
+    } else if (!r->code && !p->s.quiet && !p->s.head &&
+               (!to_stdout || p->s.verbose)) {
+        report_mark(&p->console);
         tell_line(p, o, r);
+    }
 }
 
 /* A row that has failed stays, where somebody may retry it; but not for ever:
@@ -12194,10 +12212,37 @@ static const struct command all_cleared = {
     .done = "forgotten",
 };
 
+/* What came of one download, which a repeating one has more of. */
+static void clear_one(struct program *p, const char *word) {
+    struct model *m = &p->model;
+    int64_t number = text_number(&word);
+    struct node *n = tree_find(m->jobs, (uint64_t)number);
+    bool known = n && job_clear(p, container_of(n, struct job, id));
+    struct node *next;
+
+    for (n = tree_first(m->ended); n && !*word; n = next) {
+        next = tree_next(m->ended, n);
+        if (ended_of(n)->number != number)
+            continue;
+        ended_remove(m, ended_of(n));
+        known = true;
+    }
+    changed(&p->console);
+    if (known)
+        reply(p, number, "%" PRId64 " forgotten", number);
+    else
+        reject(p, "nothing of that number has ended");
+}
+
 /* What has failed is counted as it is a row. */
 static void do_clear(struct program *p, char **word) {
     struct model *m = &p->model;
     int done = 0;
+
+    if (word[1]) {
+        clear_one(p, word[1]);
+        return;
+    }
 
     while (m->ended) {
         struct ended *e = ended_first(m);
@@ -12280,7 +12325,7 @@ static const struct command commands[] = {
     {"show", "N", "show all of it", 1, 1, do_show, NULL, NULL},
     {"list", "[done|failed]", "show what there is; or what has ended", 0, 1,
      do_list, NULL, NULL},
-    {"clear", "", "forget what has ended", 0, 0, do_clear, NULL, NULL},
+    {"clear", "[N]", "forget what has ended", 0, 1, do_clear, NULL, NULL},
     {"stats", "", "tell what the loop did", 0, 0, do_stats, NULL, NULL},
     {"help", "", "show the commands", 0, 0, NULL, NULL, NULL},
     {"quit", "", "end; what is there of files stays", 0, 0, do_quit, NULL,
@@ -12932,7 +12977,8 @@ struct columns { /* how much of a row there is room for */
 
 enum { /* columns; with the space before them */
        NAME_SHORT = 12,
-       NAME_LONG = 60, /* what is left is the bar's */
+       NAME_LEAST = 20, /* beside bar and size */
+       NAME_LONG = 60,  /* what is left is the bar's */
        BAR_GAP = 1,
        FOR_SHARE = 6,
        FOR_SIZE = 11,
@@ -12964,6 +13010,9 @@ static struct columns row_columns(int columns, int number) {
         if (w.name - w.bar - BAR_GAP > NAME_LONG)
             w.bar = w.name - NAME_LONG - BAR_GAP;
         w.name -= w.bar + BAR_GAP;
+        w.size = w.name >= NAME_LEAST;
+        if (!w.size)
+            w.name += FOR_SIZE;
     }
     if (w.name < 0)
         w.name = 0;
@@ -13265,37 +13314,84 @@ static struct node *rows_tree(const struct program *p) {
     return p->view->ended ? p->model.ended : p->model.rows;
 }
 
+/* The window has room for both: what is done stands below what is not. */
+static bool rows_both(const struct program *p) {
+    return p->view->window && !p->view->ended;
+}
+
+/* The numbers of downloads begin with 1. */
+static bool is_ended(const struct node *n) {
+    return n->seq == 0;
+}
+
+/* This one of the ended, or the next that is done: what has failed is among
+ * the downloads. */
+static struct node *rows_done(const struct program *p, struct node *n,
+                              bool back) {
+    struct node *tree = p->model.ended;
+
+    while (n && ended_of(n)->r.code)
+        n = back ? tree_bound(tree, n->key, 0, true) : tree_next(tree, n);
+    return n;
+}
+
 static size_t rows_count(const struct program *p) {
-    return p->view->ended ? p->model.ended_count : p->model.count;
+    const struct model *m = &p->model;
+
+    if (rows_both(p))
+        return m->count + m->ended_count - m->ended_failed;
+    return p->view->ended ? m->ended_count : m->count;
 }
 
 static struct node *rows_end(const struct program *p, bool last) {
     struct node *tree = rows_tree(p);
+    struct node *done = NULL;
+    struct node *n =
+        last ? tree_bound(tree, INT64_MAX, 0, true) : tree_first(tree);
 
-    return last ? tree_bound(tree, INT64_MAX, 0, true) : tree_first(tree);
+    if (rows_both(p) && last)
+        done = rows_done(p, tree_bound(p->model.ended, 0, 0, true), true);
+    else if (rows_both(p) && !n)
+        done = rows_done(p, tree_first(p->model.ended), false);
+    return done ? done : n;
 }
 
 static struct node *rows_before(const struct program *p, const struct node *n) {
-    return tree_bound(rows_tree(p), n->key, n->seq, true);
+    struct node *done;
+
+    if (!rows_both(p) || !is_ended(n))
+        return tree_bound(rows_tree(p), n->key, n->seq, true);
+    done = rows_done(p, tree_bound(p->model.ended, n->key, 0, true), true);
+    return done ? done : tree_bound(p->model.rows, INT64_MAX, 0, true);
 }
 
 static struct node *rows_after(const struct program *p, const struct node *n) {
-    return tree_next(rows_tree(p), n);
+    struct node *next;
+
+    if (!rows_both(p))
+        return tree_next(rows_tree(p), n);
+    if (is_ended(n))
+        return rows_done(p, tree_next(p->model.ended, n), false);
+    next = tree_next(p->model.rows, n);
+    return next ? next : rows_done(p, tree_first(p->model.ended), false);
 }
 
 static struct node *rows_selected(struct program *p) {
     struct model *m = &p->model;
 
-    if (p->view->ended)
+    if (p->view->ended || (rows_both(p) && m->chosen))
         return m->chosen ? &m->chosen->row : NULL;
     return m->selected ? &m->selected->row : NULL;
 }
 
 static void rows_select(struct program *p, struct node *n) {
-    if (p->view->ended)
-        p->model.chosen = ended_of(n);
-    else
-        p->model.selected = row_job(n);
+    struct model *m = &p->model;
+    bool ended = n ? is_ended(n) : p->view->ended;
+
+    if (ended || rows_both(p))
+        m->chosen = ended ? ended_of(n) : NULL;
+    if (!ended || rows_both(p))
+        m->selected = ended ? NULL : row_job(n);
 }
 
 /* The row at the top, so that the selected one stays where it was, and no line
@@ -13693,16 +13789,18 @@ static void submit_number(struct program *p, const char *verb, int64_t number) {
 }
 
 static void view_verb(struct program *p, const char *verb) {
-    const struct model *m = &p->model;
+    struct node *n = rows_selected(p);
 
-    if (p->view->ended && m->chosen)
-        submit_number(p, verb, m->chosen->number);
-    else if (!p->view->ended && m->selected)
-        submit_number(p, verb, m->selected->id.key);
+    if (n && is_ended(n))
+        submit_number(p, strcmp(verb, "cancel") ? verb : "clear",
+                      ended_of(n)->number);
+    else if (n)
+        submit_number(p, verb, row_job(n)->id.key);
 }
 
 static void view_pause(struct program *p, int unused) {
-    struct job *j = p->view->ended ? NULL : p->model.selected;
+    struct node *n = rows_selected(p);
+    struct job *j = n && !is_ended(n) ? row_job(n) : NULL;
     bool paused = j && job_info(&p->model, j).state == FETCHER_PAUSED;
 
     view_verb(p, paused ? "resume" : "pause");
@@ -13737,15 +13835,38 @@ static void view_redraw(struct program *p, int unused) {
     p->view->redraw = true;
 }
 
+static const char window_keys[] =
+    "  Up Down Page Home End   choose a row; also j k g G\n"
+    "  p                       pause it, or let it go on\n"
+    "  Return, double click    open what is done\n"
+    "  i                       all about it\n"
+    "  r                       try again\n"
+    "  c                       cancel; take off the list\n"
+    "  u                       undo the last cancel\n"
+    "  f                       put first\n"
+    "  + -                     more, or fewer, at the same time\n"
+    "  d                       only what has ended, or all\n"
+    "  Ctrl+C                  copy the URL\n"
+    "  a : Tab                 to the line above: a URL or a command\n"
+    "  F1 ?                    this page\n"
+    "  F2                      all that was said\n"
+    "  q                       quit\n"
+    "  right click             what may be done, as a menu\n"
+    "  middle click, a drop    URLs from elsewhere\n\n";
+
 static void view_help(struct program *p, int unused) {
-    out_puts(&p->view->log,
-             "  up down page home end (or j k g G)   choose a row\n"
-             "  p pause or resume   r retry   c cancel   u undo that   f first"
-             "   + - more or less at a time\n"
-             "  enter all of a row   d what has ended, or back\n"
-             "  a or : a URL or a command, such as: https://example.org/x   "
-             "limit 200k   help\n"
-             "  ? this help   q quit   ^Z suspend\n");
+    if (p->view->window)
+        out_puts(&p->view->log, window_keys);
+    else
+        out_puts(
+            &p->view->log,
+            "  up down page home end (or j k g G)   choose a row\n"
+            "  p pause or resume   r retry   c cancel   u undo that   f first"
+            "   + - more or less at a time\n"
+            "  enter all of a row   d what has ended, or back\n"
+            "  a or : a URL or a command, such as: https://example.org/x   "
+            "limit 200k   help\n"
+            "  ? this help   q quit   ^Z suspend\n");
 }
 
 static const struct {
@@ -14250,7 +14371,9 @@ static void view_open(struct program *p) {
 enum {
     FONTS = 16,
     PASTE_MAX = 262144,
-    SAID_MAX = 16384, /* bytes of lines; then half of them go */
+    SAID_MAX = 65536, /* bytes of lines; then half of them go */
+    SAID_LINES = 3,   /* of these beside the rows, at most */
+    WALK_MOST = 2000, /* rows that are counted, for the scroll bar */
     WINDOW_FRAME_MS = 34
 };
 
@@ -14270,12 +14393,13 @@ enum ink {
     INKS
 };
 
+/* Text reads well on each of its grounds: 4.5 to 1 at least (WCAG 2). */
 static const unsigned palette[2][INKS] = {
     /* light */
-    {0xfafafa, 0x2b2f36, 0x8a919c, 0x58a07a, 0xe3e6ea, 0xe2ebf5, 0xc0392b,
-     0xa9741a, 0x2b7a9b, 0xffffff, 0xcdd3da, 0xbcd5f0},
+    {0xfafafa, 0x2b2f36, 0x626973, 0x3d8f63, 0xe3e6ea, 0xe2ebf5, 0xb83226,
+     0x8a5c0c, 0x226a88, 0xffffff, 0xcdd3da, 0xbcd5f0},
     /* dark */
-    {0x1e2227, 0xd7dae0, 0x7d8590, 0x5aa17a, 0x3a424c, 0x2b3747, 0xe06c75,
+    {0x1e2227, 0xd7dae0, 0x9aa2ad, 0x5aa17a, 0x3a424c, 0x2b3747, 0xec8189,
      0xd9a35b, 0x61afcf, 0x262b31, 0x414954, 0x3b5675}};
 
 enum atom {
@@ -14300,12 +14424,37 @@ enum atom {
 
 enum { COPIED_PRIMARY, COPIED_CLIPBOARD, COPIES };
 
+struct scroll { /* of the rows, or of the page, in lines */
+    int64_t all;
+    int64_t first; /* that is shown */
+    int64_t shown;
+};
+
+enum drag { DRAG_NONE, DRAG_TEXT, DRAG_SCROLL };
+
+enum {
+    MENU_MOST = 8, /* items */
+    MENU_COLUMNS = 30,
+    DOUBLE_CLICK_MS = 400,
+    OPENERS = 16
+};
+
+struct menu {            /* of the right button */
+    Window id;           /* a window within ours */
+    XRectangle at;       /* its place there; no width: it is closed */
+    int64_t row;         /* the number of the row that it is for; 0: none */
+    int item[MENU_MOST]; /* places in menu_items[] */
+    int items;
+    int chosen; /* of these, or -1 */
+};
+
 static struct window {
     Display *d;
     Window id;
     Window source; /* of what is dropped */
     GC gc;
-    Pixmap back; /* what is shown, for when it is uncovered */
+    Pixmap back;   /* what is shown, for when it is uncovered */
+    Drawable onto; /* what is drawn on: that, or the menu */
     XftDraw *draw;
     XIC ic; /* NULL: there is no input method */
     XftColor ink[INKS];
@@ -14322,14 +14471,28 @@ static struct window {
     int graph;   /* its height, or 0 */
     int columns; /* of the grid */
     int lines;
-    bool dead;            /* the server is gone */
-    bool leaving;         /* the window is closed, and we go on */
-    bool dragging;        /* the pointer selects text */
-    Atom wanted;          /* the selection that we have asked for */
-    int64_t graphed;      /* the newest second of the graph; -1: draw it */
-    struct out said;      /* the last lines, ... */
-    size_t since;         /* ... and where those of the last key begin */
-    char *copied[COPIES]; /* the selections that we own */
+    bool dead;         /* the server is gone */
+    bool leaving;      /* the window is closed, and we go on */
+    enum drag drag;    /* what the pointer does */
+    int grip;          /* where it holds the scroll bar */
+    Atom wanted;       /* the selection that we have asked for */
+    int64_t graphed;   /* the newest second of the graph; -1: draw it */
+    struct out visual; /* a line as the eye goes over it */
+    struct out said;   /* the last lines; those of the last command ... */
+    size_t since;      /* ... begin here */
+    bool paged;        /* a page of them stands in place of the rows: */
+    size_t page_from;  /* it begins here, ... */
+    size_t page_top;   /* ... and is shown from here */
+    int rows;          /* lines for rows, or for the page */
+    struct node top; /* the first row that is not before it stands at the top */
+    bool reveal;     /* the selected row is to be seen */
+    struct scroll scroll;   /* as it is, ... */
+    struct scroll scrolled; /* ... and as it is drawn */
+    struct menu menu;
+    Time clicked;          /* when a row was, ... */
+    int64_t clicked_row;   /* ... and its number */
+    pid_t opener[OPENERS]; /* programs that open files; 0: none */
+    char *copied[COPIES];  /* the selections that we own */
     char title[100];
 } window;
 
@@ -14337,7 +14500,13 @@ static struct window {
 
 static void fill(struct window *w, enum ink ink, XRectangle r) {
     XSetForeground(w->d, w->gc, w->ink[ink].pixel);
-    XFillRectangle(w->d, w->back, w->gc, r.x, r.y, r.width, r.height);
+    XFillRectangle(w->d, w->onto, w->gc, r.x, r.y, r.width, r.height);
+}
+
+/* Draw there from now on: behind the window, or on the menu. */
+static void draw_onto(struct window *w, Drawable onto) {
+    w->onto = onto;
+    XftDrawChange(w->draw, onto);
 }
 
 static XRectangle rectangle(int x, int y, int width, int height) {
@@ -14363,7 +14532,7 @@ static bool font_open(struct window *w, int i) {
     return true;
 }
 
-/* Colored ones are left out: an Xft before 2.3.5 can't draw them. */
+/* An Xft before 2.3.5 can't draw colored ones. */
 static bool font_has(FcPattern *font, uint32_t c) {
     FcCharSet *has;
     FcBool color;
@@ -14371,7 +14540,8 @@ static bool font_has(FcPattern *font, uint32_t c) {
     if (FcPatternGetCharSet(font, FC_CHARSET, 0, &has) != FcResultMatch ||
         !FcCharSetHasChar(has, c))
         return false;
-    return FcPatternGetBool(font, FC_COLOR, 0, &color) != FcResultMatch ||
+    return XftGetVersion() >= 20305 ||
+           FcPatternGetBool(font, FC_COLOR, 0, &color) != FcResultMatch ||
            !color;
 }
 
@@ -14463,6 +14633,11 @@ static void pen_bar(struct pen *pen, uint32_t c) {
     fill(w, INK_BAR, rectangle(pen->x, y, w->cell * eighths / 8, height));
 }
 
+/* What it joins, or selects, we draw one by one. */
+static bool is_joiner(uint32_t c) {
+    return c == 0x200d || (c >= 0xfe00 && c <= 0xfe0f);
+}
+
 static void pen_glyph(struct pen *pen, uint32_t c) {
     struct window *w = pen->w;
     int width = wcwidth((wchar_t)c);
@@ -14474,7 +14649,7 @@ static void pen_glyph(struct pen *pen, uint32_t c) {
         fill(w, INK_TEXT, rectangle(pen->x, pen->y, w->cell / 6 + 1, w->line));
     if (pen->ink == INK_BAR && is_bar(c))
         pen_bar(pen, c);
-    else if (c != ' ')
+    else if (c != ' ' && !is_joiner(c))
         pen->spec[pen->n++] = glyph_spec(w, c, pen->x, pen->y);
     pen->x += width;
 }
@@ -14508,6 +14683,145 @@ static bool draw_line(struct window *w, const char *s, const char *end, int x,
     return true;
 }
 
+/* -- from right to left ----------------------------------------------------
+ * A line reads from left to right, and in it Hebrew, Arabic and the like from
+ * right to left: each run of their letters, and what stands between these, is
+ * turned around. Numbers end a run. Arabic letters get the forms that join
+ * them, which Unicode has as characters; there are no ligatures.
+ */
+
+static bool is_rtl(uint32_t c) {
+    bool digit = (c >= 0x660 && c <= 0x669) || (c >= 0x6f0 && c <= 0x6f9);
+
+    return !digit &&
+           ((c >= 0x590 && c < 0x900) || (c >= 0xfb1d && c < 0xfe00) ||
+            (c >= 0xfe70 && c < 0xff00));
+}
+
+/* How many forms has this letter? They stand one behind the other: alone, at
+ * the end, at the beginning, within. Two: nothing is joined behind it. */
+static int arabic_forms(uint32_t c, uint32_t *first) {
+    static const char forms[] = "12222424244444222244444444" /* 0x621 ... */
+                                "......4444444224";          /* ... 0x64a */
+
+    *first = 0xfe80;
+    if (c < 0x621 || c > 0x64a)
+        return 0;
+    for (uint32_t at = 0x621; at < c; at++)
+        *first +=
+            (uint32_t)(forms[at - 0x621] == '.' ? 0 : forms[at - 0x621] - '0');
+    return forms[c - 0x621] == '.' ? 0 : forms[c - 0x621] - '0';
+}
+
+static const char *char_back(const char *s, const char *begin) {
+    do {
+        s--;
+    } while (s > begin && (*s & 0xc0) == 0x80);
+    return s;
+}
+
+static bool is_mark(const char *s) {
+    uint32_t c = 0;
+
+    return utf8_decode(s, &c) > 0 && wcwidth((wchar_t)c) == 0;
+}
+
+/* How many forms has the letter before, or behind, without marks? */
+static int neighbor_forms(const char *begin, const char *at, const char *end,
+                          bool back) {
+    uint32_t c = 0;
+    uint32_t first;
+
+    do {
+        if (back ? at <= begin : at + utf8_decode(at, &c) >= end)
+            return 0;
+        at = back ? char_back(at, begin) : at + utf8_decode(at, &c);
+    } while (is_mark(at));
+    (void)utf8_decode(at, &c);
+    return c == 0x640 ? 4 : arabic_forms(c, &first);
+}
+
+/* The letter as it is joined to its neighbors, if there is a font for that. */
+static uint32_t arabic_shape(struct window *w, const char *begin,
+                             const char *at, const char *end) {
+    uint32_t c = 0;
+    uint32_t form;
+    int forms;
+
+    (void)utf8_decode(at, &c);
+    forms = arabic_forms(c, &form);
+    if (forms < 2)
+        return c;
+    if (neighbor_forms(begin, at, end, true) == 4)
+        form++;
+    if (forms == 4 && neighbor_forms(begin, at, end, false) > 1)
+        form += 2;
+    return XftCharExists(w->d, font_for(w, form), form) ? form : c;
+}
+
+static void put_turned(struct window *w, struct out *o, const char *begin,
+                       const char *end) {
+    const char *at = end;
+
+    while (at > begin) {
+        const char *from = char_back(at, begin);
+        size_t replaced = 0;
+        uint32_t c;
+
+        while (from > begin && is_mark(from))
+            from = char_back(from, begin);
+        c = arabic_shape(w, begin, from, end);
+        if (c >= 0xfe80 && c < 0xff00) {
+            char form[] = {(char)0xef, (char)(0x80 | (c >> 6 & 63)),
+                           (char)(0x80 | (c & 63))};
+
+            out_add(o, form, sizeof form);
+            replaced = utf8_decode(from, &c);
+        }
+        out_add(o, from + replaced, (size_t)(at - from) - replaced);
+        at = from;
+    }
+}
+
+/* Where a run ends that begins here: behind its last letter. */
+static const char *run_end(const char *s, const char *end) {
+    const char *last = s;
+    uint32_t c = 0;
+
+    for (; s < end; s += utf8_decode(s, &c)) {
+        if (utf8_decode(s, &c) == 0 || (c < 0x80 && isalnum((int)c)) || c < ' ')
+            break;
+        if (c == ' ' && s[1] == ' ')
+            break;
+        if (is_rtl(c) || (is_mark(s) && last == s))
+            last = s + utf8_decode(s, &c);
+        else if (c >= 0x80)
+            break;
+    }
+    return last;
+}
+
+/* The line as the eye goes over it. */
+static void put_visual(struct window *w, struct out *o, const char *s,
+                       size_t n) {
+    const char *end = s + n;
+
+    o->used = 0;
+    while (s < end) {
+        uint32_t c = 0;
+        size_t size = utf8_decode(s, &c);
+        const char *run = size > 0 && is_rtl(c) ? run_end(s, end) : s;
+
+        if (run > s)
+            put_turned(w, o, s, run);
+        else {
+            run = s + (size ? size : 1);
+            out_add(o, s, (size_t)(run - s));
+        }
+        s = run;
+    }
+}
+
 static void copy_out(struct window *w, XRectangle r) {
     XCopyArea(w->d, w->back, w->id, w->gc, r.x, r.y, r.width, r.height, r.x,
               r.y);
@@ -14526,7 +14840,7 @@ static int line_y(const struct window *w, int line) {
 static bool show_line(struct window *w, int i, const char *s, size_t n) {
     int y = line_y(w, i);
     int x = i == 0 ? 2 * w->pad : w->pad;
-    int edge = i == 0 ? w->pad : 0;
+    int edge = i == 0 ? w->pad : w->pad / 2; /* the scroll bar's */
     bool whole;
 
     fill(w, i == 0 ? INK_FIELD : INK_PAPER,
@@ -14539,8 +14853,13 @@ static bool show_line(struct window *w, int i, const char *s, size_t n) {
         n -= 2;
         x += w->cell;
     }
+    if (i > 0) { /* what is edited stays as it is typed */
+        put_visual(w, &w->visual, s, n);
+        s = w->visual.data;
+        n = w->visual.used;
+    }
     whole = draw_line(w, s, s + n, x, y);
-    copy_out(w, rectangle(0, y, w->width, w->line));
+    copy_out(w, rectangle(edge, y, w->width - 2 * edge, w->line));
     return whole;
 }
 
@@ -14578,49 +14897,268 @@ static void show_graph(struct model *m, struct window *w) {
 
 /* -- the picture ----------------------------------------------------------- */
 
-/* How many of the last lines are shown: a fifth of the window, or what the
- * last key or command brought. */
-static int said_lines(const struct window *w, int *all) {
-    const char *s = w->said.data;
-    int most = w->lines / 5 + 1;
-    int recent = 0;
+/* Where the last word before this place ends, if it is not far away. */
+static size_t word_end(const char *s, size_t begin, size_t end) {
+    size_t at = end;
 
-    *all = 0;
-    for (size_t at = 0; at < w->said.used; at++) {
-        if (s[at] != '\n')
-            continue;
-        (*all)++;
-        if (at >= w->since)
-            recent++;
-    }
-    if (recent > w->lines / 2)
-        return w->lines / 2;
-    if (recent > most)
-        return recent;
-    return *all < most ? *all : most;
+    while (at > begin && s[at] != ' ')
+        at--;
+    return at > begin + (end - begin) / 2 ? at : end;
 }
 
-static void draw_said(struct program *p, struct out *o) {
-    struct window *w = &window;
-    char *s = w->said.data;
-    int all;
-    int skip = said_lines(w, &all);
+/* Where the line of what was said ends that is shown from there: in the page
+ * a long one goes on in the next. */
+static size_t said_end(const struct window *w, size_t at) {
+    const char *s = w->said.data;
+    size_t begin = at;
+    int width = 0;
 
-    skip = all - skip;
-    for (int i = 0; i < all; i++) {
-        char *end = strchr(s, '\n');
+    while (at < w->said.used && s[at] != '\n') {
+        struct glyph g = {.bytes = 1};
 
-        *end = '\0';
-        if (i >= skip) {
-            bool bad = strncmp(s, "fetcher: ", 9) == 0;
-
-            put_attr(o, bad ? RED : DIM);
-            put_padded(p->view, o, bad ? s + 9 : s, w->columns);
-            out_puts(o, "\n");
-        }
-        *end = '\n';
-        s = end + 1;
+        if (w->paged && s[at] != REPORT)
+            g = glyph_at(&the_view, s + at);
+        width += g.columns;
+        if (width > w->columns && at > begin)
+            return word_end(s, begin, at);
+        at += g.bytes;
     }
+    return at;
+}
+
+static size_t said_ahead(const struct window *w, size_t at) {
+    at = said_end(w, at);
+    return at < w->said.used && w->said.data[at] == '\n' ? at + 1 : at;
+}
+
+/* The line before this place, but none before `from`. */
+static size_t said_back(const struct window *w, size_t at, size_t from) {
+    size_t begin = at > from ? at - 1 : from;
+    size_t next;
+
+    while (begin > from && w->said.data[begin - 1] != '\n')
+        begin--;
+    while ((next = said_ahead(w, begin)) < at)
+        begin = next;
+    return begin;
+}
+
+static int said_count(const struct window *w, size_t at, size_t end) {
+    int n = 0;
+
+    for (; at < end; at = said_ahead(w, at))
+        n++;
+    return n;
+}
+
+/* Where the last lines begin. */
+static size_t said_last(const struct window *w, int lines, size_t from) {
+    size_t at = w->said.used;
+
+    for (; lines > 0 && at > from; lines--)
+        at = said_back(w, at, from);
+    return at;
+}
+
+static void draw_said_line(struct program *p, struct out *o,
+                           enum attribute attr, char *s) {
+    bool bad;
+
+    if (*s == REPORT) {
+        attr = DIM;
+        s++;
+    }
+    bad = strncmp(s, "fetcher: ", 9) == 0;
+    put_attr(o, bad ? RED : attr);
+    put_padded(p->view, o, bad ? s + 9 : s, window.columns);
+    out_puts(o, "\n");
+}
+
+static void draw_said(struct program *p, struct out *o, enum attribute attr,
+                      size_t from, int lines) {
+    struct window *w = &window;
+
+    for (; lines > 0 && from < w->said.used; lines--) {
+        size_t end = said_end(w, from);
+        char behind = w->said.data[end];
+
+        w->said.data[end] = '\0';
+        draw_said_line(p, o, attr, w->said.data + from);
+        w->said.data[end] = behind;
+        from = said_ahead(w, from);
+    }
+}
+
+/* The last answers to the last command, without what the rows show: for the
+ * lines beside these. Returns how many lines. */
+static int draw_answers(struct program *p, struct out *o, int most) {
+    struct window *w = &window;
+    size_t at[SAID_LINES];
+    size_t from = w->said.used;
+    int n = 0;
+
+    while (n < most && from > w->since) {
+        from = said_back(w, from, w->since);
+        if (w->said.data[from] != REPORT)
+            at[n++] = from;
+    }
+    for (int i = n - 1; o && i >= 0; i--)
+        draw_said(p, o, DIM, at[i], 1);
+    return n;
+}
+
+/* All that was said, or what help or the like has brought. */
+static int draw_page(struct program *p, struct window *w, struct out *o) {
+    size_t last = said_last(w, w->rows, w->page_from);
+
+    if (w->page_top > last)
+        w->page_top = last;
+    if (w->page_top < w->page_from)
+        w->page_top = w->page_from;
+    w->scroll.all = said_count(w, w->page_from, w->said.used);
+    w->scroll.first = said_count(w, w->page_from, w->page_top);
+    draw_said(p, o, PLAIN, w->page_top, w->rows);
+    if (w->scroll.all < w->rows)
+        return (int)w->scroll.all;
+    return w->rows;
+}
+
+/* The row that stands so many rows further on, or the last one there. */
+static struct node *row_step(struct program *p, struct node *n, int64_t by) {
+    struct node *next = n;
+
+    for (; by != 0 && next; by -= by < 0 ? -1 : 1) {
+        n = next;
+        next = by < 0 ? rows_before(p, n) : rows_after(p, n);
+    }
+    return next ? next : n;
+}
+
+/* Does a row stand above another? */
+static bool row_above(const struct node *a, const struct node *b) {
+    if (is_ended(a) != is_ended(b))
+        return is_ended(b);
+    return node_before(a, b);
+}
+
+static struct node *list_top(struct window *w, struct program *p) {
+    struct node *n = NULL;
+
+    if (w->top.key == INT64_MIN)
+        return rows_end(p, false);
+    if (!is_ended(&w->top))
+        n = lower_bound(p->model.rows, w->top.key, w->top.seq);
+    else if (rows_both(p))
+        n = rows_done(p, lower_bound(p->model.ended, w->top.key, 0), false);
+    else
+        n = lower_bound(p->model.ended, w->top.key, 0);
+    return n ? n : rows_end(p, true);
+}
+
+static void list_set_top(struct window *w, struct program *p,
+                         const struct node *n) {
+    bool first = !n || n == rows_end(p, false);
+
+    w->top.key = first ? INT64_MIN : n->key;
+    w->top.seq = first ? 0 : n->seq;
+}
+
+/* The row at the top: what is below fills the window, and what a key has
+ * selected is to be seen. */
+static struct node *list_place(struct window *w, struct program *p) {
+    struct node *lowest = row_step(p, rows_end(p, true), 1 - w->rows);
+    struct node *selected = rows_selected(p);
+    struct node *top = list_top(w, p);
+    struct node *highest;
+
+    if (w->reveal && selected && top) {
+        highest = row_step(p, selected, 1 - w->rows);
+        if (row_above(selected, top))
+            top = selected;
+        else if (row_above(top, highest))
+            top = highest;
+    }
+    w->reveal = false;
+    if (!top || (lowest && row_above(lowest, top)))
+        top = lowest;
+    list_set_top(w, p, top);
+    return top;
+}
+
+/* The number of the first download that there is, and how many numbers there
+ * are. */
+static double number_span(struct model *m, int64_t *first) {
+    *first = row_only(m) ? row_only(m)->id.key : 0;
+    return (double)((int64_t)m->last_number - *first + 1);
+}
+
+/* How many rows stand before it? Of very many it is a guess, by their numbers,
+ * when neither end is near. */
+static int64_t count_before(struct program *p, struct node *row) {
+    int64_t all = (int64_t)rows_count(p);
+    struct node *up = row;
+    struct node *down = row;
+    int64_t first;
+    double span = number_span(&p->model, &first);
+    double part;
+
+    for (int64_t n = 0; n < WALK_MOST; n++) {
+        up = rows_before(p, up);
+        if (!up)
+            return n;
+        down = rows_after(p, down);
+        if (!down)
+            return all - n - 1;
+    }
+    if (is_ended(row))
+        return all - WALK_MOST;
+    part = (double)(row_job(row)->id.key - first) / span;
+    return WALK_MOST + (int64_t)(part * (double)(all - 2 * (int64_t)WALK_MOST));
+}
+
+/* The other way: the row that so many stand before. */
+static struct node *row_at(struct program *p, int64_t n) {
+    int64_t all = (int64_t)rows_count(p);
+    struct node *found;
+    int64_t first;
+    double span = number_span(&p->model, &first);
+    double part;
+
+    if (n <= WALK_MOST)
+        return row_step(p, rows_end(p, false), n);
+    if (n >= all - WALK_MOST)
+        return row_step(p, rows_end(p, true), n + 1 - all);
+    part = (double)(n - WALK_MOST) / (double)(all - 2 * (int64_t)WALK_MOST);
+    found = lower_bound(p->model.jobs, first + (int64_t)(part * span), 0);
+    if (!found)
+        return rows_end(p, true);
+    return &container_of(found, struct job, id)->row;
+}
+
+static int draw_list(struct program *p, struct window *w, struct out *o) {
+    struct node *selected = rows_selected(p);
+    struct node *row;
+    int n = 0;
+
+    if (selected && is_ended(selected) && rows_both(p))
+        selected = rows_done(p, selected, false);
+    if (!selected || !p->view->chosen)
+        selected = rows_end(p, false);
+    rows_select(p, selected);
+    row = list_place(w, p);
+    w->scroll.all = (int64_t)rows_count(p);
+    if (row && w->scroll.all > w->rows)
+        w->scroll.first = count_before(p, row);
+    for (; row && n < w->rows; row = rows_after(p, row)) {
+        if (is_ended(row))
+            draw_ended(p, o, ended_of(row), w->columns);
+        else
+            draw_row(p, o, row_job(row), w->columns);
+        out_puts(o, "\n");
+        n++;
+    }
+    p->view->count = n;
+    return n;
 }
 
 static void draw_hint(struct out *o, enum attribute attr, const char *text,
@@ -14629,40 +15167,156 @@ static void draw_hint(struct out *o, enum attribute attr, const char *text,
     out_printf(o, "%.*s\n", columns, text);
 }
 
-static void window_compose(struct program *p, struct window *w, struct out *o) {
+/* A question has two answers, which may be clicked. */
+static const char question[] = "Not all is done. Quit?";
+
+enum { YES_AT = sizeof question + 1, NO_AT = YES_AT + 6, NO_END = NO_AT + 4 };
+
+static void draw_question(struct out *o) {
+    put_attr(o, AMBER);
+    out_printf(o, "%s  ", question);
+    put_attr(o, PLAIN);
+    put_attr(o, MARKED);
+    out_puts(o, " yes ");
+    put_attr(o, PLAIN);
+    out_puts(o, " ");
+    put_attr(o, MARKED);
+    out_puts(o, " no ");
+    put_attr(o, PLAIN);
+    out_puts(o, "\n");
+}
+
+/* The line at the top: what is edited, or what is asked. */
+static void draw_top(struct program *p, struct window *w, struct out *o) {
     struct view *v = p->view;
-    int all;
-    int said = said_lines(w, &all);
-    int gap = said > 0 ? 1 : 0;
-    int rows = w->lines - 2 - said - gap - (v->asking ? 1 : 0);
+    int columns = w->columns - 2 * w->pad / w->cell;
+
+    if (v->asking)
+        draw_question(o);
+    else if (w->paged)
+        draw_hint(o, DIM, "Escape: back to the downloads", columns);
+    else if (p->prompting || v->prompt.length > 0) {
+        draw_prompt(p, o, columns);
+        out_puts(o, "\n");
+    } else
+        draw_hint(o, DIM,
+                  v->ended ? "What has ended; d: back to all"
+                           : "Enter a URL or a command",
+                  columns);
+}
+
+/* Rows come first: what was said has a fifth of the lines at most, and a page
+ * of its own. */
+static void window_compose(struct program *p, struct window *w, struct out *o) {
+    int room = w->lines - 2;
+    int most = room / 5 < SAID_LINES ? room / 5 : SAID_LINES;
+    int said = draw_answers(p, NULL, w->paged ? 0 : most);
     int n;
 
     o->used = 0;
-    if (p->prompting || v->prompt.length > 0) {
-        draw_prompt(p, o, w->columns - 2 * w->pad / w->cell);
-        out_puts(o, "\n");
-    } else
-        draw_hint(o, DIM, "a: enter a URL or a command", w->columns);
-    n = draw_rows(p, o, w->columns, rows);
-    v->count = n;
-    if (p->model.count == 0) {
-        draw_hint(o, DIM,
-                  "Type, paste or drop URLs. Tab goes from the line above to "
-                  "the rows; there ? shows the keys.",
-                  w->columns);
-        n++;
+    w->rows = room - said;
+    if (said > 0 && room > 8)
+        w->rows--; /* a gap */
+    w->scroll = (struct scroll){.shown = w->rows};
+    draw_top(p, w, o);
+    n = w->paged ? draw_page(p, w, o) : draw_list(p, w, o);
+    if (n == 0 && !w->paged && w->rows > 1) {
+        draw_hint(o, DIM, "Type, paste or drop URLs.", w->columns);
+        draw_hint(o, DIM, "F1 shows the keys.", w->columns);
+        n = 2;
     }
-    for (; n < rows + gap; n++)
+    for (; n < room - said; n++)
         out_puts(o, "\n");
-    draw_said(p, o);
-    if (v->asking)
-        draw_hint(o, AMBER,
-                  "Downloads are not done: quit? (y/n, or close the window "
-                  "again)",
-                  w->columns);
+    (void)draw_answers(p, o, said);
     draw_totals(p, o, w->columns);
     out_puts(o, "\n");
 }
+
+/* -- the scroll bar: at the right edge ------------------------------------- */
+
+static XRectangle scroll_area(const struct window *w) {
+    return rectangle(w->width - w->pad / 2, line_y(w, 1), w->pad / 2,
+                     w->rows * w->line);
+}
+
+static XRectangle scroll_thumb(const struct window *w) {
+    const struct scroll *s = &w->scroll;
+    XRectangle r = scroll_area(w);
+    int64_t high = r.height * s->shown / (s->all > 0 ? s->all : 1);
+    int64_t hidden = s->all - s->shown;
+
+    if (high < w->line)
+        high = w->line;
+    if (hidden <= 0 || high >= r.height)
+        return rectangle(r.x, r.y, 0, r.height);
+    return rectangle(r.x + 1,
+                     r.y + (int)((r.height - high) * s->first / hidden),
+                     r.width - 2, (int)high);
+}
+
+static void show_scroll(struct window *w) {
+    XRectangle r = scroll_area(w);
+    XRectangle thumb = scroll_thumb(w);
+
+    fill(w, INK_PAPER, r);
+    if (thumb.width > 0) {
+        fill(w, INK_TRACK, rectangle(thumb.x, r.y, thumb.width, r.height));
+        fill(w, INK_DIM, thumb);
+    }
+    copy_out(w, r);
+    w->scrolled = w->scroll;
+}
+
+/* Show what begins with this line. */
+static void scroll_to(struct program *p, int64_t first) {
+    struct window *w = &window;
+    int64_t most = w->scroll.all - w->scroll.shown;
+
+    first = first < most ? first : most;
+    if (first < 0)
+        first = 0;
+    if (w->paged) {
+        w->page_top = w->page_from;
+        for (; first > 0; first--)
+            w->page_top = said_ahead(w, w->page_top);
+    } else if (rows_count(p) > 0)
+        list_set_top(w, p, row_at(p, first));
+}
+
+/* Some lines on, or back: exactly so many, of however many. */
+static void scroll_by(struct program *p, int by) {
+    struct window *w = &window;
+
+    if (w->paged)
+        scroll_to(p, w->scroll.first + by);
+    else if (rows_count(p) > 0)
+        list_set_top(w, p, row_step(p, list_top(w, p), by));
+}
+
+static void scroll_drag(struct program *p, int y) {
+    struct window *w = &window;
+    XRectangle r = scroll_area(w);
+    XRectangle thumb = scroll_thumb(w);
+    int way = r.height - thumb.height;
+
+    if (way > 0)
+        scroll_to(p, (y - w->grip - r.y) * (w->scroll.all - w->scroll.shown) /
+                         way);
+}
+
+/* The pointer takes hold of it: where it is, or, beside it, at its middle. */
+static void scroll_grip(struct program *p, int y) {
+    struct window *w = &window;
+    XRectangle thumb = scroll_thumb(w);
+
+    w->drag = DRAG_SCROLL;
+    w->grip = y - thumb.y;
+    if (w->grip < 0 || w->grip >= thumb.height)
+        w->grip = thumb.height / 2;
+    scroll_drag(p, y);
+}
+
+/* -- all of it ------------------------------------------------------------- */
 
 /* Title and icon tell how far it is. */
 static void show_title(struct program *p, struct window *w) {
@@ -14690,9 +15344,12 @@ static void show_title(struct program *p, struct window *w) {
 
 /* The grid and the frame for the present size. */
 static void window_layout(struct window *w) {
-    int rest = w->height - 5 * w->pad - 2 * w->line;
+    bool small = w->height < 12 * w->line;
+    int rest;
 
-    w->graph = w->height > 16 * w->line ? 3 * w->line : 0;
+    w->pad = small ? w->line / 3 + 1 : w->line * 3 / 4 + 1;
+    rest = w->height - 5 * w->pad - 2 * w->line;
+    w->graph = w->height > 26 * w->line ? 3 * w->line : 0;
     if (w->graph)
         rest -= w->pad + w->graph;
     w->columns = 1;
@@ -14708,28 +15365,29 @@ static void window_layout(struct window *w) {
 /* The window has another size: so has what is behind it, and all is drawn
  * anew. */
 static void window_resize(struct view *v, struct window *w) {
-    int wide = w->width - 2 * w->pad;
-    int high = w->line + w->pad;
+    int wide;
+    int high;
 
+    window_layout(w);
+    wide = w->width - 2 * w->pad;
+    high = w->line + w->pad;
     if (w->back)
         XFreePixmap(w->d, w->back);
     w->back =
         XCreatePixmap(w->d, w->id, (unsigned)w->width, (unsigned)w->height,
                       (unsigned)DefaultDepth(w->d, DefaultScreen(w->d)));
-    if (w->draw)
-        XftDrawChange(w->draw, w->back);
-    window_layout(w);
+    draw_onto(w, w->back);
     fill(w, INK_PAPER, rectangle(0, 0, w->width, w->height));
     fill(w, INK_EDGE, rectangle(w->pad - 1, w->pad - 1, wide + 2, high + 2));
     fill(w, INK_FIELD, rectangle(w->pad, w->pad, wide, high));
     copy_out(w, rectangle(0, 0, w->width, w->height));
     memset(v->shown, 0, sizeof v->shown);
     w->graphed = -1;
+    w->scrolled.shown = -1;
     v->redraw = false;
 }
 
-/* What was said goes to the standard output as well. The last lines end with a
- * NUL behind them. */
+/* The last lines end with a NUL behind them. */
 static void said_add(struct window *w, const struct out *log) {
     struct out *said = &w->said;
 
@@ -14739,15 +15397,18 @@ static void said_add(struct window *w, const struct out *log) {
 
         out_drop(said, cut);
         w->since = w->since > cut ? w->since - cut : 0;
+        w->page_from = w->page_from > cut ? w->page_from - cut : 0;
+        w->page_top = w->page_top > cut ? w->page_top - cut : 0;
     }
     out_add(said, "", 1);
     said->used--;
 }
 
 /* A line that the server does not take is tried again later: it is still
- * marked as old. */
+ * marked as old. New fonts take their time, so it is for a slice. */
 static bool show_lines(struct view *v, struct window *w) {
     const char *s = v->picture.data;
+    usec end = clock_us() + SLICE_INPUT_US;
 
     for (int i = 0; i < w->lines; i++) {
         size_t n = strcspn(s, "\n");
@@ -14756,7 +15417,7 @@ static bool show_lines(struct view *v, struct window *w) {
         if (v->shown[i] != hash) {
             bool whole = server_listens(w) && show_line(w, i, s, n);
             v->shown[i] = whole ? hash : 0;
-            if (!whole)
+            if (!whole || (clock_us() >= end && i < w->lines - 1))
                 return false;
         }
         s += n + 1;
@@ -14775,6 +15436,8 @@ static bool window_paint(struct program *p, struct window *w) {
     v->drawn = fetcher_now(p->f);
     if (!show_lines(v, w))
         return false;
+    if (memcmp(&w->scroll, &w->scrolled, sizeof w->scroll) != 0)
+        show_scroll(w);
     if (w->graph && w->graphed != p->model.sampled)
         show_graph(&p->model, w);
     show_title(p, w);
@@ -14783,15 +15446,30 @@ static bool window_paint(struct program *p, struct window *w) {
 
 static void window_events(struct fetcher *f, int fd, int events, void *arg);
 
-static void window_show(struct program *p) {
+/* What was said goes to the standard output as well. */
+static void window_log(struct program *p) {
     struct view *v = p->view;
+    const char *s = v->log.data;
+    size_t at = 0;
 
-    out_add(v->out, v->log.data, v->log.used);
-    out_flush(p->f, v->out);
     said_add(&window, &v->log);
+    while (at < v->log.used) {
+        size_t n = 0;
+
+        while (at + n < v->log.used && s[at + n] != REPORT)
+            n++;
+        out_add(v->out, s + at, n);
+        at += n + 1;
+    }
     v->log.used = 0;
+    out_flush(p->f, v->out);
+}
+
+static void window_show(struct program *p) {
+    window_log(p);
     if (!window_paint(p, &window))
-        frame_at(p, fetcher_now(p->f) + TICK_MS);
+        frame_at(p,
+                 fetcher_now(p->f) + (server_listens(&window) ? 0 : TICK_MS));
     window_events(p->f, 0, 0, p);
     wake(p); /* the log has room again */
 }
@@ -14804,12 +15482,14 @@ static void copy(struct program *p, int which, Time time) {
     struct window *w = &window;
     struct prompt *e = &p->view->prompt;
     struct range range = selected(e);
-    const struct job *j = p->model.selected;
+    struct node *n = rows_selected(p);
     const char *url = "";
     char *text;
 
-    if (which == COPIED_CLIPBOARD && j)
-        url = job_info(&p->model, j).url;
+    if (which == COPIED_CLIPBOARD && n && is_ended(n))
+        url = ended_of(n)->r.url;
+    else if (which == COPIED_CLIPBOARD && n)
+        url = job_info(&p->model, row_job(n)).url;
     text = p->prompting ? strndup(e->text + range.at, range.n) : strdup(url);
     if (!text || !*text) {
         free(text);
@@ -14842,6 +15522,77 @@ static int key_of(KeySym sym, bool shift) {
                   key == KEY_END))
         key += SHIFT;
     return key;
+}
+
+/* All that was said from there on, in place of the rows. */
+static void page_open(struct window *w, size_t from) {
+    w->paged = true;
+    w->page_from = from;
+    w->page_top = from;
+}
+
+/* What it has shown is old news. */
+static void page_close(struct window *w) {
+    w->paged = false;
+    w->since = w->said.used;
+}
+
+static void page_help(struct program *p) {
+    page_open(&window, window.said.used);
+    view_help(p, 0);
+    (void)submit(p, "help", "");
+}
+
+static void page_said(struct program *p) {
+    page_open(&window, 0);
+    window.page_top = window.said.used; /* its end */
+}
+
+/* A line is entered. Some commands say so much that it takes a page. */
+static void line_entered(struct program *p, const char *line) {
+    static const char *const talkers[] = {"help", "list", "show", "stats"};
+    struct window *w = &window;
+    const char *word = line + strspn(line, " ");
+    size_t n = strcspn(word, " ");
+
+    w->since = w->said.used;
+    for (size_t i = 0; i < COUNT_OF(talkers); i++) {
+        if (n == strlen(talkers[i]) && strncmp(word, talkers[i], n) == 0 &&
+            !p->s.json && !p->s.quiet)
+            page_open(w, w->since);
+    }
+}
+
+/* Keys scroll the page; each other one closes it. False: and means what it
+ * always does. */
+static bool page_key(struct program *p, int key) {
+    struct window *w = &window;
+
+    switch (key) {
+    case KEY_UP:
+        scroll_by(p, -1);
+        return true;
+    case KEY_DOWN:
+        scroll_by(p, 1);
+        return true;
+    case KEY_PAGE_UP:
+        scroll_by(p, 1 - w->rows);
+        return true;
+    case KEY_PAGE_DOWN:
+    case ' ':
+        scroll_by(p, w->rows - 1);
+        return true;
+    case KEY_HOME:
+        scroll_to(p, 0);
+        return true;
+    case KEY_END:
+        scroll_to(p, w->scroll.all);
+        return true;
+    default:
+        page_close(w);
+        return key == ESC || key == 'q' || key == '?' || key == '\r' ||
+               key == '\t';
+    }
 }
 
 /* Keys that the window has beside the terminal's: those of the clipboard, and
@@ -14890,10 +15641,350 @@ static void window_text(struct view *v, const char *text, int n, bool latin1) {
         key_put(v, (unsigned char)text[i]);
 }
 
+/* -- opening what is done -------------------------------------------------- */
+
+/* In the child: nothing of ours is left to it but the environment. */
+static void opener_run(const char *path) {
+    struct sigaction usual = {.sa_handler = SIG_DFL};
+    sigset_t none;
+    int null;
+
+    setsid();
+    sigaction(SIGPIPE, &usual, NULL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    for (int fd = 0; fd < FD_SETSIZE; fd++)
+        close(fd);
+    null = open("/dev/null", O_RDWR); /* that is 0 */
+    if (null == 0 && dup(null) == 1 && dup(null) == 2)
+        execlp("xdg-open", "xdg-open", path, (char *)NULL);
+    _exit(127);
+}
+
+/* Look after those that open something: one that ends badly is told of. */
+static void opener_look(struct fetcher *f, void *arg) {
+    struct program *p = arg;
+    bool left = false;
+    int status;
+
+    for (int i = 0; i < OPENERS; i++) {
+        pid_t *pid = &window.opener[i];
+
+        if (*pid == 0)
+            continue;
+        if (waitpid(*pid, &status, WNOHANG) != *pid) {
+            left = true;
+            continue;
+        }
+        *pid = 0;
+        if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+            complain(&p->console, "xdg-open", "it can't open that");
+    }
+    if (left)
+        (void)fetcher_timer(f, TICK_MS, opener_look, p);
+}
+
+/* What speaks against opening this file? NULL: nothing. */
+static const char *opener_fork(const char *name) {
+    pid_t *pid = window.opener;
+    int i = 0;
+
+    while (i < OPENERS && pid[i] != 0)
+        i++;
+    if (i == OPENERS)
+        return "too many are being opened";
+    if (access(name, F_OK) < 0)
+        return strerror(errno);
+    pid[i] = fork();
+    if (pid[i] == 0)
+        opener_run(name);
+    if (pid[i] > 0)
+        return NULL;
+    pid[i] = 0;
+    return strerror(errno);
+}
+
+/* A name that begins with a '-' is no option. */
+static void opener_start(struct program *p, const char *path) {
+    const char *fault = "it is in no file";
+    char *name = NULL;
+
+    if (path)
+        name = text_join(path[0] == '/' ? "" : "./", path);
+
+    if (name)
+        fault = opener_fork(name);
+    if (fault)
+        complain(&p->console, path ? path : "", fault);
+    else
+        (void)fetcher_timer(p->f, TICK_MS, opener_look, p);
+    free(name);
+}
+
+/* -- the menu -------------------------------------------------------------- */
+
+/* The row at this height; NULL: there is none. */
+static struct node *row_under(struct program *p, int y) {
+    struct window *w = &window;
+    int row = (y - line_y(w, 1)) / w->line;
+
+    if (w->paged || y < line_y(w, 1) || row >= p->view->count)
+        return NULL;
+    return row_step(p, list_top(w, p), row);
+}
+
+static void row_choose(struct program *p, struct node *n) {
+    p->prompting = false;
+    p->view->chosen = true;
+    rows_select(p, n);
+}
+
+static int64_t row_number(const struct node *n) {
+    if (is_ended(n))
+        return container_of(n, struct ended, row)->number;
+    return container_of(n, struct job, row)->id.key;
+}
+
+enum on {
+    GOES = 1,
+    PAUSED = 2,
+    FAILED = 4,
+    DONE = 8,
+    NO_ROW = 16,
+    ENDED = 32,    /* there is something that has ended, ... */
+    CANCELLED = 64 /* ... or that was cancelled */
+};
+
+/* What may be done there, and the key that does it. */
+static const struct {
+    const char *text;
+    const char *key;
+    int code;    /* of the key; 0: it is a command */
+    unsigned on; /* where: one of these is enough */
+} menu_items[] = {
+    {"Open", "Return", '\r', DONE},
+    {"Pause", "p", 'p', GOES},
+    {"Go on", "p", 'p', PAUSED},
+    {"Try again", "r", 'r', FAILED},
+    {"Put first", "f", 'f', GOES | PAUSED},
+    {"Cancel", "c", 'c', GOES | PAUSED},
+    {"Take off the list", "c", 'c', FAILED | DONE},
+    {"All about it", "i", 'i', GOES | PAUSED | FAILED | DONE},
+    {"Copy the URL", "Ctrl+C", CTRL('c'), GOES | PAUSED | FAILED | DONE},
+    {"Paste", "Ctrl+V", CTRL('v'), NO_ROW},
+    {"Undo cancel", "u", 'u', CANCELLED},
+    {"Clear what has ended", "", 0, ENDED},
+    {"What was said", "F2", XK_F2, NO_ROW},
+    {"Keys and commands", "F1", XK_F1, NO_ROW},
+    {"Quit", "q", 'q', NO_ROW},
+};
+
+/* A key for the rows: Return opens what is done, and shows all that is known of
+ * another. */
+static void window_row_key(struct program *p, int key) {
+    struct node *n = rows_selected(p);
+    bool done = n && is_ended(n) && !ended_of(n)->r.code;
+
+    if (key == '\r' && done)
+        opener_start(p, ended_of(n)->r.path);
+    else if (n && (key == '\r' || key == 'i')) {
+        page_open(&window, window.said.used);
+        view_verb(p, "show");
+    } else
+        key_put(p->view, key);
+}
+
+static unsigned menu_on(struct model *m, struct node *n) {
+    unsigned on = NO_ROW;
+    bool failed;
+
+    if (n) {
+        failed = is_ended(n) ? ended_of(n)->r.code : row_job(n)->failed != NULL;
+        if (failed)
+            return FAILED;
+        if (is_ended(n))
+            return DONE;
+        return job_info(m, row_job(n)).state == FETCHER_PAUSED ? PAUSED : GOES;
+    }
+    if (m->ended_count > 0)
+        on |= ENDED;
+    if (m->cancelled_count > 0)
+        on |= CANCELLED;
+    return on;
+}
+
+static void menu_show(struct window *w) {
+    struct menu *m = &w->menu;
+
+    if (!m->at.width || !server_listens(w))
+        return;
+    draw_onto(w, m->id);
+    fill(w, INK_FIELD, rectangle(0, 0, m->at.width, m->at.height));
+    for (int i = 0; i < m->items; i++) {
+        const char *text = menu_items[m->item[i]].text;
+        const char *key = menu_items[m->item[i]].key;
+        int y = w->line / 3 + i * w->line;
+        char line[100];
+
+        if (i == m->chosen)
+            fill(w, INK_MARKED, rectangle(0, y, m->at.width, w->line));
+        snprintf(line, sizeof line, "  %s%c%*s", text,
+                 i == m->chosen ? PLAIN : DIM,
+                 MENU_COLUMNS - 4 - (int)strlen(text), key);
+        (void)draw_line(w, line, line + strlen(line), 0, y);
+    }
+    draw_onto(w, w->back);
+}
+
+static void menu_listen(struct window *w, long mask) {
+    XSelectInput(w->d, w->id,
+                 KeyPressMask | ButtonPressMask | ButtonReleaseMask |
+                     ExposureMask | StructureNotifyMask | mask);
+}
+
+static void menu_close(struct window *w) {
+    w->menu.at.width = 0;
+    XUnmapWindow(w->d, w->menu.id);
+    menu_listen(w, Button1MotionMask);
+}
+
+/* At the pointer, but within the window. */
+static void menu_open(struct program *p, int x, int y) {
+    struct window *w = &window;
+    struct menu *m = &w->menu;
+    struct node *n = row_under(p, y);
+    unsigned on = menu_on(&p->model, n);
+    int width = MENU_COLUMNS * w->cell;
+    int height;
+
+    m->row = n ? row_number(n) : 0;
+    if (n)
+        row_choose(p, n);
+    m->items = 0;
+    for (size_t i = 0; i < COUNT_OF(menu_items); i++) {
+        if (menu_items[i].on & on)
+            m->item[m->items++] = (int)i;
+    }
+    m->chosen = -1;
+    height = m->items * w->line + w->line * 2 / 3;
+    x = x + width < w->width ? x : w->width - width - 2;
+    y = y + height < w->height ? y : w->height - height - 2;
+    m->at = rectangle(x, y, width, height);
+    XMoveResizeWindow(w->d, m->id, x, y, (unsigned)width, (unsigned)height);
+    XMapRaised(w->d, m->id);
+    menu_listen(w, PointerMotionMask);
+}
+
+/* The item at this place of the window, or -1. */
+static int menu_under(const struct window *w, int x, int y) {
+    const struct menu *m = &w->menu;
+    int top = y - m->at.y - w->line / 3;
+
+    if (x < m->at.x || x >= m->at.x + m->at.width || top < 0 ||
+        top >= m->items * w->line)
+        return -1;
+    return top / w->line;
+}
+
+static void menu_point(struct window *w, int item) {
+    if (item == w->menu.chosen)
+        return;
+    w->menu.chosen = item;
+    menu_show(w);
+}
+
+/* Its row may be another by now: then there is nothing to do. */
+static void menu_take(struct program *p, int item, Time time) {
+    struct window *w = &window;
+    struct node *row = rows_selected(p);
+    int code;
+
+    menu_close(w);
+    if (item < 0 || (w->menu.row && (!row || row_number(row) != w->menu.row)))
+        return;
+    code = menu_items[w->menu.item[item]].code;
+    w->since = w->said.used;
+    p->prompting = p->prompting && !w->menu.row;
+    if (code == XK_F1)
+        page_help(p);
+    else if (code == XK_F2)
+        page_said(p);
+    else if (code == 0)
+        (void)submit(p, "clear", "");
+    else if (!window_shortcut(p, code, time)) {
+        p->prompting = false;
+        window_row_key(p, code);
+    }
+}
+
+static void menu_click(struct program *p, const XButtonEvent *e) {
+    menu_take(p, menu_under(&window, e->x, e->y), e->time);
+    keys_act(p);
+}
+
+static void menu_key(struct program *p, int key, Time time) {
+    struct window *w = &window;
+    int items = w->menu.items;
+
+    if (key == KEY_DOWN)
+        menu_point(w, (w->menu.chosen + 1) % items);
+    else if (key == KEY_UP)
+        menu_point(w, (w->menu.chosen + items - (w->menu.chosen < 0 ? 0 : 1)) %
+                          items);
+    else if (key == '\r')
+        menu_take(p, w->menu.chosen, time);
+    else
+        menu_close(w);
+}
+
+/* -- keys ------------------------------------------------------------------ */
+
+/* Keys of the window that are no text, and no codes either. */
+static bool window_function(struct program *p, KeySym sym, XKeyEvent *e) {
+    bool paged = window.paged;
+
+    if (sym == XK_Insert && (e->state & ShiftMask))
+        selection_want(&window, XA_PRIMARY, window.atom[UTF8], e->time);
+    else if (sym == XK_F1 || sym == XK_F2) {
+        page_close(&window);
+        if (!paged && sym == XK_F1)
+            page_help(p);
+        else if (!paged)
+            page_said(p);
+    } else
+        return false;
+    return true;
+}
+
+/* What a key does. */
+static void window_act(struct program *p, const char *text, int n, int key,
+                       Time time) {
+    struct window *w = &window;
+    int c = n == 1 ? (unsigned char)*text : 0;
+    int code = key ? key : c;
+
+    if (n == 0 && !key)
+        return; /* no more than a shift */
+    if (w->paged && page_key(p, code))
+        return;
+    if (p->prompting && (c == '\r' || c == '\n'))
+        line_entered(p, p->view->prompt.text);
+    else if (!p->prompting)
+        w->since = w->said.used;
+    w->reveal = !p->prompting;
+    if (key)
+        key_put(p->view, key);
+    else if (c == '?' && !p->prompting && !p->view->asking)
+        page_help(p);
+    else if ((c == '\r' || c == 'i') && !p->prompting && !p->view->asking)
+        window_row_key(p, c);
+    else if (!window_shortcut(p, c, time))
+        window_text(p->view, text, n, !w->ic);
+}
+
 static void window_key(struct program *p, XEvent *event) {
     struct window *w = &window;
     XKeyEvent *e = &event->xkey;
-    bool shift = e->state & ShiftMask;
     char text[64];
     KeySym sym = NoSymbol;
     Status status = 0;
@@ -14906,14 +15997,11 @@ static void window_key(struct program *p, XEvent *event) {
         n = XLookupString(e, text, sizeof text, &sym, NULL);
     if (n < 0 || status == XBufferOverflow)
         n = 0;
-    w->since = w->said.used;
-    key = key_of(sym, shift);
-    if (sym == XK_Insert && shift)
-        selection_want(w, XA_PRIMARY, w->atom[UTF8], e->time);
-    else if (key)
-        key_put(p->view, key);
-    else if (n != 1 || !window_shortcut(p, (unsigned char)*text, e->time))
-        window_text(p->view, text, n, !w->ic);
+    key = key_of(sym, e->state & ShiftMask);
+    if (w->menu.at.width > 0 && (n > 0 || key))
+        menu_key(p, key ? key : *text, e->time);
+    else if (!window_function(p, sym, e))
+        window_act(p, text, key ? 0 : n, key, e->time);
     keys_act(p);
 }
 
@@ -14935,66 +16023,120 @@ static void caret_to(struct program *p, int x) {
     }
 }
 
-/* The wheel moves the rows. */
-static void window_wheel(struct program *p, int by) {
-    int offset = p->view->offset;
+/* -- the mouse ------------------------------------------------------------- */
 
-    choose(p, by);
-    p->view->offset = offset;
+/* What was said stands there. */
+static bool over_said(const struct window *w, int y) {
+    int line = (y - line_y(w, 1)) / w->line;
+
+    return !w->paged && line >= w->rows && line < w->lines - 2 &&
+           w->since < w->said.used;
 }
 
-static void window_point(struct program *p, int x, int y) {
+/* Twice: what one does most with such a row. */
+static void row_click(struct program *p, struct node *n, Time time) {
     struct window *w = &window;
-    struct prompt *e = &p->view->prompt;
-    int row = (y - line_y(w, 1)) / w->line;
+    bool again =
+        w->clicked_row == row_number(n) && time - w->clicked < DOUBLE_CLICK_MS;
+    unsigned on = menu_on(&p->model, n);
 
-    if (y < line_y(w, 1)) {
+    row_choose(p, n);
+    w->clicked_row = again ? 0 : row_number(n);
+    w->clicked = time;
+    if (!again)
+        return;
+    w->since = w->said.used;
+    if (on & DONE)
+        window_row_key(p, '\r');
+    else
+        window_row_key(p, on & FAILED ? 'r' : 'p');
+    keys_act(p);
+}
+
+static void window_point(struct program *p, const XButtonEvent *e) {
+    struct window *w = &window;
+    struct prompt *line = &p->view->prompt;
+    struct node *n = row_under(p, e->y);
+
+    if (e->x >= w->width - w->pad && e->y >= line_y(w, 1) &&
+        w->scroll.all > w->scroll.shown)
+        scroll_grip(p, e->y);
+    else if (e->y < line_y(w, 1)) {
+        page_close(w);
         p->prompting = true;
-        w->dragging = true;
-        caret_to(p, x);
-        e->mark = e->caret;
-    } else if (row < p->view->count) {
-        p->prompting = false;
-        choose(p, row - p->view->offset);
-    }
+        w->drag = DRAG_TEXT;
+        caret_to(p, e->x);
+        line->mark = line->caret;
+    } else if (n)
+        row_click(p, n, e->time);
+    else if (over_said(w, e->y))
+        page_said(p);
+}
+
+/* Whether to quit has been asked: a click answers. */
+static void window_answer(struct program *p, int x, int y) {
+    int column = (x - 2 * window.pad) / window.cell;
+
+    p->view->asking = false;
+    if (y < line_y(&window, 1) && column >= YES_AT && column < NO_AT)
+        (void)submit(p, "quit", "");
 }
 
 static void window_press(struct program *p, XEvent *event) {
     struct window *w = &window;
     XButtonEvent *e = &event->xbutton;
 
-    p->view->asking = false;
     switch (e->button) {
-    case Button1:
-        window_point(p, e->x, e->y);
-        break;
-    case Button2:
-        selection_want(w, XA_PRIMARY, w->atom[UTF8], e->time);
-        break;
     case Button4:
-        window_wheel(p, -3);
-        break;
+        scroll_by(p, -3);
+        return;
     case Button5:
-        window_wheel(p, 3);
-        break;
+        scroll_by(p, 3);
+        return;
+    case Button2:
+        p->view->asking = false;
+        selection_want(w, XA_PRIMARY, w->atom[UTF8], e->time);
+        return;
     }
+    if (w->menu.at.width > 0)
+        menu_click(p, e);
+    else if (p->view->asking)
+        window_answer(p, e->x, e->y);
+    else if (e->button == Button1)
+        window_point(p, e);
+    else if (e->button == Button3)
+        menu_open(p, e->x, e->y);
 }
 
 static void window_drag(struct program *p, XEvent *event) {
-    if (window.dragging)
-        caret_to(p, event->xmotion.x);
+    const XMotionEvent *e = &event->xmotion;
+    struct window *w = &window;
+
+    if (w->menu.at.width > 0)
+        menu_point(w, menu_under(w, e->x, e->y));
+    else if (w->drag == DRAG_TEXT)
+        caret_to(p, e->x);
+    else if (w->drag == DRAG_SCROLL)
+        scroll_drag(p, e->y);
 }
 
 static void window_release(struct program *p, XEvent *event) {
-    if (window.dragging)
-        copy(p, COPIED_PRIMARY, event->xbutton.time);
-    window.dragging = false;
+    XButtonEvent *e = &event->xbutton;
+    struct window *w = &window;
+
+    if (e->button == Button3 && menu_under(w, e->x, e->y) >= 0)
+        menu_click(p, e); /* it was dragged there */
+    if (w->drag == DRAG_TEXT)
+        copy(p, COPIED_PRIMARY, e->time);
+    w->drag = DRAG_NONE;
 }
 
 static void window_expose(struct program *p, XEvent *event) {
     XExposeEvent *e = &event->xexpose;
 
-    if (window.back)
+    if (e->window == window.menu.id)
+        menu_show(&window);
+    else if (window.back)
         copy_out(&window, rectangle(e->x, e->y, e->width, e->height));
 }
 
@@ -15041,6 +16183,7 @@ static void take_paste(struct program *p, const unsigned char *text, size_t n) {
 
     p->prompting = true;
     v->asking = false;
+    page_close(&window);
     key_put(v, KEY_PASTE);
     for (size_t i = 0; i < n; i++)
         key_put(v, text[i]);
@@ -15188,9 +16331,11 @@ static void window_off(struct program *p) {
         XDestroyWindow(w->d, w->id);
         XFlush(w->d);
     }
+    window_log(p);
     view_off(p); /* tty.fd is no terminal, so nothing is sent there */
     close(tty.fd);
     free(w->said.data);
+    free(w->visual.data);
     free(w->copied[COPIED_PRIMARY]);
     free(w->copied[COPIED_CLIPBOARD]);
 }
@@ -15241,6 +16386,7 @@ static void server_left(Display *d, void *arg) {
 static bool fonts_open(struct window *w) {
     FcResult result;
     XGlyphInfo zero;
+    double size = 0; /* in pixels */
 
     w->pattern = FcNameParse((const FcChar8 *)"monospace:size=10");
     if (!w->pattern)
@@ -15253,8 +16399,11 @@ static bool fonts_open(struct window *w) {
     if (w->fonts == 0)
         return false;
     XftTextExtents8(w->d, w->font[0], (const FcChar8 *)"0", 1, &zero);
+    (void)FcPatternGetDouble(w->font[0]->pattern, FC_PIXEL_SIZE, 0, &size);
     w->cell = zero.xOff > 1 ? zero.xOff : 2;
-    w->line = (w->font[0]->ascent + w->font[0]->descent) * 5 / 4 + 1;
+    w->line = (int)(size * 8 / 5);
+    if (w->line < w->font[0]->ascent + w->font[0]->descent)
+        w->line = w->font[0]->ascent + w->font[0]->descent;
     w->pad = w->line * 3 / 4 + 1;
     return true;
 }
@@ -15280,7 +16429,7 @@ static bool inks_open(struct window *w, bool dark) {
 static void window_describe(struct window *w) {
     XSizeHints size = {.flags = PMinSize,
                        .min_width = 40 * w->cell,
-                       .min_height = 12 * w->line};
+                       .min_height = 8 * w->line};
     XWMHints hints = {.flags = InputHint, .input = True};
     char name[] = "fetcher";
     char class[] = "Fetcher";
@@ -15314,16 +16463,21 @@ static void keyboard_open(struct window *w) {
 static void window_create(struct window *w) {
     int screen = DefaultScreen(w->d);
 
-    w->width = 100 * w->cell;
-    w->height = 30 * w->line;
+    int most_wide = DisplayWidth(w->d, screen) * 9 / 10;
+    int most_high = DisplayHeight(w->d, screen) * 8 / 10; /* there are panels */
+
+    w->width = 100 * w->cell < most_wide ? 100 * w->cell : most_wide;
+    w->height = 30 * w->line < most_high ? 30 * w->line : most_high;
     w->id = XCreateSimpleWindow(w->d, DefaultRootWindow(w->d), 0, 0,
                                 (unsigned)w->width, (unsigned)w->height, 0, 0,
                                 w->ink[INK_PAPER].pixel);
     w->gc = XCreateGC(w->d, w->id, 0, NULL);
     XSetGraphicsExposures(w->d, w->gc, False);
-    XSelectInput(w->d, w->id,
-                 KeyPressMask | ButtonPressMask | ButtonReleaseMask |
-                     Button1MotionMask | ExposureMask | StructureNotifyMask);
+    menu_listen(w, Button1MotionMask);
+    w->menu.id =
+        XCreateSimpleWindow(w->d, w->id, 0, 0, 1, 1, 1, w->ink[INK_EDGE].pixel,
+                            w->ink[INK_FIELD].pixel);
+    XSelectInput(w->d, w->menu.id, ExposureMask);
     window_describe(w);
     w->draw = XftDrawCreate(w->d, w->id, DefaultVisual(w->d, screen),
                             DefaultColormap(w->d, screen));
@@ -15389,7 +16543,6 @@ static enum status window_open(struct program *p) {
         fetcher_watch(p->f, tty.fd, FETCHER_READ, window_events, p) < 0)
         return refuse(BAD_USAGE, "cannot open a window: %s", strerror(errno));
     window_begin(p);
-    said_add(w, &p->view->log);
     frame_at(p, fetcher_now(p->f));
     return ALL_DONE;
 }
