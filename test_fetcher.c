@@ -17870,9 +17870,249 @@ static void test_dots(void) {
          "", "the pictures are those of the README's tables");
 }
 
+/* -- the tour -- */
+
+/* A block of the README, by its first line. */
+#define README_MARKED(mark)                                                                        \
+    "awk '/^```/{on=0;begins=1;next} begins&&$0==\"" mark "\"{on=1} {begins=0} on' README.md"
+
+#define ECHO_C    README_MARKED("/* echo.c */")
+#define ECHO_DIFF README_MARKED("--- echo.c")
+#define GUEST_C   README_MARKED("/* guest.c */")
+#define BUILD(name, libraries)                                                                     \
+    "cc -Wall -Werror -DFETCHER_LOOP -I. -o $w/" name " $w/" name ".c fetcher.c " libraries
+
+static bool tool_there(const char *name) {
+    char command[100];
+    snprintf(command, sizeof command, "command -v %s", name);
+    struct child c = SH(command);
+    child_free(&c);
+    return c.status == 0;
+}
+
+static bool compiler_there(const char *what) {
+    bool there = tool_there("cc");
+    if (!there)
+        skip(what, "there is no compiler");
+    return there;
+}
+
+/* With two ticks, a line between them, and then the end of the input. */
+#define TICKS                                                                                      \
+    "rm -f in err && mkfifo in err && { ./echo <in >out 2>err & } && exec 3>in 4<err && "          \
+    "read a <&4 && echo hello >&3 && read b <&4 && exec 3>&- && wait $! && cat out && "            \
+    "echo $a $b"
+
+/* The loop alone: what stands at the beginning of the tour, and then the stall in it. */
+static void tour_echo(void) {
+    char command[3000];
+    snprintf(command, sizeof command,
+             "w=%s; " ECHO_C
+             " >$w/echo.c && " BUILD("echo", "") " && "
+                                                 "grep -c '^ ' $w/echo.c && cd $w && " TICKS,
+             work);
+    struct child c = SH(command);
+    is_text(c.text[0], "12\nhello\ntick tick\n",
+            "the tour: an echo with a timer, in twelve lines: %s", c.text[1]);
+    child_free(&c);
+}
+
+static void tour_stall(void) {
+    char command[3000];
+    double deaf = 0;
+    snprintf(command, sizeof command,
+             "w=%s; " ECHO_DIFF " | patch -s -d $w && " BUILD("echo", "") " && cd $w && " TICKS,
+             work);
+    struct child c = SH(command);
+    const char *said = strstr(c.text[0], "deaf for ");
+    if (said)
+        sscanf(said, "deaf for %lf", &deaf);
+    ok(deaf >= 1000, "the tour: a stall made on purpose is found: %.1f ms %s", deaf, c.text[1]);
+    has_text(c.text[0], " ms: timers 1", "and named");
+    child_free(&c);
+}
+
+static void test_tour_loop(void) {
+    if (!compiler_there("the tour: the loop alone"))
+        return;
+    tour_echo();
+    if (tool_there("patch"))
+        tour_stall();
+    else
+        skip("the tour: a stall made on purpose", "needs patch");
+}
+
+/* libcurl as a guest, with nothing between it and the loop. */
+static void test_tour_guest(void) {
+    char command[3000];
+    struct child c;
+    if (!compiler_there("the tour: libcurl as a guest"))
+        return;
+    snprintf(command, sizeof command,
+             "w=%s; " GUEST_C
+             " >$w/guest.c && " BUILD("guest", "-lcurl") " && "
+                                                         "timeout 20 $w/guest '%s' '%s' | wc -c",
+             work, url("/one?size=1000"), url("/two?size=300000&slow=30000"));
+    c = SH(command);
+    is_int(atoi(c.text[0]), 301000, "the tour: libcurl as a guest fetches two URLs");
+    is_text(c.text[1], "ended: No error\nended: No error\n", "and they end well");
+    child_free(&c);
+}
+
+/* What is measured before and after the change: a number, taken out of what is seen. */
+static const struct exercise {
+    const char *what;
+    const char *needs;   /* a tool; NULL: a compiler is enough */
+    const char *measure; /* a filter of the output */
+    double most_before;
+    double least_after;
+    double times; /* at least so many times as large after it */
+} exercises[] = {
+    {"it sleeps on work left over", NULL, "sed -n 's/ turns slept on work$//p'", 0, 2, 1},
+    {"a long slice", NULL, "sed -n 's/.* 99% below \\([0-9.]*\\) ms.*/\\1/p'", 40, 8, 1.5},
+    {"a callback that sleeps", NULL, "sed -n 's/.* longest wait \\([0-9.]*\\) ms.*/\\1/p'", 29, 30,
+     1.2},
+    {"a flag in place of the pipe", "timeout", "sed -n 's/^status //p'", 130, 137, 1},
+    {"an endless queue", "ps", "sed -n 's/^ *\\([0-9][0-9]*\\)$/\\1/p'", 60000, 60000, 3},
+    {"no parking", NULL, "sed -n 's/.* passed, \\([0-9]*\\) failed.*/\\1/p'", 0, 1, 1},
+    {"Xlib is not drained", NULL, "grep -c '7 bytes in' | sed 'y/01/10/'", 0, 1, 1},
+    {"many writes a step", NULL, "sed -n 's/.* a write | \\([0-9.]*\\) .*/\\1/p'", 180, 200, 1.5},
+    {"no check of descriptors", NULL, "grep -c 'ERROR: AddressSanitizer'", 0, 1, 1},
+};
+
+enum { EXERCISES = COUNT_OF(exercises), WITH_WINDOW = 7, WITH_LOOKUPS = 6 };
+
+/* The commands of the README, in a copy of the tree, with our server in place of one's own. */
+static struct child exercise_commands(const char *mark) {
+    char command[3000];
+    struct child c;
+    const char *argv[] = {"sh", "-c", command, NULL};
+    snprintf(command, sizeof command,
+             "unset MAKEFLAGS MFLAGS; cd %s/tree && "
+             "awk -v mark='%s' '/^```/{on=0;begins=1;next} begins&&$0==mark{on=1} {begins=0} on' "
+             "README.md | sed '/ serve /d; s|http://127.0.0.1:8080|%s|' >script && "
+             "grep -q . script && timeout 100 sh script 2>&1",
+             work, mark, url(""));
+    child_start(&c, argv);
+    for (int i = 0; i < 5 && c.open[0]; i++) /* what is built may take longer than a deadline */
+        until(!c.open[0]);
+    child_wait(&c);
+    return c;
+}
+
+/* -1: nothing was seen. */
+static double exercise_see(int number) {
+    char mark[40], command[600];
+    snprintf(mark, sizeof mark, "# exercise %d", number);
+    struct child c = exercise_commands(mark);
+    write_file(in_work("seen"), c.text[0], c.size[0]);
+    child_free(&c);
+    snprintf(command, sizeof command, "cat %s/seen | %s", work, exercises[number - 1].measure);
+    c = SH(command);
+    double seen = *c.text[0] ? atof(c.text[0]) : -1;
+    child_free(&c);
+    return seen;
+}
+
+static bool exercise_change(int number) {
+    char command[600];
+    snprintf(command, sizeof command,
+             "cp fetcher.c %s/tree && cd %s/tree && patch -s -p1 --fuzz=3 <.ci/exercises/%d.patch",
+             work, work, number);
+    struct child c = SH(command);
+    bool good = is_int(c.status, 0, "exercise %d: the change can be made %s", number, c.text[0]);
+    child_free(&c);
+    return good;
+}
+
+/* If not, it is skipped by its name. */
+static bool exercise_possible(int number, bool desk_there) {
+    const char *needs = exercises[number - 1].needs;
+    const unsigned version = curl_version_info(CURLVERSION_NOW)->version_num;
+    char name[100], why[100] = "";
+    snprintf(name, sizeof name, "exercise %d: %s", number, exercises[number - 1].what);
+    if (number == WITH_WINDOW && !desk_there)
+        strcpy(why, "needs the window, Xvfb and xdotool");
+    else if (number == WITH_LOOKUPS && version >= 0x081000)
+        strcpy(why, "this libcurl does not wait for lookups");
+    else if (needs && !tool_there(needs))
+        snprintf(why, sizeof why, "needs %s", needs);
+    if (*why)
+        skip(name, why);
+    return !*why;
+}
+
+static void exercise_compare(int number, double before) {
+    const struct exercise *e = &exercises[number - 1];
+    usec began = clock_us();
+    if (!exercise_change(number))
+        return;
+    double after = exercise_see(number);
+    if (!ok(before >= 0 && before <= e->most_before && after >= e->least_after &&
+                after >= before * e->times,
+            "exercise %d: %s: %g before, %g after", number, e->what, before, after)) {
+        int64_t size;
+        char *seen = slurp(in_work("seen"), &size);
+        remark("%.2000s", seen ? seen : "");
+        free(seen);
+    }
+    remark("exercise %d took %.1f s", number, MS(clock_us() - began) / 1000);
+}
+
+/* All of them before any change, so that a change is what is built. */
+static void exercises_do(bool desk_there) {
+    bool possible[EXERCISES];
+    double before[EXERCISES];
+    for (int i = 0; i < EXERCISES; i++) {
+        possible[i] = exercise_possible(i + 1, desk_there);
+        before[i] = possible[i] ? exercise_see(i + 1) : 0;
+    }
+    for (int i = 0; i < EXERCISES; i++)
+        if (possible[i])
+            exercise_compare(i + 1, before[i]);
+}
+
+static bool exercises_begin(void) {
+    char command[1000];
+    snprintf(command, sizeof command,
+             "mkdir %s/tree && cp -R Makefile README.md fetcher.c fetcher.h test_fetcher.c .ci "
+             "%s/tree && cd %s/tree && sed 's/^CFLAGS = .*/CFLAGS = -O0/' Makefile >quick && "
+             "mv quick Makefile",
+             work, work, work);
+    struct child c = SH(command);
+    is_int(c.status, 0, "a copy of the tree %s", c.text[1]);
+    child_free(&c);
+    c = exercise_commands("# before the exercises");
+    bool good = is_int(c.status, 0, "what is done before the exercises");
+    if (!good)
+        remark("%.2000s", c.text[0]);
+    child_free(&c);
+    return good;
+}
+
+/* As a student does them, on a copy of the tree: built without optimization, to be quick. */
+static void test_exercises(void) {
+    bool desk_there = false;
+    if (!tool_there("patch") || !tool_there("cc") || !tool_there("make")) {
+        skip("the exercises", "need patch, make and a compiler");
+        return;
+    }
+    if (!exercises_begin())
+        return;
+#ifdef FETCHER_X11
+    desk_there = desk_open("a display for the exercises");
+#endif
+    exercises_do(desk_there);
+#ifdef FETCHER_X11
+    if (desk_there)
+        desk_close();
+#endif
+}
+
 static const struct test readme_tests[] = {
-    TEST(readme), TEST(readme_build), TEST(make_again), TEST(parallel), TEST(install),
-    TEST(score),  TEST(dots),         TEST(manual),     TEST(dist),     TEST(demo),
+    TEST(readme),    TEST(readme_build), TEST(make_again), TEST(parallel),  TEST(install),
+    TEST(manual),    TEST(dist),         TEST(demo),       TEST(tour_loop), TEST(tour_guest),
+    TEST(exercises), TEST(score),        TEST(dots),
 };
 
 #endif
