@@ -15878,6 +15878,13 @@ static void window_first_rows(struct gui *g) {
     is_int(row_pixels(g, INK_CHOSEN, 0), 0, "the first is no longer chosen");
 }
 
+static void window_titles(const struct gui *g) {
+    const char *title = property(g->id, "_NET_WM_NAME");
+    has_text(title, "0/39 - ", "the title tells how far it is");
+    has_text(title, "fetcher", "and of what program it is");
+    is_text(property(g->id, "WM_ICON_NAME"), "0/39", "and so does the icon's");
+}
+
 static void test_window_rows(void) {
     struct gui g;
     if (!desk_open("window_rows"))
@@ -15898,10 +15905,7 @@ static void test_window_rows(void) {
     xdo("xdotool key Escape");
     until(pixels(&g, INK_CHOSEN, false, 0, 2000) > 0);
     ok(pixels(&g, INK_CHOSEN, false, 0, 2000) > 0, "which Escape brings back");
-    const char *title = property(g.id, "_NET_WM_NAME");
-    has_text(title, "0/39 - ", "the title tells how far it is");
-    has_text(title, "fetcher", "and of what program it is");
-    is_text(property(g.id, "WM_ICON_NAME"), "0/39", "and so does the icon's");
+    window_titles(&g);
     xdo("xdotool key q");
     until(pixels(&g, INK_AMBER, false, 0, 2000) > 0);
     ok(pixels(&g, INK_AMBER, false, 0, 2000) > 0, "q asks while something runs");
