@@ -15231,6 +15231,8 @@ static void terminal_ended(struct term *t) {
     ok(!sees(t, "wait.bin"), "and nothing else");
     type(t, "z");
     ok(shows(t, "z is no key; ? shows them"), "what is no key is told");
+    type(t, "\033[15~");
+    ok(shows(t, "that is no key; ? shows them"), "of those without a letter as well");
     type(t, "\r");
     ok(shows(t, "led to http://127.0.0.1:"), "enter shows where one was led");
     ok(shows(t, "status 503, attempts 1, 0 bytes"), "what came of it");
