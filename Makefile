@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: 0BSD
-# fetcher: make, make demo, make test, make bench, make score, make fuzz, make man, make install, make dist. Plain POSIX make.
+# fetcher: make, make demo, make test, make bench, make score, make lab, make fuzz, make man, make install, make dist. Plain POSIX make.
 # make X11=0 leaves the window out, which is built where pkg-config finds x11 and xft.
 
 .POSIX:
@@ -50,6 +50,10 @@ score: .build/bench
 	@for us in 2000 50000; do .build/bench score $$us >.build/score && \
 	sh .ci/score "2,000 files, 300 at a time: a slice of $$((us / 1000)) ms" 20 100 <.build/score >.github/score-$$us.svg || exit 1; done
 	ls -l .github/score-*.svg
+
+# What downloaders make of a server that lies: the table in README.md.
+lab: fetcher test_fetcher
+	@.ci/lab
 
 .build/bench: .ci/bench.c test_fetcher.c fetcher.c fetcher.h
 	@mkdir -p .build
@@ -114,4 +118,4 @@ dist:
 clean:
 	rm -rf fetcher fetcher.o test_fetcher .build demo fetcher-[0-9]*
 
-.PHONY: test demo bench score fuzz man install uninstall dist clean
+.PHONY: test demo bench score lab fuzz man install uninstall dist clean
