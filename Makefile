@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: 0BSD
-# fetcher: make, make demo, make test, make bench, make score, make lab, make fuzz, make man, make install, make dist. Plain POSIX make.
+# fetcher: make, make demo, make test, make bench, make dots, make score, make lab, make fuzz, make man, make install, make dist. Plain POSIX make.
 # make X11=0 leaves the window out, which is built where pkg-config finds x11 and xft.
 
 .POSIX:
@@ -47,9 +47,7 @@ bench: fetcher test_fetcher .build/bench
 
 # The score of the loop, with the usual slice and with one that is too long: pictures for README.md.
 score: .build/bench
-	@for us in 2000 50000; do .build/bench score $$us >.build/score && \
-	sh .ci/score "2,000 files, 300 at a time: a slice of $$((us / 1000)) ms" 20 100 <.build/score >.github/score-$$us.svg || exit 1; done
-	ls -l .github/score-*.svg
+	sh .ci/scores
 
 # What downloaders make of a server that lies: the table in README.md.
 lab: fetcher test_fetcher
@@ -59,6 +57,10 @@ lab: fetcher test_fetcher
 	@mkdir -p .build
 	$(CC) $(CPPFLAGS) $(CFLAGS) -g $(WARN) -Wno-unused-function $(LDFLAGS) -o $@ .ci/bench.c $(LIBS) \
 	-ldl -lpthread $(WINDOW)
+
+# The tables in README.md once more as pictures, as `make bench` does.
+dots:
+	sh .ci/dots
 
 # Each target of the fuzzer for SECONDS (clang with libFuzzer; FUZZ=http for one alone). What it learns
 # goes to .build/corpus, and an input that breaks something to .build, where FUZZ_TARGET=http .build/fuzz
@@ -118,4 +120,4 @@ dist:
 clean:
 	rm -rf fetcher fetcher.o test_fetcher .build demo fetcher-[0-9]*
 
-.PHONY: test demo bench score lab fuzz man install uninstall dist clean
+.PHONY: test demo bench dots score lab fuzz man install uninstall dist clean

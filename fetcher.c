@@ -2303,6 +2303,8 @@ struct transfer {
     enum fetcher_state state;
     bool in_flight;      /* counted as running: not in a slow lookup */
     bool held;           /* paused, with libcurl holding the rest */
+    int64_t own_first;   /* of the caller's own range, if it is a single ... */
+    int64_t own_last;    /* ... one: as there; -1: not said, or no such */
     bool own_range;      /* the caller's headers have a Range, or ... */
     bool own_condition;  /* ... ask for what has changed only */
     bool unchanged;      /* 304, or skipped */
@@ -3918,12 +3920,13 @@ static void field_keep(struct attempt *a, char *name, char *value) {
 
 static void field_end(struct attempt *a) {
     struct head *h = &a->head;
-    char *name = a->fields + a->fields_size;
+    char *name;
     char *value;
     size_t n;
 
     if (a->field_size == 0)
         return;
+    name = a->fields + a->fields_size;
     n = strcspn(name, " \t:");
     value = name + n + strspn(name + n, " \t");
     if ((h->folded || value > name + n) && is_framing(name, n))
@@ -4235,6 +4238,19 @@ static bool is_believed(const struct attempt *a) {
     return b->whole && b->place == place_of(a);
 }
 
+static bool is_head(const struct transfer *t) {
+    return strcmp(request_method(&t->rq), "HEAD") == 0;
+}
+
+/* A 206 brings so many bytes: not as an answer to HEAD, and of those that are
+ * inflated on the way nobody knows. */
+static void range_expect(struct attempt *a, int64_t length) {
+    const struct transfer *t = a->transfer;
+
+    if (!is_head(t) && !(t->rq.flags & FETCHER_COMPRESSED))
+        a->to = length;
+}
+
 /* A 200: the whole, though we may have a part of it; or what is as good. If an
  * earlier round has brought the same, there is nothing to do. Some servers know
  * If-Range with a date only: if the ETag is the same, that is worth one more
@@ -4261,9 +4277,36 @@ static int accept_whole(struct attempt *a) {
             return ask_again(a);
         b->no_etag = false;
     }
-    if (h->status == 206 && !(t->rq.flags & FETCHER_COMPRESSED))
-        a->to = length;
+    if (h->status == 206)
+        range_expect(a, length);
     return begin_anew(a, 0, length);
+}
+
+/* Is it the range that the caller asked for, as far as the document goes? Of
+ * several, and where the length isn't known, the server knows better. */
+static bool own_range_fits(const struct transfer *t,
+                           const struct content_range *r) {
+    int64_t first = t->own_first;
+    int64_t last = t->own_last;
+
+    if (first < 0 && last < 0)
+        return true;
+    if (r->total < 0)
+        return first < 0 ||
+               (r->first == first && (last < 0 || r->last <= last));
+    if (first < 0) { /* so many at the end */
+        first = last < r->total ? r->total - last : 0;
+        last = -1;
+    }
+    if (last < 0 || last >= r->total)
+        last = r->total - 1;
+    return r->first == first && r->last == last;
+}
+
+static int fail_unasked(struct transfer *t) {
+    t->hopeless = true;
+    return fail(t, FETCHER_PROTOCOL,
+                "the server sent a part that was not asked for");
 }
 
 /* The caller's own range. There may be several in it: they come as one body of
@@ -4271,15 +4314,16 @@ static int accept_whole(struct attempt *a) {
 static int accept_own_range(struct attempt *a) {
     const struct head *h = &a->head;
     struct transfer *t = a->transfer;
+    int64_t length = h->range.last - h->range.first + 1;
 
     if (!h->ranged)
         return begin_anew(a, -1, h->length);
     if (!range_good(h))
         return fail(t, FETCHER_PROTOCOL, "the answer's range makes no sense");
-    a->to = h->range.last - h->range.first + 1;
-    if (t->rq.flags & FETCHER_COMPRESSED)
-        a->to = 0;
-    return begin_anew(a, h->range.first, h->range.last - h->range.first + 1);
+    if (!own_range_fits(t, &h->range))
+        return fail_unasked(t);
+    range_expect(a, length);
+    return begin_anew(a, h->range.first, length);
 }
 
 /* A 206. One that nobody has asked for may be the whole. */
@@ -4292,11 +4336,8 @@ static int accept_part(struct attempt *a) {
         return accept_own_range(a);
     if (range_is_all(h))
         return accept_whole(a);
-    if (!a->from) {
-        t->hopeless = true;
-        return fail(t, FETCHER_PROTOCOL,
-                    "the server sent a part that was not asked for");
-    }
+    if (!a->from)
+        return fail_unasked(t);
     if (!part_fits(h, b))
         return ask_whole(a);
     if (h->range.total >= 0)
@@ -4441,7 +4482,7 @@ static int accept_body(struct attempt *a) {
         return accepted;
     t->body->place = place_of(a);
     if (t->rq.max_bytes >= 0 && t->body->length > t->rq.max_bytes &&
-        strcmp(request_method(&t->rq), "HEAD") != 0)
+        !is_head(t))
         return fail(t, FETCHER_TOO_BIG,
                     "%" PRId64 " bytes are more than allowed", t->body->length);
     return t->sink->begin(t);
@@ -4903,15 +4944,21 @@ static void own_headers_add(struct attempt *a, bool open) {
     }
 }
 
-static bool own_has(const struct fetcher_request *rq, const char *name) {
+/* What stands behind the name and its colon; NULL: there is none. */
+static const char *own_value(const struct fetcher_request *rq,
+                             const char *name) {
     const char *const *own = rq->headers;
     size_t n = strlen(name);
 
     for (int i = 0; own && own[i]; i++) {
         if (strncasecmp(own[i], name, n) == 0)
-            return true;
+            return own[i] + n;
     }
-    return false;
+    return NULL;
+}
+
+static bool own_has(const struct fetcher_request *rq, const char *name) {
+    return own_value(rq, name) != NULL;
 }
 
 /* "NAME:PASSWORD", of the URL, or else of the request; NULL: there is none. */
@@ -6630,7 +6677,7 @@ static void note_truth(const struct transfer *t, const struct stat *st,
              (int64_t)st->st_mtime, changed_ns(st));
 }
 
-/* Best effort. */
+/* Best effort. A range of the caller's own is not what will be asked for. */
 static void note_leave(struct transfer *t) {
     struct body *b = t->body;
     const struct validators *v = &b->validators;
@@ -6638,7 +6685,8 @@ static void note_leave(struct transfer *t) {
     char text[600];
     int n;
 
-    if (t->rq.existing != FETCHER_UPDATE || fstat(b->fd, &st) < 0)
+    if (t->rq.existing != FETCHER_UPDATE || t->own_range ||
+        fstat(b->fd, &st) < 0)
         return;
     note_truth(t, &st, b->note);
     n = snprintf(text, sizeof text, "%s\n%016" PRIx64 "\n%s\n%s\n%s\n", b->note,
@@ -7775,8 +7823,34 @@ static void request_defaults(struct fetcher_request *rq, bool memory) {
         rq->retries = RETRIES_USUAL;
     if (rq->path)
         rq->flags &= ~FETCHER_COMPRESSED;
-    if (rq->existing == FETCHER_UPDATE)
+    if (rq->existing == FETCHER_UPDATE && !own_has(rq, "Range:"))
         rq->flags |= FETCHER_FILE_TIME;
+}
+
+/* Several ranges are left to the server. */
+static void own_range_read(struct transfer *t) {
+    const char *value = own_value(&t->rq, "Range:");
+    int64_t first;
+
+    t->own_range = value != NULL;
+    t->own_first = -1;
+    t->own_last = -1;
+    if (!value)
+        return;
+    value += strspn(value, " \t");
+    if (strncasecmp(value, "bytes=", 6) != 0)
+        return;
+    value += 6;
+    first = text_number(&value);
+    if (*value == '-') {
+        value++;
+        t->own_last = text_number(&value);
+        t->own_first = first;
+    }
+    if (*value) {
+        t->own_first = -1;
+        t->own_last = -1;
+    }
 }
 
 /* What is wrong with a URL, at first sight? And has it to be made fit for the
@@ -7806,7 +7880,7 @@ static int transfer_prepare(struct fetcher *f, struct transfer *t,
     t->f = f;
     t->timer.call = (struct call){transfer_due, t};
     request_defaults(rq, !rq->path && !rq->on_data);
-    t->own_range = own_has(rq, "Range:");
+    own_range_read(t);
     t->own_condition =
         own_has(rq, "If-None-Match:") || own_has(rq, "If-Modified-Since:");
     t->sink = rq->on_data ? &stream_sink : &memory_sink;
@@ -7996,13 +8070,16 @@ int fetcher_limit(struct fetcher *f, int total, int per_host,
 
 /* -- questions ------------------------------------------------------------- */
 
-/* Bytes a second. Who is silent for long has a speed that decays. */
+/* Bytes a second: of the last full second, or of the first that isn't full. Who
+ * is silent for long has a speed that decays. */
 static int64_t speed_of(const struct fetcher *f, const struct transfer *t) {
-    usec silence = f->loop.now - t->speed_since;
+    usec elapsed = f->loop.now - t->speed_since;
 
     if (!t->in_flight)
         return 0;
-    return silence < 2000000 ? t->speed : t->speed_bytes * 1000000 / silence;
+    if (elapsed < 200000 || (t->speed && elapsed < 2000000))
+        return t->speed;
+    return t->speed_bytes * 1000000 / elapsed;
 }
 
 /* To the next attempt or round; -1: none. */
@@ -8208,6 +8285,7 @@ void fetcher_free(struct fetcher *f) {
 #include <locale.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <wchar.h>
@@ -8223,21 +8301,29 @@ struct program;
  * The rows: what was asked for and has not ended, and what has failed. They
  * stand in one tree in the order of the eye (what runs, what is held, what
  * waits, what has failed), so any front end shows a hundred thousand at the
- * cost of those that it draws.
+ * cost of those that it draws. Beside them is kept, to be looked at again, what
+ * came of those that have ended; and what was cancelled, until that can't be
+ * undone any more.
  */
 enum {
-    FAILED_KEPT = 1000, /* rows */
-    SPEEDS = 120        /* seconds of the graph */
+    FAILED_KEPT = 1000,    /* rows */
+    ENDED_KEPT = 1000,     /* results */
+    TEXT_KEPT = 500,       /* bytes, of what a server says for one */
+    CANCELLED_KEPT = 1000, /* downloads */
+    SPEEDS = 120           /* seconds of the graph */
 };
 
 struct job { /* a row: a transfer, or one that has failed */
     struct program *p;
     struct node id;      /* key: its number */
-    struct node row;     /* as it is shown: running, waiting, failed */
+    struct node row;     /* as it is shown: running, waiting, failed; or, once
+                            it was cancelled, in the order of that */
     fetcher_id transfer; /* 0: it has failed, or is yet to be restored */
     int64_t every_ms;    /* 0: once */
     int priority;
     bool paused;   /* is to be */
+    bool again;    /* it was cancelled, and that undone, while it still ran */
+    bool dropped;  /* nothing is left of it but its transfer */
     char *made;    /* the file that it repeats is its own; NULL: none yet */
     char *failed;  /* its URL, fit for the eye; and why, behind the NUL */
     char *old;     /* the address that it was begun with; NULL: this one */
@@ -8248,10 +8334,25 @@ struct job { /* a row: a transfer, or one that has failed */
     char url[];
 };
 
+struct ended {               /* a transfer that is done or has failed */
+    struct node row;         /* the newest first */
+    int64_t number;          /* of its download */
+    struct fetcher_result r; /* its texts stand below; it has no data */
+    const char *retry_after; /* what the server said; "": nothing */
+    char text[];
+};
+
 struct model {
     struct fetcher *f;
-    struct node *jobs;     /* by number */
-    struct node *rows;     /* as they are shown */
+    struct node *jobs;      /* by number */
+    struct node *rows;      /* as they are shown */
+    struct node *ended;     /* the newest first */
+    struct node *cancelled; /* by the command, and by number; not in rows */
+    size_t ended_count;
+    size_t ended_failed; /* of these */
+    size_t cancelled_count;
+    int64_t ended_total;   /* that were ever added */
+    struct ended *chosen;  /* the selected one of the ended; NULL: none */
     bool shown;            /* somebody may look at the rows */
     bool keeps;            /* what has failed stays among them */
     size_t count;          /* of jobs */
@@ -8263,6 +8364,8 @@ struct model {
     int64_t sampled;       /* when a speed was last taken, in ms */
     int64_t received;      /* bytes until then */
     int64_t speed[SPEEDS]; /* bytes in a second, the newest first */
+    int64_t limit;         /* bytes a second; 0: any */
+    int64_t limited;       /* when that was said, in ms */
 };
 
 /* Has it been read in a session, and not yet been started? */
@@ -8276,10 +8379,6 @@ static struct job *row_job(struct node *n) {
 
 static struct job *row_first(struct model *m) {
     return row_job(tree_first(m->rows));
-}
-
-static struct job *row_last(struct model *m) {
-    return row_job(tree_bound(m->rows, INT64_MAX, 0, true));
 }
 
 static struct job *row_after(struct model *m, const struct job *j) {
@@ -8313,7 +8412,16 @@ static void row_put(struct model *m, struct job *j, enum fetcher_state state) {
     tree_add(&m->rows, &j->row);
 }
 
-static void job_remove(struct model *m, struct job *j) {
+static void job_drop(struct job *j) {
+    free(j->made);
+    free(j->failed);
+    free(j->old);
+    free(j->address);
+    free(j);
+}
+
+/* It is no row any more, but is still there. */
+static void job_take_out(struct model *m, struct job *j) {
     if (m->selected == j) {
         m->selected = row_after(m, j);
         if (!m->selected)
@@ -8324,11 +8432,132 @@ static void job_remove(struct model *m, struct job *j) {
     m->count--;
     if (j->failed)
         m->failed--;
-    free(j->made);
-    free(j->failed);
-    free(j->old);
-    free(j->address);
-    free(j);
+}
+
+static void job_remove(struct model *m, struct job *j) {
+    job_take_out(m, j);
+    job_drop(j);
+}
+
+/* -- what was cancelled ---------------------------------------------------- */
+
+static void cancelled_take_out(struct model *m, struct job *j) {
+    tree_remove(&m->cancelled, &j->row);
+    m->cancelled_count--;
+}
+
+/* Its transfer may be on its way to its end, and needs it until then. */
+static void cancelled_drop(struct model *m, struct job *j) {
+    cancelled_take_out(m, j);
+    j->dropped = true;
+    if (!j->transfer)
+        job_drop(j);
+}
+
+/* Of very many that one command cancels the last are kept. */
+static void cancelled_put(struct model *m, struct job *j, int64_t command) {
+    j->row.key = command;
+    j->row.seq = (uint64_t)j->id.key;
+    tree_add(&m->cancelled, &j->row);
+    m->cancelled_count++;
+    if (m->cancelled_count > CANCELLED_KEPT)
+        cancelled_drop(m, row_job(tree_first(m->cancelled)));
+}
+
+/* -- what has ended -------------------------------------------------------- */
+
+static struct ended *ended_of(struct node *n) {
+    return n ? container_of(n, struct ended, row) : NULL;
+}
+
+static struct ended *ended_first(struct model *m) {
+    return ended_of(tree_first(m->ended));
+}
+
+static void ended_remove(struct model *m, struct ended *e) {
+    if (m->chosen == e) {
+        struct node *n = tree_next(m->ended, &e->row);
+
+        if (!n)
+            n = tree_bound(m->ended, e->row.key, 0, true);
+        m->chosen = ended_of(n);
+    }
+    tree_remove(&m->ended, &e->row);
+    m->ended_count--;
+    if (e->r.code)
+        m->ended_failed--;
+    free(e);
+}
+
+/* How much of a text is kept: what a server says may be long. */
+static size_t text_kept(const char *text) {
+    size_t n = text ? strlen(text) : 0;
+
+    return n < TEXT_KEPT ? n : TEXT_KEPT;
+}
+
+/* Copy so much of a text, and say where it stands. */
+static const char *text_put(char **to, const char *text, size_t n) {
+    const char *at = *to;
+
+    memcpy(*to, text, n);
+    (*to)[n] = '\0';
+    *to += n + 1;
+    return at;
+}
+
+/* Who has no memory for it does without. */
+static void ended_add(struct model *m, int64_t number,
+                      const struct fetcher_result *r, const char *after) {
+    bool led = strcmp(r->url, r->final_url) != 0;
+    size_t path = r->path ? strlen(r->path) : 0;
+    size_t url = strlen(r->url);
+    size_t rest =
+        text_kept(r->final_url) + text_kept(r->message) + text_kept(after);
+    struct ended *e = calloc(1, sizeof *e + path + url + rest + 5);
+    char *to;
+
+    if (!e)
+        return;
+    to = e->text;
+    e->r = *r;
+    e->r.data = NULL;
+    e->r.content_type = "";
+    e->r.url = text_put(&to, r->url, url);
+    e->r.final_url = e->r.url;
+    if (led)
+        e->r.final_url = text_put(&to, r->final_url, text_kept(r->final_url));
+    if (r->path)
+        e->r.path = text_put(&to, r->path, path);
+    e->r.message = text_put(&to, r->message, text_kept(r->message));
+    e->retry_after = "";
+    if (after)
+        e->retry_after = text_put(&to, after, text_kept(after));
+    e->number = number;
+    e->row.key = -++m->ended_total;
+    tree_add(&m->ended, &e->row);
+    m->ended_count++;
+    if (r->code)
+        m->ended_failed++;
+    if (m->ended_count > ENDED_KEPT)
+        ended_remove(m, ended_of(tree_bound(m->ended, 0, 0, true)));
+}
+
+/* What came of a download last; NULL: that isn't known. */
+static struct ended *ended_find(struct model *m, int64_t number) {
+    struct ended *e = ended_first(m);
+
+    while (e && e->number != number)
+        e = ended_of(tree_next(m->ended, &e->row));
+    return e;
+}
+
+/* What is tried again has not failed. */
+static void ended_forget(struct model *m, int64_t number) {
+    struct ended *e = ended_find(m, number);
+
+    if (e && e->r.code)
+        ended_remove(m, e);
 }
 
 /* What it repeats is in this file, which it may replace: no other, whatever a
@@ -8345,8 +8574,11 @@ static struct fetcher_info job_info(struct model *m, const struct job *j) {
                                 .total = -1,
                                 .wait_ms = -1};
 
-    if (j->transfer && fetcher_info(m->f, j->transfer, &info) == 0)
+    if (j->transfer && fetcher_info(m->f, j->transfer, &info) == 0) {
+        if (m->limit && info.speed > m->limit)
+            info.speed = m->limit; /* it was measured before */
         return info;
+    }
     if (j->failed) {
         info.url = j->failed;
         info.message = info.url + strlen(info.url) + 1;
@@ -8431,6 +8663,28 @@ static const char *row_state(const struct fetcher_info *i, char *to,
     return to;
 }
 
+/* The same of what has ended. */
+static const char *ended_state(const struct ended *e, char *to, size_t room) {
+    const struct fetcher_result *r = &e->r;
+    char size[32];
+
+    if (r->code)
+        snprintf(to, room, "failed: %s", r->message);
+    else if (!r->changed)
+        snprintf(to, room, "%s", r->attempts ? "unchanged" : "exists, skipped");
+    else
+        snprintf(to, room, "done: %s in %.2f s",
+                 size_text(size, sizeof size, (double)r->bytes),
+                 (double)r->total_us / 1000000);
+    return to;
+}
+
+static const char *ended_name(const struct ended *e, char *to, size_t room) {
+    struct fetcher_info i = {.url = e->r.url, .path = e->r.path};
+
+    return row_name(&i, to, room);
+}
+
 /* The speed of each second, for a graph; those in which nobody looked count as
  * the mean. */
 static void speed_sample(struct model *m, int64_t received) {
@@ -8446,7 +8700,17 @@ static void speed_sample(struct model *m, int64_t received) {
     m->received = received;
 }
 
-/* The mean of those of the last three seconds that brought anything. */
+/* That of the last full second; what was measured before there was a limit
+ * counts no more. */
+static double speed_now(const struct model *m) {
+    bool before = m->limit && m->sampled - m->limited < 1000;
+    bool above = before && m->speed[0] > m->limit;
+
+    return (double)(above ? m->limit : m->speed[0]);
+}
+
+/* The mean of those of the last three seconds that brought anything; a limit
+ * that is new counts at once. */
 static double speed_recent(const struct model *m) {
     double sum = 0;
     int seconds = 0;
@@ -8456,7 +8720,9 @@ static double speed_recent(const struct model *m) {
         if (m->speed[i])
             seconds++;
     }
-    return seconds ? sum / seconds : 0;
+    if (seconds)
+        sum /= seconds;
+    return m->limit && sum > (double)m->limit ? (double)m->limit : sum;
 }
 
 /* Seconds left, at the recent speed: for what is known of those that run, and
@@ -8527,6 +8793,9 @@ struct console { /* where lines go */
     void (*changed)(struct program *); /* for a view; NULL: there is none */
     struct program *p;
 };
+
+/* In the lines for the window it stands before what a row shows as well. */
+enum { REPORT = 31 };
 
 static void changed(struct console *c) {
     if (c->changed)
@@ -8791,6 +9060,13 @@ static void line_end(struct console *c, struct out *o) {
     out_puts(o, "\n");
     out_flush(c->f, o);
     changed(c);
+}
+
+static void report_mark(struct console *c) {
+    char mark = REPORT;
+
+    if (c->windowed && c->above)
+        out_add(c->above, &mark, 1);
 }
 
 /* On a terminal with a view it is plain who speaks. */
@@ -9107,6 +9383,10 @@ struct settings {
     bool help;
     bool version;
 };
+
+/* What may follow an option, where that is few. */
+#define COLORS "auto always never"
+#define SHELLS "bash zsh fish"
 
 enum kind {
     FLAG,
@@ -9668,6 +9948,20 @@ static bool is_proxy(const char *text) {
     return good;
 }
 
+/* Is there such a way to a server? */
+static enum status way_check(const struct settings *s) {
+    const char *path = s->unix_socket;
+
+    if (s->ipv4 && s->ipv6)
+        return refuse(BAD_USAGE, "-4 and -6 contradict each other");
+    if (path && strlen(path) >= sizeof((struct sockaddr_un *)NULL)->sun_path)
+        return refuse(BAD_USAGE, "--unix-socket: the path is too long: %s",
+                      path);
+    if (s->key && !s->cert)
+        return refuse(BAD_USAGE, "--key is the key of --cert FILE");
+    return ALL_DONE;
+}
+
 /* What a request asks for, and how: does that go together? */
 static enum status request_check(const struct settings *s, char **url) {
     bool one = !s->list && !s->session && url[0] && !url[1];
@@ -9684,16 +9978,16 @@ static enum status request_check(const struct settings *s, char **url) {
         return refuse(BAD_USAGE, "-T and --every contradict each other");
     if (s->upload && s->data)
         return refuse(BAD_USAGE, "-T and --data contradict each other");
-    if (s->head && (s->upload || s->data || s->output))
+    if (s->head && (s->upload || s->data || s->output || s->sha256))
         return refuse(BAD_USAGE, "-I shows the head on stdout, and goes with "
-                                 "no -T, --data or -o");
-    if (s->ipv4 && s->ipv6)
-        return refuse(BAD_USAGE, "-4 and -6 contradict each other");
+                                 "no -T, --data, --sha256 or -o");
+    if (s->range && s->if_changed)
+        return refuse(BAD_USAGE,
+                      "--range and --if-changed contradict each other: a part "
+                      "is not remembered");
     if (s->progress && !s->json)
         return refuse(BAD_USAGE, "--progress goes with --json");
-    if (s->key && !s->cert)
-        return refuse(BAD_USAGE, "--key is the key of --cert FILE");
-    return ALL_DONE;
+    return way_check(s);
 }
 
 static enum status options_check(const struct settings *s, char **url) {
@@ -9727,7 +10021,7 @@ static enum status options_check(const struct settings *s, char **url) {
                       "--proxy: not the URL of a proxy, such as "
                       "http://HOST:PORT or socks5h://HOST:PORT: %s",
                       s->proxy);
-    if (s->color && !listed(s->color, "auto always never"))
+    if (s->color && !listed(s->color, COLORS))
         return refuse(BAD_USAGE, "--color: auto, always or never, not %s",
                       s->color);
     return request_check(s, url);
@@ -9766,6 +10060,13 @@ static void options_apply(struct settings *s) {
         rq->flags |= FETCHER_COMPRESSED;
     if (s->trusting)
         rq->flags |= FETCHER_TRUSTING;
+}
+
+static void settings_free(struct settings *s) {
+    free(s->data);
+    free(s->user);
+    free(s->range);
+    curl_slist_free_all(s->resolve);
 }
 
 static enum status printed(void) {
@@ -9814,6 +10115,17 @@ static bool takes_dir(const struct option *o) {
     return o->arg && strcmp(o->arg, "DIR") == 0;
 }
 
+static bool takes_text(const struct option *o) {
+    return o->arg && !takes_file(o) && !takes_dir(o);
+}
+
+/* NULL: there are more than can be told. */
+static const char *choices(const struct option *o) {
+    if (o->field == AT(color))
+        return COLORS;
+    return o->field == AT(completion) ? SHELLS : NULL;
+}
+
 /* "-d|--dir|-i|--input-file" of those that are so. */
 static void complete_names(bool (*is_so)(const struct option *)) {
     const char *bar = "";
@@ -9831,21 +10143,30 @@ static void complete_names(bool (*is_so)(const struct option *)) {
     }
 }
 
+/* Names of files are left to readline, which quotes them. To bash the '=' of
+ * --color=auto is a word. */
 static void complete_bash(void) {
     puts("_fetcher() {\n"
          "    local cur=${COMP_WORDS[COMP_CWORD]}"
          " prev=${COMP_WORDS[COMP_CWORD-1]}\n"
-         "    case $prev in\n"
-         "    --color) COMPREPLY=($(compgen -W 'auto always never' --"
-         " \"$cur\")); return ;;\n"
-         "    --completion) COMPREPLY=($(compgen -W 'bash zsh fish' --"
-         " \"$cur\")); return ;;");
+         "    if [ \"$cur\" = = ]; then cur=\n"
+         "    elif [ \"$prev\" = = ]; then"
+         " prev=${COMP_WORDS[COMP_CWORD-2]}; fi\n"
+         "    case $prev in");
+    for (size_t i = 0; i < COUNT_OF(options); i++) {
+        if (choices(&options[i]))
+            printf("    --%s) COMPREPLY=($(compgen -W '%s' -- \"$cur\"));"
+                   " return ;;\n",
+                   options[i].name, choices(&options[i]));
+    }
     printf("    ");
     complete_names(takes_file);
-    printf(") COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n    ");
+    printf(") return ;;\n    ");
     complete_names(takes_dir);
-    puts(") COMPREPLY=($(compgen -d -- \"$cur\")); return ;;\n    esac");
-    printf("    COMPREPLY=($(compgen -W '");
+    printf(") compopt -o dirnames 2>/dev/null; return ;;\n    ");
+    complete_names(takes_text);
+    puts(") compopt +o default 2>/dev/null; return ;;\n    esac");
+    printf("    [ \"$cur\" = \"${cur#-}\" ] || COMPREPLY=($(compgen -W '");
     for (size_t i = 0; i < COUNT_OF(options); i++)
         printf("%s--%s", i ? " " : "", options[i].name);
     puts("' -- \"$cur\"))\n}\n"
@@ -9902,7 +10223,11 @@ static void complete_zsh(void) {
         if (o->arg) {
             printf(":");
             complete_text(o->arg);
-            printf(":%s", zsh_values(o));
+            printf(":");
+            if (choices(o))
+                printf("(%s)", choices(o));
+            else
+                printf("%s", zsh_values(o));
         }
         puts("' \\");
     }
@@ -9922,7 +10247,10 @@ static void complete_fish(void) {
         printf("complete -c fetcher -l %s", o->name);
         if (o->letter)
             printf(" -s %c", o->letter);
-        printf(" %s -d '", fish_values(o));
+        printf(" %s", fish_values(o));
+        if (choices(o))
+            printf(" -a '%s'", choices(o));
+        printf(" -d '");
         for (const char *c = o->help; *c; c++) {
             if (*c == '\'' || *c == '\\')
                 putchar('\\');
@@ -10011,12 +10339,15 @@ struct session {
     bool reading;      /* what it says is being read: none is appended */
     bool restoring;    /* that, or what was read is being started */
     bool told;         /* that it can't be written */
+    int64_t again;     /* the number of what is read next; 0: a new one */
 };
 
-struct sweep {                     /* a command for all downloads */
-    const struct command *command; /* NULL: none */
-    int64_t next;                  /* the job that comes next */
-    int count;                     /* those to whom it was of use */
+struct sweep {                      /* a command for all downloads */
+    const struct command *command;  /* NULL: none */
+    bool (*step)(struct program *); /* for the next one; false: there is none */
+    int64_t next;                   /* the key of the one that comes next */
+    int count;                      /* those to whom it was of use */
+    bool failed;                    /* those that have, of what has ended */
 };
 
 struct program {
@@ -10031,6 +10362,7 @@ struct program {
     struct view *view;     /* the terminal's or the window's; NULL: none */
     fetcher_id work_timer; /* 0: nothing is to be done */
     uint64_t refused;      /* lines */
+    int64_t commands;      /* so far */
     char **url;            /* the next of the command line, NULL at last */
     int firsts;            /* how often one was put first */
     enum status status;    /* at the exit */
@@ -10198,6 +10530,7 @@ enum {
 static const char session_head[] = "# fetcher: a session, lines: ";
 static const char session_next[] = "# next ";
 static const char session_made[] = "# made ";
+static const char session_again[] = "# again ";
 
 static void session_later(struct program *p, int64_t ms) {
     if (!p->session.timer)
@@ -10377,6 +10710,23 @@ static void session_add(struct program *p, const struct job *j) {
     session_put(p, from);
 }
 
+/* What was cancelled is there again, under its number. */
+static void session_note_again(struct program *p, const struct job *j) {
+    struct out *o = &p->session.lines;
+    size_t from = o->used;
+
+    if (!session_writes(p) || !storable(j))
+        return;
+    write_number(o, session_again, j->id.key);
+    write_job(o, j);
+    write_made(o, j);
+    if (j->paused)
+        write_number(o, "pause ", j->id.key);
+    if (j->priority)
+        write_number(o, "first ", j->id.key);
+    session_put(p, from);
+}
+
 /* The number behind a word, and what stands behind that; -1: it is another
  * word. */
 static int64_t number_behind(const char *line, const char *word,
@@ -10388,15 +10738,21 @@ static int64_t number_behind(const char *line, const char *word,
 }
 
 /* "# next 7": the numbers between are those of downloads that have ended.
+ * "# again 7": what comes next is number 7, which had been cancelled.
  * "# made 7 FILE": what this one repeats is in FILE, and may replace it. */
 static void session_remark(struct program *p, const char *line) {
     const char *rest;
     int64_t next = number_behind(line, session_next, &rest);
+    int64_t again;
     int64_t made;
     struct node *n = NULL;
 
     if (next > (int64_t)p->model.last_number && next < INT64_MAX / 20 && !*rest)
         p->model.last_number = (uint64_t)next - 1;
+    again = number_behind(line, session_again, &rest);
+    if (again > 0 && again <= (int64_t)p->model.last_number && !*rest &&
+        !tree_find(p->model.jobs, (uint64_t)again))
+        p->session.again = again;
     made = number_behind(line, session_made, &rest);
     if (made > 0 && rest[0] == ' ' && rest[1])
         n = tree_find(p->model.jobs, (uint64_t)made);
@@ -10819,6 +11175,8 @@ static void tell_line(struct program *p, struct out *o,
                    MS(r->total_us) / 1000);
     else
         out_puts(o, r->attempts ? ": unchanged" : ": exists, skipped");
+    if (p->s.range && r->changed && r->status == 200)
+        out_puts(o, " (all of it: the server sent no range)");
     if (resumed > 0)
         out_printf(o, " (continued from %s)",
                    size_text(size, sizeof size, (double)resumed));
@@ -10848,11 +11206,14 @@ static void job_tell(struct program *p, const struct job *j,
     }
     if (p->s.head)
         tell_head(p, r->id);
-    if (r->code && r->code != FETCHER_CANCELLED)
+    if (r->code && r->code != FETCHER_CANCELLED) {
+        report_mark(&p->console);
         complain(&p->console, r->url, r->message);
-    else if (!r->code && !p->s.quiet && !p->s.head &&
-             (!to_stdout || p->s.verbose))
+    } else if (!r->code && !p->s.quiet && !p->s.head &&
+               (!to_stdout || p->s.verbose)) {
+        report_mark(&p->console);
         tell_line(p, o, r);
+    }
 }
 
 /* A row that has failed stays, where somebody may retry it; but not for ever:
@@ -11033,6 +11394,15 @@ static unsigned passes_set(CURL *e, const struct settings *s) {
     return bad;
 }
 
+/* OpenSSL and its like ask the terminal for the pass phrase of a key, and wait
+ * for it, unless they are given one. GnuTLS asks nobody, and takes an empty one
+ * to mean that the key is locked. */
+static bool tls_prompts(void) {
+    const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
+
+    return v->ssl_version && !strstr(v->ssl_version, "GnuTLS");
+}
+
 /* Trust is in the file alone: in no directory. With no handle it fails if there
  * is anything to set. */
 static int job_setup(void *e, void *arg) {
@@ -11042,6 +11412,8 @@ static int job_setup(void *e, void *arg) {
 
     if (s->cacert)
         SET(CAPATH, NULL);
+    if (s->cert && tls_prompts())
+        SET(KEYPASSWD, "");
     proxy_trust(e, s);
     if (p->cookies) {
         SET(SHARE, p->cookies);
@@ -11111,8 +11483,10 @@ static bool job_launch(struct program *p, struct job *j) {
     j->transfer = job_request(p, j);
     if (!j->transfer)
         return false;
-    if (j->failed)
+    if (j->failed) {
         p->model.failed--;
+        ended_forget(&p->model, j->id.key);
+    }
     if (j->every_ms)
         p->model.repeating++;
     free(j->failed);
@@ -11144,7 +11518,8 @@ static struct job *job_new(struct program *p, const char *url, const char *name,
 static void job_enter(struct model *m, struct job *j) {
     tree_add(&m->jobs, &j->id);
     m->count++;
-    m->last_number++;
+    if ((uint64_t)j->id.key > m->last_number)
+        m->last_number = (uint64_t)j->id.key;
 }
 
 static void start_failed(struct program *p) {
@@ -11170,41 +11545,110 @@ static struct job *job_moved(struct program *p, struct job *j,
     to->every_ms = j->every_ms;
     to->priority = j->priority;
     job_remove(m, j);
-    tree_add(&m->jobs, &to->id);
-    m->count++;
+    job_enter(m, to);
     if (selected)
         m->selected = to;
     session_note_address(p, to);
     return to;
 }
 
-/* It was cancelled to go on elsewhere. */
-static void job_go_on(struct program *p, struct job *j) {
-    struct job *to;
-
+static void job_uncount(struct program *p, const struct job *j) {
     if (j->paused)
         p->model.paused--;
     if (j->every_ms)
         p->model.repeating--;
+}
+
+/* One that was paused stays so. */
+static bool job_restart(struct program *p, struct job *j) {
+    bool paused = j->paused;
+
+    if (!job_launch(p, j))
+        return false;
+    if (paused) {
+        j->paused = true;
+        p->model.paused++;
+        (void)fetcher_pause(p->f, j->transfer);
+    }
+    return true;
+}
+
+/* It was cancelled to go on elsewhere, or that was undone. */
+static void job_go_on(struct program *p, struct job *j) {
+    struct job *to = j;
+
+    job_uncount(p, j);
     j->transfer = 0;
-    to = job_moved(p, j, j->address);
-    if (to && job_launch(p, to))
+    j->again = false;
+    if (j->address)
+        to = job_moved(p, j, j->address);
+    if (to && job_restart(p, to))
         return;
     start_failed(p);
     job_free(p, to ? to : j);
+}
+
+/* What may be looked at again: not each round that brought nothing. */
+static void job_record(struct program *p, const struct job *j,
+                       const struct fetcher_result *r) {
+    bool idle = !r->last && !r->code && !r->changed;
+
+    if (p->model.keeps && r->code != FETCHER_CANCELLED && !idle)
+        ended_add(&p->model, j->id.key, r,
+                  fetcher_header(p->f, r->id, "Retry-After", 0));
+}
+
+static void job_end(struct program *p, struct job *j,
+                    const struct fetcher_result *r, bool failed) {
+    job_uncount(p, j);
+    if (j->paused && r->code != FETCHER_CANCELLED) {
+        j->paused = false; /* what we leave stays paused */
+        session_note(p, "resume", j);
+    }
+    if (failed && p->model.keeps)
+        job_keep(p, j, r);
+    else
+        job_free(p, j);
+}
+
+static bool job_is_cancelled(const struct program *p, const struct job *j) {
+    return j->dropped || (j->row.in && !j->id.in);
+}
+
+/* The transfer of what somebody has cancelled is over; it may have come to its
+ * own end before. */
+static void job_cancelled(struct program *p, struct job *j,
+                          const struct fetcher_result *r) {
+    job_tell(p, j, r);
+    job_record(p, j, r);
+    if (r->last) {
+        job_uncount(p, j);
+        j->transfer = 0;
+        if (j->dropped)
+            job_drop(j);
+        else if (r->code != FETCHER_CANCELLED)
+            cancelled_drop(&p->model, j);
+    }
+    wake(p);
 }
 
 static void job_done(struct fetcher *f, const struct fetcher_result *r,
                      void *arg) {
     struct job *j = arg;
     struct program *p = j->p;
-    bool failed = r->code && (r->code != FETCHER_CANCELLED || p->closing);
+    bool cancelled = r->code == FETCHER_CANCELLED;
+    bool failed = r->code && (!cancelled || p->closing);
 
-    if (j->address && r->code == FETCHER_CANCELLED && !p->closing) {
+    if (job_is_cancelled(p, j)) {
+        job_cancelled(p, j, r);
+        return;
+    }
+    if ((j->address || j->again) && cancelled && !p->closing) {
         job_go_on(p, j);
         wake(p);
         return;
     }
+    j->again = false;
     if (failed)
         fail_status(p);
     if (r->last && !failed) /* before somebody is told */
@@ -11212,20 +11656,9 @@ static void job_done(struct fetcher *f, const struct fetcher_result *r,
     else if (j->every_ms && !failed && r->changed)
         job_made(p, j, r->path);
     job_tell(p, j, r);
-    if (r->last) {
-        if (j->paused)
-            p->model.paused--;
-        if (j->paused && r->code != FETCHER_CANCELLED) {
-            j->paused = false; /* what we leave stays paused */
-            session_note(p, "resume", j);
-        }
-        if (j->every_ms)
-            p->model.repeating--;
-        if (failed && p->model.keeps)
-            job_keep(p, j, r);
-        else
-            job_free(p, j);
-    }
+    job_record(p, j, r);
+    if (r->last)
+        job_end(p, j, r, failed);
     wake(p);
 }
 
@@ -11258,6 +11691,9 @@ static void job_read(struct program *p, const char *url, const char *name,
         return;
     }
     j->every_ms = every_ms;
+    if (p->session.again)
+        j->id.key = p->session.again;
+    p->session.again = 0;
     job_enter(&p->model, j);
 }
 
@@ -11402,6 +11838,8 @@ static void do_limit(struct program *p, char **word) {
         return;
     }
     (void)fetcher_limit(p->f, 0, 0, rate ? rate : -1);
+    p->model.limit = rate;
+    p->model.limited = fetcher_now(p->f);
     if (rate)
         reply(p, 0, "%s a second", size_text(size, sizeof size, (double)rate));
     else
@@ -11427,7 +11865,7 @@ static void put_stats(struct program *p, struct out *o) {
     else
         out_printf(o,
                    "%" PRIu64 " done, %" PRIu64 " failed, %s in %.2f s; "
-                   "%" PRIu64 " turns, longest wait %.2f ms (%s), 99%% below "
+                   "%" PRIu64 " turns, deaf at most %.2f ms (%s), 99%% below "
                    "%.2f ms\n",
                    st.done, st.failed,
                    size_text(size, sizeof size, (double)st.received), seconds,
@@ -11439,7 +11877,7 @@ static void do_stats(struct program *p, char **word) {
     put_stats(p, line_out(&p->console, false));
 }
 
-static bool do_list(struct program *p, struct job *j) {
+static bool list_job(struct program *p, struct job *j) {
     struct fetcher_info i = job_info(&p->model, j);
     struct out *o = line_out(&p->console, false);
     char state[300];
@@ -11463,6 +11901,154 @@ static bool do_list(struct program *p, struct job *j) {
         out_puts(o, "\n");
     }
     return true;
+}
+
+static void list_ended(struct program *p, const struct ended *e) {
+    const struct fetcher_result *r = &e->r;
+    struct out *o = line_out(&p->console, false);
+    char state[300];
+    char name[300];
+
+    ended_name(e, name, sizeof name);
+    if (p->s.json) {
+        out_json(o, "row", e->number, "url", r->url, "file", name, "state",
+                 r->code ? "failed" : "done", "message", r->message, NULL);
+        out_printf(o,
+                   ",\"status\":%d,\"bytes\":%" PRId64
+                   ",\"ms\":%.1f,\"attempts\":%d}\n",
+                   r->status, r->bytes, MS(r->total_us), r->attempts);
+    } else {
+        out_printf(o, "%5" PRId64 "  ", e->number);
+        out_text(o, name);
+        out_puts(o, "  ");
+        out_said(o, ended_state(e, state, sizeof state));
+        out_puts(o, "\n");
+    }
+}
+
+/* The newest comes last: it is nearest to who reads. */
+static bool sweep_ended(struct program *p) {
+    struct sweep *s = &p->sweep;
+    struct ended *e = ended_of(tree_bound(p->model.ended, s->next, 0, true));
+
+    if (!e)
+        return false;
+    s->next = e->row.key;
+    if ((e->r.code != FETCHER_OK) == s->failed) {
+        list_ended(p, e);
+        s->count++;
+    }
+    return true;
+}
+
+static bool sweep_jobs(struct program *p) {
+    struct sweep *s = &p->sweep;
+    struct node *n = lower_bound(p->model.jobs, s->next, 0);
+
+    if (!n)
+        return false;
+    s->next = n->key + 1;
+    if (s->command->apply(p, container_of(n, struct job, id)))
+        s->count++;
+    return true;
+}
+
+static const struct command all_listed = {
+    .name = "list",
+    .apply = list_job,
+    .done = "listed",
+};
+
+static void do_list(struct program *p, char **word) {
+    bool failed = word[1] && strcmp(word[1], "failed") == 0;
+    bool done = word[1] && strcmp(word[1], "done") == 0;
+
+    if (failed || done)
+        p->sweep = (struct sweep){.command = &all_listed,
+                                  .step = sweep_ended,
+                                  .next = INT64_MAX,
+                                  .failed = failed};
+    else if (word[1])
+        reject(p, "list what? done or failed, not %s", word[1]);
+    else
+        p->sweep = (struct sweep){.command = &all_listed, .step = sweep_jobs};
+}
+
+/* All of a row, in lines of their own. */
+static void show_job(struct program *p, struct job *j) {
+    struct fetcher_info i = job_info(&p->model, j);
+    struct out *o = line_out(&p->console, false);
+    char state[300];
+    char bytes[32];
+    char total[32] = "?";
+
+    if (i.total >= 0)
+        size_text(total, sizeof total, (double)i.total);
+    out_printf(o, "%5" PRId64 "  ", j->id.key);
+    out_said(o, i.url);
+    if (i.path || j->name) {
+        out_puts(o, "\n       file ");
+        out_text(o, i.path ? i.path : j->name);
+    }
+    out_puts(o, "\n       ");
+    out_said(o, row_state(&i, state, sizeof state) + strspn(state, " "));
+    out_printf(o, "\n       %s of %s; attempts %d, status %d\n",
+               size_text(bytes, sizeof bytes, (double)i.bytes), total,
+               i.attempts, i.status);
+}
+
+static void show_ended(struct program *p, const struct ended *e) {
+    const struct fetcher_result *r = &e->r;
+    struct out *o = line_out(&p->console, false);
+    char state[300];
+    char size[32];
+
+    out_printf(o, "%5" PRId64 "  ", e->number);
+    out_said(o, r->url);
+    if (strcmp(r->final_url, r->url) != 0) {
+        out_puts(o, "\n       led to ");
+        out_said(o, r->final_url);
+    }
+    if (r->path) {
+        out_puts(o, "\n       file ");
+        out_text(o, file_of(r));
+    }
+    out_puts(o, "\n       ");
+    out_said(o, ended_state(e, state, sizeof state));
+    out_printf(o, "\n       status %d, attempts %d, %s there\n", r->status,
+               r->attempts, size_text(size, sizeof size, (double)r->bytes));
+    out_printf(o,
+               "       ms: lookup %.1f, connect %.1f, TLS %.1f, "
+               "first byte %.1f, all %.1f\n",
+               MS(r->lookup_us), MS(r->connect_us), MS(r->tls_us),
+               MS(r->first_byte_us), MS(r->total_us));
+    if (*e->retry_after) {
+        out_puts(o, "       the server says Retry-After: ");
+        out_said(o, e->retry_after);
+        out_puts(o, "\n");
+    }
+}
+
+/* What is there of it, and what came of it last. */
+static void do_show(struct program *p, char **word) {
+    const char *end = word[1];
+    int64_t number = text_number(&end);
+    struct ended *e = *end ? NULL : ended_find(&p->model, number);
+    struct node *n = *end ? NULL : tree_find(p->model.jobs, (uint64_t)number);
+    struct job *j = n ? container_of(n, struct job, id) : NULL;
+
+    if (!j && !e)
+        reject(p, "there is no download %s", word[1]);
+    else if (p->s.json && j)
+        (void)list_job(p, j);
+    else if (p->s.json)
+        list_ended(p, e);
+    else {
+        if (j && !(j->failed && e))
+            show_job(p, j);
+        if (e)
+            show_ended(p, e);
+    }
 }
 
 static bool job_pause(struct program *p, struct job *j) {
@@ -11520,16 +12106,86 @@ static bool do_resume(struct program *p, struct job *j) {
 }
 
 /* What has failed stays in the session when we leave. */
-static bool do_cancel(struct program *p, struct job *j) {
-    if (j->transfer)
-        return fetcher_cancel(p->f, j->transfer) == 0;
-    if (p->closing)
+static bool job_give_up(struct program *p, struct job *j) {
+    return j->transfer && fetcher_cancel(p->f, j->transfer) == 0;
+}
+
+/* It is gone from the rows at once, and from the session; its transfer may
+ * need a turn more. */
+static bool job_put_away(struct program *p, struct job *j) {
+    bool ending = j->again || j->address; /* for another reason */
+
+    if (j->transfer && fetcher_cancel(p->f, j->transfer) < 0 && !ending)
         return false;
+    if (!j->transfer && j->paused)
+        p->model.paused--;
+    j->again = false;
+    free(j->address);
+    j->address = NULL;
+    session_note(p, "cancel", j);
+    job_take_out(&p->model, j);
+    cancelled_put(&p->model, j, p->commands);
+    changed(&p->console);
+    return true;
+}
+
+/* What a session says of what is over, is over. */
+static bool do_cancel(struct program *p, struct job *j) {
+    if (!p->session.reading)
+        return job_put_away(p, j);
     if (j->paused)
         p->model.paused--;
-    session_note(p, "cancel", j);
     job_free(p, j);
     return true;
+}
+
+/* It gets its number back, and its place among the rows; in the queue of its
+ * host it comes last. */
+static bool job_bring_back(struct program *p, struct job *j) {
+    struct model *m = &p->model;
+
+    cancelled_take_out(m, j);
+    job_enter(m, j);
+    session_note_again(p, j);
+    if (j->failed) {
+        m->failed++;
+        row_place(p, j, FETCHER_ENDED);
+    } else if (j->transfer) {
+        j->again = true; /* when that is over */
+        row_place(p, j, FETCHER_WAITING);
+    } else if (!job_restart(p, j)) {
+        start_failed(p);
+        job_free(p, j);
+        return false;
+    }
+    return true;
+}
+
+/* All that the last of the commands has cancelled. */
+static bool sweep_cancelled(struct program *p) {
+    struct node *n = lower_bound(p->model.cancelled, p->sweep.next, 0);
+
+    if (!n || n->key != p->sweep.next)
+        return false;
+    if (job_bring_back(p, row_job(n)))
+        p->sweep.count++;
+    return true;
+}
+
+static const struct command all_brought_back = {
+    .name = "undo",
+    .done = "brought back",
+};
+
+static void do_undo(struct program *p, char **word) {
+    struct node *last = tree_bound(p->model.cancelled, INT64_MAX, 0, true);
+
+    if (!last)
+        reject(p, "nothing was cancelled");
+    else
+        p->sweep = (struct sweep){.command = &all_brought_back,
+                                  .step = sweep_cancelled,
+                                  .next = last->key};
 }
 
 static bool do_first(struct program *p, struct job *j) {
@@ -11542,12 +12198,66 @@ static bool do_first(struct program *p, struct job *j) {
     return true;
 }
 
-static bool do_clear(struct program *p, struct job *j) {
-    return j->failed && do_cancel(p, j);
+static bool job_clear(struct program *p, struct job *j) {
+    if (!j->failed)
+        return false;
+    session_note(p, "cancel", j);
+    job_free(p, j);
+    return true;
+}
+
+static const struct command all_cleared = {
+    .name = "clear",
+    .apply = job_clear,
+    .done = "forgotten",
+};
+
+/* What came of one download, which a repeating one has more of. */
+static void clear_one(struct program *p, const char *word) {
+    struct model *m = &p->model;
+    int64_t number = text_number(&word);
+    struct node *n = tree_find(m->jobs, (uint64_t)number);
+    bool known = n && job_clear(p, container_of(n, struct job, id));
+    struct node *next;
+
+    for (n = tree_first(m->ended); n && !*word; n = next) {
+        next = tree_next(m->ended, n);
+        if (ended_of(n)->number != number)
+            continue;
+        ended_remove(m, ended_of(n));
+        known = true;
+    }
+    changed(&p->console);
+    if (known)
+        reply(p, number, "%" PRId64 " forgotten", number);
+    else
+        reject(p, "nothing of that number has ended");
+}
+
+/* What has failed is counted as it is a row. */
+static void do_clear(struct program *p, char **word) {
+    struct model *m = &p->model;
+    int done = 0;
+
+    if (word[1]) {
+        clear_one(p, word[1]);
+        return;
+    }
+
+    while (m->ended) {
+        struct ended *e = ended_first(m);
+
+        if (!e->r.code)
+            done++;
+        ended_remove(m, e);
+    }
+    changed(&p->console);
+    p->sweep = (struct sweep){
+        .command = &all_cleared, .step = sweep_jobs, .count = done};
 }
 
 static bool do_restore(struct program *p, struct job *j) {
-    bool paused = j->paused;
+    bool paused = j->paused; /* and counted as such */
 
     if (!job_pending(j))
         return false;
@@ -11570,7 +12280,7 @@ static const struct command all_restored = {
 
 static const struct command all_given_up = {
     .name = "cancel",
-    .apply = do_cancel,
+    .apply = job_give_up,
     .done = "cancelled",
 };
 
@@ -11584,7 +12294,7 @@ static void leave(struct program *p) {
     p->prompting = false;
     p->bare = true;
     p->source = &p->input[PROMPT];
-    p->sweep = (struct sweep){&all_given_up, 0, 0};
+    p->sweep = (struct sweep){.command = &all_given_up, .step = sweep_jobs};
     wake(p);
 }
 
@@ -11605,14 +12315,17 @@ static const struct command commands[] = {
     {"retry", "N|all [URL]", "try again what failed, maybe at a new address", 1,
      2, NULL, do_retry, "tried again"},
     {"cancel", "N|all", "give it up", 1, 1, NULL, do_cancel, "cancelled"},
+    {"undo", "", "bring back what was cancelled last", 0, 0, do_undo, NULL,
+     NULL},
     {"first", "N", "fetch it before the others", 1, 1, NULL, do_first,
      "put first"},
     {"jobs", "N", "fetch N at the same time", 1, 1, do_jobs, NULL, NULL},
     {"limit", "RATE", "take RATE bytes a second (0: any)", 1, 1, do_limit, NULL,
      NULL},
-    {"list", "", "show what runs, waits or has failed", 0, 0, NULL, do_list,
-     "listed"},
-    {"clear", "", "forget what has failed", 0, 0, NULL, do_clear, "forgotten"},
+    {"show", "N", "show all of it", 1, 1, do_show, NULL, NULL},
+    {"list", "[done|failed]", "show what there is; or what has ended", 0, 1,
+     do_list, NULL, NULL},
+    {"clear", "[N]", "forget what has ended", 0, 1, do_clear, NULL, NULL},
     {"stats", "", "tell what the loop did", 0, 0, do_stats, NULL, NULL},
     {"help", "", "show the commands", 0, 0, NULL, NULL, NULL},
     {"quit", "", "end; what is there of files stays", 0, 0, do_quit, NULL,
@@ -11704,6 +12417,7 @@ static void command_run(struct program *p, char **word, int count) {
     bool all = count > 0 && strcmp(word[1], "all") == 0;
 
     p->address = count == 2 ? word[2] : NULL;
+    p->commands++;
     if (!c)
         reject(p, "%s: not a URL and not a command; try help", word[0]);
     else if (count < c->least)
@@ -11719,8 +12433,8 @@ static void command_run(struct program *p, char **word, int count) {
         reject(p, "a new address is that of one download");
     else if (p->address && !is_url(p->address))
         reject(p, "%s: not a URL", p->address);
-    else if (count == 0 || (all && strchr(c->args, '|')))
-        p->sweep = (struct sweep){c, 0, 0}; /* see sweep_one() */
+    else if (all && strchr(c->args, '|'))
+        p->sweep = (struct sweep){.command = c, .step = sweep_jobs};
     else
         command_apply(p, c, word[1]);
 }
@@ -11843,17 +12557,12 @@ static void input_ready(struct fetcher *f, int fd, int events, void *arg) {
 /* The next download of a command for all. */
 static void sweep_one(struct program *p) {
     const struct command *c = p->sweep.command;
-    struct node *n = lower_bound(p->model.jobs, p->sweep.next, 0);
 
-    if (!n) {
-        p->sweep.command = NULL;
-        if (c != &all_given_up) /* nobody has asked */
-            reply(p, 0, "%d %s", p->sweep.count, c->done);
+    if (p->sweep.step(p))
         return;
-    }
-    p->sweep.next = n->key + 1;
-    if (c->apply(p, container_of(n, struct job, id)))
-        p->sweep.count++;
+    p->sweep.command = NULL;
+    if (c != &all_given_up) /* nobody has asked */
+        reply(p, 0, "%d %s", p->sweep.count, c->done);
 }
 
 /* Would an answer have to wait for a reader? */
@@ -11875,7 +12584,7 @@ static bool session_read(struct program *p) {
         return false;
     s->reading = false;
     p->source = &p->input[SESSION];
-    p->sweep = (struct sweep){&all_restored, 0, 0};
+    p->sweep = (struct sweep){.command = &all_restored, .step = sweep_jobs};
     return true;
 }
 
@@ -12014,7 +12723,7 @@ enum attribute {
     RED,
     AMBER,
     CYAN,
-    GREEN,            /* a bar: blocks, of eighths */
+    GREEN,            /* a bar */
     CARET = '\n' + 1, /* of the next character ('\n' ends a line) */
     MARKED            /* the selected text of the edited line */
 };
@@ -12074,11 +12783,13 @@ static struct view {                /* the terminal's or the window's */
     bool rows; /* are shown */
     bool utf8;
     bool color;
+    bool rich; /* it has 256 */
     bool window;
     bool paste;                 /* what comes is pasted */
     bool asking;                /* whether to quit */
     bool redraw;                /* all of it */
     bool chosen;                /* a person has selected a row */
+    bool ended;                 /* the rows are those of what has ended */
     int offset;                 /* rows shown above the selected one */
     struct out log;             /* lines that have not been shown yet */
     struct out picture;         /* the lines of this frame */
@@ -12210,100 +12921,189 @@ static void put_padded(const struct view *v, struct out *o, const char *text,
     out_printf(o, "%*s", columns > width ? columns - width : 0, "");
 }
 
-static const char *bar_cell(const struct view *v, int eighths, bool known) {
+/* The window paints blocks, of eighths. */
+static const char *block_cell(int eighths) {
     static const char blocks[][4] = {"\u258f", "\u258e", "\u258d", "\u258c",
                                      "\u258b", "\u258a", "\u2589", "\u2588"};
 
-    if (!v->utf8)
-        return eighths >= 8 ? "#" : ".";
     if (eighths > 0)
         return blocks[eighths < 8 ? eighths - 1 : 7];
-    return v->window && known ? "\u2591" : " ";
+    return "\u2591";
 }
 
+/* A terminal has a thin line, and its track. */
+static const char *line_cell(const struct view *v, int eighths) {
+    if (!v->utf8)
+        return eighths >= 4 ? "=" : "-";
+    if (eighths >= 8)
+        return "\u2501";
+    return eighths >= 4 ? "\u2578" : "\u2500";
+}
+
+/* Of what has no known size there is none. */
 static void draw_bar(const struct view *v, struct out *o,
                      const struct fetcher_info *i, int columns) {
     double part = i->total > 0 ? (double)i->bytes / (double)i->total : 0;
     int eighths = (int)((part > 1 ? 1 : part) * 8 * columns);
+    bool track = false;
 
+    if (i->total <= 0) {
+        out_printf(o, "%*s", columns, "");
+        return;
+    }
     put_attr(o, GREEN);
-    for (int c = 0; c < columns; c++)
-        out_puts(o, bar_cell(v, eighths - 8 * c, i->total > 0));
+    for (int c = 0; c < columns; c++) {
+        int left = eighths - 8 * c;
+
+        if (left < 4 && !track && !v->window) {
+            put_attr(o, PLAIN);
+            put_attr(o, DIM);
+            track = true;
+        }
+        out_puts(o, v->window ? block_cell(left) : line_cell(v, left));
+    }
     put_attr(o, PLAIN);
 }
 
 struct columns { /* how much of a row there is room for */
-    bool wide;   /* all of it */
+    int all;     /* what stands behind the number */
     int name;
-    int bar;  /* 0: none */
-    int tail; /* speed and time, or the state */
+    int bar; /* 0: none */
+    bool size;
+    bool speed;
+    bool left; /* the time */
+    bool share;
 };
 
-/* A long number takes from the name. */
-static struct columns row_columns(int columns, int number) {
-    struct columns w = {.wide = columns > 56};
+enum { /* columns; with the space before them */
+       NAME_SHORT = 12,
+       NAME_LEAST = 20, /* beside bar and size */
+       NAME_LONG = 60,  /* what is left is the bar's */
+       BAR_GAP = 1,
+       FOR_SHARE = 6,
+       FOR_SIZE = 11,
+       FOR_SPEED = 13,
+       FOR_LEFT = 8
+};
 
-    if (columns > 130)
-        w.bar = columns / 4;
-    else if (columns > 66)
+/* The narrower it is the less stands behind the name: first the bar goes, then
+ * the size, the speed, the time left, and at last the share. A long number
+ * takes from the name. */
+static struct columns row_columns(int columns, int number) {
+    struct columns w = {.all = columns > number ? columns - number : 0,
+                        .size = columns > 56,
+                        .speed = columns > 46,
+                        .left = columns > 30,
+                        .share = columns > 24};
+
+    w.name = w.all;
+    if (w.share)
+        w.name -= FOR_SHARE;
+    if (w.size)
+        w.name -= FOR_SIZE;
+    if (w.speed)
+        w.name -= FOR_SPEED;
+    if (w.left)
+        w.name -= FOR_LEFT;
+    if (columns > 66) {
         w.bar = columns / 7;
-    w.tail = w.wide ? 21 : 13;
-    w.name = columns - number - 5 - w.tail;
-    if (w.bar)
-        w.name -= w.bar + 3;
-    if (w.wide)
-        w.name -= 11;
+        if (w.name - w.bar - BAR_GAP > NAME_LONG)
+            w.bar = w.name - NAME_LONG - BAR_GAP;
+        w.name -= w.bar + BAR_GAP;
+        w.size = w.name >= NAME_LEAST;
+        if (!w.size)
+            w.name += FOR_SIZE;
+    }
+    if (w.name < 0)
+        w.name = 0;
     return w;
 }
 
 static const enum attribute state_colors[] = {DIM,  PLAIN, AMBER,
                                               CYAN, AMBER, RED};
 
-/* Behind the name of what has nothing yet: why, in all the room there is. */
-static void draw_reason(const struct view *v, struct out *o,
-                        struct fetcher_info *i, struct columns w) {
-    char state[300];
-    int room = w.tail + 4;
-
-    if (w.bar)
-        room += w.bar + 2;
-    if (w.wide)
-        room += 11;
-    out_puts(o, " ");
-    put_attr(o, state_colors[i->state]);
-    put_padded(v, o, row_state(i, state, sizeof state), room);
+/* Has a row something to tell in place of numbers? */
+static bool row_tells(const struct fetcher_info *i) {
+    if (i->state == FETCHER_RUNNING)
+        return i->bytes == 0;
+    return *i->message || i->bytes == 0 || i->state == FETCHER_SLEEPING;
 }
 
-/* Behind the name: bar, share, size, state. */
-static void draw_progress(const struct view *v, struct out *o,
-                          struct fetcher_info *i, struct columns w,
-                          bool chosen) {
-    char state[300];
-    char size[32] = "";
-    char share[8] = "";
-    int64_t bytes = i->total > 0 ? i->total : i->bytes;
+/* That; in few words where there is little room: the color says whether it has
+ * failed or is tried again. */
+static const char *row_told(const struct fetcher_info *i,
+                            const struct columns *w, char *to, size_t room) {
+    char left[32];
 
-    if (bytes)
-        size_text(size, sizeof size, (double)bytes);
-    if (i->total > 0 && i->bytes)
-        snprintf(share, sizeof share, "%3d%%",
-                 (int)(100 * i->bytes / i->total));
-    if (w.bar) {
+    if (w->size || !*i->message)
+        return row_state(i, to, room);
+    if (i->state == FETCHER_ENDED || i->wait_ms <= 0)
+        return i->message;
+    time_text(left, sizeof left, seconds_left(i));
+    snprintf(to, room, "%s: %s", left, i->message);
+    return to;
+}
+
+/* The columns of a name beside what is told: that begins where the bars do, or
+ * sooner, if it is long; where there are no bars it ends at the right edge, as
+ * numbers do. */
+static int name_columns(const struct view *v, const char *name,
+                        const char *told, const struct columns *w) {
+    int columns = w->all - text_columns(v, told) - 1;
+    int least = w->size ? w->name : NAME_SHORT;
+    int needed = text_columns(v, name) + 1;
+
+    if (!w->share)
+        return w->all; /* and nothing else */
+    if (w->size && columns > w->name)
+        columns = w->name;
+    if (least > needed)
+        least = needed;
+    return columns > least ? columns : least;
+}
+
+static void draw_told(const struct view *v, struct out *o, const char *told,
+                      enum attribute attr, int columns) {
+    if (columns < 2)
+        return;
+    out_puts(o, " ");
+    put_attr(o, attr);
+    put_padded(v, o, told, columns - 1);
+}
+
+/* Behind the name: bar, share, size, speed and time left, or the state. */
+static void draw_numbers(const struct view *v, struct out *o,
+                         const struct fetcher_info *i, const struct columns *w,
+                         bool chosen) {
+    bool runs = i->state == FETCHER_RUNNING;
+    int64_t bytes = i->total > 0 ? i->total : i->bytes;
+    char share[8] = "";
+    char text[32];
+
+    if (w->bar) {
         out_puts(o, " ");
-        draw_bar(v, o, i, w.bar);
+        draw_bar(v, o, i, w->bar);
         if (chosen)
             put_attr(o, CHOSEN);
-        out_puts(o, " ");
     }
-    out_printf(o, " %4s ", share);
-    if (w.wide)
-        out_printf(o, "%10s ", size);
-    if (!chosen || i->state != FETCHER_RUNNING)
+    if (i->total > 0)
+        snprintf(share, sizeof share, "%d%%", (int)(100 * i->bytes / i->total));
+    if (w->share)
+        out_printf(o, "%*s", FOR_SHARE, share);
+    if (w->size)
+        out_printf(o, "%*s", FOR_SIZE,
+                   size_text(text, sizeof text, (double)bytes));
+    if (!runs)
         put_attr(o, state_colors[i->state]);
-    row_state(i, state, sizeof state);
-    if (!w.wide && i->state == FETCHER_RUNNING)
-        state[12] = '\0'; /* the speed alone */
-    put_padded(v, o, state + (w.wide ? 0 : strspn(state, " ")), w.tail - 1);
+    if (w->speed && runs)
+        out_printf(o, "%*s/s", FOR_SPEED - 2,
+                   size_text(text, sizeof text, (double)i->speed));
+    else if (w->speed)
+        out_printf(o, "%*s", FOR_SPEED, "");
+    if (w->left)
+        out_printf(o, "%*s", FOR_LEFT,
+                   runs ? time_text(text, sizeof text, seconds_left(i))
+                        : state_words[i->state]);
 }
 
 static void draw_row(struct program *p, struct out *o, struct job *j,
@@ -12313,21 +13113,50 @@ static void draw_row(struct program *p, struct out *o, struct job *j,
     bool chosen = j == p->model.selected && v->keys;
     char number[40];
     char name[300];
+    char state[300];
     int n = snprintf(number, sizeof number, "%c%4" PRId64 "  ",
                      chosen ? '>' : ' ', j->id.key);
     struct columns w = row_columns(columns, n);
-    bool narrow = w.name <= 8;
 
-    if (narrow)
-        w.name = columns > n ? columns - n : 0;
     if (chosen)
         put_attr(o, CHOSEN);
     out_puts(o, number);
-    put_padded(v, o, row_name(&i, name, sizeof name), w.name);
-    if (!narrow && *i.message && !i.bytes)
-        draw_reason(v, o, &i, w);
-    else if (!narrow)
-        draw_progress(v, o, &i, w, chosen);
+    row_name(&i, name, sizeof name);
+    if (row_tells(&i)) {
+        const char *told = row_told(&i, &w, state, sizeof state);
+
+        n = name_columns(v, name, told, &w);
+        put_padded(v, o, name, n);
+        draw_told(v, o, told, state_colors[i.state], w.all - n);
+    } else {
+        put_padded(v, o, name, w.name);
+        draw_numbers(v, o, &i, &w, chosen);
+    }
+    put_attr(o, PLAIN);
+}
+
+static void draw_ended(struct program *p, struct out *o, const struct ended *e,
+                       int columns) {
+    const struct view *v = p->view;
+    bool chosen = e == p->model.chosen && v->keys;
+    char number[40];
+    char name[300];
+    char state[300];
+    int n = snprintf(number, sizeof number, "%c%4" PRId64 "  ",
+                     chosen ? '>' : ' ', e->number);
+    struct columns w = row_columns(columns, n);
+    const char *told = ended_state(e, state, sizeof state);
+    const char *colon = strchr(told, ':');
+
+    if (colon && !w.size) /* its color says whether it is done */
+        told = colon + 2;
+    if (chosen)
+        put_attr(o, CHOSEN);
+    out_puts(o, number);
+    ended_name(e, name, sizeof name);
+    n = name_columns(v, name, told, &w);
+    put_padded(v, o, name, n);
+    draw_told(v, o, told, e->r.code ? RED : DIM, w.all - n);
     put_attr(o, PLAIN);
 }
 
@@ -12350,7 +13179,8 @@ static void draw_speeds(struct program *p, struct out *o, int bars) {
     }
 }
 
-enum { COUNTS, SPEED, LEFT, DEAF, TOTALS }; /* parts of the last line */
+/* Parts of the last line. */
+enum { COUNTS, SPEED, LEFT, DEAF, KEYS, TOTALS };
 
 static void totals_text(struct program *p, char part[][64]) {
     bool whole = p->input[LIST].eof; /* or more will come */
@@ -12360,38 +13190,58 @@ static void totals_text(struct program *p, char part[][64]) {
 
     fetcher_stats(p->f, &st);
     speed_sample(&p->model, st.received);
-    size_text(size, sizeof size, (double)p->model.speed[0]);
+    size_text(size, sizeof size, speed_now(&p->model));
     time_text(left, sizeof left, whole ? time_left(&p->model, st.waiting) : -1);
     snprintf(part[COUNTS], 64,
              "%" PRIu64 " done, %" PRIu64 " failed, %zu waiting%s", st.done,
              st.failed, st.waiting, whole ? "" : "+");
-    snprintf(part[SPEED], 64, "  %s/s ", size);
+    snprintf(part[SPEED], 64, "  %s/s", size);
     snprintf(part[LEFT], 64, "  %s left", left);
-    snprintf(part[DEAF], 64, "  longest wait %.1f ms", MS(st.stall_max_us));
+    snprintf(part[DEAF], 64, "  deaf at most %.1f ms", MS(st.stall_max_us));
+    *part[KEYS] = '\0';
+    if (p->view->keys && !p->view->window)
+        strcpy(part[KEYS], p->view->ended ? "  d back" : "  ? keys");
 }
 
-/* The last ones only where there is room; between them the last seconds. */
+/* How many bars there is room for; with few there are none. */
+static int speed_bars(const struct program *p, char part[][64], int columns) {
+    for (int i = 0; i < KEYS; i++)
+        columns -= (int)strlen(part[i]);
+    if (p->view->window || columns <= 3)
+        return 0;
+    return columns > 9 ? 8 : columns - 1;
+}
+
+/* The last ones only where there is room; between them the last seconds. What
+ * says how one learns of the keys stands at the right edge. */
 static void draw_totals(struct program *p, struct out *o, int columns) {
     char part[TOTALS][64];
-    int bars = columns;
+    int keys;
+    int bars;
 
     totals_text(p, part);
-    for (int i = 0; i < TOTALS; i++)
-        bars -= (int)strlen(part[i]);
-    if (bars > 8)
-        bars = 8;
-    if (p->view->window || bars <= 2)
-        bars = 0;
-    for (int i = 0; i < TOTALS; i++) {
-        columns -= (int)strlen(part[i]);
-        if (columns < 0)
-            return;
+    keys = (int)strlen(part[KEYS]);
+    if ((int)strlen(part[COUNTS]) + keys > columns)
+        keys = 0;
+    columns -= keys;
+    bars = speed_bars(p, part, columns);
+    if ((int)strlen(part[COUNTS]) > columns)
+        put_padded(p->view, o, part[COUNTS], columns);
+    for (int i = 0; i < KEYS && (int)strlen(part[i]) <= columns; i++) {
         out_puts(o, part[i]);
-        if (i == SPEED) {
+        columns -= (int)strlen(part[i]);
+        if (i == SPEED && bars > 0) {
+            out_puts(o, " ");
             draw_speeds(p, o, bars);
-            columns -= bars;
+            columns -= bars + 1;
         }
     }
+    if (keys == 0)
+        return;
+    out_printf(o, "%*s", columns, "");
+    put_attr(o, DIM);
+    out_puts(o, part[KEYS]);
+    put_attr(o, PLAIN);
 }
 
 /* Where the character before, or behind, this place of the line is. */
@@ -12458,19 +13308,104 @@ static void draw_prompt(struct program *p, struct out *o, int columns) {
     }
 }
 
+/* -- rows: of what is there, or of what has ended -------------------------- */
+
+static struct node *rows_tree(const struct program *p) {
+    return p->view->ended ? p->model.ended : p->model.rows;
+}
+
+/* The window has room for both: what is done stands below what is not. */
+static bool rows_both(const struct program *p) {
+    return p->view->window && !p->view->ended;
+}
+
+/* The numbers of downloads begin with 1. */
+static bool is_ended(const struct node *n) {
+    return n->seq == 0;
+}
+
+/* This one of the ended, or the next that is done: what has failed is among
+ * the downloads. */
+static struct node *rows_done(const struct program *p, struct node *n,
+                              bool back) {
+    struct node *tree = p->model.ended;
+
+    while (n && ended_of(n)->r.code)
+        n = back ? tree_bound(tree, n->key, 0, true) : tree_next(tree, n);
+    return n;
+}
+
+static size_t rows_count(const struct program *p) {
+    const struct model *m = &p->model;
+
+    if (rows_both(p))
+        return m->count + m->ended_count - m->ended_failed;
+    return p->view->ended ? m->ended_count : m->count;
+}
+
+static struct node *rows_end(const struct program *p, bool last) {
+    struct node *tree = rows_tree(p);
+    struct node *done = NULL;
+    struct node *n =
+        last ? tree_bound(tree, INT64_MAX, 0, true) : tree_first(tree);
+
+    if (rows_both(p) && last)
+        done = rows_done(p, tree_bound(p->model.ended, 0, 0, true), true);
+    else if (rows_both(p) && !n)
+        done = rows_done(p, tree_first(p->model.ended), false);
+    return done ? done : n;
+}
+
+static struct node *rows_before(const struct program *p, const struct node *n) {
+    struct node *done;
+
+    if (!rows_both(p) || !is_ended(n))
+        return tree_bound(rows_tree(p), n->key, n->seq, true);
+    done = rows_done(p, tree_bound(p->model.ended, n->key, 0, true), true);
+    return done ? done : tree_bound(p->model.rows, INT64_MAX, 0, true);
+}
+
+static struct node *rows_after(const struct program *p, const struct node *n) {
+    struct node *next;
+
+    if (!rows_both(p))
+        return tree_next(rows_tree(p), n);
+    if (is_ended(n))
+        return rows_done(p, tree_next(p->model.ended, n), false);
+    next = tree_next(p->model.rows, n);
+    return next ? next : rows_done(p, tree_first(p->model.ended), false);
+}
+
+static struct node *rows_selected(struct program *p) {
+    struct model *m = &p->model;
+
+    if (p->view->ended || (rows_both(p) && m->chosen))
+        return m->chosen ? &m->chosen->row : NULL;
+    return m->selected ? &m->selected->row : NULL;
+}
+
+static void rows_select(struct program *p, struct node *n) {
+    struct model *m = &p->model;
+    bool ended = n ? is_ended(n) : p->view->ended;
+
+    if (ended || rows_both(p))
+        m->chosen = ended ? ended_of(n) : NULL;
+    if (!ended || rows_both(p))
+        m->selected = ended ? NULL : row_job(n);
+}
+
 /* The row at the top, so that the selected one stays where it was, and no line
  * is wasted. */
-static struct job *top_row(struct program *p, int rows) {
+static struct node *top_row(struct program *p, int rows) {
     struct view *v = p->view;
-    struct model *m = &p->model;
-    struct job *top = m->selected;
-    struct job *j = top;
+    struct node *top = rows_selected(p);
+    struct node *n = top;
     int below = 0; /* rows that there are, as far as they count */
     int above = 0;
 
-    while (j && below < rows - 1) {
-        j = row_after(m, j);
-        if (j)
+    while (n && below < rows - 1) {
+        n = rows_after(p, n);
+        if (n)
             below++;
     }
     if (v->offset < rows - 1 - below)
@@ -12478,10 +13413,10 @@ static struct job *top_row(struct program *p, int rows) {
     if (v->offset > rows - 1)
         v->offset = rows - 1;
     for (; top && above < v->offset; above++) {
-        j = row_before(m, top);
-        if (!j)
+        n = rows_before(p, top);
+        if (!n)
             break;
-        top = j;
+        top = n;
     }
     v->offset = above;
     return top;
@@ -12490,37 +13425,56 @@ static struct job *top_row(struct program *p, int rows) {
 /* The rows that there is room for, and a line that counts the others. Returns
  * how many lines. */
 static int draw_rows(struct program *p, struct out *o, int columns, int rows) {
-    struct model *m = &p->model;
-    bool more = rows > 0 && m->count > (size_t)rows;
-    int n = 0;
+    size_t count = rows_count(p);
+    bool more = rows > 0 && count > (size_t)rows;
+    bool above;
+    int drawn = 0;
+    struct node *n;
 
-    if (!m->selected || !p->view->chosen)
-        m->selected = row_first(m);
+    if (!rows_selected(p) || !p->view->chosen)
+        rows_select(p, rows_end(p, false));
     if (more)
         rows--;
-    for (struct job *j = top_row(p, rows); j && n < rows; j = row_after(m, j)) {
-        draw_row(p, o, j, columns);
+    n = top_row(p, rows);
+    above = n && rows_before(p, n);
+    for (; n && drawn < rows; n = rows_after(p, n)) {
+        if (p->view->ended)
+            draw_ended(p, o, ended_of(n), columns);
+        else
+            draw_row(p, o, row_job(n), columns);
         out_puts(o, "\n");
-        n++;
+        drawn++;
     }
     if (!more)
-        return n;
-    out_printf(o, "       + %zu more\n", m->count - (size_t)n);
-    return n + 1;
+        return drawn;
+    out_printf(o, "       + %zu more %s%s%s\n", count - (size_t)drawn,
+               above ? "above" : "", above && n ? " and " : "",
+               n ? "below" : "");
+    return drawn + 1;
 }
 
 /* -- painting: the picture goes to the terminal ---------------------------- */
 
-/* An attribute as the terminal's own; colors and the like only if wanted. */
+/* An attribute as the terminal's own; colors and the like only if wanted. Of
+ * 256 colors those are taken that can be read on white and on black; of eight
+ * there is no such yellow. */
 static const char *sgr_of(const struct view *v, enum attribute attr) {
     static const char *const sgr[] = {
         [CHOSEN] = "\033[1m", [DIM] = "\033[2m",   [RED] = "\033[31m",
-        [AMBER] = "\033[33m", [CYAN] = "\033[36m", [GREEN] = "\033[32m",
+        [AMBER] = "\033[35m", [CYAN] = "\033[36m", [GREEN] = "\033[32m",
         [CARET] = "\033[7m",  [MARKED] = "\033[7m"};
+    static const char *const rich[] = {[RED] = "\033[38;5;167m",
+                                       [AMBER] = "\033[38;5;136m",
+                                       [CYAN] = "\033[38;5;67m",
+                                       [GREEN] = "\033[38;5;71m"};
 
     if (attr == PLAIN)
         return "\033[m";
-    return v->color || attr >= CARET ? sgr[attr] : "";
+    if (!v->color && attr < CARET)
+        return "";
+    if (v->rich && attr >= RED && attr <= GREEN)
+        return rich[attr];
+    return sgr[attr];
 }
 
 static void put_line(const struct view *v, struct out *o, const char *line,
@@ -12558,7 +13512,10 @@ static int view_compose(struct program *p, int columns, int most) {
 
     o->used = 0;
     n += draw_rows(p, o, columns, v->rows ? rows : 0);
-    if (p->stay && !p->model.count && !p->prompting) {
+    if (v->ended && v->rows && !p->model.ended) {
+        out_printf(o, "%.*s\n", columns, " nothing has ended yet");
+        n++;
+    } else if (p->stay && !p->model.count && !p->prompting) {
         out_printf(o, "%.*s\n", columns, " a: enter a URL   ?: help   q: quit");
         n++;
     }
@@ -12797,17 +13754,15 @@ static void prompt_key(struct program *p, int key) {
 
 static void choose(struct program *p, int by) {
     struct view *v = p->view;
-    struct model *m = &p->model;
+    struct node *at = rows_selected(p);
     int step = by < 0 ? -1 : 1;
 
     v->chosen = true;
-    for (; by != 0 && m->selected; by -= step) {
-        struct job *j =
-            step < 0 ? row_before(m, m->selected) : row_after(m, m->selected);
-
-        if (!j)
+    for (; by != 0 && at; by -= step) {
+        at = step < 0 ? rows_before(p, at) : rows_after(p, at);
+        if (!at)
             return;
-        m->selected = j;
+        rows_select(p, at);
         if (v->offset + step >= 0)
             v->offset += step;
     }
@@ -12816,10 +13771,8 @@ static void choose(struct program *p, int by) {
 enum { FIRST, LAST };
 
 static void choose_end(struct program *p, int which) {
-    struct model *m = &p->model;
-
     p->view->chosen = which == LAST;
-    m->selected = which == LAST ? row_last(m) : row_first(m);
+    rows_select(p, rows_end(p, which == LAST));
 }
 
 static void choose_page(struct program *p, int by) {
@@ -12836,15 +13789,35 @@ static void submit_number(struct program *p, const char *verb, int64_t number) {
 }
 
 static void view_verb(struct program *p, const char *verb) {
-    if (p->model.selected)
-        submit_number(p, verb, p->model.selected->id.key);
+    struct node *n = rows_selected(p);
+
+    if (n && is_ended(n))
+        submit_number(p, strcmp(verb, "cancel") ? verb : "clear",
+                      ended_of(n)->number);
+    else if (n)
+        submit_number(p, verb, row_job(n)->id.key);
 }
 
 static void view_pause(struct program *p, int unused) {
-    struct job *j = p->model.selected;
+    struct node *n = rows_selected(p);
+    struct job *j = n && !is_ended(n) ? row_job(n) : NULL;
     bool paused = j && job_info(&p->model, j).state == FETCHER_PAUSED;
 
     view_verb(p, paused ? "resume" : "pause");
+}
+
+static void view_undo(struct program *p, int unused) {
+    (void)submit(p, "undo", "");
+}
+
+/* What has ended in place of what has not; or back. */
+static void view_ended(struct program *p, int unused) {
+    struct view *v = p->view;
+    struct model *m = &p->model;
+
+    v->ended = !v->ended;
+    v->chosen = !v->ended && m->selected != row_first(m);
+    v->offset = 0;
 }
 
 static void view_jobs(struct program *p, int by) {
@@ -12862,14 +13835,38 @@ static void view_redraw(struct program *p, int unused) {
     p->view->redraw = true;
 }
 
+static const char window_keys[] =
+    "  Up Down Page Home End   choose a row; also j k g G\n"
+    "  p                       pause it, or let it go on\n"
+    "  Return, double click    open what is done\n"
+    "  i                       all about it\n"
+    "  r                       try again\n"
+    "  c                       cancel; take off the list\n"
+    "  u                       undo the last cancel\n"
+    "  f                       put first\n"
+    "  + -                     more, or fewer, at the same time\n"
+    "  d                       only what has ended, or all\n"
+    "  Ctrl+C                  copy the URL\n"
+    "  a : Tab                 to the line above: a URL or a command\n"
+    "  F1 ?                    this page\n"
+    "  F2                      all that was said\n"
+    "  q                       quit\n"
+    "  right click             what may be done, as a menu\n"
+    "  middle click, a drop    URLs from elsewhere\n\n";
+
 static void view_help(struct program *p, int unused) {
-    out_puts(&p->view->log,
-             "  up down page home end (or j k g G)   choose a row\n"
-             "  p pause or resume   r retry   c cancel   f first   + - more "
-             "or less at a time\n"
-             "  a or : a URL or a command, such as: https://example.org/x   "
-             "limit 200k   help\n"
-             "  ? this help   q quit   ^Z suspend\n");
+    if (p->view->window)
+        out_puts(&p->view->log, window_keys);
+    else
+        out_puts(
+            &p->view->log,
+            "  up down page home end (or j k g G)   choose a row\n"
+            "  p pause or resume   r retry   c cancel   u undo that   f first"
+            "   + - more or less at a time\n"
+            "  enter all of a row   d what has ended, or back\n"
+            "  a or : a URL or a command, such as: https://example.org/x   "
+            "limit 200k   help\n"
+            "  ? this help   q quit   ^Z suspend\n");
 }
 
 static const struct {
@@ -12889,6 +13886,9 @@ static const struct {
     {'r', NO_KEY, NULL, 0, "retry"},
     {'c', NO_KEY, NULL, 0, "cancel"},
     {'f', NO_KEY, NULL, 0, "first"},
+    {'\r', '\n', NULL, 0, "show"},
+    {'u', NO_KEY, view_undo, 0, NULL},
+    {'d', NO_KEY, view_ended, 0, NULL},
     {'+', NO_KEY, view_jobs, 1, NULL},
     {'-', NO_KEY, view_jobs, -1, NULL},
     {'a', ':', view_prompt, 0, NULL},
@@ -12898,14 +13898,18 @@ static const struct {
 };
 
 static void view_act(struct program *p, int key) {
-    for (size_t i = 0; i < COUNT_OF(view_keys); i++) {
-        if (key != view_keys[i].key && key != view_keys[i].other)
-            continue;
-        if (view_keys[i].act)
-            view_keys[i].act(p, view_keys[i].arg);
-        else
-            view_verb(p, view_keys[i].verb);
-    }
+    size_t i = 0;
+
+    while (i < COUNT_OF(view_keys) && key != view_keys[i].key &&
+           key != view_keys[i].other)
+        i++;
+    if (i == COUNT_OF(view_keys)) {
+        if (key > ' ' && key < BACKSPACE)
+            out_printf(&p->view->log, "  %c is no key; ? shows them\n", key);
+    } else if (view_keys[i].act)
+        view_keys[i].act(p, view_keys[i].arg);
+    else
+        view_verb(p, view_keys[i].verb);
 }
 
 /* Quit at once, or ask whether to. */
@@ -13304,6 +14308,12 @@ static bool color_wanted(const struct settings *s) {
     return !no_color || !*no_color;
 }
 
+static bool has_256_colors(void) {
+    const char *term = getenv("TERM");
+
+    return term && strstr(term, "256color");
+}
+
 /* Is somebody in front of the terminal? It is opened once more, so that reading
  * never blocks. */
 static bool keys_open(const struct console *c) {
@@ -13329,6 +14339,7 @@ static void view_open(struct program *p) {
         tty.fd = v->out->fd;
     v->utf8 = p->utf8;
     v->color = color_wanted(&p->s);
+    v->rich = has_256_colors();
     v->show = view_show;
     v->off = view_off;
     v->pace = FRAME_MS;
@@ -13360,7 +14371,9 @@ static void view_open(struct program *p) {
 enum {
     FONTS = 16,
     PASTE_MAX = 262144,
-    SAID_MAX = 16384, /* bytes of lines; then half of them go */
+    SAID_MAX = 65536, /* bytes of lines; then half of them go */
+    SAID_LINES = 3,   /* of these beside the rows, at most */
+    WALK_MOST = 2000, /* rows that are counted, for the scroll bar */
     WINDOW_FRAME_MS = 34
 };
 
@@ -13380,12 +14393,13 @@ enum ink {
     INKS
 };
 
+/* Text reads well on each of its grounds: 4.5 to 1 at least (WCAG 2). */
 static const unsigned palette[2][INKS] = {
     /* light */
-    {0xfafafa, 0x2b2f36, 0x8a919c, 0x58a07a, 0xe3e6ea, 0xe2ebf5, 0xc0392b,
-     0xa9741a, 0x2b7a9b, 0xffffff, 0xcdd3da, 0xbcd5f0},
+    {0xfafafa, 0x2b2f36, 0x626973, 0x3d8f63, 0xe3e6ea, 0xe2ebf5, 0xb83226,
+     0x8a5c0c, 0x226a88, 0xffffff, 0xcdd3da, 0xbcd5f0},
     /* dark */
-    {0x1e2227, 0xd7dae0, 0x7d8590, 0x5aa17a, 0x3a424c, 0x2b3747, 0xe06c75,
+    {0x1e2227, 0xd7dae0, 0x9aa2ad, 0x5aa17a, 0x3a424c, 0x2b3747, 0xec8189,
      0xd9a35b, 0x61afcf, 0x262b31, 0x414954, 0x3b5675}};
 
 enum atom {
@@ -13410,12 +14424,37 @@ enum atom {
 
 enum { COPIED_PRIMARY, COPIED_CLIPBOARD, COPIES };
 
+struct scroll { /* of the rows, or of the page, in lines */
+    int64_t all;
+    int64_t first; /* that is shown */
+    int64_t shown;
+};
+
+enum drag { DRAG_NONE, DRAG_TEXT, DRAG_SCROLL };
+
+enum {
+    MENU_MOST = 8, /* items */
+    MENU_COLUMNS = 30,
+    DOUBLE_CLICK_MS = 400,
+    OPENERS = 16
+};
+
+struct menu {            /* of the right button */
+    Window id;           /* a window within ours */
+    XRectangle at;       /* its place there; no width: it is closed */
+    int64_t row;         /* the number of the row that it is for; 0: none */
+    int item[MENU_MOST]; /* places in menu_items[] */
+    int items;
+    int chosen; /* of these, or -1 */
+};
+
 static struct window {
     Display *d;
     Window id;
     Window source; /* of what is dropped */
     GC gc;
-    Pixmap back; /* what is shown, for when it is uncovered */
+    Pixmap back;   /* what is shown, for when it is uncovered */
+    Drawable onto; /* what is drawn on: that, or the menu */
     XftDraw *draw;
     XIC ic; /* NULL: there is no input method */
     XftColor ink[INKS];
@@ -13432,14 +14471,28 @@ static struct window {
     int graph;   /* its height, or 0 */
     int columns; /* of the grid */
     int lines;
-    bool dead;            /* the server is gone */
-    bool leaving;         /* the window is closed, and we go on */
-    bool dragging;        /* the pointer selects text */
-    Atom wanted;          /* the selection that we have asked for */
-    int64_t graphed;      /* the newest second of the graph; -1: draw it */
-    struct out said;      /* the last lines, ... */
-    size_t since;         /* ... and where those of the last key begin */
-    char *copied[COPIES]; /* the selections that we own */
+    bool dead;         /* the server is gone */
+    bool leaving;      /* the window is closed, and we go on */
+    enum drag drag;    /* what the pointer does */
+    int grip;          /* where it holds the scroll bar */
+    Atom wanted;       /* the selection that we have asked for */
+    int64_t graphed;   /* the newest second of the graph; -1: draw it */
+    struct out visual; /* a line as the eye goes over it */
+    struct out said;   /* the last lines; those of the last command ... */
+    size_t since;      /* ... begin here */
+    bool paged;        /* a page of them stands in place of the rows: */
+    size_t page_from;  /* it begins here, ... */
+    size_t page_top;   /* ... and is shown from here */
+    int rows;          /* lines for rows, or for the page */
+    struct node top; /* the first row that is not before it stands at the top */
+    bool reveal;     /* the selected row is to be seen */
+    struct scroll scroll;   /* as it is, ... */
+    struct scroll scrolled; /* ... and as it is drawn */
+    struct menu menu;
+    Time clicked;          /* when a row was, ... */
+    int64_t clicked_row;   /* ... and its number */
+    pid_t opener[OPENERS]; /* programs that open files; 0: none */
+    char *copied[COPIES];  /* the selections that we own */
     char title[100];
 } window;
 
@@ -13447,7 +14500,13 @@ static struct window {
 
 static void fill(struct window *w, enum ink ink, XRectangle r) {
     XSetForeground(w->d, w->gc, w->ink[ink].pixel);
-    XFillRectangle(w->d, w->back, w->gc, r.x, r.y, r.width, r.height);
+    XFillRectangle(w->d, w->onto, w->gc, r.x, r.y, r.width, r.height);
+}
+
+/* Draw there from now on: behind the window, or on the menu. */
+static void draw_onto(struct window *w, Drawable onto) {
+    w->onto = onto;
+    XftDrawChange(w->draw, onto);
 }
 
 static XRectangle rectangle(int x, int y, int width, int height) {
@@ -13473,7 +14532,7 @@ static bool font_open(struct window *w, int i) {
     return true;
 }
 
-/* Colored ones are left out: an Xft before 2.3.5 can't draw them. */
+/* An Xft before 2.3.5 can't draw colored ones. */
 static bool font_has(FcPattern *font, uint32_t c) {
     FcCharSet *has;
     FcBool color;
@@ -13481,7 +14540,8 @@ static bool font_has(FcPattern *font, uint32_t c) {
     if (FcPatternGetCharSet(font, FC_CHARSET, 0, &has) != FcResultMatch ||
         !FcCharSetHasChar(has, c))
         return false;
-    return FcPatternGetBool(font, FC_COLOR, 0, &color) != FcResultMatch ||
+    return XftGetVersion() >= 20305 ||
+           FcPatternGetBool(font, FC_COLOR, 0, &color) != FcResultMatch ||
            !color;
 }
 
@@ -13573,6 +14633,11 @@ static void pen_bar(struct pen *pen, uint32_t c) {
     fill(w, INK_BAR, rectangle(pen->x, y, w->cell * eighths / 8, height));
 }
 
+/* What it joins, or selects, we draw one by one. */
+static bool is_joiner(uint32_t c) {
+    return c == 0x200d || (c >= 0xfe00 && c <= 0xfe0f);
+}
+
 static void pen_glyph(struct pen *pen, uint32_t c) {
     struct window *w = pen->w;
     int width = wcwidth((wchar_t)c);
@@ -13584,7 +14649,7 @@ static void pen_glyph(struct pen *pen, uint32_t c) {
         fill(w, INK_TEXT, rectangle(pen->x, pen->y, w->cell / 6 + 1, w->line));
     if (pen->ink == INK_BAR && is_bar(c))
         pen_bar(pen, c);
-    else if (c != ' ')
+    else if (c != ' ' && !is_joiner(c))
         pen->spec[pen->n++] = glyph_spec(w, c, pen->x, pen->y);
     pen->x += width;
 }
@@ -13618,6 +14683,145 @@ static bool draw_line(struct window *w, const char *s, const char *end, int x,
     return true;
 }
 
+/* -- from right to left ----------------------------------------------------
+ * A line reads from left to right, and in it Hebrew, Arabic and the like from
+ * right to left: each run of their letters, and what stands between these, is
+ * turned around. Numbers end a run. Arabic letters get the forms that join
+ * them, which Unicode has as characters; there are no ligatures.
+ */
+
+static bool is_rtl(uint32_t c) {
+    bool digit = (c >= 0x660 && c <= 0x669) || (c >= 0x6f0 && c <= 0x6f9);
+
+    return !digit &&
+           ((c >= 0x590 && c < 0x900) || (c >= 0xfb1d && c < 0xfe00) ||
+            (c >= 0xfe70 && c < 0xff00));
+}
+
+/* How many forms has this letter? They stand one behind the other: alone, at
+ * the end, at the beginning, within. Two: nothing is joined behind it. */
+static int arabic_forms(uint32_t c, uint32_t *first) {
+    static const char forms[] = "12222424244444222244444444" /* 0x621 ... */
+                                "......4444444224";          /* ... 0x64a */
+
+    *first = 0xfe80;
+    if (c < 0x621 || c > 0x64a)
+        return 0;
+    for (uint32_t at = 0x621; at < c; at++)
+        *first +=
+            (uint32_t)(forms[at - 0x621] == '.' ? 0 : forms[at - 0x621] - '0');
+    return forms[c - 0x621] == '.' ? 0 : forms[c - 0x621] - '0';
+}
+
+static const char *char_back(const char *s, const char *begin) {
+    do {
+        s--;
+    } while (s > begin && (*s & 0xc0) == 0x80);
+    return s;
+}
+
+static bool is_mark(const char *s) {
+    uint32_t c = 0;
+
+    return utf8_decode(s, &c) > 0 && wcwidth((wchar_t)c) == 0;
+}
+
+/* How many forms has the letter before, or behind, without marks? */
+static int neighbor_forms(const char *begin, const char *at, const char *end,
+                          bool back) {
+    uint32_t c = 0;
+    uint32_t first;
+
+    do {
+        if (back ? at <= begin : at + utf8_decode(at, &c) >= end)
+            return 0;
+        at = back ? char_back(at, begin) : at + utf8_decode(at, &c);
+    } while (is_mark(at));
+    (void)utf8_decode(at, &c);
+    return c == 0x640 ? 4 : arabic_forms(c, &first);
+}
+
+/* The letter as it is joined to its neighbors, if there is a font for that. */
+static uint32_t arabic_shape(struct window *w, const char *begin,
+                             const char *at, const char *end) {
+    uint32_t c = 0;
+    uint32_t form;
+    int forms;
+
+    (void)utf8_decode(at, &c);
+    forms = arabic_forms(c, &form);
+    if (forms < 2)
+        return c;
+    if (neighbor_forms(begin, at, end, true) == 4)
+        form++;
+    if (forms == 4 && neighbor_forms(begin, at, end, false) > 1)
+        form += 2;
+    return XftCharExists(w->d, font_for(w, form), form) ? form : c;
+}
+
+static void put_turned(struct window *w, struct out *o, const char *begin,
+                       const char *end) {
+    const char *at = end;
+
+    while (at > begin) {
+        const char *from = char_back(at, begin);
+        size_t replaced = 0;
+        uint32_t c;
+
+        while (from > begin && is_mark(from))
+            from = char_back(from, begin);
+        c = arabic_shape(w, begin, from, end);
+        if (c >= 0xfe80 && c < 0xff00) {
+            char form[] = {(char)0xef, (char)(0x80 | (c >> 6 & 63)),
+                           (char)(0x80 | (c & 63))};
+
+            out_add(o, form, sizeof form);
+            replaced = utf8_decode(from, &c);
+        }
+        out_add(o, from + replaced, (size_t)(at - from) - replaced);
+        at = from;
+    }
+}
+
+/* Where a run ends that begins here: behind its last letter. */
+static const char *run_end(const char *s, const char *end) {
+    const char *last = s;
+    uint32_t c = 0;
+
+    for (; s < end; s += utf8_decode(s, &c)) {
+        if (utf8_decode(s, &c) == 0 || (c < 0x80 && isalnum((int)c)) || c < ' ')
+            break;
+        if (c == ' ' && s[1] == ' ')
+            break;
+        if (is_rtl(c) || (is_mark(s) && last == s))
+            last = s + utf8_decode(s, &c);
+        else if (c >= 0x80)
+            break;
+    }
+    return last;
+}
+
+/* The line as the eye goes over it. */
+static void put_visual(struct window *w, struct out *o, const char *s,
+                       size_t n) {
+    const char *end = s + n;
+
+    o->used = 0;
+    while (s < end) {
+        uint32_t c = 0;
+        size_t size = utf8_decode(s, &c);
+        const char *run = size > 0 && is_rtl(c) ? run_end(s, end) : s;
+
+        if (run > s)
+            put_turned(w, o, s, run);
+        else {
+            run = s + (size ? size : 1);
+            out_add(o, s, (size_t)(run - s));
+        }
+        s = run;
+    }
+}
+
 static void copy_out(struct window *w, XRectangle r) {
     XCopyArea(w->d, w->back, w->id, w->gc, r.x, r.y, r.width, r.height, r.x,
               r.y);
@@ -13636,7 +14840,7 @@ static int line_y(const struct window *w, int line) {
 static bool show_line(struct window *w, int i, const char *s, size_t n) {
     int y = line_y(w, i);
     int x = i == 0 ? 2 * w->pad : w->pad;
-    int edge = i == 0 ? w->pad : 0;
+    int edge = i == 0 ? w->pad : w->pad / 2; /* the scroll bar's */
     bool whole;
 
     fill(w, i == 0 ? INK_FIELD : INK_PAPER,
@@ -13649,8 +14853,13 @@ static bool show_line(struct window *w, int i, const char *s, size_t n) {
         n -= 2;
         x += w->cell;
     }
+    if (i > 0) { /* what is edited stays as it is typed */
+        put_visual(w, &w->visual, s, n);
+        s = w->visual.data;
+        n = w->visual.used;
+    }
     whole = draw_line(w, s, s + n, x, y);
-    copy_out(w, rectangle(0, y, w->width, w->line));
+    copy_out(w, rectangle(edge, y, w->width - 2 * edge, w->line));
     return whole;
 }
 
@@ -13688,49 +14897,268 @@ static void show_graph(struct model *m, struct window *w) {
 
 /* -- the picture ----------------------------------------------------------- */
 
-/* How many of the last lines are shown: a fifth of the window, or what the
- * last key or command brought. */
-static int said_lines(const struct window *w, int *all) {
-    const char *s = w->said.data;
-    int most = w->lines / 5 + 1;
-    int recent = 0;
+/* Where the last word before this place ends, if it is not far away. */
+static size_t word_end(const char *s, size_t begin, size_t end) {
+    size_t at = end;
 
-    *all = 0;
-    for (size_t at = 0; at < w->said.used; at++) {
-        if (s[at] != '\n')
-            continue;
-        (*all)++;
-        if (at >= w->since)
-            recent++;
-    }
-    if (recent > w->lines / 2)
-        return w->lines / 2;
-    if (recent > most)
-        return recent;
-    return *all < most ? *all : most;
+    while (at > begin && s[at] != ' ')
+        at--;
+    return at > begin + (end - begin) / 2 ? at : end;
 }
 
-static void draw_said(struct program *p, struct out *o) {
-    struct window *w = &window;
-    char *s = w->said.data;
-    int all;
-    int skip = said_lines(w, &all);
+/* Where the line of what was said ends that is shown from there: in the page
+ * a long one goes on in the next. */
+static size_t said_end(const struct window *w, size_t at) {
+    const char *s = w->said.data;
+    size_t begin = at;
+    int width = 0;
 
-    skip = all - skip;
-    for (int i = 0; i < all; i++) {
-        char *end = strchr(s, '\n');
+    while (at < w->said.used && s[at] != '\n') {
+        struct glyph g = {.bytes = 1};
 
-        *end = '\0';
-        if (i >= skip) {
-            bool bad = strncmp(s, "fetcher: ", 9) == 0;
-
-            put_attr(o, bad ? RED : DIM);
-            put_padded(p->view, o, bad ? s + 9 : s, w->columns);
-            out_puts(o, "\n");
-        }
-        *end = '\n';
-        s = end + 1;
+        if (w->paged && s[at] != REPORT)
+            g = glyph_at(&the_view, s + at);
+        width += g.columns;
+        if (width > w->columns && at > begin)
+            return word_end(s, begin, at);
+        at += g.bytes;
     }
+    return at;
+}
+
+static size_t said_ahead(const struct window *w, size_t at) {
+    at = said_end(w, at);
+    return at < w->said.used && w->said.data[at] == '\n' ? at + 1 : at;
+}
+
+/* The line before this place, but none before `from`. */
+static size_t said_back(const struct window *w, size_t at, size_t from) {
+    size_t begin = at > from ? at - 1 : from;
+    size_t next;
+
+    while (begin > from && w->said.data[begin - 1] != '\n')
+        begin--;
+    while ((next = said_ahead(w, begin)) < at)
+        begin = next;
+    return begin;
+}
+
+static int said_count(const struct window *w, size_t at, size_t end) {
+    int n = 0;
+
+    for (; at < end; at = said_ahead(w, at))
+        n++;
+    return n;
+}
+
+/* Where the last lines begin. */
+static size_t said_last(const struct window *w, int lines, size_t from) {
+    size_t at = w->said.used;
+
+    for (; lines > 0 && at > from; lines--)
+        at = said_back(w, at, from);
+    return at;
+}
+
+static void draw_said_line(struct program *p, struct out *o,
+                           enum attribute attr, char *s) {
+    bool bad;
+
+    if (*s == REPORT) {
+        attr = DIM;
+        s++;
+    }
+    bad = strncmp(s, "fetcher: ", 9) == 0;
+    put_attr(o, bad ? RED : attr);
+    put_padded(p->view, o, bad ? s + 9 : s, window.columns);
+    out_puts(o, "\n");
+}
+
+static void draw_said(struct program *p, struct out *o, enum attribute attr,
+                      size_t from, int lines) {
+    struct window *w = &window;
+
+    for (; lines > 0 && from < w->said.used; lines--) {
+        size_t end = said_end(w, from);
+        char behind = w->said.data[end];
+
+        w->said.data[end] = '\0';
+        draw_said_line(p, o, attr, w->said.data + from);
+        w->said.data[end] = behind;
+        from = said_ahead(w, from);
+    }
+}
+
+/* The last answers to the last command, without what the rows show: for the
+ * lines beside these. Returns how many lines. */
+static int draw_answers(struct program *p, struct out *o, int most) {
+    struct window *w = &window;
+    size_t at[SAID_LINES];
+    size_t from = w->said.used;
+    int n = 0;
+
+    while (n < most && from > w->since) {
+        from = said_back(w, from, w->since);
+        if (w->said.data[from] != REPORT)
+            at[n++] = from;
+    }
+    for (int i = n - 1; o && i >= 0; i--)
+        draw_said(p, o, DIM, at[i], 1);
+    return n;
+}
+
+/* All that was said, or what help or the like has brought. */
+static int draw_page(struct program *p, struct window *w, struct out *o) {
+    size_t last = said_last(w, w->rows, w->page_from);
+
+    if (w->page_top > last)
+        w->page_top = last;
+    if (w->page_top < w->page_from)
+        w->page_top = w->page_from;
+    w->scroll.all = said_count(w, w->page_from, w->said.used);
+    w->scroll.first = said_count(w, w->page_from, w->page_top);
+    draw_said(p, o, PLAIN, w->page_top, w->rows);
+    if (w->scroll.all < w->rows)
+        return (int)w->scroll.all;
+    return w->rows;
+}
+
+/* The row that stands so many rows further on, or the last one there. */
+static struct node *row_step(struct program *p, struct node *n, int64_t by) {
+    struct node *next = n;
+
+    for (; by != 0 && next; by -= by < 0 ? -1 : 1) {
+        n = next;
+        next = by < 0 ? rows_before(p, n) : rows_after(p, n);
+    }
+    return next ? next : n;
+}
+
+/* Does a row stand above another? */
+static bool row_above(const struct node *a, const struct node *b) {
+    if (is_ended(a) != is_ended(b))
+        return is_ended(b);
+    return node_before(a, b);
+}
+
+static struct node *list_top(struct window *w, struct program *p) {
+    struct node *n = NULL;
+
+    if (w->top.key == INT64_MIN)
+        return rows_end(p, false);
+    if (!is_ended(&w->top))
+        n = lower_bound(p->model.rows, w->top.key, w->top.seq);
+    else if (rows_both(p))
+        n = rows_done(p, lower_bound(p->model.ended, w->top.key, 0), false);
+    else
+        n = lower_bound(p->model.ended, w->top.key, 0);
+    return n ? n : rows_end(p, true);
+}
+
+static void list_set_top(struct window *w, struct program *p,
+                         const struct node *n) {
+    bool first = !n || n == rows_end(p, false);
+
+    w->top.key = first ? INT64_MIN : n->key;
+    w->top.seq = first ? 0 : n->seq;
+}
+
+/* The row at the top: what is below fills the window, and what a key has
+ * selected is to be seen. */
+static struct node *list_place(struct window *w, struct program *p) {
+    struct node *lowest = row_step(p, rows_end(p, true), 1 - w->rows);
+    struct node *selected = rows_selected(p);
+    struct node *top = list_top(w, p);
+    struct node *highest;
+
+    if (w->reveal && selected && top) {
+        highest = row_step(p, selected, 1 - w->rows);
+        if (row_above(selected, top))
+            top = selected;
+        else if (row_above(top, highest))
+            top = highest;
+    }
+    w->reveal = false;
+    if (!top || (lowest && row_above(lowest, top)))
+        top = lowest;
+    list_set_top(w, p, top);
+    return top;
+}
+
+/* The number of the first download that there is, and how many numbers there
+ * are. */
+static double number_span(struct model *m, int64_t *first) {
+    *first = row_only(m) ? row_only(m)->id.key : 0;
+    return (double)((int64_t)m->last_number - *first + 1);
+}
+
+/* How many rows stand before it? Of very many it is a guess, by their numbers,
+ * when neither end is near. */
+static int64_t count_before(struct program *p, struct node *row) {
+    int64_t all = (int64_t)rows_count(p);
+    struct node *up = row;
+    struct node *down = row;
+    int64_t first;
+    double span = number_span(&p->model, &first);
+    double part;
+
+    for (int64_t n = 0; n < WALK_MOST; n++) {
+        up = rows_before(p, up);
+        if (!up)
+            return n;
+        down = rows_after(p, down);
+        if (!down)
+            return all - n - 1;
+    }
+    if (is_ended(row))
+        return all - WALK_MOST;
+    part = (double)(row_job(row)->id.key - first) / span;
+    return WALK_MOST + (int64_t)(part * (double)(all - 2 * (int64_t)WALK_MOST));
+}
+
+/* The other way: the row that so many stand before. */
+static struct node *row_at(struct program *p, int64_t n) {
+    int64_t all = (int64_t)rows_count(p);
+    struct node *found;
+    int64_t first;
+    double span = number_span(&p->model, &first);
+    double part;
+
+    if (n <= WALK_MOST)
+        return row_step(p, rows_end(p, false), n);
+    if (n >= all - WALK_MOST)
+        return row_step(p, rows_end(p, true), n + 1 - all);
+    part = (double)(n - WALK_MOST) / (double)(all - 2 * (int64_t)WALK_MOST);
+    found = lower_bound(p->model.jobs, first + (int64_t)(part * span), 0);
+    if (!found)
+        return rows_end(p, true);
+    return &container_of(found, struct job, id)->row;
+}
+
+static int draw_list(struct program *p, struct window *w, struct out *o) {
+    struct node *selected = rows_selected(p);
+    struct node *row;
+    int n = 0;
+
+    if (selected && is_ended(selected) && rows_both(p))
+        selected = rows_done(p, selected, false);
+    if (!selected || !p->view->chosen)
+        selected = rows_end(p, false);
+    rows_select(p, selected);
+    row = list_place(w, p);
+    w->scroll.all = (int64_t)rows_count(p);
+    if (row && w->scroll.all > w->rows)
+        w->scroll.first = count_before(p, row);
+    for (; row && n < w->rows; row = rows_after(p, row)) {
+        if (is_ended(row))
+            draw_ended(p, o, ended_of(row), w->columns);
+        else
+            draw_row(p, o, row_job(row), w->columns);
+        out_puts(o, "\n");
+        n++;
+    }
+    p->view->count = n;
+    return n;
 }
 
 static void draw_hint(struct out *o, enum attribute attr, const char *text,
@@ -13739,40 +15167,156 @@ static void draw_hint(struct out *o, enum attribute attr, const char *text,
     out_printf(o, "%.*s\n", columns, text);
 }
 
-static void window_compose(struct program *p, struct window *w, struct out *o) {
+/* A question has two answers, which may be clicked. */
+static const char question[] = "Not all is done. Quit?";
+
+enum { YES_AT = sizeof question + 1, NO_AT = YES_AT + 6, NO_END = NO_AT + 4 };
+
+static void draw_question(struct out *o) {
+    put_attr(o, AMBER);
+    out_printf(o, "%s  ", question);
+    put_attr(o, PLAIN);
+    put_attr(o, MARKED);
+    out_puts(o, " yes ");
+    put_attr(o, PLAIN);
+    out_puts(o, " ");
+    put_attr(o, MARKED);
+    out_puts(o, " no ");
+    put_attr(o, PLAIN);
+    out_puts(o, "\n");
+}
+
+/* The line at the top: what is edited, or what is asked. */
+static void draw_top(struct program *p, struct window *w, struct out *o) {
     struct view *v = p->view;
-    int all;
-    int said = said_lines(w, &all);
-    int gap = said > 0 ? 1 : 0;
-    int rows = w->lines - 2 - said - gap - (v->asking ? 1 : 0);
+    int columns = w->columns - 2 * w->pad / w->cell;
+
+    if (v->asking)
+        draw_question(o);
+    else if (w->paged)
+        draw_hint(o, DIM, "Escape: back to the downloads", columns);
+    else if (p->prompting || v->prompt.length > 0) {
+        draw_prompt(p, o, columns);
+        out_puts(o, "\n");
+    } else
+        draw_hint(o, DIM,
+                  v->ended ? "What has ended; d: back to all"
+                           : "Enter a URL or a command",
+                  columns);
+}
+
+/* Rows come first: what was said has a fifth of the lines at most, and a page
+ * of its own. */
+static void window_compose(struct program *p, struct window *w, struct out *o) {
+    int room = w->lines - 2;
+    int most = room / 5 < SAID_LINES ? room / 5 : SAID_LINES;
+    int said = draw_answers(p, NULL, w->paged ? 0 : most);
     int n;
 
     o->used = 0;
-    if (p->prompting || v->prompt.length > 0) {
-        draw_prompt(p, o, w->columns - 2 * w->pad / w->cell);
-        out_puts(o, "\n");
-    } else
-        draw_hint(o, DIM, "a: enter a URL or a command", w->columns);
-    n = draw_rows(p, o, w->columns, rows);
-    v->count = n;
-    if (p->model.count == 0) {
-        draw_hint(o, DIM,
-                  "Type, paste or drop URLs. Tab goes from the line above to "
-                  "the rows; there ? shows the keys.",
-                  w->columns);
-        n++;
+    w->rows = room - said;
+    if (said > 0 && room > 8)
+        w->rows--; /* a gap */
+    w->scroll = (struct scroll){.shown = w->rows};
+    draw_top(p, w, o);
+    n = w->paged ? draw_page(p, w, o) : draw_list(p, w, o);
+    if (n == 0 && !w->paged && w->rows > 1) {
+        draw_hint(o, DIM, "Type, paste or drop URLs.", w->columns);
+        draw_hint(o, DIM, "F1 shows the keys.", w->columns);
+        n = 2;
     }
-    for (; n < rows + gap; n++)
+    for (; n < room - said; n++)
         out_puts(o, "\n");
-    draw_said(p, o);
-    if (v->asking)
-        draw_hint(o, AMBER,
-                  "Downloads are not done: quit? (y/n, or close the window "
-                  "again)",
-                  w->columns);
+    (void)draw_answers(p, o, said);
     draw_totals(p, o, w->columns);
     out_puts(o, "\n");
 }
+
+/* -- the scroll bar: at the right edge ------------------------------------- */
+
+static XRectangle scroll_area(const struct window *w) {
+    return rectangle(w->width - w->pad / 2, line_y(w, 1), w->pad / 2,
+                     w->rows * w->line);
+}
+
+static XRectangle scroll_thumb(const struct window *w) {
+    const struct scroll *s = &w->scroll;
+    XRectangle r = scroll_area(w);
+    int64_t high = r.height * s->shown / (s->all > 0 ? s->all : 1);
+    int64_t hidden = s->all - s->shown;
+
+    if (high < w->line)
+        high = w->line;
+    if (hidden <= 0 || high >= r.height)
+        return rectangle(r.x, r.y, 0, r.height);
+    return rectangle(r.x + 1,
+                     r.y + (int)((r.height - high) * s->first / hidden),
+                     r.width - 2, (int)high);
+}
+
+static void show_scroll(struct window *w) {
+    XRectangle r = scroll_area(w);
+    XRectangle thumb = scroll_thumb(w);
+
+    fill(w, INK_PAPER, r);
+    if (thumb.width > 0) {
+        fill(w, INK_TRACK, rectangle(thumb.x, r.y, thumb.width, r.height));
+        fill(w, INK_DIM, thumb);
+    }
+    copy_out(w, r);
+    w->scrolled = w->scroll;
+}
+
+/* Show what begins with this line. */
+static void scroll_to(struct program *p, int64_t first) {
+    struct window *w = &window;
+    int64_t most = w->scroll.all - w->scroll.shown;
+
+    first = first < most ? first : most;
+    if (first < 0)
+        first = 0;
+    if (w->paged) {
+        w->page_top = w->page_from;
+        for (; first > 0; first--)
+            w->page_top = said_ahead(w, w->page_top);
+    } else if (rows_count(p) > 0)
+        list_set_top(w, p, row_at(p, first));
+}
+
+/* Some lines on, or back: exactly so many, of however many. */
+static void scroll_by(struct program *p, int by) {
+    struct window *w = &window;
+
+    if (w->paged)
+        scroll_to(p, w->scroll.first + by);
+    else if (rows_count(p) > 0)
+        list_set_top(w, p, row_step(p, list_top(w, p), by));
+}
+
+static void scroll_drag(struct program *p, int y) {
+    struct window *w = &window;
+    XRectangle r = scroll_area(w);
+    XRectangle thumb = scroll_thumb(w);
+    int way = r.height - thumb.height;
+
+    if (way > 0)
+        scroll_to(p, (y - w->grip - r.y) * (w->scroll.all - w->scroll.shown) /
+                         way);
+}
+
+/* The pointer takes hold of it: where it is, or, beside it, at its middle. */
+static void scroll_grip(struct program *p, int y) {
+    struct window *w = &window;
+    XRectangle thumb = scroll_thumb(w);
+
+    w->drag = DRAG_SCROLL;
+    w->grip = y - thumb.y;
+    if (w->grip < 0 || w->grip >= thumb.height)
+        w->grip = thumb.height / 2;
+    scroll_drag(p, y);
+}
+
+/* -- all of it ------------------------------------------------------------- */
 
 /* Title and icon tell how far it is. */
 static void show_title(struct program *p, struct window *w) {
@@ -13782,7 +15326,7 @@ static void show_title(struct program *p, struct window *w) {
     char size[32];
 
     fetcher_stats(p->f, &st);
-    size_text(size, sizeof size, (double)p->model.speed[0]);
+    size_text(size, sizeof size, speed_now(&p->model));
     if (left)
         snprintf(title, sizeof title,
                  "%" PRIu64 "/%" PRIu64 " - %s/s - fetcher", st.done,
@@ -13800,9 +15344,12 @@ static void show_title(struct program *p, struct window *w) {
 
 /* The grid and the frame for the present size. */
 static void window_layout(struct window *w) {
-    int rest = w->height - 5 * w->pad - 2 * w->line;
+    bool small = w->height < 12 * w->line;
+    int rest;
 
-    w->graph = w->height > 16 * w->line ? 3 * w->line : 0;
+    w->pad = small ? w->line / 3 + 1 : w->line * 3 / 4 + 1;
+    rest = w->height - 5 * w->pad - 2 * w->line;
+    w->graph = w->height > 26 * w->line ? 3 * w->line : 0;
     if (w->graph)
         rest -= w->pad + w->graph;
     w->columns = 1;
@@ -13818,28 +15365,29 @@ static void window_layout(struct window *w) {
 /* The window has another size: so has what is behind it, and all is drawn
  * anew. */
 static void window_resize(struct view *v, struct window *w) {
-    int wide = w->width - 2 * w->pad;
-    int high = w->line + w->pad;
+    int wide;
+    int high;
 
+    window_layout(w);
+    wide = w->width - 2 * w->pad;
+    high = w->line + w->pad;
     if (w->back)
         XFreePixmap(w->d, w->back);
     w->back =
         XCreatePixmap(w->d, w->id, (unsigned)w->width, (unsigned)w->height,
                       (unsigned)DefaultDepth(w->d, DefaultScreen(w->d)));
-    if (w->draw)
-        XftDrawChange(w->draw, w->back);
-    window_layout(w);
+    draw_onto(w, w->back);
     fill(w, INK_PAPER, rectangle(0, 0, w->width, w->height));
     fill(w, INK_EDGE, rectangle(w->pad - 1, w->pad - 1, wide + 2, high + 2));
     fill(w, INK_FIELD, rectangle(w->pad, w->pad, wide, high));
     copy_out(w, rectangle(0, 0, w->width, w->height));
     memset(v->shown, 0, sizeof v->shown);
     w->graphed = -1;
+    w->scrolled.shown = -1;
     v->redraw = false;
 }
 
-/* What was said goes to the standard output as well. The last lines end with a
- * NUL behind them. */
+/* The last lines end with a NUL behind them. */
 static void said_add(struct window *w, const struct out *log) {
     struct out *said = &w->said;
 
@@ -13849,15 +15397,18 @@ static void said_add(struct window *w, const struct out *log) {
 
         out_drop(said, cut);
         w->since = w->since > cut ? w->since - cut : 0;
+        w->page_from = w->page_from > cut ? w->page_from - cut : 0;
+        w->page_top = w->page_top > cut ? w->page_top - cut : 0;
     }
     out_add(said, "", 1);
     said->used--;
 }
 
 /* A line that the server does not take is tried again later: it is still
- * marked as old. */
+ * marked as old. New fonts take their time, so it is for a slice. */
 static bool show_lines(struct view *v, struct window *w) {
     const char *s = v->picture.data;
+    usec end = clock_us() + SLICE_INPUT_US;
 
     for (int i = 0; i < w->lines; i++) {
         size_t n = strcspn(s, "\n");
@@ -13866,7 +15417,7 @@ static bool show_lines(struct view *v, struct window *w) {
         if (v->shown[i] != hash) {
             bool whole = server_listens(w) && show_line(w, i, s, n);
             v->shown[i] = whole ? hash : 0;
-            if (!whole)
+            if (!whole || (clock_us() >= end && i < w->lines - 1))
                 return false;
         }
         s += n + 1;
@@ -13885,6 +15436,8 @@ static bool window_paint(struct program *p, struct window *w) {
     v->drawn = fetcher_now(p->f);
     if (!show_lines(v, w))
         return false;
+    if (memcmp(&w->scroll, &w->scrolled, sizeof w->scroll) != 0)
+        show_scroll(w);
     if (w->graph && w->graphed != p->model.sampled)
         show_graph(&p->model, w);
     show_title(p, w);
@@ -13893,15 +15446,30 @@ static bool window_paint(struct program *p, struct window *w) {
 
 static void window_events(struct fetcher *f, int fd, int events, void *arg);
 
-static void window_show(struct program *p) {
+/* What was said goes to the standard output as well. */
+static void window_log(struct program *p) {
     struct view *v = p->view;
+    const char *s = v->log.data;
+    size_t at = 0;
 
-    out_add(v->out, v->log.data, v->log.used);
-    out_flush(p->f, v->out);
     said_add(&window, &v->log);
+    while (at < v->log.used) {
+        size_t n = 0;
+
+        while (at + n < v->log.used && s[at + n] != REPORT)
+            n++;
+        out_add(v->out, s + at, n);
+        at += n + 1;
+    }
     v->log.used = 0;
+    out_flush(p->f, v->out);
+}
+
+static void window_show(struct program *p) {
+    window_log(p);
     if (!window_paint(p, &window))
-        frame_at(p, fetcher_now(p->f) + TICK_MS);
+        frame_at(p,
+                 fetcher_now(p->f) + (server_listens(&window) ? 0 : TICK_MS));
     window_events(p->f, 0, 0, p);
     wake(p); /* the log has room again */
 }
@@ -13914,12 +15482,14 @@ static void copy(struct program *p, int which, Time time) {
     struct window *w = &window;
     struct prompt *e = &p->view->prompt;
     struct range range = selected(e);
-    const struct job *j = p->model.selected;
+    struct node *n = rows_selected(p);
     const char *url = "";
     char *text;
 
-    if (which == COPIED_CLIPBOARD && j)
-        url = job_info(&p->model, j).url;
+    if (which == COPIED_CLIPBOARD && n && is_ended(n))
+        url = ended_of(n)->r.url;
+    else if (which == COPIED_CLIPBOARD && n)
+        url = job_info(&p->model, row_job(n)).url;
     text = p->prompting ? strndup(e->text + range.at, range.n) : strdup(url);
     if (!text || !*text) {
         free(text);
@@ -13952,6 +15522,77 @@ static int key_of(KeySym sym, bool shift) {
                   key == KEY_END))
         key += SHIFT;
     return key;
+}
+
+/* All that was said from there on, in place of the rows. */
+static void page_open(struct window *w, size_t from) {
+    w->paged = true;
+    w->page_from = from;
+    w->page_top = from;
+}
+
+/* What it has shown is old news. */
+static void page_close(struct window *w) {
+    w->paged = false;
+    w->since = w->said.used;
+}
+
+static void page_help(struct program *p) {
+    page_open(&window, window.said.used);
+    view_help(p, 0);
+    (void)submit(p, "help", "");
+}
+
+static void page_said(struct program *p) {
+    page_open(&window, 0);
+    window.page_top = window.said.used; /* its end */
+}
+
+/* A line is entered. Some commands say so much that it takes a page. */
+static void line_entered(struct program *p, const char *line) {
+    static const char *const talkers[] = {"help", "list", "show", "stats"};
+    struct window *w = &window;
+    const char *word = line + strspn(line, " ");
+    size_t n = strcspn(word, " ");
+
+    w->since = w->said.used;
+    for (size_t i = 0; i < COUNT_OF(talkers); i++) {
+        if (n == strlen(talkers[i]) && strncmp(word, talkers[i], n) == 0 &&
+            !p->s.json && !p->s.quiet)
+            page_open(w, w->since);
+    }
+}
+
+/* Keys scroll the page; each other one closes it. False: and means what it
+ * always does. */
+static bool page_key(struct program *p, int key) {
+    struct window *w = &window;
+
+    switch (key) {
+    case KEY_UP:
+        scroll_by(p, -1);
+        return true;
+    case KEY_DOWN:
+        scroll_by(p, 1);
+        return true;
+    case KEY_PAGE_UP:
+        scroll_by(p, 1 - w->rows);
+        return true;
+    case KEY_PAGE_DOWN:
+    case ' ':
+        scroll_by(p, w->rows - 1);
+        return true;
+    case KEY_HOME:
+        scroll_to(p, 0);
+        return true;
+    case KEY_END:
+        scroll_to(p, w->scroll.all);
+        return true;
+    default:
+        page_close(w);
+        return key == ESC || key == 'q' || key == '?' || key == '\r' ||
+               key == '\t';
+    }
 }
 
 /* Keys that the window has beside the terminal's: those of the clipboard, and
@@ -14000,10 +15641,350 @@ static void window_text(struct view *v, const char *text, int n, bool latin1) {
         key_put(v, (unsigned char)text[i]);
 }
 
+/* -- opening what is done -------------------------------------------------- */
+
+/* In the child: nothing of ours is left to it but the environment. */
+static void opener_run(const char *path) {
+    struct sigaction usual = {.sa_handler = SIG_DFL};
+    sigset_t none;
+    int null;
+
+    setsid();
+    sigaction(SIGPIPE, &usual, NULL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    for (int fd = 0; fd < FD_SETSIZE; fd++)
+        close(fd);
+    null = open("/dev/null", O_RDWR); /* that is 0 */
+    if (null == 0 && dup(null) == 1 && dup(null) == 2)
+        execlp("xdg-open", "xdg-open", path, (char *)NULL);
+    _exit(127);
+}
+
+/* Look after those that open something: one that ends badly is told of. */
+static void opener_look(struct fetcher *f, void *arg) {
+    struct program *p = arg;
+    bool left = false;
+    int status;
+
+    for (int i = 0; i < OPENERS; i++) {
+        pid_t *pid = &window.opener[i];
+
+        if (*pid == 0)
+            continue;
+        if (waitpid(*pid, &status, WNOHANG) != *pid) {
+            left = true;
+            continue;
+        }
+        *pid = 0;
+        if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+            complain(&p->console, "xdg-open", "it can't open that");
+    }
+    if (left)
+        (void)fetcher_timer(f, TICK_MS, opener_look, p);
+}
+
+/* What speaks against opening this file? NULL: nothing. */
+static const char *opener_fork(const char *name) {
+    pid_t *pid = window.opener;
+    int i = 0;
+
+    while (i < OPENERS && pid[i] != 0)
+        i++;
+    if (i == OPENERS)
+        return "too many are being opened";
+    if (access(name, F_OK) < 0)
+        return strerror(errno);
+    pid[i] = fork();
+    if (pid[i] == 0)
+        opener_run(name);
+    if (pid[i] > 0)
+        return NULL;
+    pid[i] = 0;
+    return strerror(errno);
+}
+
+/* A name that begins with a '-' is no option. */
+static void opener_start(struct program *p, const char *path) {
+    const char *fault = "it is in no file";
+    char *name = NULL;
+
+    if (path)
+        name = text_join(path[0] == '/' ? "" : "./", path);
+
+    if (name)
+        fault = opener_fork(name);
+    if (fault)
+        complain(&p->console, path ? path : "", fault);
+    else
+        (void)fetcher_timer(p->f, TICK_MS, opener_look, p);
+    free(name);
+}
+
+/* -- the menu -------------------------------------------------------------- */
+
+/* The row at this height; NULL: there is none. */
+static struct node *row_under(struct program *p, int y) {
+    struct window *w = &window;
+    int row = (y - line_y(w, 1)) / w->line;
+
+    if (w->paged || y < line_y(w, 1) || row >= p->view->count)
+        return NULL;
+    return row_step(p, list_top(w, p), row);
+}
+
+static void row_choose(struct program *p, struct node *n) {
+    p->prompting = false;
+    p->view->chosen = true;
+    rows_select(p, n);
+}
+
+static int64_t row_number(const struct node *n) {
+    if (is_ended(n))
+        return container_of(n, struct ended, row)->number;
+    return container_of(n, struct job, row)->id.key;
+}
+
+enum on {
+    GOES = 1,
+    PAUSED = 2,
+    FAILED = 4,
+    DONE = 8,
+    NO_ROW = 16,
+    ENDED = 32,    /* there is something that has ended, ... */
+    CANCELLED = 64 /* ... or that was cancelled */
+};
+
+/* What may be done there, and the key that does it. */
+static const struct {
+    const char *text;
+    const char *key;
+    int code;    /* of the key; 0: it is a command */
+    unsigned on; /* where: one of these is enough */
+} menu_items[] = {
+    {"Open", "Return", '\r', DONE},
+    {"Pause", "p", 'p', GOES},
+    {"Go on", "p", 'p', PAUSED},
+    {"Try again", "r", 'r', FAILED},
+    {"Put first", "f", 'f', GOES | PAUSED},
+    {"Cancel", "c", 'c', GOES | PAUSED},
+    {"Take off the list", "c", 'c', FAILED | DONE},
+    {"All about it", "i", 'i', GOES | PAUSED | FAILED | DONE},
+    {"Copy the URL", "Ctrl+C", CTRL('c'), GOES | PAUSED | FAILED | DONE},
+    {"Paste", "Ctrl+V", CTRL('v'), NO_ROW},
+    {"Undo cancel", "u", 'u', CANCELLED},
+    {"Clear what has ended", "", 0, ENDED},
+    {"What was said", "F2", XK_F2, NO_ROW},
+    {"Keys and commands", "F1", XK_F1, NO_ROW},
+    {"Quit", "q", 'q', NO_ROW},
+};
+
+/* A key for the rows: Return opens what is done, and shows all that is known of
+ * another. */
+static void window_row_key(struct program *p, int key) {
+    struct node *n = rows_selected(p);
+    bool done = n && is_ended(n) && !ended_of(n)->r.code;
+
+    if (key == '\r' && done)
+        opener_start(p, ended_of(n)->r.path);
+    else if (n && (key == '\r' || key == 'i')) {
+        page_open(&window, window.said.used);
+        view_verb(p, "show");
+    } else
+        key_put(p->view, key);
+}
+
+static unsigned menu_on(struct model *m, struct node *n) {
+    unsigned on = NO_ROW;
+    bool failed;
+
+    if (n) {
+        failed = is_ended(n) ? ended_of(n)->r.code : row_job(n)->failed != NULL;
+        if (failed)
+            return FAILED;
+        if (is_ended(n))
+            return DONE;
+        return job_info(m, row_job(n)).state == FETCHER_PAUSED ? PAUSED : GOES;
+    }
+    if (m->ended_count > 0)
+        on |= ENDED;
+    if (m->cancelled_count > 0)
+        on |= CANCELLED;
+    return on;
+}
+
+static void menu_show(struct window *w) {
+    struct menu *m = &w->menu;
+
+    if (!m->at.width || !server_listens(w))
+        return;
+    draw_onto(w, m->id);
+    fill(w, INK_FIELD, rectangle(0, 0, m->at.width, m->at.height));
+    for (int i = 0; i < m->items; i++) {
+        const char *text = menu_items[m->item[i]].text;
+        const char *key = menu_items[m->item[i]].key;
+        int y = w->line / 3 + i * w->line;
+        char line[100];
+
+        if (i == m->chosen)
+            fill(w, INK_MARKED, rectangle(0, y, m->at.width, w->line));
+        snprintf(line, sizeof line, "  %s%c%*s", text,
+                 i == m->chosen ? PLAIN : DIM,
+                 MENU_COLUMNS - 4 - (int)strlen(text), key);
+        (void)draw_line(w, line, line + strlen(line), 0, y);
+    }
+    draw_onto(w, w->back);
+}
+
+static void menu_listen(struct window *w, long mask) {
+    XSelectInput(w->d, w->id,
+                 KeyPressMask | ButtonPressMask | ButtonReleaseMask |
+                     ExposureMask | StructureNotifyMask | mask);
+}
+
+static void menu_close(struct window *w) {
+    w->menu.at.width = 0;
+    XUnmapWindow(w->d, w->menu.id);
+    menu_listen(w, Button1MotionMask);
+}
+
+/* At the pointer, but within the window. */
+static void menu_open(struct program *p, int x, int y) {
+    struct window *w = &window;
+    struct menu *m = &w->menu;
+    struct node *n = row_under(p, y);
+    unsigned on = menu_on(&p->model, n);
+    int width = MENU_COLUMNS * w->cell;
+    int height;
+
+    m->row = n ? row_number(n) : 0;
+    if (n)
+        row_choose(p, n);
+    m->items = 0;
+    for (size_t i = 0; i < COUNT_OF(menu_items); i++) {
+        if (menu_items[i].on & on)
+            m->item[m->items++] = (int)i;
+    }
+    m->chosen = -1;
+    height = m->items * w->line + w->line * 2 / 3;
+    x = x + width < w->width ? x : w->width - width - 2;
+    y = y + height < w->height ? y : w->height - height - 2;
+    m->at = rectangle(x, y, width, height);
+    XMoveResizeWindow(w->d, m->id, x, y, (unsigned)width, (unsigned)height);
+    XMapRaised(w->d, m->id);
+    menu_listen(w, PointerMotionMask);
+}
+
+/* The item at this place of the window, or -1. */
+static int menu_under(const struct window *w, int x, int y) {
+    const struct menu *m = &w->menu;
+    int top = y - m->at.y - w->line / 3;
+
+    if (x < m->at.x || x >= m->at.x + m->at.width || top < 0 ||
+        top >= m->items * w->line)
+        return -1;
+    return top / w->line;
+}
+
+static void menu_point(struct window *w, int item) {
+    if (item == w->menu.chosen)
+        return;
+    w->menu.chosen = item;
+    menu_show(w);
+}
+
+/* Its row may be another by now: then there is nothing to do. */
+static void menu_take(struct program *p, int item, Time time) {
+    struct window *w = &window;
+    struct node *row = rows_selected(p);
+    int code;
+
+    menu_close(w);
+    if (item < 0 || (w->menu.row && (!row || row_number(row) != w->menu.row)))
+        return;
+    code = menu_items[w->menu.item[item]].code;
+    w->since = w->said.used;
+    p->prompting = p->prompting && !w->menu.row;
+    if (code == XK_F1)
+        page_help(p);
+    else if (code == XK_F2)
+        page_said(p);
+    else if (code == 0)
+        (void)submit(p, "clear", "");
+    else if (!window_shortcut(p, code, time)) {
+        p->prompting = false;
+        window_row_key(p, code);
+    }
+}
+
+static void menu_click(struct program *p, const XButtonEvent *e) {
+    menu_take(p, menu_under(&window, e->x, e->y), e->time);
+    keys_act(p);
+}
+
+static void menu_key(struct program *p, int key, Time time) {
+    struct window *w = &window;
+    int items = w->menu.items;
+
+    if (key == KEY_DOWN)
+        menu_point(w, (w->menu.chosen + 1) % items);
+    else if (key == KEY_UP)
+        menu_point(w, (w->menu.chosen + items - (w->menu.chosen < 0 ? 0 : 1)) %
+                          items);
+    else if (key == '\r')
+        menu_take(p, w->menu.chosen, time);
+    else
+        menu_close(w);
+}
+
+/* -- keys ------------------------------------------------------------------ */
+
+/* Keys of the window that are no text, and no codes either. */
+static bool window_function(struct program *p, KeySym sym, XKeyEvent *e) {
+    bool paged = window.paged;
+
+    if (sym == XK_Insert && (e->state & ShiftMask))
+        selection_want(&window, XA_PRIMARY, window.atom[UTF8], e->time);
+    else if (sym == XK_F1 || sym == XK_F2) {
+        page_close(&window);
+        if (!paged && sym == XK_F1)
+            page_help(p);
+        else if (!paged)
+            page_said(p);
+    } else
+        return false;
+    return true;
+}
+
+/* What a key does. */
+static void window_act(struct program *p, const char *text, int n, int key,
+                       Time time) {
+    struct window *w = &window;
+    int c = n == 1 ? (unsigned char)*text : 0;
+    int code = key ? key : c;
+
+    if (n == 0 && !key)
+        return; /* no more than a shift */
+    if (w->paged && page_key(p, code))
+        return;
+    if (p->prompting && (c == '\r' || c == '\n'))
+        line_entered(p, p->view->prompt.text);
+    else if (!p->prompting)
+        w->since = w->said.used;
+    w->reveal = !p->prompting;
+    if (key)
+        key_put(p->view, key);
+    else if (c == '?' && !p->prompting && !p->view->asking)
+        page_help(p);
+    else if ((c == '\r' || c == 'i') && !p->prompting && !p->view->asking)
+        window_row_key(p, c);
+    else if (!window_shortcut(p, c, time))
+        window_text(p->view, text, n, !w->ic);
+}
+
 static void window_key(struct program *p, XEvent *event) {
     struct window *w = &window;
     XKeyEvent *e = &event->xkey;
-    bool shift = e->state & ShiftMask;
     char text[64];
     KeySym sym = NoSymbol;
     Status status = 0;
@@ -14016,14 +15997,11 @@ static void window_key(struct program *p, XEvent *event) {
         n = XLookupString(e, text, sizeof text, &sym, NULL);
     if (n < 0 || status == XBufferOverflow)
         n = 0;
-    w->since = w->said.used;
-    key = key_of(sym, shift);
-    if (sym == XK_Insert && shift)
-        selection_want(w, XA_PRIMARY, w->atom[UTF8], e->time);
-    else if (key)
-        key_put(p->view, key);
-    else if (n != 1 || !window_shortcut(p, (unsigned char)*text, e->time))
-        window_text(p->view, text, n, !w->ic);
+    key = key_of(sym, e->state & ShiftMask);
+    if (w->menu.at.width > 0 && (n > 0 || key))
+        menu_key(p, key ? key : *text, e->time);
+    else if (!window_function(p, sym, e))
+        window_act(p, text, key ? 0 : n, key, e->time);
     keys_act(p);
 }
 
@@ -14045,66 +16023,120 @@ static void caret_to(struct program *p, int x) {
     }
 }
 
-/* The wheel moves the rows. */
-static void window_wheel(struct program *p, int by) {
-    int offset = p->view->offset;
+/* -- the mouse ------------------------------------------------------------- */
 
-    choose(p, by);
-    p->view->offset = offset;
+/* What was said stands there. */
+static bool over_said(const struct window *w, int y) {
+    int line = (y - line_y(w, 1)) / w->line;
+
+    return !w->paged && line >= w->rows && line < w->lines - 2 &&
+           w->since < w->said.used;
 }
 
-static void window_point(struct program *p, int x, int y) {
+/* Twice: what one does most with such a row. */
+static void row_click(struct program *p, struct node *n, Time time) {
     struct window *w = &window;
-    struct prompt *e = &p->view->prompt;
-    int row = (y - line_y(w, 1)) / w->line;
+    bool again =
+        w->clicked_row == row_number(n) && time - w->clicked < DOUBLE_CLICK_MS;
+    unsigned on = menu_on(&p->model, n);
 
-    if (y < line_y(w, 1)) {
+    row_choose(p, n);
+    w->clicked_row = again ? 0 : row_number(n);
+    w->clicked = time;
+    if (!again)
+        return;
+    w->since = w->said.used;
+    if (on & DONE)
+        window_row_key(p, '\r');
+    else
+        window_row_key(p, on & FAILED ? 'r' : 'p');
+    keys_act(p);
+}
+
+static void window_point(struct program *p, const XButtonEvent *e) {
+    struct window *w = &window;
+    struct prompt *line = &p->view->prompt;
+    struct node *n = row_under(p, e->y);
+
+    if (e->x >= w->width - w->pad && e->y >= line_y(w, 1) &&
+        w->scroll.all > w->scroll.shown)
+        scroll_grip(p, e->y);
+    else if (e->y < line_y(w, 1)) {
+        page_close(w);
         p->prompting = true;
-        w->dragging = true;
-        caret_to(p, x);
-        e->mark = e->caret;
-    } else if (row < p->view->count) {
-        p->prompting = false;
-        choose(p, row - p->view->offset);
-    }
+        w->drag = DRAG_TEXT;
+        caret_to(p, e->x);
+        line->mark = line->caret;
+    } else if (n)
+        row_click(p, n, e->time);
+    else if (over_said(w, e->y))
+        page_said(p);
+}
+
+/* Whether to quit has been asked: a click answers. */
+static void window_answer(struct program *p, int x, int y) {
+    int column = (x - 2 * window.pad) / window.cell;
+
+    p->view->asking = false;
+    if (y < line_y(&window, 1) && column >= YES_AT && column < NO_AT)
+        (void)submit(p, "quit", "");
 }
 
 static void window_press(struct program *p, XEvent *event) {
     struct window *w = &window;
     XButtonEvent *e = &event->xbutton;
 
-    p->view->asking = false;
     switch (e->button) {
-    case Button1:
-        window_point(p, e->x, e->y);
-        break;
-    case Button2:
-        selection_want(w, XA_PRIMARY, w->atom[UTF8], e->time);
-        break;
     case Button4:
-        window_wheel(p, -3);
-        break;
+        scroll_by(p, -3);
+        return;
     case Button5:
-        window_wheel(p, 3);
-        break;
+        scroll_by(p, 3);
+        return;
+    case Button2:
+        p->view->asking = false;
+        selection_want(w, XA_PRIMARY, w->atom[UTF8], e->time);
+        return;
     }
+    if (w->menu.at.width > 0)
+        menu_click(p, e);
+    else if (p->view->asking)
+        window_answer(p, e->x, e->y);
+    else if (e->button == Button1)
+        window_point(p, e);
+    else if (e->button == Button3)
+        menu_open(p, e->x, e->y);
 }
 
 static void window_drag(struct program *p, XEvent *event) {
-    if (window.dragging)
-        caret_to(p, event->xmotion.x);
+    const XMotionEvent *e = &event->xmotion;
+    struct window *w = &window;
+
+    if (w->menu.at.width > 0)
+        menu_point(w, menu_under(w, e->x, e->y));
+    else if (w->drag == DRAG_TEXT)
+        caret_to(p, e->x);
+    else if (w->drag == DRAG_SCROLL)
+        scroll_drag(p, e->y);
 }
 
 static void window_release(struct program *p, XEvent *event) {
-    if (window.dragging)
-        copy(p, COPIED_PRIMARY, event->xbutton.time);
-    window.dragging = false;
+    XButtonEvent *e = &event->xbutton;
+    struct window *w = &window;
+
+    if (e->button == Button3 && menu_under(w, e->x, e->y) >= 0)
+        menu_click(p, e); /* it was dragged there */
+    if (w->drag == DRAG_TEXT)
+        copy(p, COPIED_PRIMARY, e->time);
+    w->drag = DRAG_NONE;
 }
 
 static void window_expose(struct program *p, XEvent *event) {
     XExposeEvent *e = &event->xexpose;
 
-    if (window.back)
+    if (e->window == window.menu.id)
+        menu_show(&window);
+    else if (window.back)
         copy_out(&window, rectangle(e->x, e->y, e->width, e->height));
 }
 
@@ -14151,6 +16183,7 @@ static void take_paste(struct program *p, const unsigned char *text, size_t n) {
 
     p->prompting = true;
     v->asking = false;
+    page_close(&window);
     key_put(v, KEY_PASTE);
     for (size_t i = 0; i < n; i++)
         key_put(v, text[i]);
@@ -14298,9 +16331,11 @@ static void window_off(struct program *p) {
         XDestroyWindow(w->d, w->id);
         XFlush(w->d);
     }
+    window_log(p);
     view_off(p); /* tty.fd is no terminal, so nothing is sent there */
     close(tty.fd);
     free(w->said.data);
+    free(w->visual.data);
     free(w->copied[COPIED_PRIMARY]);
     free(w->copied[COPIED_CLIPBOARD]);
 }
@@ -14351,6 +16386,7 @@ static void server_left(Display *d, void *arg) {
 static bool fonts_open(struct window *w) {
     FcResult result;
     XGlyphInfo zero;
+    double size = 0; /* in pixels */
 
     w->pattern = FcNameParse((const FcChar8 *)"monospace:size=10");
     if (!w->pattern)
@@ -14363,8 +16399,11 @@ static bool fonts_open(struct window *w) {
     if (w->fonts == 0)
         return false;
     XftTextExtents8(w->d, w->font[0], (const FcChar8 *)"0", 1, &zero);
+    (void)FcPatternGetDouble(w->font[0]->pattern, FC_PIXEL_SIZE, 0, &size);
     w->cell = zero.xOff > 1 ? zero.xOff : 2;
-    w->line = (w->font[0]->ascent + w->font[0]->descent) * 5 / 4 + 1;
+    w->line = (int)(size * 8 / 5);
+    if (w->line < w->font[0]->ascent + w->font[0]->descent)
+        w->line = w->font[0]->ascent + w->font[0]->descent;
     w->pad = w->line * 3 / 4 + 1;
     return true;
 }
@@ -14390,7 +16429,7 @@ static bool inks_open(struct window *w, bool dark) {
 static void window_describe(struct window *w) {
     XSizeHints size = {.flags = PMinSize,
                        .min_width = 40 * w->cell,
-                       .min_height = 12 * w->line};
+                       .min_height = 8 * w->line};
     XWMHints hints = {.flags = InputHint, .input = True};
     char name[] = "fetcher";
     char class[] = "Fetcher";
@@ -14424,16 +16463,21 @@ static void keyboard_open(struct window *w) {
 static void window_create(struct window *w) {
     int screen = DefaultScreen(w->d);
 
-    w->width = 100 * w->cell;
-    w->height = 30 * w->line;
+    int most_wide = DisplayWidth(w->d, screen) * 9 / 10;
+    int most_high = DisplayHeight(w->d, screen) * 8 / 10; /* there are panels */
+
+    w->width = 100 * w->cell < most_wide ? 100 * w->cell : most_wide;
+    w->height = 30 * w->line < most_high ? 30 * w->line : most_high;
     w->id = XCreateSimpleWindow(w->d, DefaultRootWindow(w->d), 0, 0,
                                 (unsigned)w->width, (unsigned)w->height, 0, 0,
                                 w->ink[INK_PAPER].pixel);
     w->gc = XCreateGC(w->d, w->id, 0, NULL);
     XSetGraphicsExposures(w->d, w->gc, False);
-    XSelectInput(w->d, w->id,
-                 KeyPressMask | ButtonPressMask | ButtonReleaseMask |
-                     Button1MotionMask | ExposureMask | StructureNotifyMask);
+    menu_listen(w, Button1MotionMask);
+    w->menu.id =
+        XCreateSimpleWindow(w->d, w->id, 0, 0, 1, 1, 1, w->ink[INK_EDGE].pixel,
+                            w->ink[INK_FIELD].pixel);
+    XSelectInput(w->d, w->menu.id, ExposureMask);
     window_describe(w);
     w->draw = XftDrawCreate(w->d, w->id, DefaultVisual(w->d, screen),
                             DefaultColormap(w->d, screen));
@@ -14499,7 +16543,6 @@ static enum status window_open(struct program *p) {
         fetcher_watch(p->f, tty.fd, FETCHER_READ, window_events, p) < 0)
         return refuse(BAD_USAGE, "cannot open a window: %s", strerror(errno));
     window_begin(p);
-    said_add(w, &p->view->log);
     frame_at(p, fetcher_now(p->f));
     return ALL_DONE;
 }
@@ -14953,6 +16996,10 @@ static enum status program_close(struct program *p) {
     fetcher_free(p->f);
     while (m->jobs)
         job_free(p, container_of(m->jobs, struct job, id));
+    while (m->cancelled)
+        cancelled_drop(m, row_job(m->cancelled));
+    while (m->ended)
+        ended_remove(m, ended_of(m->ended));
     if (p->view)
         view_free(p->view);
     if (p->cookies)
@@ -15070,6 +17117,7 @@ static enum status program_run(struct program *p, char **url) {
     if (s->trace)
         fetcher_trace(p->f, trace, &p->trace);
     (void)set_limits(p, (int)s->jobs, (int)s->per_host, s->rate);
+    p->model.limit = s->rate;
     if (s->cookies && cookies_move(p, false) != ALL_DONE)
         return SOME_FAILED;
     front_open(p, *url != NULL);
@@ -15130,10 +17178,7 @@ int main(int argc, char **argv) {
         status = completion(p->s.completion);
     else if (status == ALL_DONE)
         status = program_run(p, url);
-    free(p->s.data);
-    free(p->s.user);
-    free(p->s.range);
-    curl_slist_free_all(p->s.resolve);
+    settings_free(&p->s);
     free(headers);
     free(url);
     free(p);
