@@ -2303,6 +2303,8 @@ struct transfer {
     enum fetcher_state state;
     bool in_flight;      /* counted as running: not in a slow lookup */
     bool held;           /* paused, with libcurl holding the rest */
+    int64_t own_first;   /* of the caller's own range, if it is a single ... */
+    int64_t own_last;    /* ... one: as there; -1: not said, or no such */
     bool own_range;      /* the caller's headers have a Range, or ... */
     bool own_condition;  /* ... ask for what has changed only */
     bool unchanged;      /* 304, or skipped */
@@ -3918,12 +3920,13 @@ static void field_keep(struct attempt *a, char *name, char *value) {
 
 static void field_end(struct attempt *a) {
     struct head *h = &a->head;
-    char *name = a->fields + a->fields_size;
+    char *name;
     char *value;
     size_t n;
 
     if (a->field_size == 0)
         return;
+    name = a->fields + a->fields_size;
     n = strcspn(name, " \t:");
     value = name + n + strspn(name + n, " \t");
     if ((h->folded || value > name + n) && is_framing(name, n))
@@ -4235,6 +4238,19 @@ static bool is_believed(const struct attempt *a) {
     return b->whole && b->place == place_of(a);
 }
 
+static bool is_head(const struct transfer *t) {
+    return strcmp(request_method(&t->rq), "HEAD") == 0;
+}
+
+/* A 206 brings so many bytes: not as an answer to HEAD, and of those that are
+ * inflated on the way nobody knows. */
+static void range_expect(struct attempt *a, int64_t length) {
+    const struct transfer *t = a->transfer;
+
+    if (!is_head(t) && !(t->rq.flags & FETCHER_COMPRESSED))
+        a->to = length;
+}
+
 /* A 200: the whole, though we may have a part of it; or what is as good. If an
  * earlier round has brought the same, there is nothing to do. Some servers know
  * If-Range with a date only: if the ETag is the same, that is worth one more
@@ -4261,9 +4277,36 @@ static int accept_whole(struct attempt *a) {
             return ask_again(a);
         b->no_etag = false;
     }
-    if (h->status == 206 && !(t->rq.flags & FETCHER_COMPRESSED))
-        a->to = length;
+    if (h->status == 206)
+        range_expect(a, length);
     return begin_anew(a, 0, length);
+}
+
+/* Is it the range that the caller asked for, as far as the document goes? Of
+ * several, and where the length isn't known, the server knows better. */
+static bool own_range_fits(const struct transfer *t,
+                           const struct content_range *r) {
+    int64_t first = t->own_first;
+    int64_t last = t->own_last;
+
+    if (first < 0 && last < 0)
+        return true;
+    if (r->total < 0)
+        return first < 0 ||
+               (r->first == first && (last < 0 || r->last <= last));
+    if (first < 0) { /* so many at the end */
+        first = last < r->total ? r->total - last : 0;
+        last = -1;
+    }
+    if (last < 0 || last >= r->total)
+        last = r->total - 1;
+    return r->first == first && r->last == last;
+}
+
+static int fail_unasked(struct transfer *t) {
+    t->hopeless = true;
+    return fail(t, FETCHER_PROTOCOL,
+                "the server sent a part that was not asked for");
 }
 
 /* The caller's own range. There may be several in it: they come as one body of
@@ -4271,15 +4314,16 @@ static int accept_whole(struct attempt *a) {
 static int accept_own_range(struct attempt *a) {
     const struct head *h = &a->head;
     struct transfer *t = a->transfer;
+    int64_t length = h->range.last - h->range.first + 1;
 
     if (!h->ranged)
         return begin_anew(a, -1, h->length);
     if (!range_good(h))
         return fail(t, FETCHER_PROTOCOL, "the answer's range makes no sense");
-    a->to = h->range.last - h->range.first + 1;
-    if (t->rq.flags & FETCHER_COMPRESSED)
-        a->to = 0;
-    return begin_anew(a, h->range.first, h->range.last - h->range.first + 1);
+    if (!own_range_fits(t, &h->range))
+        return fail_unasked(t);
+    range_expect(a, length);
+    return begin_anew(a, h->range.first, length);
 }
 
 /* A 206. One that nobody has asked for may be the whole. */
@@ -4292,11 +4336,8 @@ static int accept_part(struct attempt *a) {
         return accept_own_range(a);
     if (range_is_all(h))
         return accept_whole(a);
-    if (!a->from) {
-        t->hopeless = true;
-        return fail(t, FETCHER_PROTOCOL,
-                    "the server sent a part that was not asked for");
-    }
+    if (!a->from)
+        return fail_unasked(t);
     if (!part_fits(h, b))
         return ask_whole(a);
     if (h->range.total >= 0)
@@ -4441,7 +4482,7 @@ static int accept_body(struct attempt *a) {
         return accepted;
     t->body->place = place_of(a);
     if (t->rq.max_bytes >= 0 && t->body->length > t->rq.max_bytes &&
-        strcmp(request_method(&t->rq), "HEAD") != 0)
+        !is_head(t))
         return fail(t, FETCHER_TOO_BIG,
                     "%" PRId64 " bytes are more than allowed", t->body->length);
     return t->sink->begin(t);
@@ -4903,15 +4944,21 @@ static void own_headers_add(struct attempt *a, bool open) {
     }
 }
 
-static bool own_has(const struct fetcher_request *rq, const char *name) {
+/* What stands behind the name and its colon; NULL: there is none. */
+static const char *own_value(const struct fetcher_request *rq,
+                             const char *name) {
     const char *const *own = rq->headers;
     size_t n = strlen(name);
 
     for (int i = 0; own && own[i]; i++) {
         if (strncasecmp(own[i], name, n) == 0)
-            return true;
+            return own[i] + n;
     }
-    return false;
+    return NULL;
+}
+
+static bool own_has(const struct fetcher_request *rq, const char *name) {
+    return own_value(rq, name) != NULL;
 }
 
 /* "NAME:PASSWORD", of the URL, or else of the request; NULL: there is none. */
@@ -6630,7 +6677,7 @@ static void note_truth(const struct transfer *t, const struct stat *st,
              (int64_t)st->st_mtime, changed_ns(st));
 }
 
-/* Best effort. */
+/* Best effort. A range of the caller's own is not what will be asked for. */
 static void note_leave(struct transfer *t) {
     struct body *b = t->body;
     const struct validators *v = &b->validators;
@@ -6638,7 +6685,8 @@ static void note_leave(struct transfer *t) {
     char text[600];
     int n;
 
-    if (t->rq.existing != FETCHER_UPDATE || fstat(b->fd, &st) < 0)
+    if (t->rq.existing != FETCHER_UPDATE || t->own_range ||
+        fstat(b->fd, &st) < 0)
         return;
     note_truth(t, &st, b->note);
     n = snprintf(text, sizeof text, "%s\n%016" PRIx64 "\n%s\n%s\n%s\n", b->note,
@@ -7775,8 +7823,34 @@ static void request_defaults(struct fetcher_request *rq, bool memory) {
         rq->retries = RETRIES_USUAL;
     if (rq->path)
         rq->flags &= ~FETCHER_COMPRESSED;
-    if (rq->existing == FETCHER_UPDATE)
+    if (rq->existing == FETCHER_UPDATE && !own_has(rq, "Range:"))
         rq->flags |= FETCHER_FILE_TIME;
+}
+
+/* Several ranges are left to the server. */
+static void own_range_read(struct transfer *t) {
+    const char *value = own_value(&t->rq, "Range:");
+    int64_t first;
+
+    t->own_range = value != NULL;
+    t->own_first = -1;
+    t->own_last = -1;
+    if (!value)
+        return;
+    value += strspn(value, " \t");
+    if (strncasecmp(value, "bytes=", 6) != 0)
+        return;
+    value += 6;
+    first = text_number(&value);
+    if (*value == '-') {
+        value++;
+        t->own_last = text_number(&value);
+        t->own_first = first;
+    }
+    if (*value) {
+        t->own_first = -1;
+        t->own_last = -1;
+    }
 }
 
 /* What is wrong with a URL, at first sight? And has it to be made fit for the
@@ -7806,7 +7880,7 @@ static int transfer_prepare(struct fetcher *f, struct transfer *t,
     t->f = f;
     t->timer.call = (struct call){transfer_due, t};
     request_defaults(rq, !rq->path && !rq->on_data);
-    t->own_range = own_has(rq, "Range:");
+    own_range_read(t);
     t->own_condition =
         own_has(rq, "If-None-Match:") || own_has(rq, "If-Modified-Since:");
     t->sink = rq->on_data ? &stream_sink : &memory_sink;
@@ -8211,6 +8285,7 @@ void fetcher_free(struct fetcher *f) {
 #include <locale.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <wchar.h>
@@ -8233,6 +8308,7 @@ struct program;
 enum {
     FAILED_KEPT = 1000,    /* rows */
     ENDED_KEPT = 1000,     /* results */
+    TEXT_KEPT = 500,       /* bytes, of what a server says for one */
     CANCELLED_KEPT = 1000, /* downloads */
     SPEEDS = 120           /* seconds of the graph */
 };
@@ -8289,6 +8365,7 @@ struct model {
     int64_t received;      /* bytes until then */
     int64_t speed[SPEEDS]; /* bytes in a second, the newest first */
     int64_t limit;         /* bytes a second; 0: any */
+    int64_t limited;       /* when that was said, in ms */
 };
 
 /* Has it been read in a session, and not yet been started? */
@@ -8412,29 +8489,32 @@ static void ended_remove(struct model *m, struct ended *e) {
     free(e);
 }
 
-/* Copy a text to where there is room for it. Returns where it stands; NULL
- * stays NULL. */
-static const char *text_put(char **to, const char *text) {
-    const char *at = *to;
+/* How much of a text is kept: what a server says may be long. */
+static size_t text_kept(const char *text) {
+    size_t n = text ? strlen(text) : 0;
 
-    if (!text)
-        return NULL;
-    strcpy(*to, text);
-    *to += strlen(text) + 1;
-    return at;
+    return n < TEXT_KEPT ? n : TEXT_KEPT;
 }
 
-static size_t text_room(const char *text) {
-    return text ? strlen(text) + 1 : 0;
+/* Copy so much of a text, and say where it stands. */
+static const char *text_put(char **to, const char *text, size_t n) {
+    const char *at = *to;
+
+    memcpy(*to, text, n);
+    (*to)[n] = '\0';
+    *to += n + 1;
+    return at;
 }
 
 /* Who has no memory for it does without. */
 static void ended_add(struct model *m, int64_t number,
                       const struct fetcher_result *r, const char *after) {
-    size_t n = text_room(r->message) + text_room(r->url) +
-               text_room(r->final_url) + text_room(r->path) +
-               text_room(r->content_type) + text_room(after);
-    struct ended *e = calloc(1, sizeof *e + n);
+    bool led = strcmp(r->url, r->final_url) != 0;
+    size_t path = r->path ? strlen(r->path) : 0;
+    size_t url = strlen(r->url);
+    size_t rest =
+        text_kept(r->final_url) + text_kept(r->message) + text_kept(after);
+    struct ended *e = calloc(1, sizeof *e + path + url + rest + 5);
     char *to;
 
     if (!e)
@@ -8442,12 +8522,17 @@ static void ended_add(struct model *m, int64_t number,
     to = e->text;
     e->r = *r;
     e->r.data = NULL;
-    e->r.message = text_put(&to, r->message);
-    e->r.url = text_put(&to, r->url);
-    e->r.final_url = text_put(&to, r->final_url);
-    e->r.path = text_put(&to, r->path);
-    e->r.content_type = text_put(&to, r->content_type);
-    e->retry_after = after ? text_put(&to, after) : "";
+    e->r.content_type = "";
+    e->r.url = text_put(&to, r->url, url);
+    e->r.final_url = e->r.url;
+    if (led)
+        e->r.final_url = text_put(&to, r->final_url, text_kept(r->final_url));
+    if (r->path)
+        e->r.path = text_put(&to, r->path, path);
+    e->r.message = text_put(&to, r->message, text_kept(r->message));
+    e->retry_after = "";
+    if (after)
+        e->retry_after = text_put(&to, after, text_kept(after));
     e->number = number;
     e->row.key = -++m->ended_total;
     tree_add(&m->ended, &e->row);
@@ -8613,6 +8698,15 @@ static void speed_sample(struct model *m, int64_t received) {
         m->speed[i] = (received - m->received) / seconds;
     m->sampled += seconds * 1000;
     m->received = received;
+}
+
+/* That of the last full second; what was measured before there was a limit
+ * counts no more. */
+static double speed_now(const struct model *m) {
+    bool before = m->limit && m->sampled - m->limited < 1000;
+    bool above = before && m->speed[0] > m->limit;
+
+    return (double)(above ? m->limit : m->speed[0]);
 }
 
 /* The mean of those of the last three seconds that brought anything; a limit
@@ -9290,6 +9384,10 @@ struct settings {
     bool version;
 };
 
+/* What may follow an option, where that is few. */
+#define COLORS "auto always never"
+#define SHELLS "bash zsh fish"
+
 enum kind {
     FLAG,
     TEXT,
@@ -9850,6 +9948,20 @@ static bool is_proxy(const char *text) {
     return good;
 }
 
+/* Is there such a way to a server? */
+static enum status way_check(const struct settings *s) {
+    const char *path = s->unix_socket;
+
+    if (s->ipv4 && s->ipv6)
+        return refuse(BAD_USAGE, "-4 and -6 contradict each other");
+    if (path && strlen(path) >= sizeof((struct sockaddr_un *)NULL)->sun_path)
+        return refuse(BAD_USAGE, "--unix-socket: the path is too long: %s",
+                      path);
+    if (s->key && !s->cert)
+        return refuse(BAD_USAGE, "--key is the key of --cert FILE");
+    return ALL_DONE;
+}
+
 /* What a request asks for, and how: does that go together? */
 static enum status request_check(const struct settings *s, char **url) {
     bool one = !s->list && !s->session && url[0] && !url[1];
@@ -9866,16 +9978,16 @@ static enum status request_check(const struct settings *s, char **url) {
         return refuse(BAD_USAGE, "-T and --every contradict each other");
     if (s->upload && s->data)
         return refuse(BAD_USAGE, "-T and --data contradict each other");
-    if (s->head && (s->upload || s->data || s->output))
+    if (s->head && (s->upload || s->data || s->output || s->sha256))
         return refuse(BAD_USAGE, "-I shows the head on stdout, and goes with "
-                                 "no -T, --data or -o");
-    if (s->ipv4 && s->ipv6)
-        return refuse(BAD_USAGE, "-4 and -6 contradict each other");
+                                 "no -T, --data, --sha256 or -o");
+    if (s->range && s->if_changed)
+        return refuse(BAD_USAGE,
+                      "--range and --if-changed contradict each other: a part "
+                      "is not remembered");
     if (s->progress && !s->json)
         return refuse(BAD_USAGE, "--progress goes with --json");
-    if (s->key && !s->cert)
-        return refuse(BAD_USAGE, "--key is the key of --cert FILE");
-    return ALL_DONE;
+    return way_check(s);
 }
 
 static enum status options_check(const struct settings *s, char **url) {
@@ -9909,7 +10021,7 @@ static enum status options_check(const struct settings *s, char **url) {
                       "--proxy: not the URL of a proxy, such as "
                       "http://HOST:PORT or socks5h://HOST:PORT: %s",
                       s->proxy);
-    if (s->color && !listed(s->color, "auto always never"))
+    if (s->color && !listed(s->color, COLORS))
         return refuse(BAD_USAGE, "--color: auto, always or never, not %s",
                       s->color);
     return request_check(s, url);
@@ -9948,6 +10060,13 @@ static void options_apply(struct settings *s) {
         rq->flags |= FETCHER_COMPRESSED;
     if (s->trusting)
         rq->flags |= FETCHER_TRUSTING;
+}
+
+static void settings_free(struct settings *s) {
+    free(s->data);
+    free(s->user);
+    free(s->range);
+    curl_slist_free_all(s->resolve);
 }
 
 static enum status printed(void) {
@@ -9996,6 +10115,17 @@ static bool takes_dir(const struct option *o) {
     return o->arg && strcmp(o->arg, "DIR") == 0;
 }
 
+static bool takes_text(const struct option *o) {
+    return o->arg && !takes_file(o) && !takes_dir(o);
+}
+
+/* NULL: there are more than can be told. */
+static const char *choices(const struct option *o) {
+    if (o->field == AT(color))
+        return COLORS;
+    return o->field == AT(completion) ? SHELLS : NULL;
+}
+
 /* "-d|--dir|-i|--input-file" of those that are so. */
 static void complete_names(bool (*is_so)(const struct option *)) {
     const char *bar = "";
@@ -10013,21 +10143,30 @@ static void complete_names(bool (*is_so)(const struct option *)) {
     }
 }
 
+/* Names of files are left to readline, which quotes them. To bash the '=' of
+ * --color=auto is a word. */
 static void complete_bash(void) {
     puts("_fetcher() {\n"
          "    local cur=${COMP_WORDS[COMP_CWORD]}"
          " prev=${COMP_WORDS[COMP_CWORD-1]}\n"
-         "    case $prev in\n"
-         "    --color) COMPREPLY=($(compgen -W 'auto always never' --"
-         " \"$cur\")); return ;;\n"
-         "    --completion) COMPREPLY=($(compgen -W 'bash zsh fish' --"
-         " \"$cur\")); return ;;");
+         "    if [ \"$cur\" = = ]; then cur=\n"
+         "    elif [ \"$prev\" = = ]; then"
+         " prev=${COMP_WORDS[COMP_CWORD-2]}; fi\n"
+         "    case $prev in");
+    for (size_t i = 0; i < COUNT_OF(options); i++) {
+        if (choices(&options[i]))
+            printf("    --%s) COMPREPLY=($(compgen -W '%s' -- \"$cur\"));"
+                   " return ;;\n",
+                   options[i].name, choices(&options[i]));
+    }
     printf("    ");
     complete_names(takes_file);
-    printf(") COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n    ");
+    printf(") return ;;\n    ");
     complete_names(takes_dir);
-    puts(") COMPREPLY=($(compgen -d -- \"$cur\")); return ;;\n    esac");
-    printf("    COMPREPLY=($(compgen -W '");
+    printf(") compopt -o dirnames 2>/dev/null; return ;;\n    ");
+    complete_names(takes_text);
+    puts(") compopt +o default 2>/dev/null; return ;;\n    esac");
+    printf("    [ \"$cur\" = \"${cur#-}\" ] || COMPREPLY=($(compgen -W '");
     for (size_t i = 0; i < COUNT_OF(options); i++)
         printf("%s--%s", i ? " " : "", options[i].name);
     puts("' -- \"$cur\"))\n}\n"
@@ -10084,7 +10223,11 @@ static void complete_zsh(void) {
         if (o->arg) {
             printf(":");
             complete_text(o->arg);
-            printf(":%s", zsh_values(o));
+            printf(":");
+            if (choices(o))
+                printf("(%s)", choices(o));
+            else
+                printf("%s", zsh_values(o));
         }
         puts("' \\");
     }
@@ -10104,7 +10247,10 @@ static void complete_fish(void) {
         printf("complete -c fetcher -l %s", o->name);
         if (o->letter)
             printf(" -s %c", o->letter);
-        printf(" %s -d '", fish_values(o));
+        printf(" %s", fish_values(o));
+        if (choices(o))
+            printf(" -a '%s'", choices(o));
+        printf(" -d '");
         for (const char *c = o->help; *c; c++) {
             if (*c == '\'' || *c == '\\')
                 putchar('\\');
@@ -11029,6 +11175,8 @@ static void tell_line(struct program *p, struct out *o,
                    MS(r->total_us) / 1000);
     else
         out_puts(o, r->attempts ? ": unchanged" : ": exists, skipped");
+    if (p->s.range && r->changed && r->status == 200)
+        out_puts(o, " (all of it: the server sent no range)");
     if (resumed > 0)
         out_printf(o, " (continued from %s)",
                    size_text(size, sizeof size, (double)resumed));
@@ -11246,6 +11394,15 @@ static unsigned passes_set(CURL *e, const struct settings *s) {
     return bad;
 }
 
+/* OpenSSL and its like ask the terminal for the pass phrase of a key, and wait
+ * for it, unless they are given one. GnuTLS asks nobody, and takes an empty one
+ * to mean that the key is locked. */
+static bool tls_prompts(void) {
+    const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
+
+    return v->ssl_version && !strstr(v->ssl_version, "GnuTLS");
+}
+
 /* Trust is in the file alone: in no directory. With no handle it fails if there
  * is anything to set. */
 static int job_setup(void *e, void *arg) {
@@ -11255,6 +11412,8 @@ static int job_setup(void *e, void *arg) {
 
     if (s->cacert)
         SET(CAPATH, NULL);
+    if (s->cert && tls_prompts())
+        SET(KEYPASSWD, "");
     proxy_trust(e, s);
     if (p->cookies) {
         SET(SHARE, p->cookies);
@@ -11680,6 +11839,7 @@ static void do_limit(struct program *p, char **word) {
     }
     (void)fetcher_limit(p->f, 0, 0, rate ? rate : -1);
     p->model.limit = rate;
+    p->model.limited = fetcher_now(p->f);
     if (rate)
         reply(p, 0, "%s a second", size_text(size, sizeof size, (double)rate));
     else
@@ -13031,7 +13191,7 @@ static void totals_text(struct program *p, char part[][64]) {
 
     fetcher_stats(p->f, &st);
     speed_sample(&p->model, st.received);
-    size_text(size, sizeof size, (double)p->model.speed[0]);
+    size_text(size, sizeof size, speed_now(&p->model));
     time_text(left, sizeof left, whole ? time_left(&p->model, st.waiting) : -1);
     snprintf(part[COUNTS], 64,
              "%" PRIu64 " done, %" PRIu64 " failed, %zu waiting%s", st.done,
@@ -14176,6 +14336,12 @@ static bool color_wanted(const struct settings *s) {
     return !no_color || !*no_color;
 }
 
+static bool has_256_colors(void) {
+    const char *term = getenv("TERM");
+
+    return term && strstr(term, "256color");
+}
+
 /* Is somebody in front of the terminal? It is opened once more, so that reading
  * never blocks. */
 static bool keys_open(const struct console *c) {
@@ -14201,7 +14367,7 @@ static void view_open(struct program *p) {
         tty.fd = v->out->fd;
     v->utf8 = p->utf8;
     v->color = color_wanted(&p->s);
-    v->rich = strstr(getenv("TERM"), "256color") != NULL;
+    v->rich = has_256_colors();
     v->show = view_show;
     v->off = view_off;
     v->pace = FRAME_MS;
@@ -15190,7 +15356,7 @@ static void show_title(struct program *p, struct window *w) {
     char size[32];
 
     fetcher_stats(p->f, &st);
-    size_text(size, sizeof size, (double)p->model.speed[0]);
+    size_text(size, sizeof size, speed_now(&p->model));
     if (left)
         snprintf(title, sizeof title,
                  "%" PRIu64 "/%" PRIu64 " - %s/s - fetcher", st.done,
@@ -17071,10 +17237,7 @@ int main(int argc, char **argv) {
         status = completion(p->s.completion);
     else if (status == ALL_DONE)
         status = program_run(p, url);
-    free(p->s.data);
-    free(p->s.user);
-    free(p->s.range);
-    curl_slist_free_all(p->s.resolve);
+    settings_free(&p->s);
     free(headers);
     free(url);
     free(p);

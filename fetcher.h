@@ -208,7 +208,9 @@ struct fetcher_request {
     /* "Name: value", the last one NULL. Where a redirect leads to another
      * server (scheme, host and port; from http to https is the same) they stay
      * behind, but Accept, Accept-..., Content-Type, Expect, If-..., Range and
-     * User-Agent: see FETCHER_TRUSTING. The body of a 307 or 308 goes there. */
+     * User-Agent: see FETCHER_TRUSTING. The body of a 307 or 308 goes there.
+     * With a Range of one's own that range comes (status 206), or the whole
+     * from a server that knows none (200); nothing of it is continued. */
     const char *const *headers;
     /* "NAME:PASSWORD", if the URL has none: sent at once, as Basic; and where
      * the answer asks for Digest, once more as that. */
@@ -300,7 +302,9 @@ struct fetcher_request {
      * callbacks, CURLOPT_HTTPHEADER and CURLOPT_PRIVATE, which are the
      * library's. Return 0, or a negative number to fail the transfer
      * (FETCHER_OTHER). Careful with what can block: other schemes,
-     * CURLOPT_INTERFACE with a name, cookie jars. */
+     * CURLOPT_INTERFACE with a name, cookie jars, and a CURLOPT_SSLKEY that is
+     * locked, for whose pass phrase OpenSSL asks the terminal unless there is a
+     * CURLOPT_KEYPASSWD, be it empty. */
     int (*setup)(void *easy, void *arg);
 };
 

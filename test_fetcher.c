@@ -745,7 +745,7 @@ static const char *const index_lines[] = {
     "  &status=503 &retry-after=2 an error; Retry-After in seconds or as a date",
     "  &times=2                   the fault in the first 2 requests only",
     "  &etag=weak &etag=none      validators; &modified=none likewise",
-    "  &range=ignore, wrong, 416, date, blind, later   what ranges go wrong with",
+    "  &range=ignore, wrong, moved, 416, date, blind, later   what ranges go wrong with",
     "  &cap=1000 &cut2=500        parts of 1000 bytes at most; the second request is cut",
     "  &changed=1                 other content after the first request",
     "  &random=7                  half of all requests fail, at random places",
@@ -786,9 +786,10 @@ static void answer_error(struct conn *c, const char *target, int status) {
     c->end = 5;
 }
 
-/* May the request's range be served, and is it to be? */
-static int64_t range_first(struct conn *c, const char *target, const char *etag) {
-    char range[80], if_range[80];
+/* May the request's range be served, and is it to be? It ends before c->end. */
+static int64_t range_first(struct conn *c, const char *target, const char *etag, int64_t size) {
+    char range[80], if_range[80], *at;
+    int64_t first;
     request_header(c->in, "Range", range, sizeof range);
     request_header(c->in, "If-Range", if_range, sizeof if_range);
     if (!*range || param_is(target, "range", "ignore") ||
@@ -797,9 +798,13 @@ static int64_t range_first(struct conn *c, const char *target, const char *etag)
         (*if_range && !param_is(target, "range", "blind") && strcmp(if_range, etag) &&
          strcmp(if_range, modified_date[version_of(c, target)])))
         return -1;
-    return strtoll(range + strcspn(range, "="), NULL, 10) < 0
-               ? -strtoll(range + strcspn(range, "="), NULL, 10)
-               : strtoll(range + strcspn(range, "=") + 1, NULL, 10);
+    at = range + strcspn(range, "=") + 1;
+    first = strtoll(at, &at, 10);
+    if (first < 0)
+        return first + size < 0 ? 0 : first + size;
+    if (at[0] == '-' && isdigit((unsigned char)at[1]) && strtoll(at + 1, NULL, 10) < size)
+        c->end = strtoll(at + 1, NULL, 10) + 1;
+    return first + param_is(target, "range", "moved");
 }
 
 static void answer_length(struct conn *c, const char *target, int64_t size) {
@@ -812,7 +817,7 @@ static void answer_length(struct conn *c, const char *target, int64_t size) {
 
 static void answer_head(struct conn *c, const char *target, const char *etag, int64_t size) {
     char value[20000];
-    int64_t first = range_first(c, target, etag);
+    int64_t first = range_first(c, target, etag, size);
     if (first >= size || (first >= 0 && param_is(target, "range", "416"))) {
         head_begin(c, 416, "Range Not Satisfiable");
         head_add(c, "Content-Range: bytes */%" PRId64 "\r\nContent-Length: 0\r\n", size);
@@ -820,7 +825,7 @@ static void answer_head(struct conn *c, const char *target, const char *etag, in
     } else if (first >= 0) {
         head_begin(c, 206, "Partial Content");
         c->pos = first;
-        if (number(target, "cap", 0) && first + number(target, "cap", 0) < size)
+        if (number(target, "cap", 0) && first + number(target, "cap", 0) < c->end)
             c->end = first + number(target, "cap", 0);
         head_add(c, "Content-Range: bytes %" PRId64 "-%" PRId64 "/%" PRId64 "\r\n",
                  first + param_is(target, "range", "wrong"), c->end - 1, size);
@@ -3493,8 +3498,10 @@ static void test_upload_no_stall(void) {
                                                     .on_done = keep_outcome,
                                                     .arg = &o});
     until(fetcher_info(f, id, &info) == 0 && info.state == FETCHER_PAUSED);
-    f->loop.skew += 100000000;
-    turn_for(20000);
+    for (int i = 0; i < 3; i++) { /* what went out meanwhile is seen at the first look */
+        f->loop.skew += 100000000;
+        turn_for(20000);
+    }
     is_int(o.calls, 0, "to wait for its sender is no stall");
     fetcher_cancel(f, id);
     until(o.calls);
@@ -4809,6 +4816,56 @@ static void test_own_range(void) {
     is_int(seen("/orn?size=400000&cut=20000&times=1&etag=none")->count, 1, "and so isn't tried");
 }
 
+/* What a server sends to a range of the caller's own has to be that range. */
+static void test_own_range_fits(void) {
+    static const struct {
+        const char *query, *range;
+        enum fetcher_code code;
+        int64_t bytes;
+    } t[] = {
+        {"", "range: bytes=100-199", FETCHER_OK, 100},
+        {"", "Range: bytes=900-2000", FETCHER_OK, 100},
+        {"", "Range: bytes=900-", FETCHER_OK, 100},
+        {"", "Range:bytes=-50", FETCHER_OK, 50},
+        {"", "Range: bytes=-5000", FETCHER_OK, 1000},
+        {"&range=ignore", "Range: bytes=100-199", FETCHER_OK, 1000},
+        {"&range=moved", "Range: bytes=100-199", FETCHER_PROTOCOL, 0},
+        {"&range=moved", "Range: bytes=100-", FETCHER_PROTOCOL, 0},
+        {"&cap=60", "Range: bytes=100-199", FETCHER_PROTOCOL, 0},
+        {"&cap=60", "Range: bytes=-100", FETCHER_PROTOCOL, 0},
+        {"&cap=60", "Range: bytes=100-159", FETCHER_OK, 60},
+        {"&cap=60", "Range: bytes=0-,-1", FETCHER_OK, 60},
+    };
+
+    for (size_t i = 0; i < COUNT_OF(t); i++) {
+        const char *headers[] = {t[i].range, NULL};
+        char target[80];
+        struct outcome o;
+        snprintf(target, sizeof target, "/fits/%zu?size=1000%s", i, t[i].query);
+        o = FETCH(.url = url("%s", target), .path = in_work("fits"), .headers = headers,
+                  .existing = FETCHER_OVERWRITE);
+        is_code(o.code, t[i].code, "%s, %s: %s", t[i].range, target, o.message);
+        is_int(o.bytes, t[i].bytes, "so many bytes come");
+        is_int(seen("%s", target)->count, 1, "with one request");
+    }
+}
+
+/* A range is not remembered as the document. */
+static void test_own_range_update(void) {
+    const char *range[] = {"Range: bytes=0-99", NULL};
+    const char *target = "/upd?size=1000";
+    struct outcome o;
+    o = FETCH(.url = url("%s", target), .path = in_work("upd"), .headers = range,
+              .existing = FETCHER_UPDATE);
+    is_int(o.bytes, 100, "a range with FETCHER_UPDATE");
+    o = FETCH(.url = url("%s", target), .path = in_work("upd"), .existing = FETCHER_UPDATE);
+    is_int(o.changed, 1, "is no document that could be unchanged");
+    ok(file_is(in_work("upd"), 1000, "/upd", 0), "all of it comes");
+    o = FETCH(.url = url("%s", target), .path = in_work("upd"), .headers = range,
+              .existing = FETCHER_UPDATE);
+    is_int(o.bytes, 100, "nor is the document the range");
+}
+
 /* What servers may send, an answer a request; and what is to come of it. */
 struct answers {
     const char *name;
@@ -5875,6 +5932,8 @@ static const struct test transfers_tests[] = {
     TEST(total),
     TEST(slow_rate),
     TEST(own_range),
+    TEST(own_range_fits),
+    TEST(own_range_update),
     TEST(answer_heads),
     TEST(answer_lengths),
     TEST(answer_parts),
@@ -13662,6 +13721,10 @@ static void test_curl_options(void) {
     c = RUN("-o", "-", "-r", "3-5,-7", url("/echo"));
     has_text(c.text[0], "Range: bytes=3-5,-7\r\n", "-r asks for a range");
     child_free(&c);
+    c = RUN("-I", "-r", "0-9", url("/head?size=50"));
+    begins_with(c.text[0], "HTTP/1.1 206 ", "-I of a range is one answer");
+    is_int(seen("/head?size=50")->count, 1, "which is not cut short");
+    child_free(&c);
     c = RUN("-I", url("/head?size=5"), url("/none?status=404"));
     is_int(c.status, 1, "-I of two, one of them an error");
     begins_with(c.text[0], "HTTP/1.1 200 OK\n", "the first line of the head");
@@ -13671,6 +13734,43 @@ static void test_curl_options(void) {
     child_free(&c);
     c = RUN("-I", "--json", url("/head?size=5"));
     has_text(c.text[0], ",\"head\":[\"HTTP/1.1 200 OK\",\"Date: ", "in JSON it is an array");
+    child_free(&c);
+}
+
+/* A file of a range holds those bytes; it neither goes on with a part nor leaves one. */
+static void test_range_option(void) {
+    const char *target = "/range?size=1500000&cut=400000&times=2";
+    unsigned seed = seed_of("/range", 0);
+    char want[1000], *got;
+    int64_t size = 0;
+    struct child c;
+    for (int i = 0; i < 1000; i++)
+        want[i] = (char)pattern(seed, 700000 + i);
+    c = RUN("--retry", "0", "-o", in_work("range"), url("%s", target));
+    is_int(c.status, 1, "a part is left");
+    child_free(&c);
+    c = RUN("--retry", "0", "-r", "1000-999999", "-o", in_work("range"), url("%s", target));
+    is_int(c.status, 1, "a range is cut short");
+    child_free(&c);
+    is_int(names_in(work), 0, "and leaves nothing that could be taken for the start");
+    c = RUN("-r", "700000-700999", "-o", in_work("range"), url("%s", target));
+    has_text(c.text[0], ": 1000 bytes in ", "a range comes: %s%s", c.text[0], c.text[1]);
+    ok(!strstr(c.text[0], "all of it"), "which is not all of it");
+    child_free(&c);
+    got = slurp(in_work("range"), &size);
+    ok(size == 1000 && memcmp(got, want, 1000) == 0, "those bytes are in the file");
+    free(got);
+    c = RUN("-o", "-", "-r", "700000-700999", url("%s", target));
+    ok(c.size[0] == 1000 && memcmp(c.text[0], want, 1000) == 0, "or on stdout");
+    child_free(&c);
+    c = RUN("-r", "0-9", "-o", in_work("all"), url("/all?size=500&range=ignore"));
+    has_text(c.text[0], "(all of it: the server sent no range)", "a server that knows none");
+    child_free(&c);
+    ok(file_is(in_work("all"), 500, "/all", 0), "sends all of it, as to curl");
+    c = RUN("-r", "0-9", "-o", in_work("moved"), url("/moved?size=500&range=moved"));
+    is_int(c.status, 1, "but another range is not taken");
+    has_text(c.text[1], "a part that was not asked for", "as is told: %s", c.text[1]);
+    ok(!exists(in_work("moved")), "nor is there a file");
     child_free(&c);
 }
 
@@ -13710,11 +13810,16 @@ static void test_sockets_and_certs(void) {
              "mkfifo in out && { python3 s.py <in >out & } && exec 9>in && read port <out && "
              "F=$OLDPWD/fetcher && $F -o - --unix-socket sock http://any.test/ && "
              "$F -o - --cacert cert --cert cert --key key https://localhost:$port/ && "
-             "$F -o - --cacert cert https://localhost:$port/",
+             "$F -o - --cacert cert https://localhost:$port/ && mkfifo hold && "
+             "openssl pkey -in key -aes256 -passout pass:abcd -out locked && { timeout -k 1 5 "
+             "$F -o - --cacert cert --cert cert --key locked https://localhost:$port/ <>hold || "
+             "echo $?; }",
              work);
     c = SH(command);
-    is_text(c.text[0], "hello False\nhello True\nhello False\n",
-            "--unix-socket; --cert and --key; and without them: %s", c.text[1]);
+    is_text(c.text[0], "hello False\nhello True\nhello False\n1\n",
+            "--unix-socket; --cert and --key; without them; and a key that is locked: %s",
+            c.text[1]);
+    has_text(c.text[1], "cannot trust localhost", "which fails, and asks nobody");
     child_free(&c);
 }
 
@@ -13848,14 +13953,22 @@ static void test_completion(void) {
         {"bash",
          "bash -c '. /dev/fd/3; COMP_WORDS=(fetcher --lim); COMP_CWORD=1; _fetcher; "
          "echo ${COMPREPLY[@]}; COMP_WORDS=(fetcher --color a); COMP_CWORD=2; _fetcher; "
-         "echo ${COMPREPLY[@]}' 3< c",
-         "--limit-rate\nauto always\n"},
-        {"zsh", "zsh -n c && head -n 1 c", "#compdef fetcher\n"},
-        {"fish", "fish -c '. c; complete -C \"fetcher --limit\"' | cut -f 1", "--limit-rate"},
+         "echo ${COMPREPLY[@]}; COMP_WORDS=(fetcher --color = n); COMP_CWORD=3; _fetcher; "
+         "echo ${COMPREPLY[@]}; COMP_WORDS=(fetcher -o c); COMP_CWORD=2; COMPREPLY=(); _fetcher; "
+         "echo file ${COMPREPLY[@]}; COMP_WORDS=(fetcher c); COMP_CWORD=1; _fetcher; "
+         "echo word ${COMPREPLY[@]}' 3< c",
+         "--limit-rate\nauto always\nnever\nfile\nword\n"},
+        {"zsh",
+         "zsh -n c && zsh -fc '_arguments() { print -lr -- \"$@\" }; . ./c' | "
+         "grep -xF -e '--color=[use colors\\: auto (usual), always or never]:WHEN:"
+         "(auto always never)' && echo right",
+         "right"},
+        {"fish", "fish -c '. ./c; complete -C \"fetcher --limit\"' | cut -f 1", "--limit-rate"},
+        {"fish", "fish -c '. ./c; complete -C \"fetcher --color n\"' | cut -f 1", "never"},
     };
 
     for (size_t i = 0; i < COUNT_OF(t); i++) {
-        char command[900];
+        char command[1200];
         struct child c;
         snprintf(command, sizeof command,
                  "command -v %s >/dev/null || exit 77; ./fetcher --completion %s > %s/c && cd %s "
@@ -14286,6 +14399,8 @@ static void test_help(void) {
     child_free(&c);
 }
 
+#define SUM "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
 static void test_bad_usage(void) {
     static const struct {
         const char *argv[8], *words;
@@ -14313,6 +14428,9 @@ static void test_bad_usage(void) {
         {{"-T", "/none", "http://a.b/"}, "cannot read /none: No such file", 1},
         {{"-T", "/", "http://a.b/"}, "cannot read /: Is a dir", 1},
         {{"-I", "-o", "x", "http://a.b/"}, "-I shows the head on stdout", 2},
+        {{"-I", "--sha256", SUM, "http://a.b/"}, "goes with no -T, --data, --sha256 or", 2},
+        {{"-r", "0-9", "-N", "http://a.b/"}, "contradict each other", 2},
+        {{"--unix-socket", SUM SUM, "http://a.b/"}, "the path is too long: ", 2},
         {{"--progress", "http://a.b/"}, "--progress goes with --json", 2},
         {{"--key", "README.md", "http://a.b/"}, "--key is the key of", 2},
         {{"--cert", "/none", "http://a.b/"}, "cannot read /none: No such file", 1},
@@ -14557,6 +14675,7 @@ static void test_unready_pipes(void) {
 
 static const struct test options_tests[] = {
     TEST(curl_options),
+    TEST(range_option),
     TEST(sockets_and_certs),
     TEST(upload_option),
     TEST(upload_odd),
@@ -15146,6 +15265,48 @@ static void test_terminal_looks_back(void) {
     term_kill(&t);
 }
 
+/* The narrower it is the less stands behind the names; what has no bar has its place. */
+static void test_terminal_widths(void) {
+    struct term t;
+    char half[200], gone[100], busy[100];
+    snprintf(half, sizeof half, "%s",
+             url("/a-name-of-thirty-characters-1.bin?size=100000&stall=50000"));
+    snprintf(gone, sizeof gone, "%s", url("/gone.bin?status=404"));
+    snprintf(busy, sizeof busy, "%s", url("/busy.bin?status=503&retry-after=90"));
+    TERM(&t, 24, 40, half, gone, "--per-host", "1", busy);
+    ok(shows(&t, "50%"), "40 columns: one has begun");
+    type(&t, "+p");
+    ok(shows(&t, "busy.bin  1:"), "when it is tried again, behind a name");
+    has_text(line_with(&t, "  3  busy.bin"), ": 503 An Err", "and why");
+    has_text(line_with(&t, "  2  gone.bin"), "gone.bin            404 An Error",
+             "why one has failed");
+    has_text(line_with(&t, "a-name"), "  1  a-name-of-thirty-…   50%  paused",
+             "a name before a size");
+    has_text(line_with(&t, "waiting"), "  ? keys", "a hint at the keys");
+    term_size(&t, 24, 28);
+    ok(shows(&t, "a-name-of-thi…   50%"), "28 columns: nothing but the share");
+    ok(!strstr(line_with(&t, "  1  a-name"), "paused"), "no state");
+    term_size(&t, 24, 200);
+    ok(shows(&t, "again in 1:"), "200 columns: all of it");
+    has_text(line_with(&t, "  3  busy.bin"), "503 An Error; the server asks to wait 90 s",
+             "of why as well");
+    is_int(column_of(&t, "  3  busy.bin", "again"), 68, "where the bars are");
+    is_int(column_of(&t, "  1  a-name", "━"), 68, "as the others are");
+    term_kill(&t);
+}
+
+/* What was measured before there was a limit is no speed any more. */
+static void test_terminal_limit(void) {
+    struct term t;
+    TERM(&t, 24, 80, url("/fast.bin?size=90000000&slow=4000"));
+    until(strstr(line_with(&t, "0 done"), " KiB/s"));
+    type(&t, ":limit 20k\r");
+    ok(shows(&t, "20.0 KiB a second"), "a limit");
+    has_text(line_with(&t, "0 done"), "  20.0 KiB/s", "counts at once in the totals");
+    has_text(line_with(&t, "fast.bin"), "20.0 KiB/s", "and in the row");
+    term_kill(&t);
+}
+
 static void test_terminal_list(void) {
     struct term t;
     char command[400];
@@ -15382,10 +15543,10 @@ static void test_terminal_deaf(void) {
 }
 
 static const struct test terminal_tests[] = {
-    TEST(terminal),       TEST(terminal_idle),  TEST(terminal_sizes),      TEST(terminal_paste),
-    TEST(terminal_jobs),  TEST(terminal_list),  TEST(terminal_looks_back), TEST(terminal_stopped),
-    TEST(terminal_lost),  TEST(terminal_left),  TEST(terminal_deaf),       TEST(terminal_abuse),
-    TEST(terminal_plain), TEST(terminal_color),
+    TEST(terminal),       TEST(terminal_idle),    TEST(terminal_sizes),      TEST(terminal_paste),
+    TEST(terminal_jobs),  TEST(terminal_list),    TEST(terminal_looks_back), TEST(terminal_widths),
+    TEST(terminal_limit), TEST(terminal_stopped), TEST(terminal_lost),       TEST(terminal_left),
+    TEST(terminal_deaf),  TEST(terminal_abuse),   TEST(terminal_plain),      TEST(terminal_color),
 };
 
 /* ------------------------------------------------------------------------------------------ Window
@@ -17893,9 +18054,8 @@ static void test_manual(void) {
         skip("the manual pages", "need groff and mandoc");
         return;
     }
-    c = SH(
-        "make -s man && groff -k -man -ww -z -Tutf8 .build/fetcher.1 .build/fetcher.3 && "
-        "! mandoc -T lint -W warning .build/fetcher.1 .build/fetcher.3 | grep -v 'missing date'");
+    c = SH("make -s man && groff -k -man -ww -z -Tutf8 .build/fetcher.1 .build/fetcher.3 && "
+           "mandoc -T lint -W warning .build/fetcher.1 .build/fetcher.3");
     is_int(c.status, 0, "the manual pages are well formed: %s%s", c.text[0], c.text[1]);
     child_free(&c);
     c = SH("LC_ALL=C.UTF-8 groff -k -man -Tutf8 .build/fetcher.1 | sed 's/.\b//g; "
@@ -17905,10 +18065,32 @@ static void test_manual(void) {
         snprintf(head, sizeof head, "\n%s\n", parts[i]);
         has_text(c.text[0], head, "a section: %s", parts[i]);
     }
+    has_text(c.text[0],
+             "\n       and later again: only what has changed:\n           fetcher -N -i ",
+             "an example, under what it does");
+    has_text(c.text[0], "\n       first N\n              fetch it before the others\n",
+             "a command");
+    has_text(c.text[0], "\"http\",\n           \"message\":\"404 Not Found\"",
+             "an event, in lines");
+    child_free(&c);
+    c = SH("LC_ALL=C.UTF-8 groff -k -man -Tutf8 -P-c -P-b -P-o -P-u .build/fetcher.3 | "
+           "sed '1d; $d; /^ *FETCHER(3)/d' | awk 'length > 80'");
+    is_text(c.text[0], "", "the header's lines are not too long for a page");
     child_free(&c);
     c = SH("./fetcher --help | grep -oE -e '--[a-z0-9.-]+' | sort -u | sed 's/-/\\\\-/g' | "
            "while read -r o; do grep -qF -e \"$o\" .build/fetcher.1 || echo \"$o\"; done");
     is_text(c.text[0], "", "every option stands in it");
+    child_free(&c);
+    c = SH("echo help | ./fetcher -i - | sed -n 's/^ *\\([a-z][a-z]*\\) .*/\\1/p' | "
+           "while read -r o; do sed -n '/^.SH LISTS/,/^.SH KEYS/p' .build/fetcher.1 | "
+           "grep -qw -e \"$o\" || echo \"$o\"; done");
+    is_text(c.text[0], "", "every command");
+    child_free(&c);
+    c = SH("grep -oE '[\\\\]\"event[\\\\]\":[\\\\]\"[a-z]+|out_json\\(o, \"[a-z]+' fetcher.c | "
+           "grep -oE '[a-z]+$' | sort -u | "
+           "while read -r o; do grep -qF \"\\\"event\\\":\\\"$o\\\"\" .build/fetcher.1 || "
+           "echo \"$o\"; done");
+    is_text(c.text[0], "", "every event");
     child_free(&c);
     c = SH(
         "sed -n 's/.*[ *]\\(fetcher_[a-z_]*\\)(struct fetcher \\*f.*/\\1/p' fetcher.h | sort -u | "
@@ -18187,9 +18369,253 @@ static void test_dots(void) {
          "", "the pictures are those of the README's tables");
 }
 
+/* -- the tour -- */
+
+/* A block of the README, by its first line. */
+#define README_MARKED(mark)                                                                        \
+    "awk '/^```/{on=0;begins=1;next} begins&&$0==\"" mark "\"{on=1} {begins=0} on' README.md"
+
+#define ECHO_C    README_MARKED("/* echo.c */")
+#define ECHO_DIFF README_MARKED("--- echo.c")
+#define GUEST_C   README_MARKED("/* guest.c */")
+#define BUILD(name, libraries)                                                                     \
+    "cc -Wall -Werror -DFETCHER_LOOP -I. -o $w/" name " $w/" name ".c fetcher.c " libraries
+
+static bool tool_there(const char *name) {
+    char command[100];
+    snprintf(command, sizeof command, "command -v %s", name);
+    struct child c = SH(command);
+    child_free(&c);
+    return c.status == 0;
+}
+
+static bool compiler_there(const char *what) {
+    bool there = tool_there("cc");
+    if (!there)
+        skip(what, "there is no compiler");
+    return there;
+}
+
+/* With two ticks, a line between them, and then the end of the input. */
+#define TICKS                                                                                      \
+    "rm -f in err && mkfifo in err && { ./echo <in >out 2>err & } && exec 3>in 4<err && "          \
+    "read a <&4 && echo hello >&3 && read b <&4 && exec 3>&- && wait $! && cat out && "            \
+    "echo $a $b"
+
+/* The loop alone: what stands at the beginning of the tour, and then the stall in it. */
+static void tour_echo(void) {
+    char command[3000];
+    snprintf(command, sizeof command,
+             "w=%s; " ECHO_C
+             " >$w/echo.c && " BUILD("echo", "") " && "
+                                                 "grep -c '^ ' $w/echo.c && cd $w && " TICKS,
+             work);
+    struct child c = SH(command);
+    is_text(c.text[0], "12\nhello\ntick tick\n",
+            "the tour: an echo with a timer, in twelve lines: %s", c.text[1]);
+    child_free(&c);
+}
+
+static void tour_stall(void) {
+    char command[3000];
+    double deaf = 0;
+    snprintf(command, sizeof command,
+             "w=%s; " ECHO_DIFF " | patch -s -d $w && " BUILD("echo", "") " && cd $w && " TICKS,
+             work);
+    struct child c = SH(command);
+    const char *said = strstr(c.text[0], "deaf for ");
+    if (said)
+        sscanf(said, "deaf for %lf", &deaf);
+    ok(deaf >= 1000, "the tour: a stall made on purpose is found: %.1f ms %s", deaf, c.text[1]);
+    has_text(c.text[0], " ms: timers 1", "and named");
+    child_free(&c);
+}
+
+static void test_tour_loop(void) {
+    if (!compiler_there("the tour: the loop alone"))
+        return;
+    tour_echo();
+    if (tool_there("patch"))
+        tour_stall();
+    else
+        skip("the tour: a stall made on purpose", "needs patch");
+}
+
+/* libcurl as a guest, with nothing between it and the loop. */
+static void test_tour_guest(void) {
+    char command[3000];
+    struct child c;
+    if (!compiler_there("the tour: libcurl as a guest"))
+        return;
+    snprintf(command, sizeof command,
+             "w=%s; " GUEST_C
+             " >$w/guest.c && " BUILD("guest", "-lcurl") " && "
+                                                         "timeout 20 $w/guest '%s' '%s' | wc -c",
+             work, url("/one?size=1000"), url("/two?size=300000&slow=30000"));
+    c = SH(command);
+    is_int(atoi(c.text[0]), 301000, "the tour: libcurl as a guest fetches two URLs");
+    is_text(c.text[1], "ended: No error\nended: No error\n", "and they end well");
+    child_free(&c);
+}
+
+/* What is measured before and after the change: a number, taken out of what is seen. */
+static const struct exercise {
+    const char *what;
+    const char *needs;   /* a tool; NULL: a compiler is enough */
+    const char *measure; /* a filter of the output */
+    double most_before;
+    double least_after;
+    double times; /* at least so many times as large after it */
+} exercises[] = {
+    {"it sleeps on work left over", NULL, "sed -n 's/ turns slept on work$//p'", 0, 2, 1},
+    {"a long slice", NULL, "sed -n 's/.* 99% below \\([0-9.]*\\) ms.*/\\1/p'", 40, 8, 1.5},
+    {"a callback that sleeps", NULL, "sed -n 's/.* deaf at most \\([0-9.]*\\) ms.*/\\1/p'", 29, 30,
+     1.2},
+    {"a flag in place of the pipe", "timeout", "sed -n 's/^status //p'", 130, 137, 1},
+    {"an endless queue", "ps", "sed -n 's/^ *\\([0-9][0-9]*\\)$/\\1/p'", 60000, 60000, 3},
+    {"no parking", NULL, "sed -n 's/.* passed, \\([0-9]*\\) failed.*/\\1/p'", 0, 1, 1},
+    {"Xlib is not drained", NULL, "grep -c '7 bytes in' | sed 'y/01/10/'", 0, 1, 1},
+    {"many writes a step", NULL, "sed -n 's/.* a write | \\([0-9.]*\\) .*/\\1/p'", 180, 200, 1.5},
+    {"no check of descriptors", NULL, "grep -c 'ERROR: AddressSanitizer'", 0, 1, 1},
+};
+
+enum { EXERCISES = COUNT_OF(exercises), WITH_WINDOW = 7, WITH_LOOKUPS = 6 };
+
+/* The commands of the README, in a copy of the tree, with our server in place of one's own. */
+static struct child exercise_commands(const char *mark) {
+    char command[3000];
+    struct child c;
+    const char *argv[] = {"sh", "-c", command, NULL};
+    snprintf(command, sizeof command,
+             "unset MAKEFLAGS MFLAGS; cd %s/tree && "
+             "awk -v mark='%s' '/^```/{on=0;begins=1;next} begins&&$0==mark{on=1} {begins=0} on' "
+             "README.md | sed '/ serve /d; s|http://127.0.0.1:8080|%s|' >script && "
+             "grep -q . script && timeout 100 sh script 2>&1",
+             work, mark, url(""));
+    child_start(&c, argv);
+    for (int i = 0; i < 5 && c.open[0]; i++) /* what is built may take longer than a deadline */
+        until(!c.open[0]);
+    child_wait(&c);
+    return c;
+}
+
+/* -1: nothing was seen. */
+static double exercise_see(int number) {
+    char mark[40], command[600];
+    snprintf(mark, sizeof mark, "# exercise %d", number);
+    struct child c = exercise_commands(mark);
+    write_file(in_work("seen"), c.text[0], c.size[0]);
+    child_free(&c);
+    snprintf(command, sizeof command, "cat %s/seen | %s", work, exercises[number - 1].measure);
+    c = SH(command);
+    double seen = *c.text[0] ? atof(c.text[0]) : -1;
+    child_free(&c);
+    return seen;
+}
+
+static bool exercise_change(int number) {
+    char command[600];
+    snprintf(command, sizeof command,
+             "cp fetcher.c %s/tree && cd %s/tree && patch -s -p1 --fuzz=3 <.ci/exercises/%d.patch",
+             work, work, number);
+    struct child c = SH(command);
+    bool good = is_int(c.status, 0, "exercise %d: the change can be made %s", number, c.text[0]);
+    child_free(&c);
+    return good;
+}
+
+/* If not, it is skipped by its name. */
+static bool exercise_possible(int number, bool desk_there) {
+    const char *needs = exercises[number - 1].needs;
+    const unsigned version = curl_version_info(CURLVERSION_NOW)->version_num;
+    char name[100], why[100] = "";
+    snprintf(name, sizeof name, "exercise %d: %s", number, exercises[number - 1].what);
+    if (number == WITH_WINDOW && !desk_there)
+        strcpy(why, "needs the window, Xvfb and xdotool");
+    else if (number == WITH_LOOKUPS && version >= 0x081000)
+        strcpy(why, "this libcurl does not wait for lookups");
+    else if (needs && !tool_there(needs))
+        snprintf(why, sizeof why, "needs %s", needs);
+    if (*why)
+        skip(name, why);
+    return !*why;
+}
+
+static void exercise_compare(int number, double before) {
+    const struct exercise *e = &exercises[number - 1];
+    usec began = clock_us();
+    if (!exercise_change(number))
+        return;
+    double after = exercise_see(number);
+    if (!ok(before >= 0 && before <= e->most_before && after >= e->least_after &&
+                after >= before * e->times,
+            "exercise %d: %s: %g before, %g after", number, e->what, before, after)) {
+        int64_t size;
+        char *seen = slurp(in_work("seen"), &size);
+        remark("%.2000s", seen ? seen : "");
+        free(seen);
+    }
+    remark("exercise %d took %.1f s", number, MS(clock_us() - began) / 1000);
+}
+
+/* All of them before any change, so that a change is what is built. */
+static void exercises_do(bool desk_there) {
+    bool possible[EXERCISES];
+    double before[EXERCISES];
+    for (int i = 0; i < EXERCISES; i++) {
+        possible[i] = exercise_possible(i + 1, desk_there);
+        before[i] = possible[i] ? exercise_see(i + 1) : 0;
+    }
+    for (int i = 0; i < EXERCISES; i++)
+        if (possible[i])
+            exercise_compare(i + 1, before[i]);
+}
+
+static bool exercises_begin(void) {
+    char command[1000];
+    snprintf(command, sizeof command,
+             "mkdir %s/tree && cp -R Makefile README.md fetcher.c fetcher.h test_fetcher.c .ci "
+             "%s/tree && cd %s/tree && sed 's/^CFLAGS = .*/CFLAGS = -O0/' Makefile >quick && "
+             "mv quick Makefile",
+             work, work, work);
+    struct child c = SH(command);
+    is_int(c.status, 0, "a copy of the tree %s", c.text[1]);
+    child_free(&c);
+    c = exercise_commands("# before the exercises");
+    bool good = is_int(c.status, 0, "what is done before the exercises");
+    if (!good)
+        remark("%.2000s", c.text[0]);
+    child_free(&c);
+    return good;
+}
+
+/* As a student does them, on a copy of the tree: built without optimization, to be quick. */
+static void test_exercises(void) {
+    bool desk_there = false;
+    if (getenv("BRIEF")) {
+        skip("the exercises", "BRIEF is set: they take two minutes, and are done elsewhere");
+        return;
+    }
+    if (!tool_there("patch") || !tool_there("cc") || !tool_there("make")) {
+        skip("the exercises", "need patch, make and a compiler");
+        return;
+    }
+    if (!exercises_begin())
+        return;
+#ifdef FETCHER_X11
+    desk_there = desk_open("a display for the exercises");
+#endif
+    exercises_do(desk_there);
+#ifdef FETCHER_X11
+    if (desk_there)
+        desk_close();
+#endif
+}
+
 static const struct test readme_tests[] = {
-    TEST(readme), TEST(readme_build), TEST(make_again), TEST(parallel), TEST(install),
-    TEST(score),  TEST(dots),         TEST(manual),     TEST(dist),     TEST(demo),
+    TEST(readme),    TEST(readme_build), TEST(make_again), TEST(parallel),  TEST(install),
+    TEST(manual),    TEST(dist),         TEST(demo),       TEST(tour_loop), TEST(tour_guest),
+    TEST(exercises), TEST(score),        TEST(dots),
 };
 
 #endif

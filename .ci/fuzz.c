@@ -183,8 +183,7 @@ static void fuzz_options(const uint8_t *data, size_t n) {
     must(status >= 0 && status <= 2, "0, 1 or 2", "");
     must(status || (s.rq.retries >= -1 && s.rq.every_ms >= 0 && s.rq.max_bytes >= 0),
          "numbers in range", "");
-    free(s.data);
-    free(s.user);
+    settings_free(&s);
     free(text);
 }
 
@@ -363,7 +362,7 @@ static struct program *fuzz_view(void) {
     fuzz_columns = 79;
     fuzz_rows = 16;
     for (int i = 0; i < 3; i++)
-        (void)job_start(p, "http://127.0.0.1/a", NULL, 0);
+        (void)job_start(p, "http://127.0.0.1/a", NULL, NULL, 0);
     return p;
 }
 
