@@ -14526,6 +14526,7 @@ static struct window {
     int rows;          /* lines for rows, or for the page */
     struct node top; /* the first row that is not before it stands at the top */
     bool reveal;     /* the selected row is to be seen */
+    bool ended;      /* the rows are those of what has ended */
     struct scroll scroll;   /* as it is, ... */
     struct scroll scrolled; /* ... and as it is drawn */
     struct menu menu;
@@ -15084,6 +15085,9 @@ static bool row_above(const struct node *a, const struct node *b) {
 static struct node *list_top(struct window *w, struct program *p) {
     struct node *n = NULL;
 
+    if (w->ended != p->view->ended) /* these are other rows */
+        w->top.key = INT64_MIN;
+    w->ended = p->view->ended;
     if (w->top.key == INT64_MIN)
         return rows_end(p, false);
     if (!is_ended(&w->top))
@@ -15260,7 +15264,10 @@ static void window_compose(struct program *p, struct window *w, struct out *o) {
     w->scroll = (struct scroll){.shown = w->rows};
     draw_top(p, w, o);
     n = w->paged ? draw_page(p, w, o) : draw_list(p, w, o);
-    if (n == 0 && !w->paged && w->rows > 1) {
+    if (n == 0 && !w->paged && p->view->ended) {
+        draw_hint(o, DIM, "Nothing has ended.", w->columns);
+        n = 1;
+    } else if (n == 0 && !w->paged && w->rows > 1) {
         draw_hint(o, DIM, "Type, paste or drop URLs.", w->columns);
         draw_hint(o, DIM, "F1 shows the keys.", w->columns);
         n = 2;
@@ -16596,6 +16603,7 @@ static void window_begin(struct program *p) {
     v->off = window_off;
     v->pace = WINDOW_FRAME_MS;
     p->prompting = true;
+    window.top.key = INT64_MIN;
     p->console.windowed = true;
     view_catch_lines(p, true);
 }

@@ -16331,6 +16331,12 @@ static void test_window_scroll(void) {
     xdo("xdotool mousemove --window %lu 100 %d click 1", g.id, line_y(&window, 1) + 4);
     int row = row_copied(&g);
     ok(row > 120 && row < 180, "and there are the rows of the middle: %d", row);
+    xdo("xdotool key d");
+    until(lines_seen(&g, INK_TEXT) == 0);
+    is_int(lines_seen(&g, INK_TEXT), 0, "d shows what has ended: nothing");
+    xdo("xdotool key d");
+    until(lines_seen(&g, INK_TEXT) > 10);
+    ok(lines_seen(&g, INK_TEXT) > 10, "and the others again");
     xdo("xdotool key F2 Home");
     until(thumb_at(&g) == -1);
     is_int(thumb_at(&g), -1, "F2 shows what was said, which is short");
@@ -16349,7 +16355,8 @@ static bool file_says(const char *path, const char *words) {
 
 static bool has_children(pid_t pid) {
     char command[100];
-    snprintf(command, sizeof command, "pgrep -P %d", (int)pid);
+    snprintf(command, sizeof command, "grep -l '^PPid:[^0-9]*%d$' /proc/[0-9]*/status 2>/dev/null",
+             (int)pid);
     struct child c = SH(command);
     bool has = c.text[0][0] != '\0';
     child_free(&c);
