@@ -13885,9 +13885,9 @@ static void view_help(struct program *p, int unused) {
         out_puts(
             &p->view->log,
             "  up down page home end (or j k g G)   choose a row\n"
-            "  p pause or resume   r retry   c cancel   u undo that   f first"
-            "   + - more or less at a time\n"
+            "  p pause or resume   r retry   c cancel   u undo that   f first\n"
             "  enter all of a row   d what has ended, or back\n"
+            "  + - more or less at a time\n"
             "  a or : a URL or a command, such as: https://example.org/x   "
             "limit 200k   help\n"
             "  ? this help   q quit   ^Z suspend\n");
