@@ -92,6 +92,7 @@ fuzz: .build/fuzz
 man: .build/fetcher.1 .build/fetcher.3
 
 SHARE = $(DESTDIR)$(PREFIX)/share
+ICONS = $(SHARE)/icons/hicolor/scalable/apps
 
 install: fetcher man
 	mkdir -p $(DESTDIR)$(PREFIX)/bin $(SHARE)/man/man1 $(SHARE)/man/man3 $(SHARE)/doc/fetcher \
@@ -104,11 +105,19 @@ install: fetcher man
 	./fetcher --completion bash >$(SHARE)/bash-completion/completions/fetcher
 	./fetcher --completion zsh >$(SHARE)/zsh/site-functions/_fetcher
 	./fetcher --completion fish >$(SHARE)/fish/vendor_completions.d/fetcher.fish
+	if grep -q X11 .build/found; then mkdir -p $(SHARE)/applications $(ICONS) && \
+	cp .ci/fetcher.desktop $(SHARE)/applications/fetcher.desktop && \
+	cp .ci/fetcher.svg $(ICONS)/fetcher.svg; fi
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/fetcher $(SHARE)/man/man1/fetcher.1 $(SHARE)/man/man3/fetcher.3 \
 	$(SHARE)/doc/fetcher/README.md $(SHARE)/bash-completion/completions/fetcher \
-	$(SHARE)/zsh/site-functions/_fetcher $(SHARE)/fish/vendor_completions.d/fetcher.fish
+	$(SHARE)/zsh/site-functions/_fetcher $(SHARE)/fish/vendor_completions.d/fetcher.fish \
+	$(SHARE)/applications/fetcher.desktop $(ICONS)/fetcher.svg
+
+# The window in all its states, under Xvfb, into .build/pictures: to be looked at.
+pictures: fetcher test_fetcher
+	bash .ci/window-pictures
 
 # A tarball that builds and tests itself.
 dist:
@@ -120,4 +129,4 @@ dist:
 clean:
 	rm -rf fetcher fetcher.o test_fetcher .build demo fetcher-[0-9]*
 
-.PHONY: test demo bench dots score lab fuzz man install uninstall dist clean
+.PHONY: test demo bench pictures dots score lab fuzz man install uninstall dist clean

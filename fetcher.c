@@ -12743,7 +12743,8 @@ enum {
     KEY_PASTE,   /* a paste begins, ... */
     KEY_PASTED,  /* ... and ends */
     KEY_NO,      /* an escape sequence that means none of these */
-    SHIFT = 512, /* may be added */
+    SHIFT = 512, /* may be added, ... */
+    WORD = 1024, /* ... and this: by words */
     ESC = 27,
     BACKSPACE = 127
 };
@@ -13656,6 +13657,27 @@ static void prompt_right(struct program *p, struct prompt *e) {
     e->caret = step_ahead(e, e->caret);
 }
 
+/* Words are of letters and digits here: so a URL has many. */
+static bool in_word(const struct prompt *e, size_t at) {
+    int c = (unsigned char)e->text[at];
+
+    return c >= 0x80 || isalnum(c);
+}
+
+static void prompt_word_left(struct program *p, struct prompt *e) {
+    while (e->caret > 0 && !in_word(e, e->caret - 1))
+        e->caret--;
+    while (e->caret > 0 && in_word(e, e->caret - 1))
+        e->caret--;
+}
+
+static void prompt_word_right(struct program *p, struct prompt *e) {
+    while (e->caret < e->length && !in_word(e, e->caret))
+        e->caret++;
+    while (e->caret < e->length && in_word(e, e->caret))
+        e->caret++;
+}
+
 static void prompt_home(struct program *p, struct prompt *e) {
     e->caret = 0;
 }
@@ -13720,6 +13742,8 @@ static const struct {
 } prompt_keys[] = {
     {KEY_LEFT, CTRL('b'), prompt_left},
     {KEY_RIGHT, CTRL('f'), prompt_right},
+    {WORD + KEY_LEFT, NO_KEY, prompt_word_left},
+    {WORD + KEY_RIGHT, NO_KEY, prompt_word_right},
     {KEY_HOME, CTRL('a'), prompt_home},
     {KEY_END, CTRL('e'), prompt_end},
     {KEY_UP, CTRL('p'), prompt_earlier},
@@ -13737,7 +13761,7 @@ static const struct {
 /* With shift the other end of what is selected stays where it is. */
 static void prompt_key(struct program *p, int key) {
     struct prompt *e = &p->view->prompt;
-    int plain = key >= SHIFT ? key - SHIFT : key;
+    int plain = key & ~SHIFT;
     char c = (char)key;
 
     for (size_t i = 0; i < COUNT_OF(prompt_keys); i++) {
@@ -13746,7 +13770,7 @@ static void prompt_key(struct program *p, int key) {
     }
     if (key >= ' ' && key < 256 && key != BACKSPACE)
         prompt_edit(e, selected(e), &c, 1);
-    if (key < SHIFT)
+    if (plain == key)
         e->mark = e->caret;
 }
 
@@ -13951,6 +13975,10 @@ static const struct {
                  {"[6~", KEY_PAGE_DOWN},
                  {"[200~", KEY_PASTE},
                  {"[201~", KEY_PASTED},
+                 {"[1;5D", WORD + KEY_LEFT},
+                 {"[1;5C", WORD + KEY_RIGHT},
+                 {"[1;6D", WORD + SHIFT + KEY_LEFT},
+                 {"[1;6C", WORD + SHIFT + KEY_RIGHT},
                  {"[1;2D", SHIFT + KEY_LEFT},
                  {"[1;2C", SHIFT + KEY_RIGHT},
                  {"[1;2H", SHIFT + KEY_HOME},
@@ -14372,6 +14400,7 @@ enum {
     FONTS = 16,
     PASTE_MAX = 262144,
     SAID_MAX = 65536, /* bytes of lines; then half of them go */
+    SIDE = 48,        /* of the icon, in pixels */
     SAID_LINES = 3,   /* of these beside the rows, at most */
     WALK_MOST = 2000, /* rows that are counted, for the scroll bar */
     WINDOW_FRAME_MS = 34
@@ -14407,6 +14436,7 @@ enum atom {
     DELETE_WINDOW,
     NET_NAME,
     NET_PID,
+    NET_ICON,
     UTF8,
     TARGETS,
     INCR,
@@ -15509,7 +15539,7 @@ static void selection_want(struct window *w, Atom selection, Atom target,
 }
 
 /* The code of a key that is no text; 0: it is text. */
-static int key_of(KeySym sym, bool shift) {
+static int key_of(KeySym sym, unsigned state) {
     int key = 0;
 
     if (sym >= XK_Home && sym <= XK_End)
@@ -15518,8 +15548,12 @@ static int key_of(KeySym sym, bool shift) {
         key = KEY_HOME + (int)(sym - XK_KP_Home);
     if (sym == XK_Delete || sym == XK_KP_Delete)
         key = KEY_DELETE;
-    if (shift && (key == KEY_LEFT || key == KEY_RIGHT || key == KEY_HOME ||
-                  key == KEY_END))
+    if (key != KEY_LEFT && key != KEY_RIGHT && key != KEY_HOME &&
+        key != KEY_END)
+        return key;
+    if ((state & ControlMask) && (key == KEY_LEFT || key == KEY_RIGHT))
+        key += WORD;
+    if (state & ShiftMask)
         key += SHIFT;
     return key;
 }
@@ -15997,7 +16031,7 @@ static void window_key(struct program *p, XEvent *event) {
         n = XLookupString(e, text, sizeof text, &sym, NULL);
     if (n < 0 || status == XBufferOverflow)
         n = 0;
-    key = key_of(sym, e->state & ShiftMask);
+    key = key_of(sym, e->state);
     if (w->menu.at.width > 0 && (n > 0 || key))
         menu_key(p, key ? key : *text, e->time);
     else if (!window_function(p, sym, e))
@@ -16425,6 +16459,29 @@ static bool inks_open(struct window *w, bool dark) {
     return true;
 }
 
+/* An arrow down onto a bar, in a field of SIDE x SIDE. */
+static bool icon_has(int x, int y) {
+    int aside = x < SIDE / 2 ? SIDE / 2 - 1 - x : x - SIDE / 2;
+    bool shaft = y >= SIDE / 8 && y < SIDE / 2 && aside < SIDE / 10;
+    bool head = y >= SIDE * 3 / 8 && aside < SIDE * 11 / 16 - y;
+    bool bar = y >= SIDE * 3 / 4 && y < SIDE * 7 / 8 && aside < SIDE * 3 / 8;
+
+    return shaft || head || bar;
+}
+
+/* Its size, and each pixel with its alpha: in longs, as Xlib has it. */
+static void window_icon(struct window *w) {
+    unsigned long icon[2 + SIDE * SIDE] = {SIDE, SIDE};
+
+    for (int i = 0; i < SIDE * SIDE; i++) {
+        if (icon_has(i % SIDE, i / SIDE))
+            icon[2 + i] = 0xff000000 | palette[0][INK_BAR];
+    }
+    XChangeProperty(w->d, w->id, w->atom[NET_ICON], XA_CARDINAL, 32,
+                    PropModeReplace, (const unsigned char *)icon,
+                    2 + SIDE * SIDE);
+}
+
 /* What window managers and others want to know of it. */
 static void window_describe(struct window *w) {
     XSizeHints size = {.flags = PMinSize,
@@ -16479,6 +16536,7 @@ static void window_create(struct window *w) {
                             w->ink[INK_FIELD].pixel);
     XSelectInput(w->d, w->menu.id, ExposureMask);
     window_describe(w);
+    window_icon(w);
     w->draw = XftDrawCreate(w->d, w->id, DefaultVisual(w->d, screen),
                             DefaultColormap(w->d, screen));
     keyboard_open(w);
@@ -16487,10 +16545,11 @@ static void window_create(struct window *w) {
 
 static bool display_open(struct window *w) {
     static char *names[ATOMS] = {
-        "WM_PROTOCOLS", "WM_DELETE_WINDOW", "_NET_WM_NAME",   "_NET_WM_PID",
-        "UTF8_STRING",  "TARGETS",          "INCR",           "CLIPBOARD",
-        "XdndAware",    "XdndPosition",     "XdndStatus",     "XdndDrop",
-        "XdndFinished", "XdndSelection",    "XdndActionCopy", "text/uri-list"};
+        "WM_PROTOCOLS", "WM_DELETE_WINDOW", "_NET_WM_NAME",  "_NET_WM_PID",
+        "_NET_WM_ICON", "UTF8_STRING",      "TARGETS",       "INCR",
+        "CLIPBOARD",    "XdndAware",        "XdndPosition",  "XdndStatus",
+        "XdndDrop",     "XdndFinished",     "XdndSelection", "XdndActionCopy",
+        "text/uri-list"};
 
     w->d = XOpenDisplay(NULL);
     if (!w->d) {

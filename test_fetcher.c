@@ -11570,7 +11570,7 @@ static void test_bad_commands(void) {
         {"list x", "done or failed, not x"},
         {"list done x", "too many"},
         {"undo", "nothing was cancelled"},
-        {"clear x", "too many"},
+        {"clear x y", "too many"},
         {"stats x", "too many"},
         {"help me", "too many"},
         {"quit now", "too many"},
@@ -13763,7 +13763,11 @@ static void test_range_option(void) {
     c = RUN("-o", "-", "-r", "700000-700999", url("%s", target));
     ok(c.size[0] == 1000 && memcmp(c.text[0], want, 1000) == 0, "or on stdout");
     child_free(&c);
-    c = RUN("-r", "0-9", "-o", in_work("all"), url("/all?size=500&range=ignore"));
+}
+
+/* What a server sends to one may be all of it, but no other range. */
+static void test_range_answers(void) {
+    struct child c = RUN("-r", "0-9", "-o", in_work("all"), url("/all?size=500&range=ignore"));
     has_text(c.text[0], "(all of it: the server sent no range)", "a server that knows none");
     child_free(&c);
     ok(file_is(in_work("all"), 500, "/all", 0), "sends all of it, as to curl");
@@ -14676,6 +14680,7 @@ static void test_unready_pipes(void) {
 static const struct test options_tests[] = {
     TEST(curl_options),
     TEST(range_option),
+    TEST(range_answers),
     TEST(sockets_and_certs),
     TEST(upload_option),
     TEST(upload_odd),
@@ -15791,6 +15796,7 @@ static void window_properties(struct gui *g) {
     is_int(atol(property(g->id, "WM_PROTOCOLS")), (long)atom_of("WM_DELETE_WINDOW"),
            "it is asked before it is closed");
     is_int(atol(property(g->id, "XdndAware")), 5, "it takes drops");
+    is_int(atol(property(g->id, "_NET_WM_ICON")), 48, "it has an icon");
     ok(*property(g->id, "WM_CLIENT_MACHINE") != '\0', "the machine that it runs on");
     ok(*property(g->id, "WM_NORMAL_HINTS") != '\0', "its sizes");
 }
@@ -15820,6 +15826,9 @@ static void window_edits(struct gui *g) {
     xdo("xdotool key Up Return");
     until(times_in(g->c.text[0], "2 at the same") > 1);
     is_int(times_in(g->c.text[0], "2 at the same"), 2, "the history");
+    xdo("xdotool type --delay 2 'jobs/x.yz 4'; xdotool key ctrl+Left ctrl+Left ctrl+Left "
+        "ctrl+shift+Right ctrl+shift+Right BackSpace ctrl+Left ctrl+Right Delete Return");
+    ok(tells(g, "4 at the same time"), "control and arrows go by words, with shift they select");
 }
 
 static void test_window(void) {
@@ -15869,6 +15878,13 @@ static void window_first_rows(struct gui *g) {
     is_int(row_pixels(g, INK_CHOSEN, 0), 0, "the first is no longer chosen");
 }
 
+static void window_titles(const struct gui *g) {
+    const char *title = property(g->id, "_NET_WM_NAME");
+    has_text(title, "0/39 - ", "the title tells how far it is");
+    has_text(title, "fetcher", "and of what program it is");
+    is_text(property(g->id, "WM_ICON_NAME"), "0/39", "and so does the icon's");
+}
+
 static void test_window_rows(void) {
     struct gui g;
     if (!desk_open("window_rows"))
@@ -15882,11 +15898,14 @@ static void test_window_rows(void) {
     window_first_rows(&g);
     window_row_commands(&g);
     xdo("xdotool key question");
-    ok(tells(&g, "up down page home end"), "? shows the keys");
-    const char *title = property(g.id, "_NET_WM_NAME");
-    has_text(title, "0/39 - ", "the title tells how far it is");
-    has_text(title, "fetcher", "and of what program it is");
-    is_text(property(g.id, "WM_ICON_NAME"), "0/39", "and so does the icon's");
+    ok(tells(&g, "choose a row; also j k g G"), "? shows the keys");
+    ok(!strstr(g.c.text[0], "suspend"), "those of the window");
+    until(pixels(&g, INK_CHOSEN, false, 0, 2000) == 0);
+    is_int(pixels(&g, INK_CHOSEN, false, 0, 2000), 0, "in place of the rows");
+    xdo("xdotool key Escape");
+    until(pixels(&g, INK_CHOSEN, false, 0, 2000) > 0);
+    ok(pixels(&g, INK_CHOSEN, false, 0, 2000) > 0, "which Escape brings back");
+    window_titles(&g);
     xdo("xdotool key q");
     until(pixels(&g, INK_AMBER, false, 0, 2000) > 0);
     ok(pixels(&g, INK_AMBER, false, 0, 2000) > 0, "q asks while something runs");
@@ -16039,7 +16058,8 @@ static void test_window_server(void) {
     kill(desk.server, SIGCONT);
     until(strcmp(property(g.id, "_NET_WM_NAME"), "fetcher") == 0);
     is_text(property(g.id, "_NET_WM_NAME"), "fetcher", "and when it goes on, the window does too");
-    is_int(row_pixels(&g, INK_BAR, 0), 0, "the row is gone");
+    until(row_pixels(&g, INK_TRACK, 0) == 0);
+    is_int(row_pixels(&g, INK_TRACK, 0), 0, "the row has no bar any more");
     xdo("xdotool type --delay 2 'quit'; xdotool key Return");
     double longest = 0;
     is_int(end_of(&g), 0, "it ends well");
@@ -16159,7 +16179,323 @@ static void test_window_looks(void) {
         top++;
     ok(top > window.pad * 3 / 2, "Xft.dpi makes it larger: %d for %d", top, window.pad - 1);
     ok(top < window.pad * 3, "but not too large: %d for %d", top, window.pad - 1);
+    XWindowAttributes a;
+    XGetWindowAttributes(desk.d, g.id, &a);
+    ok(a.width < 1280 && a.height < 800, "all of it is on the screen: %d x %d", a.width, a.height);
     gui_quit(&g);
+    desk_close();
+}
+
+/* -- rows first -- */
+
+/* Make the window so large, and know its lines. */
+static void gui_size(struct gui *g, int width, int height) {
+    XResizeWindow(desk.d, g->id, (unsigned)width, (unsigned)height);
+    window.width = width;
+    window.height = height;
+    window_layout(&window);
+}
+
+/* Lines with text, between the entry and the totals. */
+static int lines_seen(struct gui *g, enum ink ink) {
+    int n = 0;
+    for (int i = 0; i < window.lines - 2; i++)
+        if (row_pixels(g, ink, i) > 0)
+            n++;
+    return n;
+}
+
+static int ink_at_top(struct gui *g, enum ink ink) {
+    return pixels(g, ink, false, 0, line_y(&window, 1));
+}
+
+static void rows_asked(struct gui *g) {
+    xdo("xdotool key Tab q");
+    until(ink_at_top(g, INK_AMBER) > 0);
+    ok(ink_at_top(g, INK_AMBER) > 0, "a question stands in place of the entry");
+    is_int(lines_seen(g, INK_TEXT), window.lines - 2, "and takes nothing from the rows");
+    xdo("xdotool mousemove --window %lu %d %d click 1", g->id,
+        2 * window.pad + (NO_AT + 1) * window.cell, line_y(&window, 0) + 5);
+    until(ink_at_top(g, INK_AMBER) == 0);
+    is_int(ink_at_top(g, INK_AMBER), 0, "a click says no");
+    xdo("xdotool key q");
+    until(ink_at_top(g, INK_AMBER) > 0);
+    xdo("xdotool mousemove --window %lu %d %d click 1", g->id,
+        2 * window.pad + (YES_AT + 1) * window.cell, line_y(&window, 0) + 5);
+    is_int(end_of(g), 1, "or yes");
+}
+
+static void list_of(int rows) {
+    static char list[40000];
+    size_t used = 0;
+    for (int i = 0; i < rows; i++)
+        used += (size_t)sprintf(list + used, "%s\n", term_url(i));
+    write_file(in_work("list"), list, used);
+}
+
+static void test_window_small(void) {
+    struct gui g;
+    if (!desk_open("window_small"))
+        return;
+    list_of(300);
+    GUI(&g, "-i", in_work("list"), "-j", "4");
+    gui_size(&g, 760, 520);
+    int all = window.lines - 2;
+    until(lines_seen(&g, INK_TEXT) == all);
+    ok(all > 14, "760x520 has %d lines", all);
+    is_int(lines_seen(&g, INK_TEXT), all, "all of them are rows");
+    xdo("xdotool type --delay 2 'jobs 5'; xdotool key Return");
+    ok(tells(&g, "5 at the same time"), "a command");
+    until(lines_seen(&g, INK_TEXT) == all - 2);
+    is_int(lines_seen(&g, INK_TEXT), all - 2, "its answer takes one of them, and a gap");
+    xdo("xdotool type --delay 2 'help'; xdotool key Return");
+    ok(tells(&g, "show the commands"), "what is long ...");
+    until(pixels(&g, INK_TRACK, false, line_y(&window, 2), 2000) == 0);
+    is_int(row_pixels(&g, INK_CHOSEN, 0), 0, "... has a page of its own");
+    xdo("xdotool key Escape");
+    until(lines_seen(&g, INK_TEXT) == all);
+    is_int(lines_seen(&g, INK_TEXT), all, "and when that is closed it is gone");
+    gui_size(&g, 320, 200);
+    until(lines_seen(&g, INK_TEXT) == window.lines - 2);
+    ok(window.lines - 2 >= 4, "320x200 has %d lines for rows", window.lines - 2);
+    is_int(lines_seen(&g, INK_TEXT), window.lines - 2, "and all are rows");
+    rows_asked(&g);
+    child_free(&g.c);
+    desk_close();
+}
+
+/* Where this ink begins in the scroll bar; -1: nowhere. */
+static int thumb_at(struct gui *g) {
+    XImage *image = XGetImage(desk.d, g->id, window.width - window.pad / 4, 0, 1,
+                              (unsigned)window.height, AllPlanes, ZPixmap);
+    int y = 0;
+    while (image && y < window.height && (XGetPixel(image, 0, y) & 0xffffff) != palette[0][INK_DIM])
+        y++;
+    if (image)
+        XDestroyImage(image);
+    return y < window.height ? y : -1;
+}
+
+/* The number in the URL of the selected row. */
+static int row_copied(struct gui *g) {
+    int row = -1;
+    offer("CLIPBOARD", "printf nothing");
+    xdo("xdotool key ctrl+c");
+    struct child c = copied(g, "CLIPBOARD");
+    const char *at = strstr(c.text[0], "/row");
+    if (at)
+        row = atoi(at + 4);
+    child_free(&c);
+    return row;
+}
+
+static void scroll_keys(struct gui *g, int top) {
+    xdo("xdotool key Tab End");
+    until(thumb_at(g) > top + 100);
+    int bottom = thumb_at(g);
+    ok(bottom > line_y(&window, window.lines - 1) - 3 * window.pad - window.line,
+       "End scrolls to the end: %d", bottom);
+    is_int(row_copied(g), 299, "and selects the last one");
+    xdo("xdotool key Page_Up");
+    int page = row_copied(g);
+    ok(page < 290 && page > 270, "Page Up goes back a page: %d", page);
+    xdo("xdotool mousemove --window %lu 200 %d click --repeat 40 --delay 1 4", g->id,
+        line_y(&window, 3));
+    until(thumb_at(g) < bottom - 50 && pixels(g, INK_CHOSEN, false, 0, 2000) == 0);
+    is_int(pixels(g, INK_CHOSEN, false, 0, 2000), 0, "the wheel leaves the selected one behind");
+    is_int(row_copied(g), page, "which is still that");
+    xdo("xdotool key Home");
+    until(thumb_at(g) == top);
+    is_int(thumb_at(g), top, "Home scrolls to the beginning");
+}
+
+static void test_window_scroll(void) {
+    struct gui g;
+    if (!desk_open("window_scroll"))
+        return;
+    list_of(300);
+    GUI(&g, "-i", in_work("list"), "-j", "4");
+    gui_size(&g, 760, 520);
+    int top = line_y(&window, 1), middle = line_y(&window, window.lines / 2);
+    until(thumb_at(&g) == top);
+    is_int(thumb_at(&g), top, "a bar shows where one is");
+    scroll_keys(&g, top);
+    xdo("xdotool mousemove --window %lu %d %d mousedown 1 mousemove_relative 0 20 mousemove "
+        "--window "
+        "%lu %d %d mouseup 1",
+        g.id, window.width - 3, top + 2, g.id, window.width - 3, middle);
+    until(abs(thumb_at(&g) - middle) < 8);
+    ok(abs(thumb_at(&g) - middle) < 8, "it may be dragged: %d for %d", thumb_at(&g), middle);
+    xdo("xdotool mousemove --window %lu 100 %d click 1", g.id, line_y(&window, 1) + 4);
+    int row = row_copied(&g);
+    ok(row > 120 && row < 180, "and there are the rows of the middle: %d", row);
+    xdo("xdotool key F2 Home");
+    until(thumb_at(&g) == -1);
+    is_int(thumb_at(&g), -1, "F2 shows what was said, which is short");
+    gui_quit(&g);
+    desk_close();
+}
+
+/* -- the mouse -- */
+static bool file_says(const char *path, const char *words) {
+    int64_t size;
+    char *text = exists(path) ? slurp(path, &size) : NULL;
+    bool says = text && strstr(text, words);
+    free(text);
+    return says;
+}
+
+static bool has_children(pid_t pid) {
+    char command[100];
+    snprintf(command, sizeof command, "pgrep -P %d", (int)pid);
+    struct child c = SH(command);
+    bool has = c.text[0][0] != '\0';
+    child_free(&c);
+    return has;
+}
+
+/* Twice into a row, or into the menu that the other button shows there: these count from 0. */
+static void row_twice(struct gui *g, int row) {
+    xdo("xdotool mousemove --window %lu 100 %d click --repeat 2 --delay 20 1", g->id,
+        line_y(&window, row + 1) + 4);
+}
+
+static void row_menu(struct gui *g, int row, int item) {
+    int y = line_y(&window, row + 1) + 4;
+    int below = line_y(&window, row + 2);
+    xdo("xdotool mousemove --window %lu 100 %d click 3", g->id, y);
+    until(pixels(g, INK_FIELD, false, below, 2000) > 0);
+    ok(pixels(g, INK_FIELD, false, below, 2000) > 0, "the right button shows a menu");
+    xdo("xdotool mousemove --window %lu 140 %d", g->id,
+        y + window.line / 3 + window.line * item + window.line / 2);
+    until(pixels(g, INK_MARKED, false, below, 2000) > 0 || item < 0);
+    if (item < 0)
+        xdo("xdotool key Escape");
+    else
+        xdo("xdotool click 1");
+    until(pixels(g, INK_FIELD, false, below, 2000) == 0);
+    is_int(pixels(g, INK_FIELD, false, below, 2000), 0, "which goes when something is chosen");
+}
+
+static void mouse_rows(struct gui *g) {
+    row_twice(g, 0);
+    ok(tells(g, "1 paused"), "a double click pauses");
+    row_twice(g, 0);
+    ok(tells(g, "1 resumed"), "another one lets it go on");
+    row_menu(g, 0, -1);
+    row_menu(g, 0, 0);
+    until(times_in(g->c.text[0], "1 paused") == 2);
+    is_int(times_in(g->c.text[0], "1 paused"), 2, "its first item pauses");
+    row_menu(g, 0, 0);
+    until(times_in(g->c.text[0], "1 resumed") == 2);
+    is_int(times_in(g->c.text[0], "1 resumed"), 2, "or lets it go on");
+    row_menu(g, 1, 2);
+    ok(tells(g, "/done?size=500\n"), "another one shows all about a row");
+    xdo("xdotool key Escape");
+    row_menu(g, 1, 1);
+    ok(tells(g, "2 forgotten"), "one that is done may be taken off the list");
+    until(row_pixels(g, INK_TEXT, 1) == 0);
+    is_int(row_pixels(g, INK_TEXT, 1), 0, "and is gone");
+}
+
+static void test_window_mouse(void) {
+    struct gui g;
+    char path[4200], was[4000], script[300];
+    if (!desk_open("window_mouse"))
+        return;
+    mkdir(in_work("bin"), 0700);
+    snprintf(script, sizeof script, "#!/bin/sh\necho \"$#: $1\" >\"%s\"\nexit 3\n",
+             in_work("opened"));
+    write_file(in_work("bin/xdg-open"), script, strlen(script));
+    chmod(in_work("bin/xdg-open"), 0700);
+    snprintf(was, sizeof was, "%s", getenv("PATH"));
+    snprintf(path, sizeof path, "%s:%s", in_work("bin"), was);
+    setenv("PATH", path, 1);
+    GUI(&g, url("/m0?size=9000&stall=50"), url("/done?size=500"));
+    setenv("PATH", was, 1);
+    until(exists(in_work("gui/done")) && row_pixels(&g, INK_TEXT, 1) > 0 &&
+          row_pixels(&g, INK_TRACK, 1) == 0);
+    ok(row_pixels(&g, INK_TEXT, 1) > 0, "what is done stays as a row");
+    row_twice(&g, 1);
+    until(file_says(in_work("opened"), "/gui/done"));
+    ok(file_says(in_work("opened"), "1: /"), "a double click opens it, by xdg-open");
+    ok(tells(&g, "xdg-open: it can't open that"), "and if that fails it is told");
+    until(!has_children(g.c.pid));
+    ok(!has_children(g.c.pid), "which leaves no child behind");
+    mouse_rows(&g);
+    gui_quit(&g);
+    desk_close();
+}
+
+/* -- how it looks -- */
+
+/* x to the power of 2.4. */
+static double to_gamma(double x) {
+    double root = 1; /* the fifth, of its square */
+    for (int i = 0; i < 50; i++)
+        root -= (root * root * root * root * root - x * x) / (5 * root * root * root * root);
+    return x * x * root;
+}
+
+/* As WCAG has it. */
+static double luminance(unsigned rgb) {
+    double sum = 0, part[] = {.0722, .7152, .2126};
+    for (int i = 0; i < 3; i++) {
+        double c = (rgb >> 8 * i & 255) / 255.;
+        sum += part[i] * (c <= .03928 ? c / 12.92 : to_gamma((c + .055) / 1.055));
+    }
+    return sum;
+}
+
+static double contrast(unsigned a, unsigned b) {
+    double la = luminance(a) + .05, lb = luminance(b) + .05;
+    return la > lb ? la / lb : lb / la;
+}
+
+static void test_window_contrast(void) {
+    static const enum ink texts[] = {INK_TEXT, INK_DIM, INK_RED, INK_AMBER, INK_CYAN};
+
+    static const enum ink grounds[] = {INK_PAPER, INK_CHOSEN, INK_FIELD};
+
+    double least = 100, bar = 100;
+    ok(contrast(0, 0xffffff) > 20.9 && contrast(0x777777, 0xffffff) < 4.5, "contrasts are known");
+    for (int dark = 0; dark < 2; dark++) {
+        double c = contrast(palette[dark][INK_BAR], palette[dark][INK_TRACK]);
+        bar = c < bar ? c : bar;
+        for (size_t i = 0; i < COUNT_OF(texts) * COUNT_OF(grounds); i++) {
+            c = contrast(palette[dark][texts[i / COUNT_OF(grounds)]],
+                         palette[dark][grounds[i % COUNT_OF(grounds)]]);
+            least = c < least ? c : least;
+        }
+    }
+    ok(least >= 4.5, "text is to be read on each of its grounds: %.2f", least);
+    ok(bar >= 3, "and bars are to be seen: %.2f", bar);
+}
+
+static void test_window_rtl(void) {
+    static const struct {
+        const char *text, *seen, *what;
+    } cases[] = {
+        {"plain, 12", "plain, 12", "from left to right"},
+        {"\u05d0\u05d1 \u05d2 12.pdf", "\u05d2 \u05d1\u05d0 12.pdf", "Hebrew, and a number"},
+        {"a \u05d0-\u05d1  \u05d2", "a \u05d1-\u05d0  \u05d2", "columns stay where they are"},
+        {"\u05d0\u05b8\u05d1", "\u05d1\u05d0\u05b8", "marks stay with their letter"},
+        {"\u0628\u062a\u0628", "\ufe90\ufe98\ufe91", "Arabic letters are joined"},
+        {"\u0627\u0628", "\ufe8f\ufe8d", "but not all to the next"},
+        {"\u0628\u064e\u0628", "\ufe90\ufe91\u064e", "also over a mark"},
+        {"\u0661\u0662", "\u0661\u0662", "Arabic numbers are not turned"},
+        {"\xd7", "\xd7", "half a letter"},
+        {"\u05d0\xd7", "\u05d0\xd7", "half a letter behind one"},
+    };
+    struct out o = {.fd = -1};
+    if (!desk_open("window_rtl"))
+        return;
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        put_visual(&window, &o, cases[i].text, strlen(cases[i].text));
+        out_add(&o, "", 1);
+        is_text(o.data, cases[i].seen, cases[i].what);
+    }
+    free(o.data);
     desk_close();
 }
 
@@ -16244,10 +16580,10 @@ static void test_window_output(void) {
     if (!desk_open("window_output"))
         return;
     GUI(&g, "-o", "-", url("/data?size=5000"));
-    xdo("xdotool key Tab question q y a");
+    xdo("xdotool key Tab question Escape q y a");
     is_int(end_of(&g), 0, "data on stdout: the end is the end");
     is_int(g.c.size[0], 5000, "what is said is not mixed with data");
-    has_text(g.c.text[1], "up down page", "it goes to stderr");
+    has_text(g.c.text[1], "choose a row", "it goes to stderr");
     child_free(&g.c);
     GUI(&g, "-i", "-");
     xdo("xdotool key Tab");
@@ -16287,6 +16623,11 @@ static void no_window(void) {
 #define test_window                no_window
 #define test_window_rows           no_window
 #define test_window_said           no_window
+#define test_window_small          no_window
+#define test_window_scroll         no_window
+#define test_window_mouse          no_window
+#define test_window_contrast       no_window
+#define test_window_rtl            no_window
 #define test_window_paste          no_window
 #define test_window_drop           no_window
 #define test_window_server         no_window
@@ -16310,6 +16651,11 @@ static const struct test window_tests[] = {
     TEST(window_close),
     TEST(window_looks),
     TEST(window_said),
+    TEST(window_small),
+    TEST(window_scroll),
+    TEST(window_mouse),
+    TEST(window_contrast),
+    TEST(window_rtl),
     TEST(window_hostile),
     TEST(window_output),
     TEST(window_refused),
@@ -17679,6 +18025,10 @@ static void test_install(void) {
         "share/bash-completion/completions/fetcher",
         "share/zsh/site-functions/_fetcher",
         "share/fish/vendor_completions.d/fetcher.fish",
+#ifdef FETCHER_X11
+        "share/applications/fetcher.desktop",
+        "share/icons/hicolor/scalable/apps/fetcher.svg",
+#endif
     };
     struct child c;
     char command[3000], path[300];
@@ -17735,6 +18085,11 @@ static void test_manual(void) {
     c = SH("LC_ALL=C.UTF-8 groff -k -man -Tutf8 -P-c -P-b -P-o -P-u .build/fetcher.3 | "
            "sed '1d; $d; /^ *FETCHER(3)/d' | awk 'length > 80'");
     is_text(c.text[0], "", "the header's lines are not too long for a page");
+    child_free(&c);
+}
+
+static void test_manual_holds_all(void) {
+    struct child c = SH("make -s man");
     child_free(&c);
     c = SH("./fetcher --help | grep -oE -e '--[a-z0-9.-]+' | sort -u | sed 's/-/\\\\-/g' | "
            "while read -r o; do grep -qF -e \"$o\" .build/fetcher.1 || echo \"$o\"; done");
@@ -18326,9 +18681,10 @@ static void test_lab_pointed(void) {
 }
 
 static const struct test readme_tests[] = {
-    TEST(readme),    TEST(readme_build), TEST(make_again), TEST(parallel),  TEST(install),
-    TEST(manual),    TEST(dist),         TEST(demo),       TEST(tour_loop), TEST(tour_guest),
-    TEST(exercises), TEST(score),        TEST(dots),       TEST(lab),       TEST(lab_pointed),
+    TEST(readme),      TEST(readme_build),     TEST(make_again), TEST(parallel), TEST(install),
+    TEST(manual),      TEST(manual_holds_all), TEST(dist),       TEST(demo),     TEST(tour_loop),
+    TEST(tour_guest),  TEST(exercises),        TEST(score),      TEST(dots),     TEST(lab),
+    TEST(lab_pointed),
 };
 
 #endif
