@@ -118,6 +118,7 @@ uninstall:
 # The window in all its states, under Xvfb, into .build/pictures: to be looked at.
 pictures: fetcher test_fetcher
 	bash .ci/window-pictures
+	python3 .ci/demo-picture
 
 # A tarball that builds and tests itself.
 dist:
