@@ -16497,6 +16497,22 @@ static void test_window_rtl(void) {
     desk_close();
 }
 
+static void test_window_emoji(void) {
+    if (!desk_open("window_emoji"))
+        return;
+    bool colored = false;
+    for (int i = 0; i < window.set->nfont; i++)
+        colored = colored ||
+                  (font_colored(window.set->fonts[i]) && font_has(window.set->fonts[i], 0x1f600));
+    if (colored)
+        ok(font_colored(font_for(&window, 0x1f600)->pattern), "an emoji has its colors");
+    else
+        skip("window_emoji", "there is no font with colored ones");
+    ok(!font_colored(font_for(&window, 'e')->pattern), "other characters have that of the text");
+    ok(font_for(&window, 0x10ffff) == window.font[0], "what no font has is a box of the first");
+    desk_close();
+}
+
 /* Lines and lines; one of them is longer than all that is kept. And a locale that knows ASCII
  * only. */
 static void test_window_said(void) {
@@ -16626,6 +16642,7 @@ static void no_window(void) {
 #define test_window_mouse          no_window
 #define test_window_contrast       no_window
 #define test_window_rtl            no_window
+#define test_window_emoji          no_window
 #define test_window_paste          no_window
 #define test_window_drop           no_window
 #define test_window_server         no_window
@@ -16654,6 +16671,7 @@ static const struct test window_tests[] = {
     TEST(window_mouse),
     TEST(window_contrast),
     TEST(window_rtl),
+    TEST(window_emoji),
     TEST(window_hostile),
     TEST(window_output),
     TEST(window_refused),
