@@ -16025,6 +16025,10 @@ static void window_act(struct program *p, const char *text, int n, int key,
         return; /* no more than a shift */
     if (w->paged && page_key(p, code))
         return;
+    if (p->prompting && (key == KEY_PAGE_UP || key == KEY_PAGE_DOWN)) {
+        scroll_by(p, key == KEY_PAGE_UP ? 1 - w->rows : w->rows - 1);
+        return;
+    }
     if (p->prompting && (c == '\r' || c == '\n'))
         line_entered(p, p->view->prompt.text);
     else if (!p->prompting)

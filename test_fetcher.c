@@ -16239,6 +16239,10 @@ static void test_window_small(void) {
     ok(tells(&g, "5 at the same time"), "a command");
     until(lines_seen(&g, INK_TEXT) == all - 2);
     is_int(lines_seen(&g, INK_TEXT), all - 2, "its answer takes one of them, and a gap");
+    xdo("xdotool type --delay 2 'jobs 4'; xdotool key Return");
+    ok(tells(&g, "4 at the same time"), "another one");
+    turn_for(200000);
+    is_int(lines_seen(&g, INK_TEXT), all - 2, "has its answer in the same place");
     xdo("xdotool type --delay 2 'help'; xdotool key Return");
     ok(tells(&g, "show the commands"), "what is long ...");
     until(pixels(&g, INK_TRACK, false, line_y(&window, 2), 2000) == 0);
@@ -16281,6 +16285,9 @@ static int row_copied(struct gui *g) {
 }
 
 static void scroll_keys(struct gui *g, int top) {
+    xdo("xdotool key Page_Down Page_Down");
+    until(thumb_at(g) > top + 10);
+    ok(thumb_at(g) > top + 10, "Page Down scrolls, also from the entry: %d", thumb_at(g));
     xdo("xdotool key Tab End");
     until(thumb_at(g) > top + 100);
     int bottom = thumb_at(g);
