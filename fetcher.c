@@ -14573,31 +14573,48 @@ static bool font_open(struct window *w, int i) {
     return true;
 }
 
+static bool font_colored(FcPattern *font) {
+    FcBool color;
+
+    return FcPatternGetBool(font, FC_COLOR, 0, &color) == FcResultMatch &&
+           color;
+}
+
 /* An Xft before 2.3.5 can't draw colored ones. */
 static bool font_has(FcPattern *font, uint32_t c) {
     FcCharSet *has;
-    FcBool color;
 
     if (FcPatternGetCharSet(font, FC_CHARSET, 0, &has) != FcResultMatch ||
         !FcCharSetHasChar(has, c))
         return false;
-    return XftGetVersion() >= 20305 ||
-           FcPatternGetBool(font, FC_COLOR, 0, &color) != FcResultMatch ||
-           !color;
+    return XftGetVersion() >= 20305 || !font_colored(font);
 }
 
-/* The first font that has a character; where none has it, a box of the first
- * one's. */
-static XftFont *font_for(struct window *w, uint32_t c) {
+/* The first font that has a character, of all or of the colored ones. NULL:
+ * there is none. */
+static XftFont *font_find(struct window *w, uint32_t c, bool colored) {
     for (int i = 0; i < w->fonts; i++) {
-        if (XftCharExists(w->d, w->font[i], c))
+        if (XftCharExists(w->d, w->font[i], c) &&
+            (!colored || font_colored(w->font[i]->pattern)))
             return w->font[i];
     }
     for (int i = 0; i < w->set->nfont && w->fonts < FONTS; i++) {
+        if (colored && !font_colored(w->set->fonts[i]))
+            continue;
         if (font_has(w->set->fonts[i], c) && font_open(w, i))
             return w->font[w->fonts - 1];
     }
-    return w->font[0];
+    return NULL;
+}
+
+/* Where no font has it, a box of the first one's. */
+static XftFont *font_for(struct window *w, uint32_t c) {
+    bool emoji = c >= 0x1f000 && c < 0x1fb00;
+    XftFont *font = emoji ? font_find(w, c, true) : NULL;
+
+    if (!font)
+        font = font_find(w, c, false);
+    return font ? font : w->font[0];
 }
 
 static XftGlyphFontSpec glyph_spec(struct window *w, uint32_t c, int x, int y) {
@@ -16018,6 +16035,10 @@ static void window_act(struct program *p, const char *text, int n, int key,
         return; /* no more than a shift */
     if (w->paged && page_key(p, code))
         return;
+    if (p->prompting && (key == KEY_PAGE_UP || key == KEY_PAGE_DOWN)) {
+        scroll_by(p, key == KEY_PAGE_UP ? 1 - w->rows : w->rows - 1);
+        return;
+    }
     if (p->prompting && (c == '\r' || c == '\n'))
         line_entered(p, p->view->prompt.text);
     else if (!p->prompting)

@@ -16250,6 +16250,10 @@ static void test_window_small(void) {
     ok(tells(&g, "5 at the same time"), "a command");
     until(lines_seen(&g, INK_TEXT) == all - 2);
     is_int(lines_seen(&g, INK_TEXT), all - 2, "its answer takes one of them, and a gap");
+    xdo("xdotool type --delay 2 'jobs 4'; xdotool key Return");
+    ok(tells(&g, "4 at the same time"), "another one");
+    turn_for(200000);
+    is_int(lines_seen(&g, INK_TEXT), all - 2, "has its answer in the same place");
     xdo("xdotool type --delay 2 'help'; xdotool key Return");
     ok(tells(&g, "show the commands"), "what is long ...");
     until(pixels(&g, INK_TRACK, false, line_y(&window, 2), 2000) == 0);
@@ -16292,6 +16296,9 @@ static int row_copied(struct gui *g) {
 }
 
 static void scroll_keys(struct gui *g, int top) {
+    xdo("xdotool key Page_Down Page_Down");
+    until(thumb_at(g) > top + 10);
+    ok(thumb_at(g) > top + 10, "Page Down scrolls, also from the entry: %d", thumb_at(g));
     xdo("xdotool key Tab End");
     until(thumb_at(g) > top + 100);
     int bottom = thumb_at(g);
@@ -16508,6 +16515,22 @@ static void test_window_rtl(void) {
     desk_close();
 }
 
+static void test_window_emoji(void) {
+    if (!desk_open("window_emoji"))
+        return;
+    bool colored = false;
+    for (int i = 0; i < window.set->nfont; i++)
+        colored = colored ||
+                  (font_colored(window.set->fonts[i]) && font_has(window.set->fonts[i], 0x1f600));
+    if (colored)
+        ok(font_colored(font_for(&window, 0x1f600)->pattern), "an emoji has its colors");
+    else
+        skip("window_emoji", "there is no font with colored ones");
+    ok(!font_colored(font_for(&window, 'e')->pattern), "other characters have that of the text");
+    ok(font_for(&window, 0x10ffff) == window.font[0], "what no font has is a box of the first");
+    desk_close();
+}
+
 /* Lines and lines; one of them is longer than all that is kept. And a locale that knows ASCII
  * only. */
 static void test_window_said(void) {
@@ -16637,6 +16660,7 @@ static void no_window(void) {
 #define test_window_mouse          no_window
 #define test_window_contrast       no_window
 #define test_window_rtl            no_window
+#define test_window_emoji          no_window
 #define test_window_paste          no_window
 #define test_window_drop           no_window
 #define test_window_server         no_window
@@ -16665,6 +16689,7 @@ static const struct test window_tests[] = {
     TEST(window_mouse),
     TEST(window_contrast),
     TEST(window_rtl),
+    TEST(window_emoji),
     TEST(window_hostile),
     TEST(window_output),
     TEST(window_refused),
