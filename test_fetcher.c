@@ -16235,6 +16235,24 @@ static void list_of(int rows) {
     write_file(in_work("list"), list, used);
 }
 
+static void answers_seen(struct gui *g, int all) {
+    xdo("xdotool type --delay 2 'jobs 5'; xdotool key Return");
+    ok(tells(g, "5 at the same time"), "a command");
+    until(lines_seen(g, INK_TEXT) == all - 2);
+    is_int(lines_seen(g, INK_TEXT), all - 2, "its answer takes one of them, and a gap");
+    xdo("xdotool type --delay 2 'jobs 4'; xdotool key Return");
+    ok(tells(g, "4 at the same time"), "another one");
+    turn_for(200000);
+    is_int(lines_seen(g, INK_TEXT), all - 2, "has its answer in the same place");
+    xdo("xdotool type --delay 2 'help'; xdotool key Return");
+    ok(tells(g, "show the commands"), "what is long ...");
+    until(pixels(g, INK_TRACK, false, line_y(&window, 2), 2000) == 0);
+    is_int(row_pixels(g, INK_CHOSEN, 0), 0, "... has a page of its own");
+    xdo("xdotool key Escape");
+    until(lines_seen(g, INK_TEXT) == all);
+    is_int(lines_seen(g, INK_TEXT), all, "and when that is closed it is gone");
+}
+
 static void test_window_small(void) {
     struct gui g;
     if (!desk_open("window_small"))
@@ -16246,21 +16264,7 @@ static void test_window_small(void) {
     until(lines_seen(&g, INK_TEXT) == all);
     ok(all > 14, "760x520 has %d lines", all);
     is_int(lines_seen(&g, INK_TEXT), all, "all of them are rows");
-    xdo("xdotool type --delay 2 'jobs 5'; xdotool key Return");
-    ok(tells(&g, "5 at the same time"), "a command");
-    until(lines_seen(&g, INK_TEXT) == all - 2);
-    is_int(lines_seen(&g, INK_TEXT), all - 2, "its answer takes one of them, and a gap");
-    xdo("xdotool type --delay 2 'jobs 4'; xdotool key Return");
-    ok(tells(&g, "4 at the same time"), "another one");
-    turn_for(200000);
-    is_int(lines_seen(&g, INK_TEXT), all - 2, "has its answer in the same place");
-    xdo("xdotool type --delay 2 'help'; xdotool key Return");
-    ok(tells(&g, "show the commands"), "what is long ...");
-    until(pixels(&g, INK_TRACK, false, line_y(&window, 2), 2000) == 0);
-    is_int(row_pixels(&g, INK_CHOSEN, 0), 0, "... has a page of its own");
-    xdo("xdotool key Escape");
-    until(lines_seen(&g, INK_TEXT) == all);
-    is_int(lines_seen(&g, INK_TEXT), all, "and when that is closed it is gone");
+    answers_seen(&g, all);
     gui_size(&g, 320, 200);
     until(lines_seen(&g, INK_TEXT) == window.lines - 2);
     ok(window.lines - 2 >= 4, "320x200 has %d lines for rows", window.lines - 2);
