@@ -1975,39 +1975,55 @@ static uint32_t rotate(uint32_t x, int n) {
     return x >> n | x << (32 - n);
 }
 
-/* The next word of the message schedule, in the place of the one 16 before. */
-static uint32_t sha256_schedule(uint32_t w[16], int i) {
-    uint32_t a = w[(i + 1) & 15];
-    uint32_t b = w[(i + 14) & 15];
-
-    w[i & 15] += (rotate(a, 7) ^ rotate(a, 18) ^ a >> 3) + w[(i + 9) & 15] +
-                 (rotate(b, 17) ^ rotate(b, 19) ^ b >> 10);
-    return w[i & 15];
-}
-
-static void sha256_block(uint32_t state[8], const unsigned char *s) {
-    uint32_t w[16];
-    uint32_t v[8]; /* a to h */
-
-    memcpy(v, state, sizeof v);
+/* The message schedule. */
+static void sha256_words(uint32_t w[64], const unsigned char *s) {
     for (int i = 0; i < 16; i++)
         w[i] = (uint32_t)s[4 * i] << 24 | (uint32_t)s[4 * i + 1] << 16 |
                (uint32_t)s[4 * i + 2] << 8 | s[4 * i + 3];
-    for (int i = 0; i < 64; i++) {
-        uint32_t e = v[4];
-        uint32_t a = v[0];
-        uint32_t t1 = v[7] + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) +
-                      ((e & v[5]) ^ (~e & v[6])) + sha256_k[i];
-        uint32_t t2 = (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) +
-                      ((a & v[1]) ^ (a & v[2]) ^ (v[1] & v[2]));
+    for (int i = 16; i < 64; i++) {
+        uint32_t a = w[i - 15];
+        uint32_t b = w[i - 2];
 
-        t1 += i < 16 ? w[i] : sha256_schedule(w, i);
-        memmove(v + 1, v, 7 * sizeof *v);
-        v[4] += t1;
-        v[0] = t1 + t2;
+        w[i] = w[i - 16] + (rotate(a, 7) ^ rotate(a, 18) ^ a >> 3) + w[i - 7] +
+               (rotate(b, 17) ^ rotate(b, 19) ^ b >> 10);
     }
-    for (int i = 0; i < 8; i++)
-        state[i] += v[i];
+}
+
+static void sha256_block(uint32_t state[8], const unsigned char *s) {
+    uint32_t w[64];
+    uint32_t a = state[0];
+    uint32_t b = state[1];
+    uint32_t c = state[2];
+    uint32_t d = state[3];
+    uint32_t e = state[4];
+    uint32_t f = state[5];
+    uint32_t g = state[6];
+    uint32_t h = state[7];
+
+    sha256_words(w, s);
+    for (int i = 0; i < 64; i++) {
+        uint32_t t1 = h + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) +
+                      ((e & f) ^ (~e & g)) + sha256_k[i] + w[i];
+        uint32_t t2 = (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) +
+                      ((a & b) ^ (a & c) ^ (b & c));
+
+        h = g;
+        g = f;
+        f = e;
+        e = d + t1;
+        d = c;
+        c = b;
+        b = a;
+        a = t1 + t2;
+    }
+    state[0] += a;
+    state[1] += b;
+    state[2] += c;
+    state[3] += d;
+    state[4] += e;
+    state[5] += f;
+    state[6] += g;
+    state[7] += h;
 }
 
 static void sha256_begin(struct sha256 *h) {
