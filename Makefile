@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: 0BSD
-# fetcher: make, make demo, make test, make bench, make dots, make score, make fuzz, make man, make install, make dist. Plain POSIX make.
+# fetcher: make, make demo, make test, make bench, make dots, make score, make lab, make fuzz, make man, make install, make dist. Plain POSIX make.
 # make X11=0 leaves the window out, which is built where pkg-config finds x11 and xft.
 
 .POSIX:
@@ -48,6 +48,10 @@ bench: fetcher test_fetcher .build/bench
 # The score of the loop, with the usual slice and with one that is too long: pictures for README.md.
 score: .build/bench
 	sh .ci/scores
+
+# What downloaders make of a server that lies: the table in README.md.
+lab: fetcher test_fetcher
+	@.ci/lab
 
 .build/bench: .ci/bench.c test_fetcher.c fetcher.c fetcher.h
 	@mkdir -p .build
@@ -114,6 +118,7 @@ uninstall:
 # The window in all its states, under Xvfb, into .build/pictures: to be looked at.
 pictures: fetcher test_fetcher
 	bash .ci/window-pictures
+	python3 .ci/demo-picture
 
 # A tarball that builds and tests itself.
 dist:
@@ -125,4 +130,4 @@ dist:
 clean:
 	rm -rf fetcher fetcher.o test_fetcher .build demo fetcher-[0-9]*
 
-.PHONY: test demo bench pictures dots score fuzz man install uninstall dist clean
+.PHONY: test demo bench pictures dots score lab fuzz man install uninstall dist clean

@@ -13465,9 +13465,9 @@ static const char *sgr_of(const struct view *v, enum attribute attr) {
         [AMBER] = "\033[35m", [CYAN] = "\033[36m", [GREEN] = "\033[32m",
         [CARET] = "\033[7m",  [MARKED] = "\033[7m"};
     static const char *const rich[] = {[RED] = "\033[38;5;167m",
-                                       [AMBER] = "\033[38;5;136m",
-                                       [CYAN] = "\033[38;5;67m",
-                                       [GREEN] = "\033[38;5;71m"};
+                                       [AMBER] = "\033[38;5;130m",
+                                       [CYAN] = "\033[38;5;31m",
+                                       [GREEN] = "\033[38;5;29m"};
 
     if (attr == PLAIN)
         return "\033[m";
@@ -13885,9 +13885,9 @@ static void view_help(struct program *p, int unused) {
         out_puts(
             &p->view->log,
             "  up down page home end (or j k g G)   choose a row\n"
-            "  p pause or resume   r retry   c cancel   u undo that   f first"
-            "   + - more or less at a time\n"
+            "  p pause or resume   r retry   c cancel   u undo that   f first\n"
             "  enter all of a row   d what has ended, or back\n"
+            "  + - more or less at a time\n"
             "  a or : a URL or a command, such as: https://example.org/x   "
             "limit 200k   help\n"
             "  ? this help   q quit   ^Z suspend\n");
@@ -13921,16 +13921,26 @@ static const struct {
     {CTRL('l'), NO_KEY, view_redraw, 0, NULL},
 };
 
+/* Of a character of more bytes the first one speaks; ESC leaves nothing here,
+ * and harms nothing. */
+static void view_unknown(struct program *p, int key) {
+    struct out *o = &p->view->log;
+
+    if (key > ' ' && key < BACKSPACE)
+        out_printf(o, "  %c is no key; ? shows them\n", key);
+    else if (key != ESC && key != KEY_PASTED && (key < 0x80 || key >= 0xc0))
+        out_puts(o, "  that is no key; ? shows them\n");
+}
+
 static void view_act(struct program *p, int key) {
     size_t i = 0;
 
     while (i < COUNT_OF(view_keys) && key != view_keys[i].key &&
            key != view_keys[i].other)
         i++;
-    if (i == COUNT_OF(view_keys)) {
-        if (key > ' ' && key < BACKSPACE)
-            out_printf(&p->view->log, "  %c is no key; ? shows them\n", key);
-    } else if (view_keys[i].act)
+    if (i == COUNT_OF(view_keys))
+        view_unknown(p, key);
+    else if (view_keys[i].act)
         view_keys[i].act(p, view_keys[i].arg);
     else
         view_verb(p, view_keys[i].verb);
