@@ -14549,6 +14549,7 @@ static struct window {
     Time clicked;          /* when a row was, ... */
     int64_t clicked_row;   /* ... and its number */
     pid_t opener[OPENERS]; /* programs that open files; 0: none */
+    fetcher_id looks;      /* the timer that looks after these; 0: none */
     char *copied[COPIES];  /* the selections that we own */
     char title[100];
 } window;
@@ -15751,6 +15752,7 @@ static void opener_look(struct fetcher *f, void *arg) {
     bool left = false;
     int status;
 
+    window.looks = 0;
     for (int i = 0; i < OPENERS; i++) {
         pid_t *pid = &window.opener[i];
 
@@ -15765,7 +15767,7 @@ static void opener_look(struct fetcher *f, void *arg) {
             complain(&p->console, "xdg-open", "it can't open that");
     }
     if (left)
-        (void)fetcher_timer(f, TICK_MS, opener_look, p);
+        window.looks = fetcher_timer(f, 1000, opener_look, p);
 }
 
 /* What speaks against opening this file? NULL: nothing. */
@@ -15795,13 +15797,12 @@ static void opener_start(struct program *p, const char *path) {
 
     if (path)
         name = text_join(path[0] == '/' ? "" : "./", path);
-
     if (name)
         fault = opener_fork(name);
     if (fault)
         complain(&p->console, path ? path : "", fault);
-    else
-        (void)fetcher_timer(p->f, TICK_MS, opener_look, p);
+    else if (!window.looks)
+        window.looks = fetcher_timer(p->f, TICK_MS, opener_look, p);
     free(name);
 }
 

@@ -16436,6 +16436,13 @@ static void test_window_mouse(void) {
     until(exists(in_work("gui/done")) && row_pixels(&g, INK_TEXT, 1) > 0 &&
           row_pixels(&g, INK_TRACK, 1) == 0);
     ok(row_pixels(&g, INK_TEXT, 1) > 0, "what is done stays as a row");
+    gui_size(&g, 760, 520);
+    until(lines_seen(&g, INK_DIM) == 1);
+    is_int(lines_seen(&g, INK_DIM), 1, "and needs no other line");
+    ok(tells(&g, "/gui/done: 500 bytes in") && !strchr(g.c.text[0], REPORT), "but on stdout");
+    xdo("xdotool key Tab End");
+    until(row_pixels(&g, INK_CHOSEN, 1) > 0);
+    ok(row_pixels(&g, INK_CHOSEN, 1) > 0, "End goes to it");
     row_twice(&g, 1);
     until(file_says(in_work("opened"), "/gui/done"));
     ok(file_says(in_work("opened"), "1: /"), "a double click opens it, by xdg-open");
@@ -16517,6 +16524,32 @@ static void test_window_rtl(void) {
     }
     free(o.data);
     desk_close();
+}
+
+/* A page of 10 columns. */
+static void test_window_wraps(void) {
+    static const char text[] = "fetch it again and again\nsupercalifragilistic\n\n";
+    static const size_t begins[] = {0, 8, 18, 25, 35, 46, 47};
+    struct window w = {.columns = 10, .paged = true};
+    size_t at = 0;
+    int bad = 0;
+    out_puts(&w.said, text);
+    for (size_t i = 1; i < COUNT_OF(begins); i++) {
+        at = said_ahead(&w, at);
+        if (at != begins[i])
+            bad++;
+    }
+    is_int(bad, 0, "long lines go on in the next, at a word");
+    for (size_t i = COUNT_OF(begins) - 1; i > 0; i--) {
+        at = said_back(&w, at, 0);
+        if (at != begins[i - 1])
+            bad++;
+    }
+    is_int(bad, 0, "and so they do on the way back");
+    is_int(said_count(&w, 0, w.said.used), 6, "as so many lines");
+    w.paged = false;
+    is_int(said_count(&w, 0, w.said.used), 3, "beside the rows they do not");
+    free(w.said.data);
 }
 
 static void test_window_emoji(void) {
@@ -16664,6 +16697,7 @@ static void no_window(void) {
 #define test_window_mouse          no_window
 #define test_window_contrast       no_window
 #define test_window_rtl            no_window
+#define test_window_wraps          no_window
 #define test_window_emoji          no_window
 #define test_window_paste          no_window
 #define test_window_drop           no_window
@@ -16693,6 +16727,7 @@ static const struct test window_tests[] = {
     TEST(window_mouse),
     TEST(window_contrast),
     TEST(window_rtl),
+    TEST(window_wraps),
     TEST(window_emoji),
     TEST(window_hostile),
     TEST(window_output),
