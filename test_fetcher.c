@@ -16418,6 +16418,15 @@ static void mouse_rows(struct gui *g) {
     is_int(row_pixels(g, INK_TEXT, 1), 0, "and is gone");
 }
 
+static void mouse_opens(struct gui *g) {
+    row_twice(g, 1);
+    until(file_says(in_work("opened"), "/gui/done"));
+    ok(file_says(in_work("opened"), "1: /"), "a double click opens it, by xdg-open");
+    ok(tells(g, "xdg-open: it can't open that"), "and if that fails it is told");
+    until(!has_children(g->c.pid));
+    ok(!has_children(g->c.pid), "which leaves no child behind");
+}
+
 static void test_window_mouse(void) {
     struct gui g;
     char path[4200], was[4000], script[300];
@@ -16443,12 +16452,7 @@ static void test_window_mouse(void) {
     xdo("xdotool key Tab End");
     until(row_pixels(&g, INK_CHOSEN, 1) > 0);
     ok(row_pixels(&g, INK_CHOSEN, 1) > 0, "End goes to it");
-    row_twice(&g, 1);
-    until(file_says(in_work("opened"), "/gui/done"));
-    ok(file_says(in_work("opened"), "1: /"), "a double click opens it, by xdg-open");
-    ok(tells(&g, "xdg-open: it can't open that"), "and if that fails it is told");
-    until(!has_children(g.c.pid));
-    ok(!has_children(g.c.pid), "which leaves no child behind");
+    mouse_opens(&g);
     mouse_rows(&g);
     gui_quit(&g);
     desk_close();
