@@ -3447,7 +3447,7 @@ static void test_upload_again(void) {
     forget(&o);
     o = SENDING(.url = url("/upload?take=100000&times=1"), .method = "PUT", .send_size = 500000);
     is_text(o.data, "500000 bytes, right\n", "so does a second attempt: %s", o.message);
-    is_int(o.attempts, 2, "which there was");
+    is_int(sending.starts, 2, "which there was, of libcurl's or of ours");
     forget(&o);
     sending.no_way_back = true;
     o = SENDING(.url = url("/upload?take=100000&times=1&b"), .method = "PUT", .send_size = 500000);
@@ -7908,10 +7908,9 @@ static void test_part_numbered(void) {
         char target[2][100], name[20];
         struct outcome o = {0};
         snprintf(name, sizeof name, "n%d.iso", first);
-        for (int i = 0; i < 2; i++)
-            snprintf(target[i], sizeof target[i],
-                     "/numbered%d-%d?size=400000&slow=%d&cut=%d&times=%d", first, i,
-                     i ? 50000 : 100, 300000, i);
+        snprintf(target[0], sizeof target[0], "/numbered%d-0?size=400000&slow=4000", first);
+        snprintf(target[1], sizeof target[1],
+                 "/numbered%d-1?size=400000&slow=50000&cut=300000&times=1", first);
         fetcher_id id = fetcher_start(f, &(struct fetcher_request){.url = url("%s", target[0]),
                                                                    .path = in_work(name),
                                                                    .on_done = keep_outcome,
