@@ -3923,7 +3923,7 @@ static bool is_framing(const char *name, size_t n) {
 }
 
 /* What has been read is kept behind those before, clean, for fetcher_header:
- * white space is a space (a folded field has more of it). */
+ * white space is a space. */
 static void field_keep(struct attempt *a, char *name, char *value) {
     size_t n = strlen(name) + 1; /* the value may stand further behind */
 
@@ -4044,10 +4044,13 @@ static void head_line(struct attempt *a, const char *line, size_t n) {
     first = first && head_is_due(a, request);
     if (a->head.ended && !first)
         return; /* a trailer */
-    if (*line == ' ' || *line == '\t')
+    if (*line == ' ' || *line == '\t') {
         a->head.folded = true;
-    else
+        field_add(a, " ", 1);
+    } else
         field_end(a);
+    for (; n > 0 && (*line == ' ' || *line == '\t'); n--)
+        line++;
     field_add(a, line, n);
     if (first && a->field_size > 0)
         first_line(a, request);
