@@ -95,7 +95,7 @@
 #endif
 #ifndef FETCHER_LOOP
 #include <curl/curl.h>
-#if defined __linux__ || defined __APPLE__
+#ifdef __linux__
 #include <sys/xattr.h>
 #endif
 #endif
@@ -246,13 +246,11 @@ static void file_birth(int fd, char *birth, char *mount, size_t room) {
 #endif
 }
 
-/* A note that a file keeps of itself: an extended attribute. 0 or -1: many file
- * systems have none. */
+/* A note that a file keeps of itself: an extended attribute, on Linux. 0 or -1:
+ * some file systems have none. */
 static int note_write(int fd, const char *text) {
-#if defined __linux__
+#ifdef __linux__
     return fsetxattr(fd, "user.fetcher", text, strlen(text), 0);
-#elif defined __APPLE__
-    return fsetxattr(fd, "user.fetcher", text, strlen(text), 0, 0);
 #else
     return set_errno(ENOTSUP);
 #endif
@@ -270,10 +268,8 @@ static long changed_ns(const struct stat *st) {
 static int note_read(int fd, char *text, size_t room) {
     ssize_t n = -1;
 
-#if defined __linux__
+#ifdef __linux__
     n = fgetxattr(fd, "user.fetcher", text, room - 1);
-#elif defined __APPLE__
-    n = fgetxattr(fd, "user.fetcher", text, room - 1, 0, 0);
 #endif
     text[n > 0 ? n : 0] = '\0';
     return n > 0 ? 0 : -1;
