@@ -270,6 +270,8 @@ static int note_read(int fd, char *text, size_t room) {
 
 #ifdef __linux__
     n = fgetxattr(fd, "user.fetcher", text, room - 1);
+#else
+    errno = ENOTSUP;
 #endif
     text[n > 0 ? n : 0] = '\0';
     return n > 0 ? 0 : -1;
@@ -337,6 +339,8 @@ struct quirks {
     bool reads_frames;
     /* 7.87 and newer can leave a lookup behind when they end. */
     bool quick_exit;
+    /* Before 7.66 a POST of unknown size is not sent in chunks by itself. */
+    bool posts_unchunked;
     /* From 7.84 until 8.1 a handle that is used again remembers its last
      * header, which is freed: a first line that begins with a space frees it
      * twice. So no handle is used again. */
@@ -353,6 +357,7 @@ static struct quirks curl_quirks(unsigned version) {
     return (struct quirks){
         .wakeup_unread = version == 0x081400,
         .pause_forgets = version < 0x074100,
+        .posts_unchunked = version < 0x074200,
         .quick_exit = version >= 0x075700,
         .header_dangles = version >= 0x075400 && version < 0x080100,
         .connects_early = version >= 0x081600,
@@ -1276,7 +1281,7 @@ int fetcher_step(struct fetcher *f, int64_t max_ms) {
     FD_ZERO(&rd);
     FD_ZERO(&wr);
     (void)fetcher_prepare(f, &rd, &wr, NULL);
-    if (is_idle(l))
+    if (is_idle(l) && alive(l))
         l->meter.may_sleep = IDLE_US;
     wait = l->meter.may_sleep;
     if (max_ms >= 0 && wait > usec_of_ms(max_ms))
@@ -2296,7 +2301,8 @@ enum {
     ACT_PAUSE = 2,
     ACT_RESUME = 4,
     ACT_END = 8,
-    ACT_PROVE = 16
+    ACT_PROVE = 16,
+    ACT_ASK = 32 /* its sender again, if it awaits that */
 };
 
 struct transfer {
@@ -4012,7 +4018,7 @@ static void head_end(struct attempt *a) {
     if (h->status == 303)
         (void)curl_easy_setopt(a->easy, CURLOPT_CUSTOMREQUEST, NULL);
     if (a->awaits && h->status >= 200) /* else libcurl waits with it */
-        schedule(a->f, a->transfer, ACT_RESUME);
+        schedule(a->f, a->transfer, ACT_ASK);
     hear(a->f, clock_now(&a->f->loop));
 }
 
@@ -4668,7 +4674,7 @@ static void sum_judge(struct attempt *a) {
     sha256_text(b->sum, hex);
     if (strcmp(hex, strchr(b->proof, ':') + 1) == 0)
         return;
-    if (!t->doubted && !t->rq.on_data) {
+    if (!t->doubted && !t->rq.on_data && is_harmless(t)) {
         t->doubted = true;
         start_over(a);
         return;
@@ -4843,6 +4849,7 @@ static int on_seek(void *arg, curl_off_t at, int origin) {
     if (origin != SEEK_SET)
         return CURL_SEEKFUNC_CANTSEEK;
     a->given = at;
+    a->awaits = false;
     return CURL_SEEKFUNC_OK;
 }
 
@@ -4940,7 +4947,7 @@ static void header_add(struct attempt *a, const char *name, const char *value) {
 static bool is_open(const char *header) {
     static const char *const names[] = {
         "Accept:", "Accept-", "Content-Type:", "Expect:",
-        "If-",     "Range:",  "User-Agent:"};
+        "If-",     "Range:",  "User-Agent:",   "Transfer-Encoding:"};
 
     for (size_t i = 0; i < COUNT_OF(names); i++) {
         if (strncasecmp(header, names[i], strlen(names[i])) == 0)
@@ -5024,6 +5031,14 @@ static void login_add(struct attempt *a) {
     free(coded);
 }
 
+/* Has an old libcurl to be told to send in chunks? */
+static bool chunks_itself(const struct attempt *a) {
+    const struct fetcher_request *rq = &a->transfer->rq;
+
+    return a->f->quirks.posts_unchunked && rq->on_send && !rq->send_size &&
+           !own_has(rq, "Transfer-Encoding:");
+}
+
 /* The whole document of an earlier round makes a request conditional; a part
  * asks for the rest. */
 static void headers_build(struct attempt *a) {
@@ -5047,6 +5062,8 @@ static void headers_build(struct attempt *a) {
     }
     if (a->transfer->rq.on_send && !own_has(&a->transfer->rq, "Content-Type:"))
         header_add(a, "Content-Type:", ""); /* libcurl would say: a form */
+    if (chunks_itself(a))
+        header_add(a, "Transfer-Encoding: ", "chunked");
     a->open = a->headers;
     while (a->open && !is_open(a->open->data))
         a->open = a->open->next;
@@ -5114,7 +5131,7 @@ static unsigned set_request(struct attempt *a) {
     if (rq->flags & FETCHER_TRUSTING)
         SET(UNRESTRICTED_AUTH, 1L);
     SET(PIPEWAIT, (long)a->transfer->host->shares);
-    if (a->transfer->host->flooded)
+    if (a->transfer->host->flooded || chunks_itself(a))
         SET(HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
     SET(HEADERFUNCTION, on_header);
     SET(WRITEFUNCTION, on_body);
@@ -6793,8 +6810,13 @@ static void note_take(struct transfer *t) {
     note_truth(t, &st, b->note);
     if (note_read(fd, text, sizeof text) == 0)
         b->whole = note_parse(t, text);
-    else
-        b->whole = time_take(t, &st);
+    else {
+        bool none = errno == ENOTSUP || errno == EOPNOTSUPP;
+
+        /* One that could have a note and has none may be anybody's: it is
+         * compared with what comes, and not asked for with its time. */
+        b->whole = time_take(t, &st) && none;
+    }
     close(fd);
 }
 
@@ -7666,6 +7688,7 @@ static void prove_step(struct fetcher *f, struct transfer *t) {
 static void run_actions(struct fetcher *f, struct transfer *t) {
     const unsigned hold = ACT_PAUSE | ACT_RESUME;
     unsigned actions = t->actions;
+    bool awaits = t->attempt && t->attempt->awaits;
 
     t->actions = 0;
     tree_remove(&f->scheduled, &t->scheduled);
@@ -7678,10 +7701,10 @@ static void run_actions(struct fetcher *f, struct transfer *t) {
         if (attempt_end(f, t) && (actions & hold) && !(t->actions & hold))
             schedule(f, t, actions & hold);
     } else if (actions & ACT_PAUSE) {
-        if (t->state != FETCHER_PAUSED)
+        if (t->state != FETCHER_PAUSED || (awaits && !t->held))
             pause_now(f, t);
     } else {
-        if (actions & ACT_RESUME)
+        if ((actions & ACT_RESUME) || ((actions & ACT_ASK) && awaits))
             resume_now(f, t);
         if (actions & ACT_PROVE)
             prove_step(f, t);
@@ -7735,7 +7758,7 @@ static void curl_timer_update(struct fetcher *f) {
         ms > SLEEP_MAX_MS)
         ms = SLEEP_MAX_MS;
     timer_disarm(&f->loop, &f->kick);
-    if (f->attempts && !f->kick_due)
+    if ((f->attempts || f->remains) && !f->kick_due)
         timer_arm(&f->loop, &f->kick, f->loop.now + ms * 1000);
 }
 
