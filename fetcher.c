@@ -246,6 +246,15 @@ static void file_birth(int fd, char *birth, char *mount, size_t room) {
 #endif
 }
 
+/* When it was changed, of its last second. */
+static long changed_ns(const struct stat *st) {
+#ifdef __APPLE__
+    return st->st_mtimespec.tv_nsec;
+#else
+    return st->st_mtim.tv_nsec;
+#endif
+}
+
 /* A note that a file keeps of itself: an extended attribute, on Linux. 0 or -1:
  * some file systems have none. */
 static int note_write(int fd, const char *text) {
@@ -253,15 +262,6 @@ static int note_write(int fd, const char *text) {
     return fsetxattr(fd, "user.fetcher", text, strlen(text), 0);
 #else
     return set_errno(ENOTSUP);
-#endif
-}
-
-/* When it was changed, of its last second. */
-static long changed_ns(const struct stat *st) {
-#ifdef __APPLE__
-    return st->st_mtimespec.tv_nsec;
-#else
-    return st->st_mtim.tv_nsec;
 #endif
 }
 
@@ -7461,7 +7461,7 @@ static bool attempt_end(struct fetcher *f, struct transfer *t) {
 
 /* A stream's bytes can't be taken back: each has to be proved before. */
 static void body_set_proof(const struct transfer *t, struct body *b) {
-    if (!t->rq.sha256 || strcmp(request_method(&t->rq), "HEAD") == 0)
+    if (!t->rq.sha256 || is_head(t))
         return;
     snprintf(b->proof, sizeof b->proof, "sha256:%s", t->rq.sha256);
     for (char *s = b->proof; *s; s++)
@@ -10713,24 +10713,25 @@ static void write_made(struct out *o, const struct job *j) {
     out_puts(o, "\n");
 }
 
-/* What is repeated has its file. */
-static void session_note_made(struct program *p, const struct job *j) {
-    struct out *o = &p->session.lines;
-    size_t from = o->used;
-
-    if (!session_writes(p) || !storable(j))
-        return;
+/* What was cancelled is there again, under its number. */
+static void write_again(struct out *o, const struct job *j) {
+    write_number(o, session_again, j->id.key);
+    write_job(o, j);
     write_made(o, j);
-    session_put(p, from);
+    if (j->paused)
+        write_number(o, "pause ", j->id.key);
+    if (j->priority)
+        write_number(o, "first ", j->id.key);
 }
 
-static void session_note_address(struct program *p, const struct job *j) {
-    struct out *o = &p->session.lines;
-    size_t from = o->used;
+/* What no command of its own says. */
+static void session_write(struct program *p, const struct job *j,
+                          void (*put)(struct out *, const struct job *)) {
+    size_t from = p->session.lines.used;
 
     if (!session_writes(p) || !storable(j))
         return;
-    write_address(o, j);
+    put(&p->session.lines, j);
     session_put(p, from);
 }
 
@@ -10745,23 +10746,6 @@ static void session_add(struct program *p, const struct job *j) {
         write_job(o, j);
     else
         write_number(o, session_next, j->id.key + 1);
-    session_put(p, from);
-}
-
-/* What was cancelled is there again, under its number. */
-static void session_note_again(struct program *p, const struct job *j) {
-    struct out *o = &p->session.lines;
-    size_t from = o->used;
-
-    if (!session_writes(p) || !storable(j))
-        return;
-    write_number(o, session_again, j->id.key);
-    write_job(o, j);
-    write_made(o, j);
-    if (j->paused)
-        write_number(o, "pause ", j->id.key);
-    if (j->priority)
-        write_number(o, "first ", j->id.key);
     session_put(p, from);
 }
 
@@ -11281,7 +11265,7 @@ static void job_made(struct program *p, struct job *j, const char *path) {
     if (!path || (j->made && strcmp(j->made, path) == 0))
         return;
     job_owns(j, path);
-    session_note_made(p, j);
+    session_write(p, j, write_made);
 }
 
 /* Twice a second; what its reader does not take in time is left out. */
@@ -11586,7 +11570,7 @@ static struct job *job_moved(struct program *p, struct job *j,
     job_enter(m, to);
     if (selected)
         m->selected = to;
-    session_note_address(p, to);
+    session_write(p, to, write_address);
     return to;
 }
 
@@ -12184,7 +12168,7 @@ static bool job_bring_back(struct program *p, struct job *j) {
 
     cancelled_take_out(m, j);
     job_enter(m, j);
-    session_note_again(p, j);
+    session_write(p, j, write_again);
     if (j->failed) {
         m->failed++;
         row_place(p, j, FETCHER_ENDED);
@@ -13466,6 +13450,7 @@ static struct node *top_row(struct program *p, int rows) {
 static int draw_rows(struct program *p, struct out *o, int columns, int rows) {
     size_t count = rows_count(p);
     bool more = rows > 0 && count > (size_t)rows;
+    const char *where = "below";
     bool above;
     int drawn = 0;
     struct node *n;
@@ -13486,9 +13471,9 @@ static int draw_rows(struct program *p, struct out *o, int columns, int rows) {
     }
     if (!more)
         return drawn;
-    out_printf(o, "       + %zu more %s%s%s\n", count - (size_t)drawn,
-               above ? "above" : "", above && n ? " and " : "",
-               n ? "below" : "");
+    if (above)
+        where = n ? "above and below" : "above";
+    out_printf(o, "       + %zu more %s\n", count - (size_t)drawn, where);
     return drawn + 1;
 }
 
